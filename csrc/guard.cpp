@@ -1,0 +1,255 @@
+#include "guard.h"
+
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <new>
+#include <string>
+#include <utility>
+
+#include "ggml-backend.h"
+#include "ggml.h"
+
+#if defined(_WIN32)
+#include <windows.h>
+#else
+#include <dlfcn.h>
+#endif
+
+namespace {
+
+struct AssertFailure {
+    std::string text;
+};
+
+struct Cancelled {};
+
+// Depth of guarded calls on this thread: only there may ggml's abort callback throw.
+thread_local int guarded = 0;
+std::atomic<bool> cancel_requested{false};
+
+std::atomic<sd_log_cb_t> log_callback{nullptr};
+std::atomic<sd_progress_cb_t> progress_callback{nullptr};
+
+void set_error(sdg_error* error, sdg_status status, const char* text) {
+    if (error != nullptr) {
+        error->status = status;
+        std::snprintf(error->text, sizeof error->text, "%s", text);
+    }
+}
+
+// ggml calls abort() when this returns; on a thread without a guarded call that is what happens.
+void on_abort(const char* message) {
+    if (guarded > 0) {
+        throw AssertFailure{message};
+    }
+    std::fprintf(stderr, "%s\n", message);
+    std::fflush(stderr);
+}
+
+// The engine has no cancel of its own; it reports progress on the calling thread at every step.
+void on_progress(int step, int steps, float seconds, void* data) {
+    if (guarded > 0 && cancel_requested.load()) {
+        throw Cancelled{};
+    }
+    if (sd_progress_cb_t callback = progress_callback.load()) {
+        callback(step, steps, seconds, data);
+    }
+}
+
+void on_log(sd_log_level_t level, const char* text, void* data) {
+    if (sd_log_cb_t callback = log_callback.load()) {
+        callback(level, text, data);
+    }
+}
+
+// ggml's own lines before the first context (a plug-in that does not load) would go to stderr.
+void on_ggml_log(ggml_log_level level, const char* text, void*) {
+    switch (level) {
+        case GGML_LOG_LEVEL_ERROR:
+            return on_log(SD_LOG_ERROR, text, nullptr);
+        case GGML_LOG_LEVEL_WARN:
+            return on_log(SD_LOG_WARN, text, nullptr);
+        case GGML_LOG_LEVEL_INFO:
+            return on_log(SD_LOG_INFO, text, nullptr);
+        default:
+            return on_log(SD_LOG_DEBUG, text, nullptr);
+    }
+}
+
+// Runs an operation that returns true for success, and turns whatever it throws into a status.
+template <typename Operation>
+sdg_status guard(sdg_error* error, Operation&& operation) {
+    struct Depth {
+        Depth() { guarded++; }
+        ~Depth() { guarded--; }
+    } depth;
+    set_error(error, SDG_OK, "");
+    try {
+        ggml_set_abort_callback(on_abort);
+        if (std::forward<Operation>(operation)()) {
+            return SDG_OK;
+        }
+        set_error(error, SDG_FAILED, "");
+        return SDG_FAILED;
+    } catch (const Cancelled&) {
+        set_error(error, SDG_CANCELLED, "cancelled");
+        return SDG_CANCELLED;
+    } catch (const AssertFailure& failure) {
+        set_error(error, SDG_ASSERT, failure.text.c_str());
+        return SDG_ASSERT;
+    } catch (const std::bad_alloc& exception) {
+        set_error(error, SDG_OUT_OF_MEMORY, exception.what());
+        return SDG_OUT_OF_MEMORY;
+    } catch (const std::exception& exception) {
+        set_error(error, SDG_EXCEPTION, exception.what());
+        return SDG_EXCEPTION;
+    } catch (...) {
+        set_error(error, SDG_EXCEPTION, "an exception of unknown type");
+        return SDG_EXCEPTION;
+    }
+}
+
+const char* type_name(ggml_backend_dev_t device) {
+    switch (ggml_backend_dev_type(device)) {
+        case GGML_BACKEND_DEVICE_TYPE_CPU:
+            return "cpu";
+        case GGML_BACKEND_DEVICE_TYPE_GPU:
+            return "gpu";
+        case GGML_BACKEND_DEVICE_TYPE_IGPU:
+            return "igpu";
+        default:
+            return "accel";
+    }
+}
+
+using score_function = int (*)();
+
+}  // namespace
+
+const char* sdg_upstream_commit(void) {
+    return sd_commit();
+}
+
+const char* sdg_ggml_version(void) {
+    return ggml_version();
+}
+
+int sdg_backend_score(const char* path) {
+#if defined(_WIN32)
+    std::wstring wide(MultiByteToWideChar(CP_UTF8, 0, path, -1, nullptr, 0), L'\0');
+    MultiByteToWideChar(CP_UTF8, 0, path, -1, &wide[0], static_cast<int>(wide.size()));
+    HMODULE handle = LoadLibraryW(wide.c_str());
+    if (handle == nullptr) {
+        return 0;
+    }
+    auto score       = reinterpret_cast<score_function>(GetProcAddress(handle, "ggml_backend_score"));
+    const int result = score != nullptr ? score() : 1;
+    FreeLibrary(handle);
+#else
+    void* handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (handle == nullptr) {
+        return 0;
+    }
+    auto score       = reinterpret_cast<score_function>(dlsym(handle, "ggml_backend_score"));
+    const int result = score != nullptr ? score() : 1;
+    dlclose(handle);
+#endif
+    return result;
+}
+
+sdg_status sdg_load_backend(const char* path, sdg_error* error) {
+    return guard(error, [&] { return ggml_backend_load(path) != nullptr; });
+}
+
+size_t sdg_device_count(void) {
+    return ggml_backend_dev_count();
+}
+
+sdg_status sdg_get_device(size_t index, sdg_device* device, sdg_error* error) {
+    return guard(error, [&] {
+        if (index >= ggml_backend_dev_count()) {
+            return false;
+        }
+        ggml_backend_dev_t dev = ggml_backend_dev_get(index);
+        device->name           = ggml_backend_dev_name(dev);
+        device->description    = ggml_backend_dev_description(dev);
+        device->backend        = ggml_backend_reg_name(ggml_backend_dev_backend_reg(dev));
+        device->type           = type_name(dev);
+        ggml_backend_dev_memory(dev, &device->memory_free, &device->memory_total);
+        return true;
+    });
+}
+
+void sdg_set_callbacks(sd_log_cb_t log, sd_progress_cb_t progress, void* data) {
+    log_callback      = log;
+    progress_callback = progress;
+    ggml_log_set(on_ggml_log, nullptr);
+    // Without callbacks of its own the engine prints progress bars to stdout, so ours always stand in its place.
+    sd_set_progress_callback(on_progress, data);
+    sd_set_log_callback(on_log, data);
+}
+
+void sdg_set_preview(sd_preview_cb_t preview, preview_t mode, bool denoised, bool noisy, void* data) {
+    sd_set_preview_callback(preview, mode, 1, denoised, noisy, data);
+}
+
+void sdg_cancel(void) {
+    cancel_requested = true;
+}
+
+void sdg_reset_cancel(void) {
+    cancel_requested = false;
+}
+
+sdg_status sdg_new_context(const sd_ctx_params_t* params, sd_ctx_t** context, sdg_error* error) {
+    *context = nullptr;
+    return guard(error, [&] { return (*context = new_sd_ctx(params)) != nullptr; });
+}
+
+sdg_status sdg_free_context(sd_ctx_t* context, sdg_error* error) {
+    return guard(error, [&] {
+        if (context != nullptr) {
+            free_sd_ctx(context);
+        }
+        return true;
+    });
+}
+
+bool sdg_supports_image(const sd_ctx_t* context) {
+    return sd_ctx_supports_image_generation(context);
+}
+
+bool sdg_supports_video(const sd_ctx_t* context) {
+    return sd_ctx_supports_video_generation(context);
+}
+
+sample_method_t sdg_default_sampler(const sd_ctx_t* context) {
+    return sd_get_default_sample_method(context);
+}
+
+scheduler_t sdg_default_scheduler(const sd_ctx_t* context, sample_method_t method) {
+    return sd_get_default_scheduler(context, method);
+}
+
+sdg_status sdg_generate_image(sd_ctx_t* context, const sd_img_gen_params_t* params, sd_image_t** images, int* count,
+                              sdg_error* error) {
+    *images = nullptr;
+    *count  = 0;
+    return guard(error, [&] {
+        *images = generate_image(context, params);
+        *count  = *images != nullptr ? params->batch_count : 0;
+        return *images != nullptr;
+    });
+}
+
+sdg_status sdg_convert(const char* input, const char* vae, const char* output, sd_type_t type,
+                       const char* tensor_type_rules, bool convert_name, sdg_error* error) {
+    return guard(error, [&] { return convert(input, vae, output, type, tensor_type_rules, convert_name); });
+}
+
+void sdg_free(void* memory) {
+    std::free(memory);
+}

@@ -1,0 +1,92 @@
+/* The native surface that Python calls.
+ *
+ * One stable C signature per operation, whatever upstream's signature of the day is. No C++ exception leaves these
+ * functions: each that can fail returns an sdg_status and fills an sdg_error. Python reads this header through cffi,
+ * so it holds declarations only.
+ */
+#ifndef SDCFFI_GUARD_H
+#define SDCFFI_GUARD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "stable-diffusion.h"
+
+#ifndef SDG_API
+#define SDG_API SD_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum sdg_status {
+    SDG_OK,
+    SDG_FAILED,        /* the engine reported failure in its own way: NULL or false, reasons in the log */
+    SDG_EXCEPTION,     /* a C++ exception */
+    SDG_OUT_OF_MEMORY, /* std::bad_alloc */
+    SDG_ASSERT,        /* GGML_ASSERT or GGML_ABORT on the calling thread */
+    SDG_CANCELLED,     /* sdg_cancel was called */
+};
+
+typedef struct {
+    enum sdg_status status;
+    char text[2048];
+} sdg_error;
+
+/* One row per struct ("field" empty) and per field, as the compiler of this library laid them out. */
+typedef struct {
+    const char* structure;
+    const char* field;
+    size_t offset;
+    size_t size;
+} sdg_layout_row;
+
+typedef struct {
+    const char* name;         /* as ggml names it: "CPU", "CUDA0", "Vulkan0" */
+    const char* description;  /* "NVIDIA H200", "AMD EPYC ..." */
+    const char* backend;      /* registry name: "CPU", "CUDA", "Vulkan" */
+    const char* type;         /* "cpu", "gpu", "igpu" or "accel" */
+    size_t memory_free;       /* bytes */
+    size_t memory_total;      /* bytes */
+} sdg_device;
+
+/* Tables and versions. Strings and tables are static: nobody frees them. */
+SDG_API const sdg_layout_row* sdg_layout(size_t* count);
+SDG_API const char* sdg_upstream_commit(void);
+SDG_API const char* sdg_ggml_version(void);
+
+/* Backends. Paths are UTF-8. A plug-in's score is 0 where this processor cannot run it. */
+SDG_API int sdg_backend_score(const char* path);
+SDG_API enum sdg_status sdg_load_backend(const char* path, sdg_error* error);
+SDG_API size_t sdg_device_count(void);
+SDG_API enum sdg_status sdg_get_device(size_t index, sdg_device* device, sdg_error* error);
+
+/* Callbacks are process-global in the engine; NULL resets them. Log arrives from loader threads too. */
+SDG_API void sdg_set_callbacks(sd_log_cb_t log, sd_progress_cb_t progress, void* data);
+SDG_API void sdg_set_preview(sd_preview_cb_t preview, enum preview_t mode, bool denoised, bool noisy, void* data);
+SDG_API void sdg_cancel(void);       /* stop the running call at its next progress report; any thread */
+SDG_API void sdg_reset_cancel(void); /* forget an earlier sdg_cancel; before a call begins */
+
+/* Contexts. The caller owns what *context receives and gives it to sdg_free_context once. */
+SDG_API enum sdg_status sdg_new_context(const sd_ctx_params_t* params, sd_ctx_t** context, sdg_error* error);
+SDG_API enum sdg_status sdg_free_context(sd_ctx_t* context, sdg_error* error);
+SDG_API bool sdg_supports_image(const sd_ctx_t* context);
+SDG_API bool sdg_supports_video(const sd_ctx_t* context);
+SDG_API enum sample_method_t sdg_default_sampler(const sd_ctx_t* context);
+SDG_API enum scheduler_t sdg_default_scheduler(const sd_ctx_t* context, enum sample_method_t method);
+
+/* Generation. *images receives an array of *count images, owned by the caller: the array and every image's data
+ * are freed with sdg_free, each once. */
+SDG_API enum sdg_status sdg_generate_image(sd_ctx_t* context, const sd_img_gen_params_t* params,
+                                           sd_image_t** images, int* count, sdg_error* error);
+SDG_API enum sdg_status sdg_convert(const char* input, const char* vae, const char* output, enum sd_type_t type,
+                                    const char* tensor_type_rules, bool convert_name, sdg_error* error);
+SDG_API void sdg_free(void* memory);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,107 @@
+"""Python bindings for stable-diffusion.cpp.
+
+Importing this package loads nothing native and nothing heavy: names are resolved on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from .errors import (
+    BackendUnavailableError,
+    BuildError,
+    CancelledError,
+    GenerationError,
+    LayoutMismatchError,
+    LibraryNotFoundError,
+    LoraError,
+    ModelLoadError,
+    NativeAssertError,
+    NativeError,
+    OutOfMemoryError,
+    SDError,
+    UnsupportedParameterError,
+)
+
+if TYPE_CHECKING:
+    from .conversion import convert
+    from .engine import Engine
+    from .events import Log, Progress
+    from .lora import Lora
+    from .params import (
+        Cache,
+        ContextParams,
+        Guidance,
+        Hires,
+        ImageParams,
+        PhotoMaker,
+        SampleParams,
+        SkipLayerGuidance,
+        Tiling,
+    )
+    from .result import Result
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendUnavailableError",
+    "BuildError",
+    "Cache",
+    "CancelledError",
+    "ContextParams",
+    "Engine",
+    "GenerationError",
+    "Guidance",
+    "Hires",
+    "ImageParams",
+    "LayoutMismatchError",
+    "LibraryNotFoundError",
+    "Log",
+    "Lora",
+    "LoraError",
+    "ModelLoadError",
+    "NativeAssertError",
+    "NativeError",
+    "OutOfMemoryError",
+    "PhotoMaker",
+    "Progress",
+    "Result",
+    "SDError",
+    "SampleParams",
+    "SkipLayerGuidance",
+    "Tiling",
+    "UnsupportedParameterError",
+    "__version__",
+    "convert",
+]
+
+_HOMES = {
+    "Cache": "params",
+    "ContextParams": "params",
+    "Engine": "engine",
+    "Guidance": "params",
+    "Hires": "params",
+    "ImageParams": "params",
+    "Log": "events",
+    "Lora": "lora",
+    "PhotoMaker": "params",
+    "Progress": "events",
+    "Result": "result",
+    "SampleParams": "params",
+    "SkipLayerGuidance": "params",
+    "Tiling": "params",
+    "convert": "conversion",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

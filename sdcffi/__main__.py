@@ -1,0 +1,7 @@
+"""`python -m sdcffi` is the command line `sdcffi`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

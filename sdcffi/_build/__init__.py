@@ -1,0 +1,60 @@
+"""Build the native library: sources, toolchain, patches, compilation, manifest, verification.
+
+`main` is the command ``sdcffi build`` and ``python build_native.py``. It needs more packages than the bindings do;
+where they are missing it installs them into a private environment and goes on there. So this module itself imports
+the standard library only.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import NoReturn
+
+from ..errors import BuildError
+from . import bootstrap
+
+__all__ = ["main"]
+
+
+def main(argv: list[str]) -> int:
+    """Run the build command.
+
+    Parameters
+    ----------
+    argv : list of str
+        The arguments, without the program's name.
+
+    Returns
+    -------
+    int
+        Exit status: 0, or 1 after an error that was told on standard error, or 130 after Ctrl-C.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        if not bootstrap.is_complete():
+            bootstrap.restart(argv)
+        return _run(argv)
+    except (BuildError, OSError) as error:
+        print(f"sdcffi: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("sdcffi: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        return 130
+
+
+def _run(argv: list[str]) -> int:
+    from .pipeline import build
+    from .plan import make_plan
+    from .request import BuildRequest
+
+    request = BuildRequest.from_arguments(argv)
+    if request.dry_run:
+        print(make_plan(request).describe())
+    else:
+        build(request)
+    return 0
+
+
+def _interrupt(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt

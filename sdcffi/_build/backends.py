@@ -1,0 +1,108 @@
+"""The compute backends: what turns each on, and which of them this machine can build and use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..errors import BuildError
+from . import devices, toolkits
+from .compilers import Compiler
+from .toolkits import Toolkit
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU backend.
+
+    Parameters
+    ----------
+    option : str
+        Upstream's CMake option.
+    registry : str
+        The name under which ggml registers it, which devices report.
+    toolkit : callable
+        Probe for what the build needs.
+    has_device : callable
+        Probe for what the run needs.
+    """
+
+    option: str
+    registry: str
+    toolkit: Callable[[Compiler], Toolkit]
+    has_device: Callable[[], bool]
+
+
+GPUS = {
+    "cuda": Gpu("SD_CUDA", "CUDA", toolkits.cuda, devices.has_cuda),
+    "metal": Gpu("SD_METAL", "MTL", toolkits.metal, devices.has_metal),
+    "vulkan": Gpu("SD_VULKAN", "Vulkan", toolkits.vulkan, devices.has_vulkan),
+    "hip": Gpu("SD_HIPBLAS", "ROCm", toolkits.hip, devices.has_hip),
+    "sycl": Gpu("SD_SYCL", "SYCL", toolkits.sycl, devices.has_sycl),
+    "opencl": Gpu("SD_OPENCL", "OpenCL", toolkits.opencl, devices.has_opencl),
+    "musa": Gpu("SD_MUSA", "MUSA", toolkits.musa, devices.has_musa),
+}
+NAMES = ("cpu", *GPUS)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The backends of a build.
+
+    Parameters
+    ----------
+    names : tuple of str
+        ``cpu`` first, always.
+    definitions : dict
+        CMake definitions that turn them on and say where their toolkits are.
+    remarks : tuple of str
+        Why other backends are not there, or what may go wrong.
+    """
+
+    names: tuple[str, ...]
+    definitions: dict[str, str]
+    remarks: tuple[str, ...]
+
+
+def select(asked: tuple[str, ...] | None, compiler: Compiler, cuda_arch: str | None) -> Selection:
+    """Choose the backends: those asked for, or with None all whose toolkit and device are here.
+
+    Raises
+    ------
+    BuildError
+        The toolkit of a backend that was asked for is missing; the message says how to install it.
+    """
+    chosen, remarks = _automatic(compiler) if asked is None else _explicit(asked, compiler)
+    definitions = {gpu.option: "ON" if name in chosen else "OFF" for name, gpu in GPUS.items()}
+    for toolkit in chosen.values():
+        definitions |= toolkit.definitions
+    if "cuda" in chosen and (architectures := cuda_arch or devices.cuda_architectures()):
+        definitions["CMAKE_CUDA_ARCHITECTURES"] = architectures.replace(",", ";")
+    return Selection(("cpu", *chosen), definitions, tuple(remarks))
+
+
+def _automatic(compiler: Compiler) -> tuple[dict[str, Toolkit], list[str]]:
+    chosen, remarks = {}, []
+    for name, gpu in GPUS.items():
+        toolkit = gpu.toolkit(compiler)
+        if toolkit.missing:
+            remarks.append(f"no {name}: toolkit missing: {toolkit.missing[0].what}")
+        elif not gpu.has_device():
+            remarks.append(f"no {name}: device missing: the toolkit is here, but no {gpu.registry} device")
+        else:
+            chosen[name] = toolkit
+    return chosen, remarks
+
+
+def _explicit(asked: tuple[str, ...], compiler: Compiler) -> tuple[dict[str, Toolkit], list[str]]:
+    chosen, remarks = {}, []
+    for name in GPUS:
+        if name not in asked:
+            continue
+        toolkit = GPUS[name].toolkit(compiler)
+        if toolkit.missing:
+            raise BuildError(f"backend {name} cannot be built here:\n" + "\n".join(map(str, toolkit.missing)))
+        if not GPUS[name].has_device():
+            remarks.append(f"{name}: no device seen here; the finished build needs one, or --allow-missing-device")
+        chosen[name] = toolkit
+    return chosen, remarks

@@ -1,0 +1,89 @@
+"""Run a long command: everything into a log file, progress to the terminal, the useful lines into the error."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from ..errors import BuildError
+
+NO_SPACE = "No space left on device"
+_PROGRESS = re.compile(r"^\[(\d+)/(\d+)\]")
+_TELLING = re.compile(r"\berror\b|^FAILED:|undefined reference|CMake Error|ninja: |" + NO_SPACE, re.IGNORECASE)
+
+
+def say(text: str) -> None:
+    """Tell the person who waits what happens now."""
+    print(f"sdcffi: {text}", file=sys.stderr, flush=True)
+
+
+class DiskFullError(BuildError):
+    """A command said that the disk is full."""
+
+
+def run_captured(
+    command: Sequence[str], failure: str, *, stdin: str = "", environment: Mapping[str, str] | None = None
+) -> str:
+    """Run a short command and return its standard output.
+
+    Raises
+    ------
+    BuildError
+        It failed or could not start; the message is `failure`, the command and its last lines.
+    """
+    try:
+        done = subprocess.run(
+            command, input=stdin, capture_output=True, text=True, encoding="utf-8", errors="replace", env=environment
+        )
+    except OSError as error:
+        raise BuildError(f"{failure}: `{shlex.join(command)}`: {error}") from error
+    if done.returncode:
+        raise _failure(f"{failure}: `{shlex.join(command)}` failed", (done.stdout + done.stderr).splitlines()[-10:])
+    return done.stdout
+
+
+def run_logged(command: Sequence[str], log: Path, environment: Mapping[str, str], *, verbose: bool = False) -> None:
+    """Run `command`, append what it says to `log`, and report ninja's progress every tenth of the way.
+
+    Raises
+    ------
+    BuildError
+        It failed; the error has the telling lines and the path of the log.
+    """
+    lines: list[str] = []
+    with log.open("a", encoding="utf-8", errors="replace") as file:
+        file.write(f"$ {shlex.join(command)}\n")
+        pipe, out, nothing = subprocess.PIPE, subprocess.STDOUT, subprocess.DEVNULL
+        with subprocess.Popen(
+            command, stdin=nothing, stdout=pipe, stderr=out, env=environment, encoding="utf-8", errors="replace"
+        ) as process:
+            try:
+                _follow(process, file.write, lines, verbose)
+            except BaseException:  # Ctrl-C above all: what has been started must not go on in the build directory
+                process.terminate()
+                raise
+    if process.returncode:
+        telling = [line for line in lines if _TELLING.search(line)] or lines
+        raise _failure(f"`{shlex.join(command)}` failed; the full log is {log}", telling[-20:])
+
+
+def _follow(process: subprocess.Popen[str], write: Callable[[str], object], lines: list[str], verbose: bool) -> None:
+    assert process.stdout is not None
+    tenth = 0
+    for line in process.stdout:
+        write(line)
+        lines.append(line.rstrip())
+        if verbose:
+            print(line, end="", file=sys.stderr, flush=True)
+        elif (match := _PROGRESS.match(line)) and int(match[1]) * 10 // int(match[2]) > tenth:
+            tenth = int(match[1]) * 10 // int(match[2])
+            say(f"  {match[1]} of {match[2]} steps")
+
+
+def _failure(message: str, lines: Sequence[str]) -> BuildError:
+    kind = DiskFullError if any(NO_SPACE in line for line in lines) else BuildError
+    return kind("\n".join([message, *(f"  {line}" for line in lines)]))

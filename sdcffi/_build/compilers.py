@@ -1,0 +1,106 @@
+"""The C and C++ compiler of this machine: which one, what it targets, what its preprocessor says."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import BuildError
+from .commands import run_captured
+from .install_hints import CXX_COMPILER
+
+_PAIRS = (("cc", "c++"), ("gcc", "g++"), ("clang", "clang++"), ("cl", "cl"))
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A pair of compilers for C and C++.
+
+    Parameters
+    ----------
+    id : str
+        ``gnu``, ``clang``, ``apple-clang`` or ``msvc``.
+    version : str
+        As the compiler states it.
+    target : str
+        The machine it compiles for, ``x86_64-linux-gnu`` for example.
+    c, cxx : Path
+        The programs.
+    """
+
+    id: str
+    version: str
+    target: str
+    c: Path
+    cxx: Path
+
+    @property
+    def architecture(self) -> str:
+        """The processor family: ``x86``, ``arm``, or the first word of `target`."""
+        word = re.split(r"[-_ ]", self.target.lower())[0]
+        families = {"x86": "x86", "x64": "x86", "amd64": "x86", "aarch64": "arm", "arm64": "arm"}
+        return "x86" if re.fullmatch(r"i[3-6]86", word) else families.get(word, word)
+
+    def macros(self, *flags: str) -> dict[str, str]:
+        """Return the predefined macros under `flags`; empty where the compiler can't tell (MSVC)."""
+        if self.id == "msvc":
+            return {}
+        return _macros(self.c, *flags)
+
+    def preprocess(self, source: Path, *definitions: str) -> str:
+        """Return `source` as the preprocessor leaves it, without line markers."""
+        flags = ["/nologo", "/EP", "/TC"] if self.id == "msvc" else ["-E", "-P", "-x", "c"]
+        prefix = "/D" if self.id == "msvc" else "-D"
+        command = [str(self.c), *flags, *(f"{prefix}{definition}" for definition in definitions), str(source)]
+        return run_captured(command, "the headers cannot be preprocessed")
+
+    def can_include(self, header: str, *directories: Path) -> bool:
+        """Tell whether C++ code can include `header`, looking in `directories` too."""
+        if self.id == "msvc":
+            roots = [*directories, *map(Path, filter(None, os.environ.get("INCLUDE", "").split(os.pathsep)))]
+            return any((root / header).is_file() for root in roots)
+        command = [str(self.cxx), "-E", "-x", "c++", "-", *(f"-I{directory}" for directory in directories)]
+        return subprocess.run(command, input=f"#include <{header}>\n", capture_output=True, text=True).returncode == 0
+
+
+def find_compiler() -> Compiler:
+    """Return the compiler that ``CC`` and ``CXX`` name, else the first usual one on PATH.
+
+    Raises
+    ------
+    BuildError
+        There is none, or it doesn't run.
+    """
+    asked = os.environ.get("CC"), os.environ.get("CXX")
+    for default_c, default_cxx in _PAIRS:
+        c, cxx = shutil.which(asked[0] or default_c), shutil.which(asked[1] or default_cxx)
+        if c and cxx:
+            return _describe(Path(c), Path(cxx))
+    raise BuildError(str(CXX_COMPILER))
+
+
+def _describe(c: Path, cxx: Path) -> Compiler:
+    if c.stem.lower() in ("cl", "clang-cl"):
+        return _describe_msvc(c, cxx)
+    macros = _macros(c)
+    version = macros.get("__VERSION__", "unknown").strip('"')
+    kinds = {"__apple_build_version__": "apple-clang", "__clang__": "clang"}
+    kind = next((kind for macro, kind in kinds.items() if macro in macros), "gnu")
+    target = run_captured([str(c), "-dumpmachine"], "the C compiler does not work").strip()
+    return Compiler(kind, version, target, c, cxx)
+
+
+def _describe_msvc(c: Path, cxx: Path) -> Compiler:
+    banner = subprocess.run([str(c)], capture_output=True, text=True).stderr
+    match = re.search(r"Version ([\d.]+) for (\w+)", banner)
+    version, target = match.groups() if match else ("unknown", "x64")
+    return Compiler("msvc", version, f"{target}-windows", c, cxx)
+
+
+def _macros(c: Path, *flags: str) -> dict[str, str]:
+    listing = run_captured([str(c), *flags, "-dM", "-E", "-x", "c", "-"], "the C compiler does not work")
+    return dict(re.findall(r"^#define (\w+) ?(.*)$", listing, flags=re.MULTILINE))

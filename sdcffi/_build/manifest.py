@@ -1,0 +1,94 @@
+"""Collect what was built into one flat directory, with a manifest that says what it is."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import shutil
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..errors import BuildError
+from .digests import file_digest
+from .plan import BuildPlan
+
+MANIFEST = "manifest.json"
+_SHARED = r"\.(?:so|dylib|dll)$"
+_LIBRARY = re.compile(r"^(?:lib)?stable-diffusion" + _SHARED)
+_SUPPORT = re.compile(r"^(?:lib)?sdcffi-ggml(?:-base)?" + _SHARED)
+_PLUGIN = re.compile(r"^(?:lib)?ggml-([a-z]+)(?:-[\w.]+)?" + _SHARED)
+_CLI = re.compile(r"^sd-cli(?:\.exe)?$")
+
+
+def collect(plan: BuildPlan, applied: tuple[str, ...], directory: Path) -> None:
+    """Copy libraries, plug-ins and declarations into `directory` and write the manifest there."""
+    directory.mkdir(parents=True)
+    for file in sorted((plan.build_directory / "bin").iterdir()):
+        if any(pattern.match(file.name) for pattern in (_LIBRARY, _SUPPORT, _PLUGIN, _CLI)):
+            shutil.copy2(file, directory / file.name)
+    shutil.copy2(plan.generated / "cdef.h", directory / "cdef.h")
+    manifest = _manifest(plan, applied, directory)
+    (directory / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
+
+
+def is_intact(directory: Path) -> bool:
+    """Tell whether every file of a finished build is there and is the one that was built."""
+    if not (directory / MANIFEST).is_file():
+        return False
+    files = read_manifest(directory)["files"].items()
+    return all((directory / name).is_file() and file_digest(directory / name) == digest for name, digest in files)
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Return the parsed manifest of a build."""
+    manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text("utf-8"))
+    return manifest
+
+
+def _manifest(plan: BuildPlan, applied: tuple[str, ...], directory: Path) -> Mapping[str, object]:
+    names = sorted(file.name for file in directory.iterdir())
+    source, compiler = plan.source, plan.compiler
+    return {
+        "schema": 1,
+        "sdcffi": __version__,
+        "key": plan.key,
+        "library": _one(_LIBRARY, names, plan),
+        "backends": _plugins(names, plan),
+        "cli": _one(_CLI, names, plan) if plan.request.with_cli else None,
+        "upstream": {
+            "source": source.origin,
+            "version": source.version,
+            "commit": source.commit,
+            "sha256": source.sha256,
+        },
+        "patches": list(applied),
+        "request": plan.request.settings(),
+        "options": plan.options,
+        "cpu": plan.request.cpu,
+        "compiler": {"id": compiler.id, "version": compiler.version, "path": str(compiler.cxx)},
+        "platform": sysconfig.get_platform(),
+        "built": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "files": {name: file_digest(directory / name) for name in names},
+    }
+
+
+def _one(pattern: re.Pattern[str], names: list[str], plan: BuildPlan) -> str:
+    found = [name for name in names if pattern.match(name)]
+    if len(found) != 1:
+        raise BuildError(f"the build left {found or 'nothing'} for {pattern.pattern}; its log is {plan.log}")
+    return found[0]
+
+
+def _plugins(names: list[str], plan: BuildPlan) -> dict[str, list[str]]:
+    plugins: dict[str, list[str]] = {backend: [] for backend in plan.backends}
+    for name in names:
+        if match := _PLUGIN.match(name):
+            plugins.setdefault(match[1], []).append(name)
+    missing = [backend for backend, files in plugins.items() if not files]
+    if missing:
+        raise BuildError(f"the build left no plug-in for {', '.join(missing)}; its log is {plan.log}")
+    return plugins

@@ -1,0 +1,171 @@
+r"""The steps of a build.
+
+::
+
+    source -> unpacked and patched tree -> declarations -> configure -> compile -> collect -> verify -> output
+              \------------------------ builds/<key> in the cache ---------------------/
+
+Directories come into being under another name and are renamed when complete, so what has its final name is whole.
+CMake's own is the exception: ninja knows what an interruption left undone.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+from ..errors import BuildError
+from .commands import NO_SPACE, DiskFullError, run_logged, say
+from .declarations import write_declarations
+from .digests import value_digest
+from .manifest import MANIFEST, collect, is_intact
+from .patches import apply_needed
+from .places import cache_directory
+from .plan import BuildPlan, make_plan
+from .request import BuildRequest
+from .verify import verify
+
+_APPLIED = "sdcffi-patches.json"
+
+
+def build(request: BuildRequest) -> Path:
+    """Fulfil `request` and return the directory with the result.
+
+    Raises
+    ------
+    BuildError
+        What failed, what was tried, what to run.
+    """
+    plan = build_verified(request)
+    with _disk_space_explained(request.output):
+        publish(plan.native, request.output)
+    say(f"ready: {request.output}")
+    return request.output
+
+
+def build_verified(request: BuildRequest) -> BuildPlan:
+    """Fulfil `request` in the cache only, and return the plan, whose ``native`` is the result."""
+    plan = make_plan(request)
+    for remark in plan.remarks:
+        say(remark)
+    compile_native(plan)
+    for device in verify(plan.native, plan.backends, allow_missing_device=request.allow_missing_device):
+        say(f"device {device['name']}: {device['description']}")
+    return plan
+
+
+def compile_native(plan: BuildPlan) -> Path:
+    """Return the directory of the plan's finished build, from the cache if it is there."""
+    with _disk_space_explained(plan.cache), _lock(plan.workspace):
+        if plan.request.clean:
+            shutil.rmtree(plan.workspace, ignore_errors=True)
+        if is_intact(plan.native):
+            say(f"taken from the cache: {plan.native}")
+            return plan.native
+        started = time.monotonic()
+        applied = prepare_tree(plan)
+        _compile(plan)
+        with _completed(plan.native) as partial:
+            collect(plan, applied, partial)
+        for finished in (plan.tree, plan.build_directory):  # several hundred MB that nobody needs any more
+            shutil.rmtree(finished)
+        say(f"compiled in {time.monotonic() - started:.0f} s")
+    return plan.native
+
+
+def prepare_tree(plan: BuildPlan) -> tuple[str, ...]:
+    """Unpack and patch upstream unless that was done before; return the names of the patches it needed."""
+    if not plan.tree.is_dir():
+        say(f"fetching {plan.source}")
+        source = plan.source.fetch()
+        with _completed(plan.tree) as partial:
+            source.unpack(partial)
+            applied = apply_needed(plan.patches, partial)
+            (partial / _APPLIED).write_text(json.dumps(applied), "utf-8")
+    return tuple(json.loads((plan.tree / _APPLIED).read_text("utf-8")))
+
+
+def publish(native: Path, output: Path) -> None:
+    """Replace `output` by a copy of a finished build.
+
+    Raises
+    ------
+    BuildError
+        `output` holds something that is no build of ours.
+    """
+    if output.exists() and any(output.iterdir()) and not (output / MANIFEST).is_file():
+        raise BuildError(f"{output} is not empty and holds no earlier build: name another --output")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(output):
+        replaced = output.with_name(f".{output.name}.replaced")
+        shutil.rmtree(replaced, ignore_errors=True)
+        partial = output.with_name(f".{output.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(native, partial)
+        if output.exists():
+            output.rename(replaced)
+        partial.rename(output)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _compile(plan: BuildPlan) -> None:
+    say(f"compiling {', '.join(plan.backends)} in {plan.workspace}")
+    plan.build_directory.mkdir(parents=True, exist_ok=True)
+    headers = (plan.tree / "include" / "stable-diffusion.h", plan.csrc / "guard.h")
+    write_declarations(headers, plan.compiler, plan.generated)
+    for command in (plan.configure_command(), plan.compile_command()):
+        run_logged(command, plan.log, plan.environment(), verbose=plan.request.verbose)
+
+
+@contextmanager
+def _completed(directory: Path) -> Iterator[Path]:
+    """Give a name to write to; it becomes `directory` if all goes well. The caller holds the lock."""
+    partial = directory.with_name(f"{directory.name}.partial")
+    for leftover in (partial, directory):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    yield partial
+    partial.rename(directory)
+
+
+@contextmanager
+def _lock(directory: Path) -> Iterator[None]:
+    locks = cache_directory() / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(locks / value_digest(str(directory))[:16])
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        say(f"another process is at work on {directory}: waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _disk_space_explained(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC and NO_SPACE not in str(error):  # shutil.Error has no errno
+            raise
+        raise _disk_full(Path(error.filename or directory), str(error)) from error
+    except DiskFullError as error:
+        raise _disk_full(directory, str(error)) from error
+
+
+def _disk_full(path: Path, reason: str) -> BuildError:
+    while not path.exists():
+        path = path.parent
+    free = shutil.disk_usage(path).free / 2**20
+    advice = "make room, or set SDCFFI_CACHE to a directory on another disk; a build needs 1 GB, with CUDA 3 GB"
+    return BuildError(f"{NO_SPACE}: {path} has {free:.0f} MiB free; {advice}\n{reason}")

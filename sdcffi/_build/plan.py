@@ -1,0 +1,197 @@
+"""Everything that a build will do, decided before it does anything."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from . import backends
+from .compilers import Compiler, find_compiler
+from .cpu import cpu_definitions
+from .digests import tree_digest, value_digest
+from .patches import Patch, read_patches
+from .places import cache_directory, csrc_directory
+from .request import BuildRequest
+from .sources import Source, locate_source
+from .tools import CMAKE, NINJA
+
+_FORMAT = "1"
+"""Part of every key: raise it when the same inputs would give another result."""
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """A build, with every path and command line that it will use.
+
+    Parameters
+    ----------
+    request : BuildRequest
+        What was asked for.
+    source : Source
+        The upstream revision.
+    patches : tuple of Patch
+        All that exist; each is applied if the revision needs it.
+    compiler : Compiler
+        The C and C++ compiler.
+    backends : tuple of str
+        What will be built, ``cpu`` first.
+    remarks : tuple of str
+        What the person should know beforehand.
+    options : dict
+        CMake definitions that decide what is built.
+    csrc, cache : Path
+        Our C sources, and where everything is kept.
+    """
+
+    request: BuildRequest
+    source: Source
+    patches: tuple[Patch, ...]
+    compiler: Compiler
+    backends: tuple[str, ...]
+    remarks: tuple[str, ...]
+    options: dict[str, str]
+    csrc: Path
+    cache: Path
+
+    @cached_property
+    def key(self) -> str:
+        """Digest of all that the result depends on: source, patches, our C sources, options, compiler."""
+        return value_digest(
+            {
+                "format": _FORMAT,
+                "source": self.source.sha256,
+                "csrc": tree_digest(self.csrc),
+                "options": self.options,
+                "compiler": [self.compiler.id, self.compiler.version, self.compiler.target, str(self.compiler.cxx)],
+            }
+        )[:16]
+
+    @property
+    def workspace(self) -> Path:
+        """Holds what belongs to this key alone."""
+        return self.cache / "builds" / self.key
+
+    @property
+    def tree(self) -> Path:
+        """Upstream, unpacked and patched."""
+        return self.workspace / "upstream"
+
+    @property
+    def generated(self) -> Path:
+        """Where the declarations go."""
+        return self.workspace / "generated"
+
+    @property
+    def build_directory(self) -> Path:
+        """CMake's directory; kept, so that an interrupted build goes on."""
+        return self.workspace / "cmake"
+
+    @property
+    def native(self) -> Path:
+        """The finished build; exists only when complete."""
+        return self.workspace / "native"
+
+    @property
+    def log(self) -> Path:
+        """Everything that cmake and the compilers said."""
+        return self.workspace / "build.log"
+
+    def configure_command(self) -> list[str]:
+        """Return CMake's configure command line."""
+        definitions = {
+            "CMAKE_MAKE_PROGRAM": str(NINJA.find()),
+            "CMAKE_BUILD_TYPE": "Release",
+            "CMAKE_C_COMPILER": str(self.compiler.c),
+            "CMAKE_CXX_COMPILER": str(self.compiler.cxx),
+            "SDCFFI_UPSTREAM": str(self.tree),
+            "SDCFFI_GENERATED": str(self.generated),
+            **_ccache(self.backends),
+            **_revision(self.source),
+            **self.options,
+        }
+        flags = [f"-D{name}={value}" for name, value in definitions.items()]
+        return [str(CMAKE.find()), "-G", "Ninja", "-S", str(self.csrc), "-B", str(self.build_directory), *flags]
+
+    def compile_command(self) -> list[str]:
+        """Return the command line that compiles and links."""
+        jobs = self.request.jobs or _cores()
+        # Not through `cmake --build`: ninja must hear of Ctrl-C, and stops what it has started.
+        return [str(NINJA.find()), "-C", str(self.build_directory), "-j", str(jobs), "native"]
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of the build's commands."""
+        # ccache then sees paths relative to the workspace, which are the same for every key.
+        return {**os.environ, "CCACHE_BASEDIR": str(self.workspace)}
+
+    def describe(self) -> str:
+        """Return the plan in words and command lines."""
+        state = "taken from the cache" if self.native.is_dir() else "to be compiled"
+        lines = [
+            f"source:   {self.source}",
+            f"backends: {', '.join(self.backends)}; cpu {self.request.cpu}",
+            *(f"          {remark}" for remark in self.remarks),
+            f"compiler: {self.compiler.id} {self.compiler.version} for {self.compiler.target}, {self.compiler.cxx}",
+            f"key:      {self.key} ({state})",
+            f"output:   {self.request.output}",
+            "patches:",
+            *(f"  {patch.name}: {self._need(patch)}" for patch in self.patches),
+            "commands:",
+            *(f"  {shlex.join(command)}" for command in self._commands()),
+        ]
+        return "\n".join(lines)
+
+    def _need(self, patch: Patch) -> str:
+        tree = self.source.location
+        if tree.is_dir() and self.source.sha256:
+            return "needed" if patch.is_needed(tree) else "not needed by this revision"
+        return f"applied if {patch.needed_file} contains {patch.needed_text!r}"
+
+    def _commands(self) -> list[list[str]]:
+        fetch = [] if self.source.location.exists() else self.source.fetch_commands()
+        return [*fetch, self.configure_command(), self.compile_command()]
+
+
+def make_plan(request: BuildRequest, csrc: Path | None = None) -> BuildPlan:
+    """Decide how to fulfil `request` with the C sources in `csrc` (default: sdcffi's own).
+
+    Raises
+    ------
+    BuildError
+        A compiler, a toolkit or the source is missing.
+    """
+    csrc, cache = csrc or csrc_directory(), cache_directory()
+    compiler = find_compiler()
+    selection = backends.select(request.backends, compiler, request.cuda_arch)
+    source = locate_source(request.source, csrc, cache, request.git_url)
+    if source.sha256 is None and not request.dry_run:
+        source = source.fetch()
+    options = {
+        "SDCFFI_WITH_CLI": "ON" if request.with_cli else "OFF",
+        **cpu_definitions(request.cpu, compiler),
+        **selection.definitions,
+    }
+    patches = read_patches(csrc / "patches")
+    return BuildPlan(request, source, patches, compiler, selection.names, selection.remarks, options, csrc, cache)
+
+
+def _ccache(names: tuple[str, ...]) -> dict[str, str]:
+    ccache = shutil.which("ccache")
+    if ccache is None:
+        return {}
+    languages = ["C", "CXX", *(["CUDA"] if "cuda" in names else []), *(["HIP"] if "hip" in names else [])]
+    return {f"CMAKE_{language}_COMPILER_LAUNCHER": ccache for language in languages}
+
+
+def _revision(source: Source) -> dict[str, str]:
+    # An empty GIT_EXE keeps upstream's CMake from asking git about a repository that happens to enclose the tree.
+    version = f"{source.origin}-{source.version}".replace("/", "-")
+    return {"GIT_EXE": "", "SDCPP_BUILD_COMMIT": source.commit, "SDCPP_BUILD_VERSION": version}
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if platform.system() == "Linux" else os.cpu_count() or 1

@@ -1,0 +1,105 @@
+"""What a build was asked for, from the command line, a wheel's config settings or an earlier manifest."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .backends import NAMES
+from .places import DEFAULT_OUTPUT
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """The options of the build command; see its ``--help``.
+
+    Parameters
+    ----------
+    backends : tuple of str or None
+        Backends asked for; None chooses those that this machine has toolkit and device for.
+    """
+
+    backends: tuple[str, ...] | None = None
+    cpu: str = "native"
+    source: str = "pypi"
+    git_url: str | None = None
+    cuda_arch: str | None = None
+    with_cli: bool = False
+    jobs: int | None = None
+    output: Path = DEFAULT_OUTPUT
+    allow_missing_device: bool = False
+    dry_run: bool = False
+    clean: bool = False
+    verbose: bool = False
+
+    @classmethod
+    def from_arguments(cls, arguments: Sequence[str]) -> BuildRequest:
+        """Parse a command line; a wrong one ends the process with status 2 and the legal values."""
+        return cls(**vars(_parser().parse_args(arguments)))
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> BuildRequest:
+        """Read a wheel build's config settings: the option names without dashes, ``backend=cpu,cuda`` for example."""
+        arguments = []
+        for name, value in settings.items():
+            last = value[-1] if isinstance(value, list) else value
+            if name in ("with-cli", "allow-missing-device"):
+                arguments += [f"--{name}"] if str(last).lower() in ("", "1", "true", "on", "yes") else []
+            else:
+                arguments.append(f"--{name}={last}")
+        return cls.from_arguments(arguments)
+
+    def settings(self) -> dict[str, str]:
+        """Return what `from_settings` reads, for the manifest."""
+        chosen = {
+            "backend": ",".join(self.backends) if self.backends else None,
+            "cpu": self.cpu,
+            "source": self.source,
+            "git-url": self.git_url,
+            "cuda-arch": self.cuda_arch,
+            "with-cli": "true" if self.with_cli else None,
+            "allow-missing-device": "true" if self.allow_missing_device else None,
+        }
+        return {name: value for name, value in chosen.items() if value is not None}
+
+
+def _backends(text: str) -> tuple[str, ...] | None:
+    names = tuple(name.strip() for name in text.split(","))
+    if names == ("auto",):
+        return None
+    for name in names:
+        if name not in NAMES:
+            raise argparse.ArgumentTypeError(f"unknown backend {name!r} (legal: {', '.join(NAMES)}, or auto alone)")
+    return names
+
+
+def _jobs(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sdcffi build", description="Build the native library of sdcffi.")
+    add = parser.add_argument
+    names = ",".join(NAMES)
+    add("--backend", dest="backends", type=_backends, metavar="LIST", help=f"auto (default), or some of {names}")
+    add("--cpu", choices=("native", "portable"), default="native", help="for this machine, or all CPU variants")
+    add("--source", default="pypi", metavar="pypi|git[@REF]|PATH", help="where stable-diffusion.cpp comes from")
+    add("--git-url", metavar="URL", help="repository for --source git")
+    add("--cuda-arch", metavar="ARCHS", help="CUDA architectures, for example 86,90 (default: this machine's GPUs)")
+    add("--with-cli", action="store_true", help="build upstream's sd-cli too")
+    add("--jobs", type=_jobs, metavar="N", help="compile N files at once (default: one per core)")
+    add("--output", type=_directory, default=DEFAULT_OUTPUT, metavar="DIR", help="where the library goes")
+    add("--allow-missing-device", action="store_true", help="accept a build whose GPU is not in this machine")
+    add("--dry-run", action="store_true", help="print the plan only")
+    add("--clean", action="store_true", help="forget this build's cached result first")
+    add("-v", "--verbose", action="store_true", help="show everything that cmake and the compilers say")
+    return parser
+
+
+def _directory(text: str) -> Path:
+    return Path(text).expanduser().absolute()

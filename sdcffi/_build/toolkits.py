@@ -1,0 +1,165 @@
+"""Is the toolkit of a GPU backend here? Each probe says what is missing, or what CMake must be told."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import install_hints
+from .bootstrap import ORIGINAL_PATH
+from .compilers import Compiler
+from .install_hints import Missing
+
+_CUDA_HOME = Path("/usr/local/cuda")
+
+
+@dataclass(frozen=True)
+class Toolkit:
+    """What a probe found.
+
+    Parameters
+    ----------
+    missing : tuple of Missing
+        Empty if the backend can be built.
+    definitions : dict
+        CMake definitions that the backend needs on this machine.
+    """
+
+    missing: tuple[Missing, ...] = ()
+    definitions: dict[str, str] = field(default_factory=dict)
+
+
+def cuda(compiler: Compiler) -> Toolkit:
+    """Look for nvcc and cuBLAS; the latter may come from the Python package nvidia-cublas."""
+    nvcc = _find_nvcc()
+    if nvcc is None:
+        return Toolkit((install_hints.NVCC,))
+    roots = _cuda_roots(nvcc)
+    places = {path.resolve() for root in roots for path in _libraries(root) if any(path.glob("libcudart.so*"))}
+    libraries = sorted(map(str, places))
+    definitions = {"CMAKE_CUDA_COMPILER": str(nvcc), "GGML_CUDA_NO_VMM": "OFF" if _links_driver(roots) else "ON"}
+    if not _has_cublas(roots, compiler):
+        package = next(_packaged_cublas(), None)
+        if package is None:
+            return Toolkit((install_hints.CUBLAS,))
+        definitions |= _cublas_definitions(package)
+        # In a wheel the plug-in finds the package beside sdcffi, else where it is now.
+        libraries += [f"$ORIGIN/../../nvidia/{package.name}/lib", str(package / "lib")]
+    if os.name != "nt":
+        definitions["CMAKE_MODULE_LINKER_FLAGS"] = " ".join(f"-Wl,-rpath,'{path}'" for path in libraries)
+    return Toolkit(definitions=definitions)
+
+
+def vulkan(compiler: Compiler) -> Toolkit:
+    """Look for the Vulkan headers and the shader compiler glslc."""
+    sdk = [Path(os.environ["VULKAN_SDK"])] if "VULKAN_SDK" in os.environ else []
+    homebrew = [Path("/opt/homebrew")] if sys.platform == "darwin" else []
+    includes = [root / name for root in (*sdk, *homebrew) for name in ("include", "Include")]
+    headers = compiler.can_include("vulkan/vulkan.hpp", *includes)
+    glslc = shutil.which("glslc") or any(shutil.which("glslc", path=str(root / "bin")) for root in sdk)
+    missing = [] if headers else [install_hints.VULKAN_HEADERS]
+    return Toolkit((*missing, *(() if glslc else (install_hints.GLSLC,))))
+
+
+def metal(compiler: Compiler) -> Toolkit:
+    """Metal comes with macOS; its kernels are embedded in the plug-in and compiled on first use."""
+    if sys.platform != "darwin":
+        return Toolkit((install_hints.METAL,))
+    return Toolkit(definitions={"GGML_METAL_EMBED_LIBRARY": "ON"})
+
+
+def hip(compiler: Compiler) -> Toolkit:
+    """Look for ROCm with hipBLAS."""
+    roots = [Path(os.environ.get("ROCM_PATH", "/opt/rocm")), Path("/usr")]
+    complete = any((root / "include/hipblas/hipblas.h").is_file() for root in roots)
+    hipcc = shutil.which("hipcc") or any((root / "bin/hipcc").is_file() for root in roots)
+    return Toolkit(() if complete and hipcc else (install_hints.HIP,))
+
+
+def sycl(compiler: Compiler) -> Toolkit:
+    """Look for Intel's compiler, which then compiles everything."""
+    icx, icpx = shutil.which("icx"), shutil.which("icpx")
+    if not icx or not icpx:
+        return Toolkit((install_hints.SYCL,))
+    return Toolkit(definitions={"CMAKE_C_COMPILER": icx, "CMAKE_CXX_COMPILER": icpx})
+
+
+def opencl(compiler: Compiler) -> Toolkit:
+    """Look for the OpenCL headers; the kernels are embedded in the plug-in."""
+    headers = ("OpenCL/cl.h",) if sys.platform == "darwin" else ("CL/cl.h",)
+    if not any(compiler.can_include(header) for header in headers):
+        return Toolkit((install_hints.OPENCL,))
+    return Toolkit(definitions={"GGML_OPENCL_EMBED_KERNELS": "ON", "Python3_EXECUTABLE": sys.executable})
+
+
+def musa(compiler: Compiler) -> Toolkit:
+    """Look for the MUSA compiler."""
+    root = Path(os.environ.get("MUSA_PATH", "/usr/local/musa"))
+    return Toolkit(() if shutil.which("mcc") or (root / "bin/mcc").is_file() else (install_hints.MUSA,))
+
+
+def _find_nvcc() -> Path | None:
+    roots = [os.environ.get("CUDA_PATH"), _CUDA_HOME]
+    directories = [str(Path(root, "bin")) for root in roots if root]
+    found = os.environ.get("CUDACXX") or shutil.which("nvcc") or shutil.which("nvcc", path=os.pathsep.join(directories))
+    return Path(found) if found else None
+
+
+def _cuda_roots(nvcc: Path) -> list[Path]:
+    # Both, because nvcc may be a wrapper script of the distribution.
+    named = [Path(os.environ["CUDA_PATH"])] if "CUDA_PATH" in os.environ else []
+    return [*named, nvcc.resolve().parents[1], _CUDA_HOME]
+
+
+def _libraries(root: Path) -> list[Path]:
+    return [root / "lib64", root / "lib", *root.glob("targets/*/lib")]
+
+
+def _has_cublas(roots: list[Path], compiler: Compiler) -> bool:
+    includes = [path for root in roots for path in (root / "include", *root.glob("targets/*/include"))]
+    return compiler.can_include("cublas_v2.h", *includes)
+
+
+def _links_driver(roots: list[Path]) -> bool:
+    """Tell whether libcuda.so, the toolkit's stub or the driver's own, is there to link to.
+
+    Slim toolkits have none. Only ggml's virtual memory pool needs it at link time, so they build without that pool.
+    """
+    if os.name == "nt":
+        return True
+    stubs = [path / "stubs/libcuda.so" for root in roots for path in _libraries(root)]
+    system = [Path("/usr/lib64/libcuda.so"), *Path("/usr/lib").glob("*-linux-gnu/libcuda.so")]
+    return any(library.exists() for library in (*stubs, *system))
+
+
+def _packaged_cublas() -> Iterator[Path]:
+    """Yield the folders of nvidia-cublas (CUDA 13) and nvidia-cublas-cu12 among the installed Python packages."""
+    spec = importlib.util.find_spec("nvidia")
+    packages = [Path(place) for place in (spec.submodule_search_locations if spec else None) or ()]
+    packages += [Path(entry, "nvidia") for entry in os.environ.get(ORIGINAL_PATH, "").split(os.pathsep) if entry]
+    packages += [Path(entry, "nvidia") for entry in _site_packages()]
+    for package in packages:
+        for root in (*sorted(package.glob("cu*"), reverse=True), package / "cublas"):
+            if (root / "include/cublas_v2.h").is_file():
+                yield root
+
+
+def _site_packages() -> list[str]:
+    # Under pip's build isolation these are no longer on sys.path, but the interpreter still knows them.
+    import site
+
+    return [*site.getsitepackages(), site.getusersitepackages()]
+
+
+def _cublas_definitions(package: Path) -> dict[str, str]:
+    """Name the wheel's libraries to CMake, which doesn't see them: they have version suffixes only."""
+    definitions = {"CMAKE_CUDA_FLAGS": f"-I{package / 'include'}"}
+    for name in ("cublas", "cublasLt"):
+        for library in (*package.glob(f"lib/lib{name}.so*"), *package.glob(f"lib/x64/{name}.lib")):
+            definitions[f"CUDA_{name}_LIBRARY"] = str(library)
+    return definitions

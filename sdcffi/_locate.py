@@ -1,0 +1,132 @@
+"""Decide which native build a process uses. Paths and files only: nothing is loaded here.
+
+Order: the caller's argument, the environment variable SDCFFI_LIBRARY, the package's own build. A choice made by
+argument or environment never falls through to the next, and system paths are not searched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import LayoutMismatchError, LibraryNotFoundError
+
+__all__ = ["MANIFEST", "PACKAGE_BUILD", "NativeBuild", "locate", "read_build"]
+
+MANIFEST = "manifest.json"
+PACKAGE_BUILD = Path(__file__).resolve().parent / "_native"
+_SCHEMA = 1
+_BUILD_COMMAND = "python -m sdcffi build    (in a checkout: python build_native.py)"
+
+
+@dataclass(frozen=True)
+class NativeBuild:
+    """A directory that the build command wrote.
+
+    Attributes
+    ----------
+    directory : Path
+        Where library, plug-ins, `cdef.h` and `manifest.json` lie.
+    manifest : dict
+        The parsed `manifest.json`.
+    """
+
+    directory: Path
+    manifest: dict[str, Any]
+
+    @property
+    def library(self) -> Path:
+        """Path of the main library."""
+        return self.directory / str(self.manifest["library"])
+
+    @property
+    def backends(self) -> dict[str, list[Path]]:
+        """Plug-in files by backend name."""
+        backends: dict[str, list[str]] = self.manifest["backends"]
+        return {name: [self.directory / file for file in files] for name, files in backends.items()}
+
+    def verify(self, path: Path) -> None:
+        """Check one file's digest against the manifest.
+
+        Raises
+        ------
+        LayoutMismatchError
+            If the file is missing or is not the one that was built.
+        """
+        expected = self.manifest["files"].get(path.name)
+        if not path.is_file():
+            raise LayoutMismatchError(f"{path} stands in the manifest but does not exist. Run: {_BUILD_COMMAND}")
+        with path.open("rb") as file:
+            digest = _sha256(file)
+        if digest != expected:
+            raise LayoutMismatchError(
+                f"{path} has sha256 {digest}, its manifest says {expected}: it is not the file that was built."
+                f" Run: {_BUILD_COMMAND}"
+            )
+
+
+def _sha256(file: Any) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def read_build(path: Path) -> NativeBuild:
+    """Read the build at `path`: its directory, or any file in it.
+
+    Raises
+    ------
+    LibraryNotFoundError
+        If there is no build, or its manifest cannot be read.
+    """
+    directory = path if path.is_dir() else path.parent
+    file = directory / MANIFEST
+    if not path.exists():
+        raise LibraryNotFoundError(f"{path} does not exist")
+    if not file.is_file():
+        raise LibraryNotFoundError(f"{directory} holds no {MANIFEST}, so it is not a build of sdcffi")
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        build = NativeBuild(directory, manifest)
+        known = manifest["schema"] == _SCHEMA and build.library.name in manifest["files"] and bool(build.backends)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LayoutMismatchError(f"{file} cannot be read as a manifest: {error!r}. Run: {_BUILD_COMMAND}") from error
+    if not known:
+        raise LayoutMismatchError(f"{file} has a form that this version does not know. Run: {_BUILD_COMMAND}")
+    return build
+
+
+def locate(argument: str | os.PathLike[str] | None = None) -> NativeBuild:
+    """Find the native build to use.
+
+    Parameters
+    ----------
+    argument : path, optional
+        A build's directory or a file in it. None looks at SDCFFI_LIBRARY, then at the package's own build.
+
+    Raises
+    ------
+    LibraryNotFoundError
+        With every candidate, its reason, and the command that builds one.
+    """
+    candidates = [
+        ("argument library", argument),
+        ("environment variable SDCFFI_LIBRARY", os.environ.get("SDCFFI_LIBRARY") or None),
+        ("the package's own build", PACKAGE_BUILD),
+    ]
+    reasons = []
+    for origin, path in candidates:
+        if path is None:
+            reasons.append(f"  {origin}: not given")
+            continue
+        try:
+            return read_build(Path(path).expanduser().resolve())
+        except LibraryNotFoundError as error:
+            reasons.append(f"  {origin}: {error.message}")
+            break  # an explicit choice is never replaced by another one
+    raise LibraryNotFoundError("no native library:\n" + "\n".join(reasons) + f"\nTo build one: {_BUILD_COMMAND}")

@@ -1,0 +1,99 @@
+"""Convert model files to another weight type."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ._callbacks import listening
+from ._library import load
+from ._marshal import Marshaller
+from ._session import open_backend
+from .errors import SDError
+
+if TYPE_CHECKING:
+    from ._callbacks import LogFunction, ProgressFunction
+    from .params import StrPath
+
+__all__ = ["convert"]
+
+# What the engine can write: others divide by zero or abort in it (no way to quantise to them, or removed types).
+_NOT_WRITABLE = frozenset({"q8_1", "q8_K", "i8", "i16", "i32", "i64", "f64"})
+
+
+def convert(
+    input: StrPath,
+    output: StrPath,
+    *,
+    type: str,
+    vae: StrPath | None = None,
+    tensor_type_rules: str | None = None,
+    convert_name: bool = False,
+    library: StrPath | None = None,
+    on_log: LogFunction | None = None,
+    on_progress: ProgressFunction | None = None,
+) -> Path:
+    """Write a model with other weight types.
+
+    Parameters
+    ----------
+    input : path
+        Model file.
+    output : path
+        File to write: ``.gguf``, or ``.safetensors`` for float types. It is written to a temporary name and moved.
+    type : str
+        Weight type, such as ``"q8_0"``, ``"q4_0"``, ``"f16"``.
+    vae : path, optional
+        Autoencoder to put into the file too.
+    tensor_type_rules : str, optional
+        Weight types by tensor name: ``"regex=type,..."``.
+    convert_name : bool
+        Write the engine's own tensor names in place of the file's.
+    library, on_log, on_progress : optional
+        As for `Engine`.
+
+    Returns
+    -------
+    Path
+        The file written.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a bad argument, before anything native runs.
+    SDError
+        If the engine cannot convert the file.
+    """
+    source, target = Path(input).expanduser(), Path(output).expanduser()
+    for path in (source, *([Path(vae).expanduser()] if vae is not None else [])):
+        if not path.is_file():
+            raise ValueError(f"{path} is not a file")
+    if target.suffix not in (".gguf", ".safetensors"):
+        raise ValueError(f"output must end in .gguf or .safetensors, not {target.name!r}")
+    if not target.parent.is_dir():
+        raise ValueError(f"directory {target.parent} does not exist")
+    native = load(library)
+    marshaller = Marshaller(native)
+    number = marshaller.enum(native.ffi.typeof("enum sd_type_t"), type, "type")
+    if type in _NOT_WRITABLE:
+        raise ValueError(f"type {type!r} cannot be written; it only exists inside the engine")
+    open_backend(native, "auto", on_log)
+    arguments = (
+        marshaller.text(source, "input"),
+        native.ffi.NULL if vae is None else marshaller.text(Path(vae).expanduser(), "vae"),
+    )
+    rules = marshaller.text(tensor_type_rules or "", "tensor_type_rules")
+    with tempfile.TemporaryDirectory(prefix=".sdcffi-", dir=target.parent) as directory:
+        temporary = Path(directory) / target.name
+        written = marshaller.text(temporary, "output")
+        with native.lock, listening(native, "load", on_log, on_progress) as events:
+            native.check(
+                lambda error: native.lib.sdg_convert(*arguments, written, number, rules, convert_name, error),
+                SDError,
+                f"{source} could not be converted to {type}",
+                events.lines,
+            )
+        os.replace(temporary, target)
+    return target

@@ -1,0 +1,402 @@
+"""`Engine`: a loaded model that draws pictures."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+import warnings
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ._library import Device, load
+from ._session import Session, open_backend
+from .images import ImageLike, as_mask, as_rgb
+from .lora import LoraLike, as_loras
+from .params import (
+    Cache,
+    ContextParams,
+    Embedding,
+    Guidance,
+    Hires,
+    ImageParams,
+    SampleParams,
+    SkipLayerGuidance,
+    StrPath,
+    Struct,
+    Tiling,
+)
+from .result import Result
+
+if TYPE_CHECKING:
+    from ._callbacks import LogFunction, ProgressFunction
+
+__all__ = ["Engine"]
+
+_Params = TypeVar("_Params", bound=Struct)
+
+_MAX_SEED = (1 << 63) - 1
+
+
+class Engine:
+    """A model, loaded to draw with; keywords are sd-cli's long flags with underscores.
+
+    Parameters
+    ----------
+    model : path, optional
+        A whole checkpoint (safetensors, gguf, ckpt, or a diffusers directory).
+    diffusion_model, high_noise_diffusion_model : path, optional
+        A diffusion model alone, with text encoders and autoencoder given apart.
+    vae, taesd : path, optional
+        Autoencoder; tiny autoencoder.
+    clip_l, clip_g, t5xxl, llm, clip_vision, llm_vision : path, optional
+        Text and vision encoders.
+    control_net, photo_maker : path, optional
+        ControlNet; PhotoMaker.
+    embeddings : mapping of str to path, optional
+        Textual-inversion embeddings: the word in the prompt, and its file.
+    type : str, optional
+        Weight type to convert to while loading, such as ``"q8_0"``. None keeps the file's.
+    tensor_type_rules : str, optional
+        Weight types by tensor name: ``"regex=type,..."``.
+    threads : int, optional
+        CPU threads, at least 1. None: the engine's own count of physical cores.
+    lora_apply_mode : str, optional
+        ``"immediately"`` merges adapters into the weights, ``"at_runtime"`` computes them beside, ``"auto"`` (what
+        None means too) takes the latter where weights are quantised.
+    rng, sampler_rng : str, optional
+        Random numbers: ``"cuda"`` (the engine's default, as PyTorch on a GPU), ``"cpu"`` (as PyTorch on a CPU) or
+        ``"std_default"``.
+    prediction : str, optional
+        What the model predicts. None: told from the model.
+    offload_to_cpu, clip_on_cpu, vae_on_cpu, control_net_cpu : bool, optional
+        Keep weights, or run a part, outside the GPU.
+    mmap : bool, optional
+        Read files through a memory map.
+    fa, diffusion_fa : bool, optional
+        Flash attention everywhere, or in the diffusion model.
+    context : ContextParams, optional
+        Anything else, by its C name; the keywords above win.
+    backend : str
+        ``"auto"``: the best GPU that was built and is here, else the CPU; or a name such as ``"cpu"``, ``"cuda"``. An
+        explicit one is had or is an error. The environment variable SDCFFI_BACKEND takes the place of ``"auto"``.
+    library : path, optional
+        The native build to use; see README, 'Which library is loaded'.
+    on_log : callable, optional
+        Called with each `Log` line, also from the engine's own threads.
+    on_progress : callable, optional
+        Called with each `Progress`. An exception in it stops the call and comes out of it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a bad argument, before anything native runs.
+    ModelLoadError
+        If the engine cannot load these files; the reasons stand in its log.
+    BackendUnavailableError, LibraryNotFoundError, LayoutMismatchError
+        If there is nothing to run it on.
+
+    Notes
+    -----
+    Calls from several threads wait for each other. Close the engine, or use it in a ``with`` statement, to give its
+    memory back; pictures already returned live on.
+    """
+
+    def __init__(
+        self,
+        model: StrPath | None = None,
+        *,
+        diffusion_model: StrPath | None = None,
+        high_noise_diffusion_model: StrPath | None = None,
+        vae: StrPath | None = None,
+        taesd: StrPath | None = None,
+        clip_l: StrPath | None = None,
+        clip_g: StrPath | None = None,
+        t5xxl: StrPath | None = None,
+        llm: StrPath | None = None,
+        clip_vision: StrPath | None = None,
+        llm_vision: StrPath | None = None,
+        control_net: StrPath | None = None,
+        photo_maker: StrPath | None = None,
+        embeddings: Mapping[str, StrPath] | None = None,
+        type: str | None = None,
+        tensor_type_rules: str | None = None,
+        threads: int | None = None,
+        lora_apply_mode: str | None = None,
+        rng: str | None = None,
+        sampler_rng: str | None = None,
+        prediction: str | None = None,
+        offload_to_cpu: bool | None = None,
+        clip_on_cpu: bool | None = None,
+        vae_on_cpu: bool | None = None,
+        control_net_cpu: bool | None = None,
+        mmap: bool | None = None,
+        fa: bool | None = None,
+        diffusion_fa: bool | None = None,
+        context: ContextParams | None = None,
+        backend: str = "auto",
+        library: StrPath | None = None,
+        on_log: LogFunction | None = None,
+        on_progress: ProgressFunction | None = None,
+    ) -> None:
+        params = _overlay(
+            # The engine's defaults of these two crash it on image input and on the second call.
+            _overlay(ContextParams(vae_decode_only=False, free_params_immediately=False), context),
+            ContextParams(
+                model_path=model,
+                diffusion_model_path=diffusion_model,
+                high_noise_diffusion_model_path=high_noise_diffusion_model,
+                vae_path=vae,
+                taesd_path=taesd,
+                clip_l_path=clip_l,
+                clip_g_path=clip_g,
+                t5xxl_path=t5xxl,
+                llm_path=llm,
+                clip_vision_path=clip_vision,
+                llm_vision_path=llm_vision,
+                control_net_path=control_net,
+                photo_maker_path=photo_maker,
+                embeddings=[Embedding(name=name, path=path) for name, path in (embeddings or {}).items()] or None,
+                wtype=type,
+                tensor_type_rules=tensor_type_rules,
+                n_threads=threads,
+                lora_apply_mode=lora_apply_mode,
+                rng_type=rng,
+                sampler_rng_type=sampler_rng,
+                prediction=prediction,
+                offload_params_to_cpu=offload_to_cpu,
+                keep_clip_on_cpu=clip_on_cpu,
+                keep_vae_on_cpu=vae_on_cpu,
+                keep_control_net_on_cpu=control_net_cpu,
+                enable_mmap=mmap,
+                flash_attn=fa,
+                diffusion_flash_attn=diffusion_fa,
+            ),
+        )
+        params = _check_context(params)
+        native = load(library)
+        if backend == "auto":
+            backend = os.environ.get("SDCFFI_BACKEND") or "auto"
+        self._device = open_backend(native, backend, on_log)
+        self._on_log = on_log
+        self._on_progress = on_progress
+        self._session = Session(native, params, on_log, on_progress)
+        # Freed before interpreter exit: after it the engine's callbacks and GPU drivers may be gone.
+        self._finalizer = weakref.finalize(self, self._session.close)
+
+    @property
+    def device(self) -> Device:
+        """The device that this engine computes on."""
+        return self._device
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        negative_prompt: str | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        steps: int | None = None,
+        cfg_scale: float | None = None,
+        guidance: float | None = None,
+        sampler: str | None = None,
+        scheduler: str | None = None,
+        eta: float | None = None,
+        seed: int | None = None,
+        batch_count: int | None = None,
+        clip_skip: int | None = None,
+        loras: Iterable[LoraLike] = (),
+        init_image: ImageLike | None = None,
+        mask_image: ImageLike | None = None,
+        strength: float | None = None,
+        control_image: ImageLike | None = None,
+        control_strength: float | None = None,
+        ref_images: Sequence[ImageLike] | None = None,
+        tiling: Tiling | None = None,
+        cache: Cache | None = None,
+        hires: Hires | None = None,
+        slg: SkipLayerGuidance | None = None,
+        params: ImageParams | None = None,
+        on_log: LogFunction | None = None,
+        on_progress: ProgressFunction | None = None,
+    ) -> Result:
+        """Draw pictures.
+
+        Parameters
+        ----------
+        prompt : str
+            What to draw.
+        negative_prompt : str, optional
+            What to leave out; acts where `cfg_scale` is not 1.
+        width, height : int, optional
+            Pixels, at least 1. None: the engine's 512. The engine rounds up to what the model needs (a multiple of 8,
+            16 or 64); a result of another size comes with a warning.
+        steps : int, optional
+            Denoising steps, at least 1. None: the engine's 20.
+        cfg_scale : float, optional
+            Classifier-free guidance; 1 turns it off and halves the work. None: the engine's 7.
+        guidance : float, optional
+            Guidance input of distilled models (FLUX.1 dev). None: the engine's 3.5.
+        sampler, scheduler : str, optional
+            Names as in sd-cli (``"euler"``, ``"dpm++2m"``; ``"karras"``). None: the model's own.
+        eta : float, optional
+            Noise added back at each step, for samplers that do.
+        seed : int, optional
+            0 to 2**63 - 1; picture `i` of a batch uses ``seed + i``. None or a negative one draws one at random,
+            which stands in the result.
+        batch_count : int, optional
+            Number of pictures, at least 1. None: 1.
+        clip_skip : int, optional
+            Last layers of CLIP to leave out, at least 1. None: the model's own.
+        loras : iterable of Lora, path, or (path, multiplier)
+            Adapters for this call.
+        init_image, control_image : picture, optional
+            Picture to start from; ControlNet's hint. A Pillow image, a uint8 array (H, W, 3), a path or bytes; of the
+            result's size.
+        mask_image : picture, optional
+            White is drawn anew, black kept; needs `init_image`, of the same size.
+        strength : float, optional
+            How far to go away from `init_image`, 0 to 1. None: the engine's 0.75.
+        control_strength : float, optional
+            Weight of ControlNet. None: the engine's 0.9.
+        ref_images : sequence of pictures, optional
+            Reference pictures of editing models.
+        tiling, cache, hires, slg : optional
+            Decoding in tiles, reuse between steps, a second pass at a larger size, skip-layer guidance.
+        params : ImageParams, optional
+            Anything else, by its C name; the keywords above win.
+        on_log, on_progress : callable, optional
+            For this call, in place of the engine's own.
+
+        Returns
+        -------
+        Result
+            Its arrays own their native memory.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a bad argument, before anything native runs.
+        LoraError
+            If an adapter cannot be used.
+        GenerationError
+            If the engine reports failure.
+        NativeError
+            If native code failed in a way after which this engine cannot be used any more.
+        """
+        checked = as_loras(loras or (params and params.loras) or ())
+        given = _overlay(
+            params or ImageParams(),
+            ImageParams(
+                prompt=prompt,
+                negative_prompt=negative_prompt,
+                clip_skip=clip_skip,
+                width=width,
+                height=height,
+                strength=strength,
+                batch_count=batch_count,
+                control_strength=control_strength,
+                loras=checked or None,
+                init_image=None if init_image is None else as_rgb(init_image, "init_image"),
+                mask_image=None if mask_image is None else as_mask(mask_image, "mask_image"),
+                control_image=None if control_image is None else as_rgb(control_image, "control_image"),
+                ref_images=None if ref_images is None else [as_rgb(item, "ref_images") for item in ref_images],
+                vae_tiling_params=tiling,
+                cache=cache,
+                hires=hires,
+                sample_params=SampleParams(
+                    guidance=Guidance(txt_cfg=cfg_scale, distilled_guidance=guidance, slg=slg),
+                    scheduler=scheduler,
+                    sample_method=sampler,
+                    sample_steps=steps,
+                    eta=eta,
+                ),
+            ),
+        )
+        given = _check_image(replace(given, seed=_resolve_seed(seed if seed is not None else given.seed)))
+        started = time.perf_counter()
+        arrays = self._session.generate_image(given, on_log or self._on_log, on_progress or self._on_progress)
+        seconds = time.perf_counter() - started
+        _warn_of_size(given, arrays[0].shape)
+        assert given.seed is not None
+        seeds = [given.seed + index for index in range(len(arrays))]
+        return Result(arrays, seeds, given, checked, seconds)
+
+    def supports(self) -> dict[str, bool]:
+        """Tell what the loaded model can make: ``"image"`` and ``"video"``."""
+        return self._session.supports()
+
+    def close(self) -> None:
+        """Give the model's memory back; a second call does nothing."""
+        self._finalizer()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _overlay(base: _Params, top: _Params | None) -> _Params:
+    """Give `base` with the fields that are set in `top`; structs in structs are overlaid in turn."""
+    if top is None:
+        return base
+    changes: dict[str, Any] = {}
+    for name, value in top.given().items():
+        below = getattr(base, name)
+        changes[name] = _overlay(below, value) if isinstance(value, Struct) and below is not None else value
+    return replace(base, **changes)  # type: ignore[type-var]
+
+
+def _check_context(params: ContextParams) -> ContextParams:
+    files = {name: value for name, value in params.given().items() if name.endswith("_path")}
+    if not files.keys() & {"model_path", "diffusion_model_path"}:
+        raise ValueError("nothing to load: give model= or diffusion_model=")
+    for name, value in files.items():
+        if isinstance(value, (str, os.PathLike)) and not Path(value).expanduser().exists():
+            raise ValueError(f"{name.removesuffix('_path')}: {os.fspath(value)!r} does not exist")
+    _at_least(1, n_threads=params.n_threads)
+    expanded: dict[str, Any] = {name: Path(value).expanduser() for name, value in files.items()}
+    return replace(params, **expanded)
+
+
+def _check_image(params: ImageParams) -> ImageParams:
+    sample = params.sample_params or SampleParams()
+    _at_least(1, width=params.width, height=params.height, steps=sample.sample_steps, batch_count=params.batch_count)
+    if params.strength is not None and not 0 <= params.strength <= 1:
+        raise ValueError(f"strength must be from 0 to 1, not {params.strength!r}")
+    if params.mask_image is not None and params.init_image is None:
+        raise ValueError("mask_image needs init_image")
+    return params
+
+
+def _at_least(low: int, **values: int | None) -> None:
+    for name, value in values.items():
+        if value is not None and (isinstance(value, bool) or not hasattr(value, "__index__")):
+            raise TypeError(f"{name} must be an integer, not {value!r}")
+        if value is not None and value < low:
+            raise ValueError(f"{name} must be at least {low}, not {value!r}")
+
+
+def _resolve_seed(seed: int | None) -> int:
+    if seed is None:
+        return secrets.randbits(63)
+    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+        raise TypeError(f"seed must be an integer, not {seed!r}")
+    if seed > _MAX_SEED:
+        raise ValueError(f"seed must be at most {_MAX_SEED}, not {seed!r}")
+    return secrets.randbits(63) if seed < 0 else int(seed)
+
+
+def _warn_of_size(params: ImageParams, shape: tuple[int, ...]) -> None:
+    asked = params.height or shape[0], params.width or shape[1]
+    if params.hires is None and asked != shape[:2]:
+        warnings.warn(
+            f"asked for {asked[1]}x{asked[0]} pixels, the engine rounded up to {shape[1]}x{shape[0]}", stacklevel=3
+        )

@@ -1,0 +1,94 @@
+"""Every exception that sdcffi raises for native or environmental reasons.
+
+A caller's mistake (a value outside its legal set, a wrong type) is a plain `ValueError` or `TypeError`.
+All classes here are plain data and can be pickled.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BackendUnavailableError",
+    "BuildError",
+    "CancelledError",
+    "GenerationError",
+    "LayoutMismatchError",
+    "LibraryNotFoundError",
+    "LoraError",
+    "ModelLoadError",
+    "NativeAssertError",
+    "NativeError",
+    "OutOfMemoryError",
+    "SDError",
+    "UnsupportedParameterError",
+]
+
+
+class SDError(Exception):
+    """Base of all errors of sdcffi.
+
+    Parameters
+    ----------
+    message : str
+        What failed, what was tried, what to run.
+    log : tuple of str
+        The last lines of the native log, oldest first; empty where nothing native ran.
+    """
+
+    def __init__(self, message: str, log: tuple[str, ...] = ()) -> None:
+        super().__init__(message, log)
+        self.message = message
+        self.log = log
+
+    def __str__(self) -> str:
+        if not self.log:
+            return self.message
+        lines = "\n".join(f"  {line}" for line in self.log)
+        return f"{self.message}\nnative log, last {len(self.log)} lines:\n{lines}"
+
+
+class BuildError(SDError):
+    """The native library could not be built; the message names the missing piece and how to get it."""
+
+
+class LibraryNotFoundError(SDError):
+    """No usable native library; the message lists every candidate with its reason."""
+
+
+class LayoutMismatchError(SDError):
+    """The library, its declarations and its manifest do not belong together."""
+
+
+class BackendUnavailableError(SDError):
+    """The compute backend that was asked for cannot be had here."""
+
+
+class NativeError(SDError):
+    """Native code raised an exception; the engine it happened in cannot be used any more."""
+
+
+class NativeAssertError(NativeError):
+    """An assertion of the engine failed (expression, file and line stand in the message)."""
+
+
+class OutOfMemoryError(NativeError):
+    """Native code could not allocate memory."""
+
+
+class ModelLoadError(SDError):
+    """The engine could not load the model files."""
+
+
+class GenerationError(SDError):
+    """The engine reported that it could not draw the picture."""
+
+
+class LoraError(SDError):
+    """A LoRA file cannot be used."""
+
+
+class CancelledError(SDError):
+    """The call was stopped because somebody asked for it."""
+
+
+class UnsupportedParameterError(SDError):
+    """A parameter was set that the built engine does not have."""

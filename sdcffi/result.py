@@ -1,0 +1,106 @@
+"""What a call returns."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .images import to_pillow
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from .lora import Lora
+    from .params import ImageParams, StrPath
+
+__all__ = ["Result"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Pictures of one call, and what made them.
+
+    Attributes
+    ----------
+    arrays : list of uint8 arrays (H, W, 3)
+        Views on the engine's own memory, not copies; each picture's memory lives as long as a view on it, also after
+        the engine was closed.
+    seeds : list of int
+        Seed of each picture.
+    parameters : ImageParams
+        What was asked for, the seed resolved.
+    loras : tuple of Lora
+        The adapters, with absolute paths.
+    seconds : float
+        Wall time of the call.
+    """
+
+    arrays: list[NDArray[np.uint8]]
+    seeds: list[int]
+    parameters: ImageParams
+    loras: tuple[Lora, ...]
+    seconds: float
+
+    @cached_property
+    def images(self) -> list[Image.Image]:
+        """Pillow images, copied from `arrays` at the first access."""
+        return [to_pillow(array) for array in self.arrays]
+
+    def save(self, pattern: StrPath) -> list[Path]:
+        """Write the pictures; the file's ending chooses the format (PNG, JPEG, WebP, ...).
+
+        Parameters
+        ----------
+        pattern : path
+            With several pictures, ``{index}`` and ``{seed}`` in it are replaced; without them, ``out.png`` becomes
+            ``out_0.png``, ``out_1.png``, ... Files are written to a temporary name and moved, so that an existing
+            file is replaced whole or not at all.
+
+        Returns
+        -------
+        list of Path
+            The files, in the order of the pictures.
+
+        Raises
+        ------
+        ValueError
+            If the ending is no picture format, or the directory does not exist.
+        """
+        paths = [self._path(Path(pattern).expanduser(), index) for index in range(len(self.arrays))]
+        for path, image in zip(paths, self.images, strict=True):
+            _write(image, path)
+        return paths
+
+    def _path(self, pattern: Path, index: int) -> Path:
+        name = pattern.name.replace("{index}", str(index)).replace("{seed}", str(self.seeds[index]))
+        if name == pattern.name and len(self.arrays) > 1:
+            name = f"{pattern.stem}_{index}{pattern.suffix}"
+        return pattern.with_name(name)
+
+
+def _write(image: Image.Image, path: Path) -> None:
+    from PIL import Image
+
+    formats = Image.registered_extensions()
+    if formats.get(path.suffix.lower()) not in Image.SAVE:
+        legal = ", ".join(ending for ending, name in sorted(formats.items()) if name in Image.SAVE)
+        raise ValueError(f"{path} does not end like a picture; legal endings: {legal}")
+    if not path.parent.is_dir():
+        raise ValueError(f"directory {path.parent} does not exist")
+    descriptor, temporary = tempfile.mkstemp(suffix=path.suffix, prefix=f".{path.stem}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            image.save(file, format=formats[path.suffix.lower()])
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

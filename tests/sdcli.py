@@ -1,0 +1,46 @@
+"""Run upstream's own command line, built from the same patched source: the reference of the tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from sdcffi.demo import DemoModel
+
+Pixels = npt.NDArray[np.uint8]
+
+THREADS = 2  # the same on both sides of a comparison, and few, since idle ggml threads spin
+FLAGS = {"sampler": "--sampling-method"}  # where sd-cli's flag is not the keyword with dashes
+
+
+@dataclass(frozen=True)
+class SdCli:
+    """The program at `path`."""
+
+    path: Path
+
+    def command(self, model: DemoModel, output: Path, **parameters: Any) -> list[str]:
+        """The command line that draws with `model`; parameters are named as for `Engine` and `Engine.generate`."""
+        arguments = {**model.engine_arguments(), "threads": THREADS, **parameters, "output": output}
+        flags = [(FLAGS.get(name, "--" + name.replace("_", "-")), str(value)) for name, value in arguments.items()]
+        return [str(self.path), *(word for flag in flags for word in flag)]
+
+    def draw(self, model: DemoModel, directory: Path, **parameters: Any) -> list[Pixels]:
+        """Draw into `directory` and read the pictures back, in the order of the batch."""
+        run(self.command(model, directory / "sd-cli.png", **parameters))
+        return [np.asarray(Image.open(path).convert("RGB")) for path in sorted(directory.glob("sd-cli*.png"))]
+
+
+def run(command: list[str]) -> str:
+    """Run sd-cli, check that it succeeded and give its log."""
+    environment = {**os.environ, "GGML_NO_BACKTRACE": "1"}
+    done = subprocess.run(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}"
+    return done.stdout

@@ -1,0 +1,511 @@
+"""The build command, on a small stand-in for upstream that compiles in a second."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from sdcffi import BuildError
+from sdcffi._build import bootstrap, toolkits
+from sdcffi._build.compilers import find_compiler
+from sdcffi._build.cpu import cpu_definitions
+from sdcffi._build.digests import file_digest
+from sdcffi._build.manifest import is_intact, read_manifest
+from sdcffi._build.pipeline import compile_native, publish
+from sdcffi._build.plan import BuildPlan, make_plan
+from sdcffi._build.request import BuildRequest
+from sdcffi._build.sources import locate_source
+from sdcffi._build.verify import check_devices
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+HEADER = """\
+#include <stdint.h>
+#define SD_API __attribute__((visibility("default")))
+typedef struct { int32_t width; float cfg; } sd_thing_t;
+SD_API int sd_answer(const sd_thing_t* thing);
+"""
+ENGINE = '#include "../include/stable-diffusion.h"\nint sd_answer(const sd_thing_t* thing) { return thing->width; }\n'
+CMAKE_LISTS = """\
+cmake_minimum_required(VERSION 3.20)
+project(stand-in LANGUAGES C CXX)
+set(CMAKE_LIBRARY_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/bin")
+foreach(name stable-diffusion sdcffi-ggml sdcffi-ggml-base)
+    add_library(${name} SHARED "${SDCFFI_UPSTREAM}/src/engine.c")
+endforeach()
+add_library(ggml-cpu MODULE "${SDCFFI_UPSTREAM}/src/engine.c")
+foreach(step one two)
+    add_custom_command(OUTPUT ${step} DEPENDS ${previous} COMMAND @PYTHON@ @STEP@ ${step} VERBATIM)
+    set(previous ${step})
+endforeach()
+add_custom_target(native ALL DEPENDS two stable-diffusion sdcffi-ggml sdcffi-ggml-base ggml-cpu)
+"""
+STEP = """\
+import pathlib, sys, time
+here, name = pathlib.Path(__file__).parent, sys.argv[1]
+with open(here / "trace", "a") as trace:
+    trace.write(name + " ")
+while name == "two" and (here / "hold").exists():
+    time.sleep(0.05)
+if (here / "disk-full").exists():
+    pathlib.Path("/dev/full").write_text("x")
+pathlib.Path(name).touch()
+"""
+DRIVER = """\
+import sys
+from pathlib import Path
+from sdcffi._build.pipeline import compile_native
+from sdcffi._build.plan import make_plan
+from sdcffi._build.request import BuildRequest
+compile_native(make_plan(BuildRequest.from_arguments(sys.argv[2:]), Path(sys.argv[1])))
+"""
+PATCH = """\
+Subject: Answer otherwise
+Upstream-issue: not reported
+Needed-when: src/engine.c: return thing->width;
+Test: tests/test_build.py
+
+--- a/src/engine.c
++++ b/src/engine.c
+@@ -1,2 +1,2 @@
+ #include "../include/stable-diffusion.h"
+-int sd_answer(const sd_thing_t* thing) { return thing->width; }
++int sd_answer(const sd_thing_t* thing) { return thing->width + 1; }
+"""
+
+
+class StandIn:
+    """A small upstream and small C sources of ours; `tools` holds what its build steps read and write."""
+
+    def __init__(self, directory: Path) -> None:
+        self.upstream, self.csrc, self.tools = (directory / name for name in ("upstream", "csrc", "tools"))
+        files = {
+            self.upstream / "include/stable-diffusion.h": HEADER,
+            self.upstream / "src/engine.c": ENGINE,
+            self.upstream / "ggml/CMakeLists.txt": "",
+            self.csrc / "guard.h": "typedef struct { char text[8]; } sdg_error;\nSD_API int sdg_answer(void);\n",
+            self.csrc / "upstream.toml": (ROOT / "csrc/upstream.toml").read_text(),
+            self.csrc / "patches/0001-answer.patch": PATCH,
+            self.tools / "step.py": STEP,
+            self.csrc / "CMakeLists.txt": CMAKE_LISTS.replace("@PYTHON@", f'"{sys.executable}"').replace(
+                "@STEP@", f'"{self.tools}/step.py"'
+            ),
+        }
+        for path, text in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    def plan(self, *arguments: str) -> BuildPlan:
+        return make_plan(BuildRequest.from_arguments(self.arguments(*arguments)), self.csrc)
+
+    def arguments(self, *arguments: str) -> list[str]:
+        return ["--backend", "cpu", "--source", str(self.upstream), *arguments]
+
+    def start(self) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", DRIVER, str(self.csrc), *self.arguments()]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+
+    @property
+    def trace(self) -> list[str]:
+        trace = self.tools / "trace"
+        return trace.read_text().split() if trace.exists() else []
+
+    def wait_for(self, step: str) -> None:
+        deadline = time.monotonic() + 30
+        while step not in self.trace:
+            assert time.monotonic() < deadline, f"the build never came to step {step}"
+            time.sleep(0.05)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SDCFFI_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> StandIn:
+    return StandIn(tmp_path)
+
+
+@pytest.fixture
+def only_compilers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """PATH with cc and c++, nothing else, and none of the variables that name toolkits."""
+    directory = tmp_path / "programs"
+    directory.mkdir()
+    for name in ("cc", "c++"):
+        (directory / name).symlink_to(str(shutil.which(name)))
+    monkeypatch.setenv("PATH", str(directory))
+    for name in ("CC", "CXX", "CUDACXX", "CUDA_PATH", "VULKAN_SDK"):
+        monkeypatch.delenv(name, raising=False)
+    return directory
+
+
+def test_dry_run_tells_the_whole_plan_and_writes_nothing(cache: Path) -> None:
+    command = [sys.executable, str(ROOT / "build_native.py"), "--dry-run", "--backend", "cpu", "--with-cli"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for part in ("stable-diffusion-cpp-python==0.4.7", "998d1957", "pip download", "-DSDCFFI_WITH_CLI=ON", "ninja -C"):
+        assert part in done.stdout
+    for patch in (ROOT / "csrc/patches").glob("*.patch"):
+        assert patch.name in done.stdout
+    assert not cache.exists()
+
+
+def test_dry_run_of_a_directory_says_which_patches_it_needs(stand_in: StandIn) -> None:
+    assert "0001-answer.patch: needed" in stand_in.plan("--dry-run").describe()
+    (stand_in.upstream / "src/engine.c").write_text("int sd_answer;\n")
+    assert "0001-answer.patch: not needed" in stand_in.plan("--dry-run").describe()
+
+
+def test_an_unknown_backend_names_the_legal_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        BuildRequest.from_arguments(["--backend", "cpu,gpu"])
+    assert "'gpu' (legal: cpu, cuda, metal, vulkan, hip, sycl, opencl, musa" in capsys.readouterr().err
+
+
+def test_config_settings_are_the_options(tmp_path: Path) -> None:
+    settings = {"backend": "cpu,vulkan", "cpu": "portable", "jobs": ["2", "3"], "with-cli": "true"}
+    request = BuildRequest.from_settings(settings)
+    assert (request.backends, request.cpu, request.jobs, request.with_cli) == (("cpu", "vulkan"), "portable", 3, True)
+    assert BuildRequest.from_settings(request.settings()).backends == ("cpu", "vulkan")
+
+
+def test_no_compiler_says_how_to_get_one(stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BuildError, match=r"no C and C\+\+ compiler(.|\n)*apt install build-essential(.|\n)*dnf"):
+        stand_in.plan()
+
+
+def test_cuda_without_nvcc(stand_in: StandIn, only_compilers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toolkits, "_CUDA_HOME", only_compilers)
+    with pytest.raises(BuildError, match=r"backend cuda(.|\n)*no nvcc(.|\n)*apt install"):
+        stand_in.plan("--backend", "cpu,cuda")
+
+
+@pytest.fixture
+def nvcc_alone(only_compilers: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A toolkit of nvcc, as pip or a slim image has it."""
+    nvcc = only_compilers.parent / "cuda/bin/nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.symlink_to("/bin/true")
+    monkeypatch.setattr(toolkits, "_CUDA_HOME", nvcc.parents[1])
+    monkeypatch.setattr(toolkits, "_site_packages", lambda: [])
+    return nvcc
+
+
+def test_cuda_without_cublas(stand_in: StandIn, nvcc_alone: Path) -> None:
+    with pytest.raises(BuildError, match=r"without cuBLAS(.|\n)*pip install nvidia-cublas"):
+        stand_in.plan("--backend", "cuda")
+
+
+def test_cublas_of_the_python_package_will_do(
+    stand_in: StandIn, nvcc_alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "site-packages/nvidia/cu13"
+    for name in ("include/cublas_v2.h", "lib/libcublas.so.13", "lib/libcublasLt.so.13"):
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).touch()
+    monkeypatch.setenv(bootstrap.ORIGINAL_PATH, str(tmp_path / "site-packages"))
+    options = stand_in.plan("--backend", "cuda", "--cuda-arch", "86,90").options
+    assert options["SD_CUDA"] == "ON"
+    assert options["CUDA_cublas_LIBRARY"] == str(package / "lib/libcublas.so.13")
+    assert options["CMAKE_CUDA_ARCHITECTURES"] == "86;90"
+    assert str(package / "include") in options["CMAKE_CUDA_FLAGS"]
+
+
+def test_vulkan_without_glslc_names_only_glslc(
+    stand_in: StandIn, only_compilers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "include/vulkan").mkdir(parents=True)
+    (tmp_path / "include/vulkan/vulkan.hpp").touch()
+    monkeypatch.setenv("CPATH", str(tmp_path / "include"))
+    with pytest.raises(BuildError, match=r"no glslc(.|\n)*apt install glslc") as caught:
+        stand_in.plan("--backend", "vulkan")
+    assert "headers" not in str(caught.value)
+
+
+def test_auto_says_why_each_other_backend_is_left_out(stand_in: StandIn, only_compilers: Path) -> None:
+    plan = stand_in.plan("--backend", "auto", "--dry-run")
+    left_out = {remark.split(":")[0].removeprefix("no ") for remark in plan.remarks}
+    assert left_out | set(plan.backends) == {"cpu", "cuda", "metal", "vulkan", "hip", "sycl", "opencl", "musa"}
+    assert all("toolkit missing" in remark or "device missing" in remark for remark in plan.remarks)
+
+
+def test_a_native_build_names_the_instruction_sets_of_this_machine() -> None:
+    options = cpu_definitions("native", find_compiler())
+    assert options["GGML_NATIVE"] == "OFF"
+    flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
+    for option, flag in {"GGML_AVX2": "avx2", "GGML_FMA": "fma", "GGML_AVX512_BF16": "avx512_bf16"}.items():
+        if option in options:
+            assert options[option] == ("ON" if flag in flags else "OFF")
+
+
+def test_a_portable_build_has_all_variants() -> None:
+    assert cpu_definitions("portable", find_compiler())["GGML_CPU_ALL_VARIANTS"] == "ON"
+
+
+def test_a_wrong_digest_gives_both(cache: Path) -> None:
+    source = locate_source("pypi", ROOT / "csrc", cache)
+    source.location.parent.mkdir(parents=True)
+    source.location.write_bytes(b"something else")
+    with pytest.raises(BuildError, match="wrong sha256") as caught:
+        source.fetch()
+    assert str(source.sha256) in str(caught.value)
+    assert file_digest(source.location) in str(caught.value)
+
+
+def test_without_network_the_way_out_is_told(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    for name, value in {"INDEX_URL": "http://127.0.0.1:9/", "FIND_LINKS": "", "RETRIES": "0", "TIMEOUT": "1"}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    with pytest.raises(BuildError, match=r"could not be downloaded.*--source PATH(.|\n)*pip download"):
+        locate_source("pypi", ROOT / "csrc", cache).fetch()
+    assert not list(cache.rglob("*.tar.gz"))
+
+
+def test_the_key_depends_on_source_patches_options_and_compiler(
+    stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [stand_in.plan().key]
+    assert stand_in.plan("--jobs", "1", "--output", str(tmp_path)).key == keys[0]
+    keys += [stand_in.plan("--with-cli").key, stand_in.plan("--cpu", "portable").key]
+    compiler = tmp_path / "my-c++"
+    compiler.symlink_to(str(shutil.which("c++")))
+    with monkeypatch.context() as context:
+        context.setenv("CXX", str(compiler))
+        keys.append(stand_in.plan().key)
+    for changed in (stand_in.upstream / "src/engine.c", stand_in.csrc / "patches/0001-answer.patch"):
+        with changed.open("a") as file:
+            file.write("\n")
+        keys.append(stand_in.plan().key)
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_build_holds_what_its_manifest_says(stand_in: StandIn) -> None:
+    native = compile_native(stand_in.plan())
+    manifest = read_manifest(native)
+    names = {path.name for path in native.iterdir()} - {"manifest.json"}
+    assert manifest["files"] == {name: file_digest(native / name) for name in names}
+    assert manifest["library"] in names
+    assert manifest["backends"] == {"cpu": [next(name for name in names if "ggml-cpu" in name)]}
+    assert manifest["patches"] == ["0001-answer.patch"]
+    assert manifest["cli"] is None
+    assert "sdg_answer" in (native / "cdef.h").read_text()
+    assert "attribute" not in (native / "cdef.h").read_text()
+
+
+def test_structs_and_fields_are_listed_for_the_layout_table(stand_in: StandIn) -> None:
+    plan = stand_in.plan()
+    compile_native(plan)
+    lines = (plan.generated / "layout_fields.inc").read_text().split("\n")
+    assert lines[:3] == ["STRUCT(sd_thing_t)", "FIELD(sd_thing_t, width)", "FIELD(sd_thing_t, cfg)"]
+
+
+def test_the_users_own_checkout_is_not_touched(stand_in: StandIn) -> None:
+    before = {path: path.read_bytes() for path in stand_in.upstream.rglob("*") if path.is_file()}
+    compile_native(stand_in.plan())
+    assert {path: path.read_bytes() for path in stand_in.upstream.rglob("*") if path.is_file()} == before
+
+
+def test_an_archive_is_a_source_too(stand_in: StandIn, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "upstream.tar.gz", "w:gz") as archive:
+        archive.add(stand_in.upstream, "release-1.0/vendor/upstream")
+    native = compile_native(stand_in.plan("--source", str(tmp_path / "upstream.tar.gz")))
+    assert read_manifest(native)["upstream"]["sha256"] == file_digest(tmp_path / "upstream.tar.gz")
+
+
+def test_a_truncated_archive_is_refused_and_leaves_no_tree(stand_in: StandIn, tmp_path: Path, cache: Path) -> None:
+    archive = tmp_path / "upstream.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(stand_in.upstream, "upstream")
+    archive.write_bytes(archive.read_bytes()[:-40])
+    plan = stand_in.plan("--source", str(archive))
+    with pytest.raises(BuildError, match="cannot be unpacked"):
+        compile_native(plan)
+    assert not plan.tree.exists()
+
+
+def _git(*arguments: str, cwd: Path) -> str:
+    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    return subprocess.run(["git", *identity, *arguments], cwd=cwd, check=True, capture_output=True, text=True).stdout
+
+
+def test_git_builds_the_revision_that_was_named(stand_in: StandIn) -> None:
+    _git("init", "--quiet", cwd=stand_in.upstream)
+    _git("add", ".", cwd=stand_in.upstream)
+    _git("commit", "--quiet", "-m", "one", cwd=stand_in.upstream)
+    _git("tag", "v1", cwd=stand_in.upstream)
+    (stand_in.upstream / "src/engine.c").write_text("not C\n")
+    _git("commit", "--quiet", "-am", "two", cwd=stand_in.upstream)
+    native = compile_native(stand_in.plan("--source", "git@v1", "--git-url", str(stand_in.upstream)))
+    assert _git("rev-parse", "v1", cwd=stand_in.upstream).startswith(read_manifest(native)["upstream"]["commit"])
+
+
+def test_git_out_of_reach_says_what_was_tried(stand_in: StandIn, tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=r"could not be fetched.*--source PATH(.|\n)*git .*fetch"):
+        stand_in.plan("--source", "git", "--git-url", str(tmp_path / "nowhere"))
+
+
+def test_a_second_build_is_taken_from_the_cache(stand_in: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    compile_native(stand_in.plan())
+    capsys.readouterr()
+    compile_native(stand_in.plan())
+    assert "taken from the cache" in capsys.readouterr().err
+    assert stand_in.trace == ["one", "two"]
+
+
+def test_clean_builds_again(stand_in: StandIn) -> None:
+    compile_native(stand_in.plan())
+    compile_native(stand_in.plan("--clean"))
+    assert stand_in.trace == ["one", "two"] * 2
+
+
+def test_a_damaged_cache_is_not_believed(stand_in: StandIn) -> None:
+    native = compile_native(stand_in.plan())
+    (native / "cdef.h").write_text("damaged")
+    assert not is_intact(native)
+    assert "sdg_answer" in (compile_native(stand_in.plan()) / "cdef.h").read_text()
+
+
+def test_two_builds_at_once_compile_once(stand_in: StandIn) -> None:
+    (stand_in.tools / "hold").touch()
+    first = stand_in.start()
+    stand_in.wait_for("two")
+    second = stand_in.start()
+    assert second.stderr is not None
+    assert "waiting" in second.stderr.readline()
+    (stand_in.tools / "hold").unlink()
+    said = [process.communicate(timeout=60)[1] for process in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0), said
+    assert "taken from the cache" in said[1]
+    assert stand_in.trace == ["one", "two"]
+
+
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_build_goes_on_where_it_stopped(stand_in: StandIn, blow: signal.Signals) -> None:
+    (stand_in.tools / "hold").touch()
+    process = stand_in.start()
+    stand_in.wait_for("two")
+    process.send_signal(blow)
+    process.communicate(timeout=60)
+    assert process.returncode
+    assert not stand_in.plan().native.exists()
+    (stand_in.tools / "hold").unlink()
+    assert is_intact(compile_native(stand_in.plan()))
+    assert stand_in.trace == ["one", "two", "two"]
+
+
+def test_a_half_unpacked_tree_is_not_taken_for_a_whole_one(stand_in: StandIn) -> None:
+    plan = stand_in.plan()
+    partial = plan.tree.with_name(f"{plan.tree.name}.partial")
+    (partial / "include").mkdir(parents=True)
+    (partial / "include/stable-diffusion.h").write_text("#error half\n")
+    assert is_intact(compile_native(plan))
+    assert not partial.exists()
+
+
+def test_a_compiler_error_is_shown_with_the_log(stand_in: StandIn) -> None:
+    (stand_in.upstream / "src/engine.c").write_text("int sd_answer = nonsense;\n")
+    plan = stand_in.plan()
+    with pytest.raises(BuildError, match=r"engine\.c.*error: .*nonsense") as caught:
+        compile_native(plan)
+    assert str(plan.log) in str(caught.value)
+    assert plan.log.is_file()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+def test_a_full_disk_met_by_the_compiler_is_told_with_the_space_left(stand_in: StandIn, cache: Path) -> None:
+    (stand_in.tools / "disk-full").touch()
+    with pytest.raises(BuildError, match=rf"^No space left on device: {cache} has \d+ MiB free"):
+        compile_native(stand_in.plan())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+def test_a_full_disk_met_by_ourselves_is_told_too(stand_in: StandIn) -> None:
+    plan = stand_in.plan()
+    plan.workspace.mkdir(parents=True)
+    plan.log.symlink_to("/dev/full")
+    with pytest.raises(BuildError, match=r"^No space left on device: .* MiB free"):
+        compile_native(plan)
+
+
+def test_a_new_build_replaces_the_old_one_whole(stand_in: StandIn, tmp_path: Path) -> None:
+    native, output = compile_native(stand_in.plan()), tmp_path / "output"
+    publish(native, output)
+    (output / "left-over.so").touch()
+    publish(native, output)
+    assert {path.name for path in output.iterdir()} == {path.name for path in native.iterdir()}
+
+
+def test_an_output_directory_with_other_things_is_refused(stand_in: StandIn, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/thesis.tex").touch()
+    with pytest.raises(BuildError, match="not empty"):
+        publish(compile_native(stand_in.plan()), tmp_path / "home")
+    assert (tmp_path / "home/thesis.tex").exists()
+
+
+def test_a_backend_without_device_is_an_error() -> None:
+    cpu = {"name": "CPU", "description": "a processor", "backend": "CPU", "type": "cpu"}
+    check_devices(("cpu",), [cpu])
+    with pytest.raises(BuildError, match=r"backend cuda .*finds no CUDA device.*--allow-missing-device"):
+        check_devices(("cpu", "cuda"), [cpu])
+
+
+def test_the_build_package_needs_the_standard_library_only() -> None:
+    program = "import sys; sys.path.append(sys.argv[1]); from sdcffi._build import bootstrap; bootstrap.is_complete()"
+    subprocess.run([sys.executable, "-I", "-S", "-c", program, str(ROOT)], check=True)
+
+
+def test_the_bootstrap_installs_what_pyproject_requires() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    requires = {line for line in project["build-system"]["requires"] if not line.startswith("hatchling")}
+    assert requires == set(bootstrap.REQUIREMENTS.values())
+
+
+def test_a_wheel_carries_the_build_and_fits_every_python(stand_in: StandIn, tmp_path: Path) -> None:
+    native = compile_native(stand_in.plan())
+    program = "import sys, hatchling.build; print(hatchling.build.build_wheel(sys.argv[1]))"
+    environment = {**os.environ, "SDCFFI_WHEEL_NATIVE": str(native), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
+    name = done.stdout.split()[-1]
+    assert name.startswith("sdcffi-0.1.0-py3-none-")
+    assert not name.endswith("-any.whl")
+    with zipfile.ZipFile(tmp_path / name) as wheel:
+        files = set(wheel.namelist())
+        manifest = json.loads(wheel.read("sdcffi/_native/manifest.json"))
+    native_files = {file for file in files if file.startswith("sdcffi/_native/")}
+    assert native_files == {f"sdcffi/_native/{name}" for name in [*manifest["files"], "manifest.json"]}
+    ours = {"sdcffi/py.typed", "sdcffi/csrc/guard.cpp", "sdcffi/csrc/upstream.toml", "sdcffi/_build/plan.py"}
+    assert ours <= files
+    assert len([file for file in files if file.endswith(".patch")]) == len(list(ROOT.glob("csrc/patches/*.patch")))
+
+
+@pytest.mark.slow
+def test_pip_builds_and_installs_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SDCFFI_CACHE")
+    pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(tmp_path)]
+    subprocess.run([*pip, "-C", "backend=cpu", str(ROOT)], check=True)
+    (wheel,) = tmp_path.glob("sdcffi-*.whl")
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    python = tmp_path / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    subprocess.run([str(python), "-m", "pip", "install", "--quiet", str(wheel)], check=True)
+    info = [str(python), "-m", "sdcffi", "info", "--json"]
+    done = subprocess.run(info, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout)["layout"] == "ok"

@@ -1,0 +1,61 @@
+"""Which native build is used, and what is said when there is none."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sdcffi import _locate
+from sdcffi._library import load
+from sdcffi._locate import locate
+from sdcffi.errors import LibraryNotFoundError
+
+
+@pytest.fixture
+def other_build(tmp_path: Path) -> Path:
+    copy = tmp_path / "other"
+    shutil.copytree(locate().directory, copy, ignore=shutil.ignore_patterns("sd-cli*"))
+    return copy
+
+
+def test_the_argument_wins_over_the_environment(other_build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SDCFFI_LIBRARY", "/does/not/exist")
+    assert locate(other_build).directory == other_build.resolve()
+    assert locate(other_build / "cdef.h").directory == other_build.resolve()
+
+
+def test_the_environment_wins_over_the_package(other_build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SDCFFI_LIBRARY", str(other_build))
+    assert locate().directory == other_build.resolve()
+
+
+@pytest.mark.parametrize("by", ["argument", "environment"])
+def test_an_explicit_choice_never_falls_through(by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if by == "environment":
+        monkeypatch.setenv("SDCFFI_LIBRARY", str(tmp_path))
+    with pytest.raises(LibraryNotFoundError, match=r"holds no manifest\.json") as caught:
+        locate(tmp_path if by == "argument" else None)
+    assert "package's own build" not in str(caught.value)
+
+
+def test_without_any_build_every_candidate_and_the_command_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SDCFFI_LIBRARY", raising=False)
+    monkeypatch.setattr(_locate, "PACKAGE_BUILD", tmp_path / "nothing")
+    with pytest.raises(LibraryNotFoundError) as caught:
+        locate()
+    message = str(caught.value)
+    assert "argument library: not given" in message
+    assert "SDCFFI_LIBRARY: not given" in message
+    assert f"{tmp_path / 'nothing'} does not exist" in message
+    assert "python -m sdcffi build" in message
+
+
+def test_a_process_has_one_native_library(other_build: Path) -> None:
+    first = load()
+    assert load() is first
+    with pytest.raises(LibraryNotFoundError, match="has already loaded"):
+        load(other_build)
