@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from .errors import SDError
 from .events import Log, Progress
 
 if TYPE_CHECKING:
@@ -115,16 +116,26 @@ def listening(
 ) -> Iterator[Events]:
     """Send the engine's callbacks to new `Events` for the time of the block; the caller holds `library.lock`.
 
-    An exception that a caller's function raised replaces whatever the block raised because of it.
+    Freeing (phase ``"free"``) may happen inside another call, when the garbage collector runs in a callback.
+
+    Raises
+    ------
+    SDError
+        If a callback makes another native call: the engine cannot be entered twice.
+    BaseException
+        What a caller's function raised, in place of whatever the block raised because of it.
     """
     if id(library) not in _installed:
         _installed[id(library)] = _Trampolines(library)
     trampolines = _installed[id(library)]
     events = Events(phase, on_log, on_progress)
-    outer, trampolines.events = trampolines.events, events
-    lib, null = library.lib, library.ffi.NULL
-    lib.sdg_reset_cancel()
-    lib.sdg_set_callbacks(trampolines.on_log, trampolines.on_progress, null)
+    outer, lib, null = trampolines.events, library.lib, library.ffi.NULL
+    if outer is None:
+        lib.sdg_reset_cancel()
+        lib.sdg_set_callbacks(trampolines.on_log, trampolines.on_progress, null)
+    elif phase != "free":
+        raise SDError("a callback cannot call the engine: it is at work on this thread")
+    trampolines.events = events
     try:
         yield events
     except Exception:

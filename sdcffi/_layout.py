@@ -49,17 +49,14 @@ def check_layout(declared: Mapping[str, StructLayout], compiled: Mapping[str, St
     LayoutMismatchError
         Naming the first struct and field that differ, with both values.
     """
-    for name in sorted(declared.keys() ^ compiled.keys()):
-        side, other = ("declarations", "library") if name in declared else ("library", "declarations")
-        raise LayoutMismatchError(f"struct {name} stands in the {side} but not in the {other}. {_ADVICE}")
+    _same_names("struct ", "", declared, compiled)
+    for name, ours in declared.items():  # names before numbers: a lost field also moves those of outer structs
+        _same_names("", f"{name}.", ours.fields, compiled[name].fields)
     for name, ours in declared.items():
         theirs = compiled[name]
-        for key in sorted(ours.fields.keys() ^ theirs.fields.keys()):
-            side, other = ("declarations", "library") if key in ours.fields else ("library", "declarations")
-            raise LayoutMismatchError(f"{name}.{key} stands in the {side} but not in the {other}. {_ADVICE}")
         for key, (offset, size) in ours.fields.items():
             if (offset, size) != theirs.fields[key]:
-                there = "offset {} and size {}".format(*theirs.fields[key])
+                there = "offset {} with size {}".format(*theirs.fields[key])
                 raise LayoutMismatchError(
                     f"{name}.{key} is declared at offset {offset} with size {size}, the library has it at {there}."
                     f" {_ADVICE}"
@@ -68,6 +65,12 @@ def check_layout(declared: Mapping[str, StructLayout], compiled: Mapping[str, St
             raise LayoutMismatchError(
                 f"struct {name} is declared with {ours.size} bytes, the library has {theirs.size}. {_ADVICE}"
             )
+
+
+def _same_names(kind: str, prefix: str, declared: Mapping[str, object], compiled: Mapping[str, object]) -> None:
+    for name in sorted(declared.keys() ^ compiled.keys()):
+        side, other = ("declarations", "library") if name in declared else ("library", "declarations")
+        raise LayoutMismatchError(f"{kind}{prefix}{name} stands in the {side} but not in the {other}. {_ADVICE}")
 
 
 _ADVICE = "The library and its cdef.h do not belong together; build both again: python -m sdcffi build"

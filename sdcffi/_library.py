@@ -31,6 +31,9 @@ from .errors import (
 __all__ = ["Device", "Library", "load"]
 
 
+_BACKENDS = {"mtl": "metal", "rocm": "hip"}  # ggml's registry names that are not the backends' build names
+
+
 @dataclass(frozen=True)
 class Device:
     """A compute device that the loaded backends offer.
@@ -158,7 +161,7 @@ class Library:
         return Device(
             self.text(row.name),
             self.text(row.description),
-            self.text(row.backend).lower(),
+            _BACKENDS.get(registry := self.text(row.backend).lower(), registry),
             self.text(row.type),
             int(row.memory_free),
             int(row.memory_total),
@@ -263,7 +266,7 @@ def _declarations(build: NativeBuild) -> Any:
 
 @contextmanager
 def _no_debugger() -> Iterator[None]:
-    """ggml's static initialiser installs a terminate handler that forks a debugger, unless this variable is set."""
+    """Keep ggml's static initialiser from installing a terminate handler that forks a debugger."""
     before = os.environ.get("GGML_NO_BACKTRACE")
     os.environ["GGML_NO_BACKTRACE"] = "1"
     try:

@@ -103,7 +103,7 @@ class Session:
             context, self._context = self._context, None
             if context is None or self._poison is not None:
                 return
-            with listening(library) as events:
+            with listening(library, "free") as events:
                 library.check(
                     lambda error: library.lib.sdg_free_context(context, error),
                     NativeError,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -102,6 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run: Callable[[argparse.Namespace], None] = options.run
         run(options)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return _fail("interrupted", _INTERRUPTED)
     except (ValueError, TypeError) as error:
@@ -110,6 +112,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in error.log if options.verbose else ():
             print(line, file=sys.stderr)
         return _fail(error.message, _FAILURE)
+    except BrokenPipeError:  # whoever read our output has gone; Python would complain again when it flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _FAILURE
     except OSError as error:
         return _fail(str(error), _FAILURE)
     return 0

@@ -165,7 +165,7 @@ def run(
     arguments = model.engine_arguments()
     with Engine(**arguments, threads=threads, backend=backend, on_progress=on_progress, on_log=on_log) as engine:
         clock.lap("load")
-        draw = {"width": width, "height": height, "steps": steps, "seed": seed, "cfg_scale": 1.0}
+        draw: dict[str, Any] = {"width": width, "height": height, "steps": steps, "seed": seed, "cfg_scale": 1.0}
         base = engine.generate(prompt, **draw)
         clock.lap("base")
         with_lora = engine.generate(prompt, loras=[Lora(model.lora)], **draw)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import secrets
 import time
 import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from ._library import Device, load
 from ._session import Session, open_backend
+from ._validate import check_context, check_image, resolve_seed
 from .images import ImageLike, as_mask, as_rgb
 from .lora import LoraLike, as_loras
 from .params import (
@@ -27,7 +26,6 @@ from .params import (
     SampleParams,
     SkipLayerGuidance,
     StrPath,
-    Struct,
     Tiling,
 )
 from .result import Result
@@ -37,9 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine"]
 
-_Params = TypeVar("_Params", bound=Struct)
-
-_MAX_SEED = (1 << 63) - 1
+# The engine's defaults of these two crash it on image input and on the second call.
+_USABLE = ContextParams(vae_decode_only=False, free_params_immediately=False)
 
 
 class Engine:
@@ -143,41 +140,37 @@ class Engine:
         on_log: LogFunction | None = None,
         on_progress: ProgressFunction | None = None,
     ) -> None:
-        params = _overlay(
-            # The engine's defaults of these two crash it on image input and on the second call.
-            _overlay(ContextParams(vae_decode_only=False, free_params_immediately=False), context),
-            ContextParams(
-                model_path=model,
-                diffusion_model_path=diffusion_model,
-                high_noise_diffusion_model_path=high_noise_diffusion_model,
-                vae_path=vae,
-                taesd_path=taesd,
-                clip_l_path=clip_l,
-                clip_g_path=clip_g,
-                t5xxl_path=t5xxl,
-                llm_path=llm,
-                clip_vision_path=clip_vision,
-                llm_vision_path=llm_vision,
-                control_net_path=control_net,
-                photo_maker_path=photo_maker,
-                embeddings=[Embedding(name=name, path=path) for name, path in (embeddings or {}).items()] or None,
-                wtype=type,
-                tensor_type_rules=tensor_type_rules,
-                n_threads=threads,
-                lora_apply_mode=lora_apply_mode,
-                rng_type=rng,
-                sampler_rng_type=sampler_rng,
-                prediction=prediction,
-                offload_params_to_cpu=offload_to_cpu,
-                keep_clip_on_cpu=clip_on_cpu,
-                keep_vae_on_cpu=vae_on_cpu,
-                keep_control_net_on_cpu=control_net_cpu,
-                enable_mmap=mmap,
-                flash_attn=fa,
-                diffusion_flash_attn=diffusion_fa,
-            ),
+        keywords = ContextParams(
+            model_path=model,
+            diffusion_model_path=diffusion_model,
+            high_noise_diffusion_model_path=high_noise_diffusion_model,
+            vae_path=vae,
+            taesd_path=taesd,
+            clip_l_path=clip_l,
+            clip_g_path=clip_g,
+            t5xxl_path=t5xxl,
+            llm_path=llm,
+            clip_vision_path=clip_vision,
+            llm_vision_path=llm_vision,
+            control_net_path=control_net,
+            photo_maker_path=photo_maker,
+            embeddings=[Embedding(name=name, path=path) for name, path in (embeddings or {}).items()] or None,
+            wtype=type,
+            tensor_type_rules=tensor_type_rules,
+            n_threads=threads,
+            lora_apply_mode=lora_apply_mode,
+            rng_type=rng,
+            sampler_rng_type=sampler_rng,
+            prediction=prediction,
+            offload_params_to_cpu=offload_to_cpu,
+            keep_clip_on_cpu=clip_on_cpu,
+            keep_vae_on_cpu=vae_on_cpu,
+            keep_control_net_on_cpu=control_net_cpu,
+            enable_mmap=mmap,
+            flash_attn=fa,
+            diffusion_flash_attn=diffusion_fa,
         )
-        params = _check_context(params)
+        params = check_context(_USABLE.updated(context).updated(keywords))
         native = load(library)
         if backend == "auto":
             backend = os.environ.get("SDCFFI_BACKEND") or "auto"
@@ -288,42 +281,43 @@ class Engine:
         NativeError
             If native code failed in a way after which this engine cannot be used any more.
         """
+        if not isinstance(prompt, str):
+            raise TypeError(f"prompt must be a string, not {prompt!r}")
         checked = as_loras(loras or (params and params.loras) or ())
-        given = _overlay(
-            params or ImageParams(),
-            ImageParams(
-                prompt=prompt,
-                negative_prompt=negative_prompt,
-                clip_skip=clip_skip,
-                width=width,
-                height=height,
-                strength=strength,
-                batch_count=batch_count,
-                control_strength=control_strength,
-                loras=checked or None,
-                init_image=None if init_image is None else as_rgb(init_image, "init_image"),
-                mask_image=None if mask_image is None else as_mask(mask_image, "mask_image"),
-                control_image=None if control_image is None else as_rgb(control_image, "control_image"),
-                ref_images=None if ref_images is None else [as_rgb(item, "ref_images") for item in ref_images],
-                vae_tiling_params=tiling,
-                cache=cache,
-                hires=hires,
-                sample_params=SampleParams(
-                    guidance=Guidance(txt_cfg=cfg_scale, distilled_guidance=guidance, slg=slg),
-                    scheduler=scheduler,
-                    sample_method=sampler,
-                    sample_steps=steps,
-                    eta=eta,
-                ),
+        keywords = ImageParams(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            clip_skip=clip_skip,
+            width=width,
+            height=height,
+            strength=strength,
+            seed=seed,
+            batch_count=batch_count,
+            control_strength=control_strength,
+            loras=checked or None,
+            init_image=None if init_image is None else as_rgb(init_image, "init_image"),
+            mask_image=None if mask_image is None else as_mask(mask_image, "mask_image"),
+            control_image=None if control_image is None else as_rgb(control_image, "control_image"),
+            ref_images=None if ref_images is None else [as_rgb(item, "ref_images") for item in ref_images],
+            vae_tiling_params=tiling,
+            cache=cache,
+            hires=hires,
+            sample_params=SampleParams(
+                guidance=Guidance(txt_cfg=cfg_scale, distilled_guidance=guidance, slg=slg),
+                scheduler=scheduler,
+                sample_method=sampler,
+                sample_steps=steps,
+                eta=eta,
             ),
         )
-        given = _check_image(replace(given, seed=_resolve_seed(seed if seed is not None else given.seed)))
+        given = check_image((params or ImageParams()).updated(keywords))
+        first_seed = resolve_seed(given.seed, given.batch_count)
+        given = replace(given, seed=first_seed)
         started = time.perf_counter()
         arrays = self._session.generate_image(given, on_log or self._on_log, on_progress or self._on_progress)
         seconds = time.perf_counter() - started
         _warn_of_size(given, arrays[0].shape)
-        assert given.seed is not None
-        seeds = [given.seed + index for index in range(len(arrays))]
+        seeds = [first_seed + index for index in range(len(arrays))]
         return Result(arrays, seeds, given, checked, seconds)
 
     def supports(self) -> dict[str, bool]:
@@ -341,57 +335,6 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _overlay(base: _Params, top: _Params | None) -> _Params:
-    """Give `base` with the fields that are set in `top`; structs in structs are overlaid in turn."""
-    if top is None:
-        return base
-    changes: dict[str, Any] = {}
-    for name, value in top.given().items():
-        below = getattr(base, name)
-        changes[name] = _overlay(below, value) if isinstance(value, Struct) and below is not None else value
-    return replace(base, **changes)  # type: ignore[type-var]
-
-
-def _check_context(params: ContextParams) -> ContextParams:
-    files = {name: value for name, value in params.given().items() if name.endswith("_path")}
-    if not files.keys() & {"model_path", "diffusion_model_path"}:
-        raise ValueError("nothing to load: give model= or diffusion_model=")
-    for name, value in files.items():
-        if isinstance(value, (str, os.PathLike)) and not Path(value).expanduser().exists():
-            raise ValueError(f"{name.removesuffix('_path')}: {os.fspath(value)!r} does not exist")
-    _at_least(1, n_threads=params.n_threads)
-    expanded: dict[str, Any] = {name: Path(value).expanduser() for name, value in files.items()}
-    return replace(params, **expanded)
-
-
-def _check_image(params: ImageParams) -> ImageParams:
-    sample = params.sample_params or SampleParams()
-    _at_least(1, width=params.width, height=params.height, steps=sample.sample_steps, batch_count=params.batch_count)
-    if params.strength is not None and not 0 <= params.strength <= 1:
-        raise ValueError(f"strength must be from 0 to 1, not {params.strength!r}")
-    if params.mask_image is not None and params.init_image is None:
-        raise ValueError("mask_image needs init_image")
-    return params
-
-
-def _at_least(low: int, **values: int | None) -> None:
-    for name, value in values.items():
-        if value is not None and (isinstance(value, bool) or not hasattr(value, "__index__")):
-            raise TypeError(f"{name} must be an integer, not {value!r}")
-        if value is not None and value < low:
-            raise ValueError(f"{name} must be at least {low}, not {value!r}")
-
-
-def _resolve_seed(seed: int | None) -> int:
-    if seed is None:
-        return secrets.randbits(63)
-    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
-        raise TypeError(f"seed must be an integer, not {seed!r}")
-    if seed > _MAX_SEED:
-        raise ValueError(f"seed must be at most {_MAX_SEED}, not {seed!r}")
-    return secrets.randbits(63) if seed < 0 else int(seed)
 
 
 def _warn_of_size(params: ImageParams, shape: tuple[int, ...]) -> None:

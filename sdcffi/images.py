@@ -62,9 +62,7 @@ def to_pillow(pixels: NDArray[np.uint8]) -> Image.Image:
 
 def _checked(pixels: NDArray[Any], name: str, channels: int) -> NDArray[np.uint8]:
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != channels or 0 in pixels.shape:
-        raise ValueError(
-            f"{name} must be a uint8 array of shape (H, W, {channels}), not {pixels.dtype} {pixels.shape}"
-        )
+        raise ValueError(f"{name} must be a uint8 array of shape (H, W, {channels}), not {pixels.dtype} {pixels.shape}")
     return np.ascontiguousarray(pixels)
 
 

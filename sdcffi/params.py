@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,6 +35,7 @@ __all__ = [
 
 StrPath: TypeAlias = "str | os.PathLike[str]"
 Pixels: TypeAlias = "NDArray[Any]"
+_Struct = TypeVar("_Struct", bound="Struct")
 
 
 class Struct:
@@ -49,6 +50,14 @@ class Struct:
             for item in fields(self)  # type: ignore[arg-type]
             if (value := getattr(self, item.name)) is not None
         }
+
+    def updated(self: _Struct, other: _Struct | None) -> _Struct:
+        """Give this with the fields that are set in `other`; structs within are updated in turn."""
+        changes: dict[str, Any] = {}
+        for name, value in other.given().items() if other else ():
+            below = getattr(self, name)
+            changes[name] = below.updated(value) if isinstance(below, Struct) else value
+        return replace(self, **changes)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,8 @@ def open_engine() -> Iterator[OpenEngine]:
     with ExitStack() as stack:
 
         def open_engine(model: DemoModel, **keywords: Any) -> Engine:
-            return stack.enter_context(Engine(**model.engine_arguments(), threads=THREADS, backend="cpu", **keywords))
+            arguments = {**model.engine_arguments(), "threads": THREADS, "backend": "cpu", **keywords}
+            return stack.enter_context(Engine(**arguments))
 
         yield open_engine
 

@@ -16,7 +16,8 @@ from sdcffi.demo import DemoModel
 
 Pixels = npt.NDArray[np.uint8]
 
-THREADS = 2  # the same on both sides of a comparison, and few, since idle ggml threads spin
+# Waiting ggml threads spin, so on a busy machine two of them take ten times as long as one.
+THREADS = 1
 FLAGS = {"sampler": "--sampling-method"}  # where sd-cli's flag is not the keyword with dashes
 
 

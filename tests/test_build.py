@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import types
 import zipfile
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from sdcffi._build.pipeline import compile_native, publish
 from sdcffi._build.plan import BuildPlan, make_plan
 from sdcffi._build.request import BuildRequest
 from sdcffi._build.sources import locate_source
+from sdcffi._build.tools import CMAKE, NINJA
 from sdcffi._build.verify import check_devices
 
 if sys.version_info >= (3, 11):
@@ -345,6 +347,17 @@ def _git(*arguments: str, cwd: Path) -> str:
     return subprocess.run(["git", *identity, *arguments], cwd=cwd, check=True, capture_output=True, text=True).stdout
 
 
+def test_cmake_and_ninja_of_the_packages_will_do(only_compilers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for tool in (CMAKE, NINJA):
+        program = only_compilers.parent / "packages" / tool.name
+        program.parent.mkdir(exist_ok=True)
+        program.symlink_to("/bin/true")
+        package = types.ModuleType(tool.name)
+        setattr(package, tool.directory_attribute, str(program.parent))
+        monkeypatch.setitem(sys.modules, tool.name, package)
+        assert tool.find() == program
+
+
 def test_git_builds_the_revision_that_was_named(stand_in: StandIn) -> None:
     _git("init", "--quiet", cwd=stand_in.upstream)
     _git("add", ".", cwd=stand_in.upstream)
@@ -499,9 +512,9 @@ def test_a_wheel_carries_the_build_and_fits_every_python(stand_in: StandIn, tmp_
 
 @pytest.mark.slow
 def test_pip_builds_and_installs_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SDCFFI_CACHE")
+    monkeypatch.undo()  # the user's cache
     pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(tmp_path)]
-    subprocess.run([*pip, "-C", "backend=cpu", str(ROOT)], check=True)
+    subprocess.run([*pip, "--config-settings=backend=cpu", str(ROOT)], check=True)
     (wheel,) = tmp_path.glob("sdcffi-*.whl")
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     python = tmp_path / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")

@@ -200,7 +200,7 @@ def test_lora_is_taken_back_in_immediate_mode(
 @pytest.mark.parametrize(
     ("bad", "error", "text"),
     [
-        (Lora("missing.safetensors"), LoraError, "missing.safetensors"),
+        (Lora("missing.safetensors"), LoraError, "missing.safetensors does not exist"),
         (Lora("."), LoraError, "not a file"),
         (Lora(__file__, float("nan")), ValueError, "nan"),
         (Lora(__file__, float("inf")), ValueError, "inf"),

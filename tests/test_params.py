@@ -81,9 +81,7 @@ def test_every_c_field_is_public_or_has_a_reason(library: Library) -> None:
     public = {f"{struct.C_STRUCT}.{field.name}" for struct in STRUCTS for field in dataclasses.fields(struct)}  # type: ignore[arg-type]
     reasons = set(NOT_PUBLIC)
     everything = set(header_fields(library))
-    missing = {
-        field for field in everything - public - reasons if f"{field.partition('.')[0]}.*" not in reasons
-    }
+    missing = {field for field in everything - public - reasons if f"{field.partition('.')[0]}.*" not in reasons}
     assert not missing, "fields of the header that nobody can reach"
     unknown = {field for field in public - everything}
     assert not unknown, "dataclass fields that this header does not have"
@@ -169,7 +167,9 @@ def test_every_field_arrives_in_the_c_struct(struct: type[Struct], library: Libr
 
 
 def test_a_count_field_is_found_for_each_array(library: Library, marshaller: Marshaller) -> None:
-    target = marshaller.struct(SampleParams(custom_sigmas=[1.0, 0.5], guidance=Guidance(slg=SkipLayerGuidance(layers=[3]))))
+    target = marshaller.struct(
+        SampleParams(custom_sigmas=[1.0, 0.5], guidance=Guidance(slg=SkipLayerGuidance(layers=[3])))
+    )
     assert target.custom_sigmas_count == 2
     assert [target.custom_sigmas[0], target.custom_sigmas[1]] == [1.0, 0.5]
     assert target.guidance.slg.layer_count == 1
@@ -195,7 +195,9 @@ def test_a_field_that_this_engine_lacks_is_an_error_only_when_set(marshaller: Ma
         temporal_tiling: bool | None = None
 
     assert marshaller.struct(Later()).enabled
-    with pytest.raises(UnsupportedParameterError, match=r"temporal_tiling is not a parameter .*stable-diffusion\.cpp \w"):
+    with pytest.raises(
+        UnsupportedParameterError, match=r"temporal_tiling is not a parameter .*stable-diffusion\.cpp \w"
+    ):
         marshaller.struct(Later(temporal_tiling=True))
 
 

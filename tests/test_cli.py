@@ -1,0 +1,174 @@
+"""The command line: what it draws, what it prints and where, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sdcli import THREADS
+
+import sdcffi
+from sdcffi import Engine, Lora, cli
+from sdcffi.demo import DemoModel, compare
+
+OpenEngine = Callable[..., Engine]
+Capture = pytest.CaptureFixture[str]
+
+DRAW: dict[str, Any] = {"width": 64, "height": 64, "steps": 3, "seed": 42, "cfg_scale": 1.0, "sampler": "euler_a"}
+
+
+def flags(**keywords: Any) -> list[str]:
+    """Keywords of `Engine` and `Engine.generate` as flags."""
+    return [word for name, value in keywords.items() for word in ("--" + name.replace("_", "-"), str(value))]
+
+
+@pytest.fixture
+def generate(models: dict[str, DemoModel], tmp_path: Path) -> Callable[..., int]:
+    """Runs ``sdcffi generate`` on the Q8_0 model with what every call needs, writing ``out.png``."""
+
+    def generate(*arguments: str, **changed: Any) -> int:
+        keywords = {**DRAW, "threads": THREADS, "backend": "cpu", "prompt": "a cat", "output": tmp_path / "out.png"}
+        keywords |= models["q8_0"].engine_arguments() | changed
+        return cli.main(["generate", *flags(**keywords), *arguments])
+
+    return generate
+
+
+def test_generate_writes_the_engines_picture(
+    generate: Callable[..., int], open_engine: OpenEngine, models: dict[str, DemoModel], tmp_path: Path, capfd: Capture
+) -> None:
+    lora = models["q8_0"].lora
+    assert (
+        generate("--lora", f"{lora}:0.8", "--lora-apply-mode", "immediately", "--rng", "cpu", "--negative-prompt", "x")
+        == 0
+    )
+    engine = open_engine(models["q8_0"], lora_apply_mode="immediately", rng="cpu")
+    expected = engine.generate("a cat", negative_prompt="x", **DRAW, loras=[Lora(lora, 0.8)]).arrays[0]
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out.png")), expected)
+    assert capfd.readouterr() == (f"{tmp_path / 'out.png'} (seed 42)\n", "")
+
+
+def test_generate_numbers_the_pictures_of_a_batch(generate: Callable[..., int], tmp_path: Path, capfd: Capture) -> None:
+    assert generate("--batch-count", "2") == 0
+    out = capfd.readouterr().out
+    assert out == f"{tmp_path / 'out_0.png'} (seed 42)\n{tmp_path / 'out_1.png'} (seed 43)\n"
+    first, second = (np.asarray(Image.open(tmp_path / f"out_{i}.png")) for i in range(2))
+    assert not np.array_equal(first, second)
+
+
+def test_verbose_shows_the_native_log_on_standard_error(generate: Callable[..., int], capfd: Capture) -> None:
+    assert generate("--verbose") == 0
+    out, err = capfd.readouterr()
+    assert out.count("\n") == 1
+    assert "info: " in err
+    assert "sampling" in err
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"steps": "many"}, "many"),
+        ({"steps": 0}, "steps must be at least 1, not 0"),
+        ({"sampler": "eulr"}, "euler_a"),
+        ({"scheduler": "karas"}, "karras"),
+        ({"cfg_scale": "nan"}, "nan"),
+        ({"type": "q8"}, "q8_0"),
+        ({"diffusion_model": "missing.gguf"}, "'missing.gguf' does not exist"),
+        ({"lora": "file.safetensors:strong"}, "'strong' is not a number"),
+        ({"output": "out.xyz"}, "out.xyz"),
+        ({"no_such_flag": "1"}, "--no-such-flag"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_bad_usage_is_one_line_and_status_2(
+    changed: dict[str, Any], said: str, generate: Callable[..., int], capfd: Capture
+) -> None:
+    assert generate(**changed) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    errors = [line for line in err.splitlines() if "error:" in line]
+    assert errors == err.splitlines()[-1:]
+    assert said in errors[0]
+    assert "Traceback" not in err
+
+
+def test_failure_is_status_1(generate: Callable[..., int], tmp_path: Path, capfd: Capture) -> None:
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"not a model")
+    assert generate(diffusion_model=broken) == 1
+    assert generate("--lora", str(tmp_path / "missing.safetensors")) == 1
+    out, err = capfd.readouterr()
+    assert out == ""
+    first, second = (line for line in err.splitlines() if line.startswith("sdcffi: error:"))
+    assert "model" in first
+    assert "missing.safetensors does not exist" in second
+
+
+def test_info_as_json_tells_what_was_built(capfd: Capture) -> None:
+    assert cli.main(["info", "--json", "--backend", "cpu"]) == 0
+    out, err = capfd.readouterr()
+    info = json.loads(out)
+    assert err == ""
+    assert info["layout"] == "ok"
+    assert info["sdcffi"] == sdcffi.__version__
+    assert info["upstream_commit"]
+    assert [device["type"] for device in info["devices"] if device["backend"] == "cpu"] == ["cpu"]
+    assert info["device"] in info["devices"]
+    assert Path(info["directory"]).is_dir()
+
+
+def test_info_names_the_device_for_people(capfd: Capture) -> None:
+    assert cli.main(["info", "--backend", "cpu"]) == 0
+    out = capfd.readouterr().out
+    assert all(words in out for words in ("layout: ok", "<- used", "stable-diffusion.cpp"))
+
+
+def test_convert_writes_a_smaller_model_that_draws_alike(
+    demo_model: DemoModel, open_engine: OpenEngine, tmp_path: Path, capfd: Capture
+) -> None:
+    target = tmp_path / "small.gguf"
+    assert cli.main(["convert", str(demo_model.diffusion_model), str(target), "--type", "q8_0"]) == 0
+    assert capfd.readouterr() == (f"{target}\n", "")
+    assert target.read_bytes()[:4] == b"GGUF"
+    assert target.stat().st_size < 0.6 * demo_model.diffusion_model.stat().st_size
+    small = DemoModel(diffusion_model=target, llm=demo_model.llm, taesd=demo_model.taesd, lora=demo_model.lora)
+    one, other = (open_engine(model).generate("a cat", **DRAW).arrays[0] for model in (demo_model, small))
+    assert compare(one, other).psnr > 40
+
+
+def test_demo_draws_with_and_without_the_lora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
+    monkeypatch.setenv("SDCFFI_CACHE", str(tmp_path / "cache"))
+    assert cli.main(["demo", "--output", str(tmp_path / "out"), "--threads", str(THREADS)]) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    pictures = [np.asarray(Image.open(tmp_path / "out" / name)) for name in ("sdcffi-demo.png", "sdcffi-demo-lora.png")]
+    difference = compare(*pictures)
+    assert all(picture.shape == (256, 256, 3) and picture.std() > 20 for picture in pictures)
+    assert 15 < difference.psnr < 30
+    said = ("random", f"{difference.psnr:.1f} dB", str(tmp_path / "out" / "sdcffi-demo-lora.png"))
+    assert all(words in out for words in said)
+    assert (tmp_path / "cache" / "demo" / "dit-q8_0.gguf").is_file()
+    assert not list((tmp_path / "cache" / "demo").glob(".*")), "temporary files are left"
+
+
+@pytest.mark.parametrize("arguments", [[], ["paint"], ["generate"]], ids=["none", "unknown", "no prompt"])
+def test_missing_command_or_argument_is_status_2(arguments: list[str], capfd: Capture) -> None:
+    assert cli.main(arguments) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "usage: sdcffi" in err
+
+
+def test_module_runs_as_a_program() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(sdcffi.__file__).parent.parent)}
+    command = [sys.executable, "-W", "error", "-m", "sdcffi", "--version"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"sdcffi {sdcffi.__version__}\n", "")

@@ -1,0 +1,351 @@
+"""The engine as its user sees it: arguments, events, errors, seeds, threads, closing."""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sdcffi import (
+    BackendUnavailableError,
+    ContextParams,
+    Engine,
+    ImageParams,
+    Log,
+    ModelLoadError,
+    NativeAssertError,
+    NativeError,
+    Progress,
+    SampleParams,
+    SDError,
+)
+from sdcffi.demo import DemoModel
+
+DRAW: dict[str, Any] = {"width": 64, "height": 64, "steps": 2, "cfg_scale": 1.0, "seed": 7}
+
+
+@pytest.fixture(scope="module")
+def engine(demo_model: DemoModel) -> Iterator[Engine]:
+    with Engine(**demo_model.engine_arguments(), threads=2, backend="cpu") as engine:
+        yield engine
+
+
+# Arguments
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"width": 0}, ValueError, "width must be at least 1, not 0"),
+        ({"height": -64}, ValueError, "height must be at least 1, not -64"),
+        ({"steps": 0}, ValueError, "steps must be at least 1, not 0"),
+        ({"batch_count": 0}, ValueError, "batch_count must be at least 1, not 0"),
+        ({"steps": 1.5}, TypeError, "steps must be an integer, not 1.5"),
+        ({"cfg_scale": float("nan")}, ValueError, "txt_cfg must be finite, not nan"),
+        ({"strength": 1.5}, ValueError, "strength must be from 0 to 1, not 1.5"),
+        ({"sampler": "eulr"}, ValueError, "sample_method must be one of euler, .*, not 'eulr'"),
+        ({"scheduler": "linear"}, ValueError, "scheduler must be one of discrete, .*, not 'linear'"),
+        ({"seed": 1 << 63}, ValueError, "seed must be at most 9223372036854775807"),
+        ({"seed": (1 << 63) - 1, "batch_count": 2}, ValueError, "seed must be at most 9223372036854775806"),
+        ({"seed": "7"}, TypeError, "seed must be an integer, not '7'"),
+        ({"prompt": "a\0b"}, ValueError, "prompt must not contain a NUL"),
+        ({"prompt": None}, TypeError, "prompt must be a string, not None"),
+        ({"mask_image": np.zeros((64, 64, 1), np.uint8)}, ValueError, "mask_image needs init_image"),
+        ({"no_such": 1}, TypeError, "no_such"),
+    ],
+)
+def test_bad_arguments_of_a_call_are_refused_before_native_code(
+    changed: dict[str, Any], error: type[Exception], message: str, engine: Engine
+) -> None:
+    lines: list[Log] = []
+    with pytest.raises(error, match=message):
+        engine.generate(**{"prompt": "a cat", **DRAW, **changed}, on_log=lines.append)
+    assert lines == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"diffusion_model": None}, ValueError, "nothing to load"),
+        ({"llm": "/does/not/exist.safetensors"}, ValueError, "llm: '/does/not/exist.safetensors' does not exist"),
+        ({"type": "q9_0"}, ValueError, "wtype must be one of f32, f16, .*, not 'q9_0'"),
+        ({"threads": 0}, ValueError, "n_threads must be at least 1, not 0"),
+        ({"rng": "dice"}, ValueError, "rng_type must be one of std_default, cuda, cpu, not 'dice'"),
+        ({"lora_apply_mode": "later"}, ValueError, "lora_apply_mode must be one of auto"),
+        ({"backend": "abacus"}, BackendUnavailableError, "'abacus' is not part of this build"),
+    ],
+)
+def test_bad_arguments_of_an_engine_are_refused(
+    changed: dict[str, Any], error: type[Exception], message: str, demo_model: DemoModel
+) -> None:
+    with pytest.raises(error, match=message):
+        Engine(**{**demo_model.engine_arguments(), **changed})
+
+
+def test_files_that_are_no_model_are_an_error_with_the_native_log(demo_model: DemoModel, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_text("this is no model")
+    with pytest.raises(ModelLoadError, match="the model could not be loaded: ") as caught:
+        Engine(path)
+    assert any("init model loader from file failed" in line for line in caught.value.log)
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (str(copy), copy.log) == (str(caught.value), caught.value.log)
+
+
+def test_keywords_win_over_params_and_leave_their_other_fields(engine: Engine) -> None:
+    params = ImageParams(width=32, height=32, sample_params=SampleParams(sample_steps=1, custom_sigmas=[1, 0.2, 0]))
+    result = engine.generate("a cat", params=params, **DRAW)
+    sample = result.parameters.sample_params
+    assert result.arrays[0].shape == (64, 64, 3)
+    assert sample is not None
+    assert (sample.sample_steps, sample.custom_sigmas) == (2, [1, 0.2, 0])
+    plain = engine.generate("a cat", **DRAW)
+    assert not np.array_equal(result.arrays[0], plain.arrays[0]), "custom_sigmas were lost"
+
+
+def test_context_params_reach_the_engine(demo_model: DemoModel) -> None:
+    def draw(**keywords: Any) -> np.ndarray[Any, Any]:
+        with Engine(**demo_model.engine_arguments(), **keywords) as engine:
+            return engine.generate("a cat", **DRAW).arrays[0]
+
+    through_context = draw(context=ContextParams(wtype="q4_0"))
+    assert np.array_equal(through_context, draw(type="q4_0"))
+    assert not np.array_equal(through_context, draw())
+
+
+def test_the_environment_chooses_the_backend(demo_model: DemoModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SDCFFI_BACKEND", "abacus")
+    with pytest.raises(BackendUnavailableError, match="abacus"):
+        Engine(**demo_model.engine_arguments())
+    with Engine(**demo_model.engine_arguments(), backend="cpu") as engine:
+        assert engine.device.backend == "cpu"
+
+
+# Pictures
+
+
+def test_image_to_image_keeps_more_at_less_strength(engine: Engine) -> None:
+    start = np.zeros((64, 64, 3), np.uint8)
+    start[:, 32:] = 255
+
+    def draw(strength: float, **more: Any) -> np.ndarray[Any, Any]:
+        picture = engine.generate("a cat", **{**DRAW, "steps": 8}, init_image=start, strength=strength, **more)
+        return picture.arrays[0].astype(float)
+
+    assert not np.array_equal(draw(0.3), draw(0.9))
+    mask = np.zeros((64, 64), np.uint8)
+    assert not np.array_equal(draw(0.9, mask_image=mask), draw(0.9))
+
+
+def test_a_rounded_size_comes_with_a_warning(engine: Engine) -> None:
+    with pytest.warns(UserWarning, match="asked for 60x64 pixels, the engine rounded up to 64x64"):
+        result = engine.generate("a cat", **{**DRAW, "width": 60})
+    assert result.arrays[0].shape == (64, 64, 3)
+
+
+def test_a_seed_that_is_drawn_stands_in_the_result_and_repeats_it(engine: Engine) -> None:
+    drawn = engine.generate("a cat", **{**DRAW, "seed": -1})
+    other = engine.generate("a cat", **{**DRAW, "seed": None})
+    assert drawn.seeds != other.seeds
+    assert 0 <= drawn.seeds[0] < 1 << 63
+    again = engine.generate("a cat", **{**DRAW, "seed": drawn.seeds[0]})
+    assert np.array_equal(drawn.arrays[0], again.arrays[0])
+
+
+def test_saving_writes_what_was_drawn_and_replaces_whole_files(engine: Engine, tmp_path: Path) -> None:
+    from PIL import Image
+
+    result = engine.generate("a cat", **DRAW, batch_count=2)
+    old = tmp_path / "cat_0.png"
+    old.write_text("old")
+    paths = result.save(tmp_path / "cat.png")
+    assert [path.name for path in paths] == ["cat_0.png", "cat_1.png"]
+    for path, array in zip(paths, result.arrays, strict=True):
+        assert np.array_equal(np.asarray(Image.open(path)), array)
+    assert [path.name for path in result.save(tmp_path / "{seed}.webp")] == ["7.webp", "8.webp"]
+    with pytest.raises(ValueError, match="does not end like a picture"):
+        result.save(tmp_path / "cat.safetensors")
+    with pytest.raises(ValueError, match="does not exist"):
+        result.save(tmp_path / "nowhere" / "cat.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["7.webp", "8.webp", "cat_0.png", "cat_1.png"]
+
+
+# Events
+
+
+def test_loading_and_sampling_report_their_progress(demo_model: DemoModel) -> None:
+    events: list[Progress] = []
+    with Engine(**demo_model.engine_arguments(), on_progress=events.append) as engine:
+        assert {event.phase for event in events} == {"load"}
+        assert events[-1].step == events[-1].steps > 100
+        events.clear()
+        engine.generate("a cat", **{**DRAW, "steps": 3}, loras=[demo_model.lora])
+    sampling = [event.step for event in events if event.phase == "sample"]
+    assert sampling[-3:] == [1, 2, 3]
+    assert {event.phase for event in events} == {"lora", "sample"}
+
+
+def test_log_lines_have_levels_and_go_to_the_call_first(demo_model: DemoModel) -> None:
+    of_engine: list[Log] = []
+    of_call: list[Log] = []
+    with Engine(**demo_model.engine_arguments(), on_log=of_engine.append) as engine:
+        before = len(of_engine)
+        engine.generate("a cat", **DRAW, on_log=of_call.append)
+        assert len(of_engine) == before
+    assert {line.level for line in of_engine} >= {"debug", "info"}
+    assert any("generate_image 64x64" in line.text for line in of_call)
+    assert not any(line.text.endswith("\n") for line in of_call)
+
+
+@pytest.mark.parametrize("error", [KeyError("mine"), KeyboardInterrupt()])
+def test_an_exception_in_a_callback_stops_the_call_and_comes_out(error: BaseException, engine: Engine) -> None:
+    steps: list[int] = []
+    before = engine.generate("a cat", **DRAW).arrays[0]
+
+    def fail(progress: Progress) -> None:
+        if progress.phase == "sample" and progress.step > 0:
+            steps.append(progress.step)
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        engine.generate("a cat", **{**DRAW, "steps": 50}, on_progress=fail)
+    assert caught.value is error
+    assert steps == [1], "the call went on"
+    assert np.array_equal(engine.generate("a cat", **DRAW).arrays[0], before), "the engine is not as before"
+
+
+def test_a_callback_cannot_call_the_engine(engine: Engine) -> None:
+    with pytest.raises(SDError, match="a callback cannot call the engine"):
+        engine.generate("a cat", **DRAW, on_progress=lambda _: engine.generate("a dog", **DRAW))
+    assert engine.generate("a cat", **DRAW).arrays
+
+
+def test_an_engine_may_be_closed_in_a_callback_of_another(engine: Engine, demo_model: DemoModel) -> None:
+    other = Engine(**demo_model.engine_arguments())
+    alone = engine.generate("a cat", **DRAW).arrays[0]
+    assert np.array_equal(engine.generate("a cat", **DRAW, on_progress=lambda _: other.close()).arrays[0], alone)
+
+
+def test_an_exception_while_loading_comes_out(demo_model: DemoModel) -> None:
+    def fail(_event: object) -> None:
+        raise KeyError("mine")
+
+    for name in ("on_log", "on_progress"):
+        with pytest.raises(KeyError, match="mine"):
+            Engine(**demo_model.engine_arguments(), **{name: fail})  # type: ignore[arg-type]
+    with Engine(**demo_model.engine_arguments()) as engine:
+        assert engine.generate("a cat", **DRAW).arrays
+
+
+# Life
+
+
+def test_a_closed_engine_refuses_and_closes_again(demo_model: DemoModel) -> None:
+    engine = Engine(**demo_model.engine_arguments())
+    assert engine.supports() == {"image": True, "video": False}
+    engine.close()
+    engine.close()
+    with pytest.raises(SDError, match="the engine is closed"):
+        engine.generate("a cat", **DRAW)
+
+
+def test_an_engine_that_is_dropped_frees_its_model(demo_model: DemoModel) -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    for _ in range(3):
+        Engine(**demo_model.engine_arguments())
+        gc.collect()
+    before = resident()
+    for _ in range(10):
+        Engine(**demo_model.engine_arguments())
+        gc.collect()
+    assert resident() - before < 60 << 20  # ten models are 260 MB
+
+
+def test_threads_wait_for_each_other_and_get_their_own_pictures(engine: Engine) -> None:
+    alone = {seed: engine.generate("a cat", **{**DRAW, "seed": seed}).arrays[0] for seed in range(4)}
+    together: dict[int, Any] = {}
+
+    def draw(seed: int) -> None:
+        together[seed] = engine.generate("a cat", **{**DRAW, "seed": seed}).arrays[0]
+
+    threads = [threading.Thread(target=draw, args=[seed]) for seed in alone]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(np.array_equal(alone[seed], together[seed]) for seed in alone)
+
+
+def test_other_threads_run_while_the_engine_works(engine: Engine) -> None:
+    worked = threading.Event()
+    counts: list[int] = []
+
+    def count() -> None:
+        number = 0
+        while not worked.is_set():
+            number += 1
+        counts.append(number)
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    engine.generate("a cat", **{**DRAW, "steps": 8})
+    worked.set()
+    thread.join()
+    assert counts[0] > 100_000, "the interpreter lock was held"
+
+
+@pytest.fixture
+def mismatched_lora(tmp_path: Path) -> Path:
+    """A LoRA whose matrices do not fit the tensor they name: an assertion in the engine."""
+    from safetensors.numpy import save_file
+
+    path = tmp_path / "mismatched.safetensors"
+    name = "diffusion_model.double_blocks.0.img_attn.proj"
+    save_file(
+        {
+            f"{name}.lora_A.weight": np.ones((4, 96), np.float32),
+            f"{name}.lora_B.weight": np.ones((128, 4), np.float32),
+        },
+        str(path),
+    )
+    return path
+
+
+@pytest.mark.parametrize("mode", ["at_runtime", "immediately"])
+def test_a_failed_assertion_is_an_exception_and_the_engine_is_not_used_again(
+    mode: str, demo_model: DemoModel, mismatched_lora: Path
+) -> None:
+    with Engine(**demo_model.engine_arguments(), lora_apply_mode=mode) as engine:
+        with pytest.raises(NativeAssertError, match="GGML_ASSERT"):
+            engine.generate("a cat", **DRAW, loras=[mismatched_lora])
+        with pytest.raises(NativeError, match=r"the engine cannot be used after: .*GGML_ASSERT"):
+            engine.generate("a cat", **DRAW)
+    with Engine(**demo_model.engine_arguments()) as engine:
+        assert engine.generate("a cat", **DRAW).arrays
+
+
+def test_a_whole_life_prints_nothing(demo_model: DemoModel) -> None:
+    code = (
+        "import sys; from sdcffi import Engine, convert\n"
+        "with Engine(diffusion_model=sys.argv[1], llm=sys.argv[2], taesd=sys.argv[3]) as engine:\n"
+        "    engine.generate('a cat', width=64, height=64, steps=2, cfg_scale=2, batch_count=2, loras=[sys.argv[4]])\n"
+        "convert(sys.argv[1], sys.argv[5], type='q8_0')\n"
+        "engine = Engine(diffusion_model=sys.argv[1], llm=sys.argv[2], taesd=sys.argv[3])\n"  # left open at exit
+    )
+    model = demo_model
+    output = model.diffusion_model.parent / "printed-nothing.gguf"
+    paths = [model.diffusion_model, model.llm, model.taesd, model.lora, output]
+    run = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, check=False, timeout=120)
+    assert (run.returncode, run.stdout, run.stderr) == (0, b"", b"")
+    assert output.is_file()

@@ -1,0 +1,155 @@
+"""Who owns the pictures: arrays are views on the engine's memory, which lives and dies with them."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from sdcli import Pixels
+
+from sdcffi import Engine, Lora, _marshal, _session
+from sdcffi._library import load
+from sdcffi.demo import DemoModel
+
+OpenEngine = Callable[..., Engine]
+
+DRAW: dict[str, Any] = {"prompt": "a", "width": 64, "height": 64, "steps": 1, "seed": 1, "cfg_scale": 1.0}
+PICTURE = 64 * 64 * 3  # bytes
+
+
+class _Mallinfo2(ctypes.Structure):
+    _names = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    _fields_ = tuple((name, ctypes.c_size_t) for name in _names)
+
+
+def bytes_in_use() -> int:
+    """Bytes that malloc has handed out (glibc); elsewhere the peak of the process's memory, which is coarser."""
+    gc.collect()
+    mallinfo2 = getattr(ctypes.CDLL(None), "mallinfo2", None) if sys.platform != "win32" else None
+    if mallinfo2 is not None:
+        mallinfo2.restype = _Mallinfo2
+        info = mallinfo2()
+        return int(info.uordblks + info.hblkhd)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+class NativePictures:
+    """Pictures as the engine returns them, with a record of what was freed."""
+
+    def __init__(self, count: int) -> None:
+        self.ffi = load().ffi
+        self.freed: list[Any] = []
+        self.library = SimpleNamespace(ffi=self.ffi, lib=SimpleNamespace(sdg_free=self.freed.append))
+        self.array = self.ffi.new("sd_image_t[]", count)
+        self.data = [self.ffi.new("uint8_t[]", bytes(range(24))) for _ in range(count)]
+        for image, data in zip(self.array, self.data, strict=True):
+            image.width, image.height, image.channel, image.data = 4, 2, 3, data
+
+    def adopt(self) -> list[Pixels]:
+        return _marshal.adopt_images(self.library, self.array, len(self.data))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def native_addresses(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Where the engine itself put the pixels of the pictures drawn during the test."""
+    addresses: list[int] = []
+
+    def adopt(library: Any, images: Any, count: int) -> list[Pixels]:
+        addresses.extend(int(library.ffi.cast("uintptr_t", images[i].data)) for i in range(count))
+        return _marshal.adopt_images(library, images, count)
+
+    monkeypatch.setattr(_session, "adopt_images", adopt)
+    return addresses
+
+
+def test_arrays_are_views_on_the_engines_memory(
+    native_addresses: list[int], open_engine: OpenEngine, demo_model: DemoModel
+) -> None:
+    result = open_engine(demo_model).generate(**DRAW, batch_count=2)
+    assert [array.ctypes.data for array in result.arrays] == native_addresses
+    for array in result.arrays:
+        assert array.shape == (64, 64, 3)
+        assert array.dtype == np.uint8
+        assert (array.flags.owndata, array.flags.writeable, array.flags.c_contiguous) == (False, True, True)
+    assert not np.shares_memory(result.arrays[0], result.arrays[1])
+
+
+def test_pillow_images_are_copies(open_engine: OpenEngine, demo_model: DemoModel) -> None:
+    result = open_engine(demo_model).generate(**DRAW)
+    before = np.array(result.images[0])
+    result.arrays[0][:] = 0
+    assert np.array_equal(np.asarray(result.images[0]), before)
+    assert before.std() > 10
+
+
+def test_pictures_outlive_result_and_engine(open_engine: OpenEngine, demo_model: DemoModel) -> None:
+    engine = open_engine(demo_model)
+    result = engine.generate(**DRAW, batch_count=2)
+    copies = [array.copy() for array in result.arrays]
+    corner = result.arrays[1][:8, :8]
+    del result
+    for seed in range(3):  # would reuse memory that was freed
+        engine.generate(**{**DRAW, "seed": seed})
+    engine.close()
+    gc.collect()
+    assert np.array_equal(corner, copies[1][:8, :8])
+
+
+def test_memory_of_each_picture_is_freed_with_its_last_view() -> None:
+    native = NativePictures(3)
+    arrays = native.adopt()
+    assert native.freed == [native.array], "the list of pictures is freed at once, the pictures are not"
+    row = arrays[1][0]
+    del arrays[1]
+    assert len(native.freed) == 1, "a view on the picture is left"
+    assert row.tolist() == np.arange(12).reshape(4, 3).tolist()
+    del row
+    assert native.freed[1:] == [native.data[1]]
+    arrays.clear()
+    assert len(native.freed) == 4
+    assert all(data in native.freed for data in native.data)
+
+
+@pytest.mark.parametrize("with_lora", [False, True], ids=["plain", "lora"])
+def test_generating_leaves_no_memory_in_use(with_lora: bool, open_engine: OpenEngine, demo_model: DemoModel) -> None:
+    assert growth(open_engine(demo_model), demo_model, with_lora, calls=15) < 5 * PICTURE
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_200_generations(open_engine: OpenEngine, demo_model: DemoModel) -> None:
+    assert growth(open_engine(demo_model), demo_model, with_lora=False, calls=200) < 5 * PICTURE
+
+
+def growth(engine: Engine, model: DemoModel, with_lora: bool, calls: int) -> int:
+    """Bytes that are in use after so many calls, and were not before them."""
+    loras = (Lora(model.lora),) if with_lora else ()
+
+    def generate() -> None:
+        engine.generate(**DRAW, loras=loras)
+
+    for _ in range(6):  # caches and pools fill up
+        generate()
+    before = bytes_in_use()
+    for _ in range(calls):
+        generate()
+    return bytes_in_use() - before
+
+
+def test_closing_gives_the_models_memory_back(demo_model: DemoModel) -> None:
+    def use() -> None:
+        with Engine(**demo_model.engine_arguments(), threads=1, backend="cpu"):
+            pass
+
+    use()
+    before = bytes_in_use()
+    for _ in range(3):
+        use()
+    assert bytes_in_use() - before < 1_000_000  # the weights take 27 MB
