@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ._files import replacing
 from .conversion import convert
 
 __all__ = ["DemoModel", "write_model"]
@@ -109,24 +107,15 @@ def write_model(directory: str | os.PathLike[str], seed: int = 0) -> DemoModel:
     rng = np.random.default_rng(seed)
     for path, build in zip(paths, (_diffusion_transformer, _text_encoder, _autoencoder, _lora), strict=True):
         _save(build(rng), path)
-    with _replacing(stamp) as temporary:
+    with replacing(stamp) as temporary:
         temporary.write_text(content)
     return model
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, with the same suffix, that is moved there when the block succeeds."""
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder:
-        temporary = Path(folder) / path.name
-        yield temporary
-        os.replace(temporary, path)
 
 
 def _save(tensors: Tensors, path: Path) -> None:
     from safetensors.numpy import save_file
 
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         save_file(tensors, str(temporary))
 
 

@@ -197,7 +197,10 @@ class Library:
                 if name != "auto":
                     raise
                 self.skipped[item] = error.message
-        return self._chosen_device(name)
+        devices = self.devices()
+        for item in sorted(self._backends - {device.backend for device in devices}):
+            self.skipped[item] = f"backend {item!r} is loaded but has no device here"
+        return _chosen_device(name, devices)
 
     def _load_plugins(self, name: str, log: Callable[[], tuple[str, ...]]) -> None:
         if name in self._backends:
@@ -225,23 +228,21 @@ class Library:
             )
         return best
 
-    def _chosen_device(self, name: str) -> Device:
-        devices = self.devices()
-        order = ("gpu", "igpu", "cpu")  # as upstream's get_default_backend_name chooses
-        chosen = next((device for kind in order for device in devices if device.type == kind), None)
-        if chosen is None:
-            raise BackendUnavailableError("the loaded backends offer no device to compute on")
-        if name not in ("auto", chosen.backend):
-            available = [device.backend for device in devices]
-            if name in available:
-                raise BackendUnavailableError(
-                    f"backend {name!r} was asked for, but this process has already loaded {chosen.backend!r}, which the"
-                    " engine prefers; use another process"
-                )
-            raise BackendUnavailableError(
-                f"backend {name!r} is loaded but has no device here; devices: {', '.join(available)}"
-            )
+
+def _chosen_device(name: str, devices: list[Device]) -> Device:
+    order = ("gpu", "igpu", "cpu")  # as upstream's get_default_backend_name chooses
+    chosen = next((device for kind in order for device in devices if device.type == kind), None)
+    if chosen is None:
+        raise BackendUnavailableError("the loaded backends offer no device to compute on")
+    if name in ("auto", chosen.backend):
         return chosen
+    available = [device.backend for device in devices]
+    if name in available:
+        raise BackendUnavailableError(
+            f"backend {name!r} was asked for, but this process has already loaded {chosen.backend!r}, which the engine"
+            " prefers; use another process"
+        )
+    raise BackendUnavailableError(f"backend {name!r} is loaded but has no device here; devices: {', '.join(available)}")
 
 
 def _common_words(names: list[str]) -> str:

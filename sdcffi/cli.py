@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
 from .errors import SDError
@@ -125,8 +125,15 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells errors in one line; the usage stands in --help."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(_USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sdcffi", description="Draw pictures with stable-diffusion.cpp.")
+    parser = _Parser(prog="sdcffi", description="Draw pictures with stable-diffusion.cpp.")
     parser.add_argument("--version", action="version", version=f"sdcffi {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_generate(_command(commands, "generate", _generate, "draw pictures"))
@@ -196,13 +203,15 @@ def _parse_lora(text: str) -> tuple[str, float]:
         return text, 1.0
     try:
         return path, float(scale)
-    except ValueError:
-        raise ValueError(f"--lora {text}: {scale!r} is not a number; the form is PATH[:SCALE]") from None
+    except ValueError:  # a colon of the path itself, such as a drive's
+        return text, 1.0
 
 
 def _generate(options: argparse.Namespace) -> None:
     from .engine import Engine
+    from .result import check_picture_path
 
+    check_picture_path(Path(options.output).expanduser())  # before minutes of work
     engine_keywords = _keywords(options, [*_PATHS, *_ENGINE_VALUES, *_ENGINE_SWITCHES])
     keywords = _keywords(options, list(_CALL_VALUES))
     loras = [_parse_lora(text) for text in options.lora]

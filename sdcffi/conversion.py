@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ._callbacks import listening
+from ._files import replacing
 from ._library import load
 from ._marshal import Marshaller
 from ._session import open_backend
@@ -85,8 +84,7 @@ def convert(
         native.ffi.NULL if vae is None else marshaller.text(Path(vae).expanduser(), "vae"),
     )
     rules = marshaller.text(tensor_type_rules or "", "tensor_type_rules")
-    with tempfile.TemporaryDirectory(prefix=".sdcffi-", dir=target.parent) as directory:
-        temporary = Path(directory) / target.name
+    with replacing(target) as temporary:
         written = marshaller.text(temporary, "output")
         with native.lock, listening(native, "load", on_log, on_progress) as events:
             native.check(
@@ -95,5 +93,4 @@ def convert(
                 f"{source} could not be converted to {type}",
                 events.lines,
             )
-        os.replace(temporary, target)
     return target

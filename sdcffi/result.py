@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ._files import replacing
 from .images import to_pillow
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from .lora import Lora
     from .params import ImageParams, StrPath
 
-__all__ = ["Result"]
+__all__ = ["Result", "check_picture_path"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,9 @@ class Result:
         """
         paths = [self._path(Path(pattern).expanduser(), index) for index in range(len(self.arrays))]
         for path, image in zip(paths, self.images, strict=True):
-            _write(image, path)
+            picture_format = check_picture_path(path)
+            with replacing(path) as temporary:
+                image.save(temporary, format=picture_format)
         return paths
 
     def _path(self, pattern: Path, index: int) -> Path:
@@ -84,23 +85,21 @@ class Result:
         return pattern.with_name(name)
 
 
-def _write(image: Image.Image, path: Path) -> None:
+def check_picture_path(path: Path) -> str:
+    """Give the picture format that a path's ending stands for.
+
+    Raises
+    ------
+    ValueError
+        If it stands for none that can be written, or the directory does not exist.
+    """
     from PIL import Image
 
     formats = Image.registered_extensions()
-    if formats.get(path.suffix.lower()) not in Image.SAVE:
+    name = formats.get(path.suffix.lower(), "")
+    if name not in Image.SAVE:
         legal = ", ".join(ending for ending, name in sorted(formats.items()) if name in Image.SAVE)
         raise ValueError(f"{path} does not end like a picture; legal endings: {legal}")
     if not path.parent.is_dir():
         raise ValueError(f"directory {path.parent} does not exist")
-    descriptor, temporary = tempfile.mkstemp(suffix=path.suffix, prefix=f".{path.stem}-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            image.save(file, format=formats[path.suffix.lower()])
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    return name
