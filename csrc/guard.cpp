@@ -1,16 +1,12 @@
 #include "guard.h"
 
 #include <atomic>
-#include <cstdio>
 #include <cstdlib>
-#include <cstring>
-#include <exception>
-#include <new>
 #include <string>
-#include <utility>
 
 #include "ggml-backend.h"
 #include "ggml.h"
+#include "guarded.hpp"
 
 #if defined(_WIN32)
 #include <windows.h>
@@ -20,39 +16,15 @@
 
 namespace {
 
-struct AssertFailure {
-    std::string text;
-};
-
-struct Cancelled {};
-
-// Depth of guarded calls on this thread: only there may ggml's abort callback throw.
-thread_local int guarded = 0;
 std::atomic<bool> cancel_requested{false};
 
 std::atomic<sd_log_cb_t> log_callback{nullptr};
 std::atomic<sd_progress_cb_t> progress_callback{nullptr};
 
-void set_error(sdg_error* error, sdg_status status, const char* text) {
-    if (error != nullptr) {
-        error->status = status;
-        std::snprintf(error->text, sizeof error->text, "%s", text);
-    }
-}
-
-// ggml calls abort() when this returns; on a thread without a guarded call that is what happens.
-void on_abort(const char* message) {
-    if (guarded > 0) {
-        throw AssertFailure{message};
-    }
-    std::fprintf(stderr, "%s\n", message);
-    std::fflush(stderr);
-}
-
 // The engine has no cancel of its own; it reports progress on the calling thread at every step.
 void on_progress(int step, int steps, float seconds, void* data) {
-    if (guarded > 0 && cancel_requested.load()) {
-        throw Cancelled{};
+    if (sdcffi::guarded > 0 && cancel_requested.load()) {
+        throw sdcffi::Cancelled{};
     }
     if (sd_progress_cb_t callback = progress_callback.load()) {
         callback(step, steps, seconds, data);
@@ -79,39 +51,6 @@ void on_ggml_log(ggml_log_level level, const char* text, void*) {
     }
 }
 
-// Runs an operation that returns true for success, and turns whatever it throws into a status.
-template <typename Operation>
-sdg_status guard(sdg_error* error, Operation&& operation) {
-    struct Depth {
-        Depth() { guarded++; }
-        ~Depth() { guarded--; }
-    } depth;
-    set_error(error, SDG_OK, "");
-    try {
-        ggml_set_abort_callback(on_abort);
-        if (std::forward<Operation>(operation)()) {
-            return SDG_OK;
-        }
-        set_error(error, SDG_FAILED, "");
-        return SDG_FAILED;
-    } catch (const Cancelled&) {
-        set_error(error, SDG_CANCELLED, "cancelled");
-        return SDG_CANCELLED;
-    } catch (const AssertFailure& failure) {
-        set_error(error, SDG_ASSERT, failure.text.c_str());
-        return SDG_ASSERT;
-    } catch (const std::bad_alloc& exception) {
-        set_error(error, SDG_OUT_OF_MEMORY, exception.what());
-        return SDG_OUT_OF_MEMORY;
-    } catch (const std::exception& exception) {
-        set_error(error, SDG_EXCEPTION, exception.what());
-        return SDG_EXCEPTION;
-    } catch (...) {
-        set_error(error, SDG_EXCEPTION, "an exception of unknown type");
-        return SDG_EXCEPTION;
-    }
-}
-
 const char* type_name(ggml_backend_dev_t device) {
     switch (ggml_backend_dev_type(device)) {
         case GGML_BACKEND_DEVICE_TYPE_CPU:
@@ -128,6 +67,8 @@ const char* type_name(ggml_backend_dev_t device) {
 using score_function = int (*)();
 
 }  // namespace
+
+using sdcffi::guard;
 
 const char* sdg_upstream_commit(void) {
     return sd_commit();

@@ -71,6 +71,8 @@ SDG_API void sdg_reset_cancel(void); /* forget an earlier sdg_cancel; before a c
 
 /* Contexts. The caller owns what *context receives and gives it to sdg_free_context once. */
 SDG_API enum sdg_status sdg_new_context(const sd_ctx_params_t* params, sd_ctx_t** context, sdg_error* error);
+/* The same without the weights: only sdg_check_loras and sdg_free_context may follow. */
+SDG_API enum sdg_status sdg_new_empty_context(const sd_ctx_params_t* params, sd_ctx_t** context, sdg_error* error);
 SDG_API enum sdg_status sdg_free_context(sd_ctx_t* context, sdg_error* error);
 SDG_API bool sdg_supports_image(const sd_ctx_t* context);
 SDG_API bool sdg_supports_video(const sd_ctx_t* context);
@@ -84,6 +86,32 @@ SDG_API enum sdg_status sdg_generate_image(sd_ctx_t* context, const sd_img_gen_p
 SDG_API enum sdg_status sdg_convert(const char* input, const char* vae, const char* output, enum sd_type_t type,
                                     const char* tensor_type_rules, bool convert_name, sdg_error* error);
 SDG_API void sdg_free(void* memory);
+
+/* LoRA. A row says what became, or would become, of one file's tensors; names are the engine's own. */
+typedef struct {
+    const char* path;
+    float multiplier;
+    bool is_high_noise;
+    bool immediately;           /* merged into the weights, not computed beside them */
+    double seconds;             /* to read it, when that was done, and to attach or merge it */
+    size_t total;               /* tensors in the file */
+    size_t applied;
+    const char* const* skipped; /* names of the file's other tensors */
+    size_t skipped_count;
+    const char* const* misfits; /* "model tensor: reason" */
+    size_t misfit_count;
+    const char* const* types;   /* of the weights it is for, as ggml names them */
+    size_t type_count;
+} sdg_lora_report;
+
+/* What each file would do to this context's weights; nothing is changed, but the files are read and kept. */
+SDG_API enum sdg_status sdg_check_loras(sd_ctx_t* context, const sd_lora_t* loras, uint32_t count,
+                                        const sdg_lora_report** rows, sdg_error* error);
+/* What the last generation did. Rows of both belong to the context, until the next of these calls. */
+SDG_API enum sdg_status sdg_lora_reports(sd_ctx_t* context, const sdg_lora_report** rows, size_t* count,
+                                         sdg_error* error);
+/* Bytes of adapters to keep in memory between calls. */
+SDG_API void sdg_set_lora_cache(sd_ctx_t* context, size_t bytes);
 
 #ifdef __cplusplus
 }

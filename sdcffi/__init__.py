@@ -16,6 +16,8 @@ from .errors import (
     LayoutMismatchError,
     LibraryNotFoundError,
     LoraError,
+    LoraQualityWarning,
+    LoraWarning,
     ModelLoadError,
     NativeAssertError,
     NativeError,
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
         SkipLayerGuidance,
         Tiling,
     )
-    from .result import Result
+    from .result import LoraReport, Result
 
 __version__ = "0.1.0"
 
@@ -60,6 +62,9 @@ __all__ = [
     "Log",
     "Lora",
     "LoraError",
+    "LoraQualityWarning",
+    "LoraReport",
+    "LoraWarning",
     "ModelLoadError",
     "NativeAssertError",
     "NativeError",
@@ -85,6 +90,7 @@ _HOMES = {
     "ImageParams": "params",
     "Log": "events",
     "Lora": "lora",
+    "LoraReport": "result",
     "PhotoMaker": "params",
     "Progress": "events",
     "Result": "result",

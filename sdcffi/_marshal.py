@@ -73,7 +73,8 @@ class Marshaller:
             elif ctype.kind == "struct":
                 self.fill(getattr(target, name), value, f"{where}.")
             elif ctype.kind == "pointer" and ctype.item.cname != "char":
-                self._set_array(target, fields, name, value, where)
+                setattr(target, name, self.array(ctype.item, value, where))
+                setattr(target, next(key for key in _count_names(name) if key in fields), len(value))
             else:
                 setattr(target, name, self._scalar(ctype, value, where))
 
@@ -133,23 +134,22 @@ class Marshaller:
             raise ValueError(f"{where} must be one of {', '.join(names)}, not {value!r}")
         return names[value]
 
-    def _set_array(self, target: Any, fields: dict[str, Any], name: str, value: Any, where: str) -> None:
-        count = next(key for key in _count_names(name) if key in fields)
-        if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, np.ndarray)):
-            raise TypeError(f"{where} must be a sequence, not {value!r}")
-        item = fields[name].type.item
-        array = self._ffi.new(self._ffi.getctype(item, "[]"), len(value))
-        for index, element in enumerate(value):
+    def array(self, item: Any, values: Sequence[Any], where: str = "") -> Any:
+        """Give a new C array of structs, pictures or numbers; NULL for none."""
+        if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, np.ndarray)):
+            raise TypeError(f"{where} must be a sequence, not {values!r}")
+        ctype = self._ffi.typeof(item) if isinstance(item, str) else item
+        array = self._ffi.new(self._ffi.getctype(ctype, "[]"), len(values))
+        for index, element in enumerate(values):
             place = f"{where}[{index}]"
-            if item.cname == "sd_image_t":
+            if ctype.cname == "sd_image_t":
                 self._set_image(array[index], element)
-            elif item.kind == "struct":
+            elif ctype.kind == "struct":
                 self.fill(array[index], element, f"{place}.")
             else:
-                array[index] = self._scalar(item, element, place)
+                array[index] = self._scalar(ctype, element, place)
         self._alive.append(array)
-        setattr(target, name, array if len(value) else self._ffi.NULL)
-        setattr(target, count, len(value))
+        return array if len(values) else self._ffi.NULL
 
     def _set_image(self, target: Any, pixels: NDArray[np.uint8]) -> None:
         target.height, target.width, target.channel = pixels.shape

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .params import ContextParams, ImageParams, SampleParams
+from .params import ContextParams, ImageParams, SampleParams, StrPath
 
-__all__ = ["check_context", "check_image", "resolve_seed"]
+__all__ = ["check_context", "check_image", "check_lora_options", "resolve_seed"]
 
 _MAX_SEED = (1 << 63) - 1
 
@@ -35,6 +35,17 @@ def check_image(params: ImageParams) -> ImageParams:
     if params.mask_image is not None and params.init_image is None:
         raise ValueError("mask_image needs init_image")
     return params
+
+
+def check_lora_options(lora_dir: StrPath | None, lora_cache: int) -> Path | None:
+    """Check where adapters are looked up and how many bytes of them are kept; give the directory."""
+    _at_least(0, lora_cache=lora_cache)
+    if lora_dir is None:
+        return None
+    directory = Path(lora_dir).expanduser()
+    if not directory.is_dir():
+        raise ValueError(f"lora_dir {directory} is not a directory")
+    return directory
 
 
 def _at_least(low: int, **values: int | None) -> None:

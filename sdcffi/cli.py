@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import sys
@@ -77,6 +78,8 @@ _CALL_VALUES: dict[str, tuple[type, str]] = {
     "control-strength": (float, "weight of ControlNet"),
 }
 
+_GRID_SETS = ("seed", "batch-count")  # `lora grid` draws one picture for each of its seeds
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
@@ -140,6 +143,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_convert(_command(commands, "convert", _convert, "write a model with other weight types"))
     _add_info(_command(commands, "info", _info, "what was built, and what it finds on this machine"))
     _add_demo(_command(commands, "demo", _demo, "draw with a tiny model made on the spot, with and without LoRA"))
+    lora = commands.add_parser("lora", help="look into LoRA files, compare their strengths")
+    lora_commands = lora.add_subparsers(required=True, metavar="COMMAND")
+    _add_lora_inspect(
+        _command(lora_commands, "inspect", _lora_inspect, "what a LoRA file holds, and with a model what would apply")
+    )
+    _add_lora_grid(_command(lora_commands, "grid", _lora_grid, "draw LoRAs at several strengths as a contact sheet"))
     commands.add_parser("build", help="build the native library for this machine", add_help=False)
     return parser
 
@@ -162,15 +171,38 @@ def _add_generate(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--lora", action="append", default=[], metavar="PATH[:SCALE]", help="adapter and its strength; may be repeated"
     )
+    _add_engine(command)
+    picture = command.add_argument_group("picture")
+    _add_values(picture, _CALL_VALUES)
+    picture.add_argument("--ref-image", action="append", metavar="PATH", help="reference picture; may be repeated")
+
+
+def _add_engine(command: argparse.ArgumentParser) -> None:
     model = command.add_argument_group("model")
     _add_values(model, {flag: (str, text) for flag, text in _PATHS.items()})
     engine = command.add_argument_group("engine")
     _add_values(engine, _ENGINE_VALUES)
     for flag, text in _ENGINE_SWITCHES.items():
         engine.add_argument(f"--{flag}", action="store_true", default=None, help=text)
+
+
+def _add_lora_inspect(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", help="LoRA file: safetensors or gguf; ckpt is not looked into")
+    command.add_argument("--json", action="store_true", help="for machines")
+    _add_engine(command)
+
+
+def _add_lora_grid(command: argparse.ArgumentParser) -> None:
+    command.add_argument("-p", "--prompt", default="", help="what to draw")
+    command.add_argument("-o", "--output", default="grid.png", help="file to write; its ending chooses the format")
+    command.add_argument(
+        "--lora", action="append", required=True, metavar="PATH", help="adapter, with rows of its own; may be repeated"
+    )
+    command.add_argument("--scales", default="0.25,0.5,0.75,1", help="strengths, a column each beside that of none")
+    command.add_argument("--seeds", default="1", help="seeds, a row each")
+    _add_engine(command)
     picture = command.add_argument_group("picture")
-    _add_values(picture, _CALL_VALUES)
-    picture.add_argument("--ref-image", action="append", metavar="PATH", help="reference picture; may be repeated")
+    _add_values(picture, {flag: value for flag, value in _CALL_VALUES.items() if flag not in _GRID_SETS})
 
 
 def _add_convert(command: argparse.ArgumentParser) -> None:
@@ -197,6 +229,10 @@ def _keywords(options: argparse.Namespace, flags: Sequence[str]) -> dict[str, An
     return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
+def _engine_keywords(options: argparse.Namespace) -> dict[str, Any]:
+    return _keywords(options, [*_PATHS, *_ENGINE_VALUES, *_ENGINE_SWITCHES])
+
+
 def _parse_lora(text: str) -> tuple[str, float]:
     path, colon, scale = text.rpartition(":")
     if not colon or Path(text).exists():
@@ -212,13 +248,39 @@ def _generate(options: argparse.Namespace) -> None:
     from .result import check_picture_path
 
     check_picture_path(Path(options.output).expanduser())  # before minutes of work
-    engine_keywords = _keywords(options, [*_PATHS, *_ENGINE_VALUES, *_ENGINE_SWITCHES])
     keywords = _keywords(options, list(_CALL_VALUES))
     loras = [_parse_lora(text) for text in options.lora]
-    with _bars() as bars, Engine(**engine_keywords, on_progress=bars, on_log=_logger(options)) as engine:
+    with _bars() as bars, Engine(**_engine_keywords(options), on_progress=bars, on_log=_logger(options)) as engine:
         result = engine.generate(options.prompt, loras=loras, ref_images=options.ref_image, **keywords)
     for path, seed in zip(result.save(options.output), result.seeds, strict=True):
         print(f"{path} (seed {seed})")
+
+
+def _lora_inspect(options: argparse.Namespace) -> None:
+    from ._lora_commands import inspect
+    from .engine import Engine
+
+    path, fit = Path(options.file), None
+    if options.model or options.diffusion_model:
+        with Engine(**_engine_keywords(options), load_weights=False, on_log=_logger(options)) as engine:
+            (fit,) = engine.check_loras([path])
+    print("\n".join(inspect(path, options.json, fit)))
+
+
+def _lora_grid(options: argparse.Namespace) -> None:
+    from ._lora_commands import draw_grid, parse_numbers
+    from .engine import Engine
+    from .lora import as_loras
+    from .result import check_picture_path
+
+    output = Path(options.output).expanduser()
+    check_picture_path(output)  # before minutes of work
+    scales, seeds = parse_numbers(options.scales, float, "scales"), parse_numbers(options.seeds, int, "seeds")
+    loras = as_loras(_parse_lora(text) for text in options.lora)
+    keywords = _keywords(options, [flag for flag in _CALL_VALUES if flag not in _GRID_SETS])
+    with _bars() as bars, Engine(**_engine_keywords(options), on_progress=bars, on_log=_logger(options)) as engine:
+        generate = functools.partial(engine.generate, options.prompt, **keywords)
+        print(draw_grid(generate, loras, scales, seeds, output, options.prompt))
 
 
 def _convert(options: argparse.Namespace) -> None:

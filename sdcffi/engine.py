@@ -12,10 +12,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ._library import Device, load
+from ._lora_policy import choose_usable, judge_applied, warn_of_coarse_weights
 from ._session import Session, open_backend
-from ._validate import check_context, check_image, resolve_seed
+from ._validate import check_context, check_image, check_lora_options, resolve_seed
 from .images import ImageLike, as_mask, as_rgb
-from .lora import LoraLike, as_loras
+from .lora import Lora, LoraLike, as_loras, merge_tags
 from .params import (
     Cache,
     ContextParams,
@@ -28,7 +29,7 @@ from .params import (
     StrPath,
     Tiling,
 )
-from .result import Result
+from .result import LoraReport, Result
 
 if TYPE_CHECKING:
     from ._callbacks import LogFunction, ProgressFunction
@@ -78,6 +79,12 @@ class Engine:
         Flash attention everywhere, or in the diffusion model.
     context : ContextParams, optional
         Anything else, by its C name; the keywords above win.
+    lora_dir : path, optional
+        Where adapters given by name, and those in prompts, are looked up.
+    lora_cache : int
+        Bytes of adapters to keep in memory between calls, where the model's weights are.
+    load_weights : bool
+        False reads only which tensors the model has: `check_loras` then works at once, and nothing can be drawn.
     backend : str
         ``"auto"``: the best GPU that was built and is here, else the CPU; or a name such as ``"cpu"``, ``"cuda"``. An
         explicit one is had or is an error. The environment variable SDCFFI_BACKEND takes the place of ``"auto"``.
@@ -135,6 +142,9 @@ class Engine:
         fa: bool | None = None,
         diffusion_fa: bool | None = None,
         context: ContextParams | None = None,
+        lora_dir: StrPath | None = None,
+        lora_cache: int = 1 << 30,
+        load_weights: bool = True,
         backend: str = "auto",
         library: StrPath | None = None,
         on_log: LogFunction | None = None,
@@ -171,15 +181,19 @@ class Engine:
             diffusion_flash_attn=diffusion_fa,
         )
         params = check_context(_USABLE.updated(context).updated(keywords))
+        self._lora_dir = check_lora_options(lora_dir, lora_cache)
+        self._standing: tuple[Lora, ...] = ()
+        self._told_of_coarse_weights = False
         native = load(library)
         if backend == "auto":
             backend = os.environ.get("SDCFFI_BACKEND") or "auto"
         self._device = open_backend(native, backend, on_log)
         self._on_log = on_log
         self._on_progress = on_progress
-        self._session = Session(native, params, on_log, on_progress)
+        self._session = Session(native, params, on_log, on_progress, load_weights)
         # Freed before interpreter exit: after it the engine's callbacks and GPU drivers may be gone.
         self._finalizer = weakref.finalize(self, self._session.close)
+        self._session.set_lora_cache(lora_cache)
 
     @property
     def device(self) -> Device:
@@ -202,7 +216,9 @@ class Engine:
         seed: int | None = None,
         batch_count: int | None = None,
         clip_skip: int | None = None,
-        loras: Iterable[LoraLike] = (),
+        loras: Iterable[LoraLike] | None = None,
+        lora_tags: bool = True,
+        strict: bool = True,
         init_image: ImageLike | None = None,
         mask_image: ImageLike | None = None,
         strength: float | None = None,
@@ -245,8 +261,13 @@ class Engine:
             Number of pictures, at least 1. None: 1.
         clip_skip : int, optional
             Last layers of CLIP to leave out, at least 1. None: the model's own.
-        loras : iterable of Lora, path, or (path, multiplier)
-            Adapters for this call.
+        loras : iterable of Lora, path, or (path, multiplier), optional
+            Adapters for this call. None: those of `set_loras`.
+        lora_tags : bool
+            Take ``<lora:name:weight>`` out of the prompt and add those adapters. False leaves the prompt alone.
+        strict : bool
+            Whether an adapter that does not fit the model, or that has nothing for it, is an error; else it is left
+            out with a `LoraWarning`.
         init_image, control_image : picture, optional
             Picture to start from; ControlNet's hint. A Pillow image, a uint8 array (H, W, 3), a path or bytes; of the
             result's size.
@@ -275,7 +296,7 @@ class Engine:
         TypeError, ValueError
             For a bad argument, before anything native runs.
         LoraError
-            If an adapter cannot be used.
+            If an adapter cannot be used, with file, tensor and reason, before anything is drawn.
         GenerationError
             If the engine reports failure.
         NativeError
@@ -283,7 +304,11 @@ class Engine:
         """
         if not isinstance(prompt, str):
             raise TypeError(f"prompt must be a string, not {prompt!r}")
-        checked = as_loras(loras or (params and params.loras) or ())
+        wanted = loras if loras is not None else (params and params.loras) or self._standing
+        if lora_tags:
+            prompt, checked = merge_tags(prompt, wanted, self._lora_dir)
+        else:
+            checked = as_loras(wanted, self._lora_dir)
         keywords = ImageParams(
             prompt=prompt,
             negative_prompt=negative_prompt,
@@ -294,7 +319,6 @@ class Engine:
             seed=seed,
             batch_count=batch_count,
             control_strength=control_strength,
-            loras=checked or None,
             init_image=None if init_image is None else as_rgb(init_image, "init_image"),
             mask_image=None if mask_image is None else as_mask(mask_image, "mask_image"),
             control_image=None if control_image is None else as_rgb(control_image, "control_image"),
@@ -312,13 +336,59 @@ class Engine:
         )
         given = check_image((params or ImageParams()).updated(keywords))
         first_seed = resolve_seed(given.seed, given.batch_count)
-        given = replace(given, seed=first_seed)
         started = time.perf_counter()
-        arrays = self._session.generate_image(given, on_log or self._on_log, on_progress or self._on_progress)
+        usable = self._usable_loras(checked, strict, on_log or self._on_log)
+        given = replace(given, seed=first_seed, loras=usable or None)
+        arrays, reports = self._session.generate_image(given, on_log or self._on_log, on_progress or self._on_progress)
         seconds = time.perf_counter() - started
+        judge_applied(reports, strict)
         _warn_of_size(given, arrays[0].shape)
         seeds = [first_seed + index for index in range(len(arrays))]
-        return Result(arrays, seeds, given, checked, seconds)
+        return Result(arrays, seeds, given, tuple(reports), seconds)
+
+    def set_loras(self, loras: Iterable[LoraLike]) -> None:
+        """Set the adapters of calls that do not name their own.
+
+        Parameters
+        ----------
+        loras : iterable of Lora, path, or (path, multiplier)
+            An empty one takes them away.
+
+        Raises
+        ------
+        TypeError, ValueError, LoraError
+            As `generate`; the earlier ones then stay.
+        """
+        self._standing = as_loras(loras, self._lora_dir)
+
+    def check_loras(self, loras: Iterable[LoraLike]) -> list[LoraReport]:
+        """Tell what adapters would do to this model's weights, without drawing or changing anything.
+
+        Parameters
+        ----------
+        loras : iterable of Lora, path, or (path, multiplier)
+
+        Returns
+        -------
+        list of LoraReport
+            In at_runtime mode `applied` may turn out smaller in a call: there only the drawing shows it.
+
+        Raises
+        ------
+        TypeError, ValueError, LoraError
+            If a file cannot be used with any model.
+        """
+        return self._session.check_loras(as_loras(loras, self._lora_dir), self._on_log)
+
+    def _usable_loras(self, loras: tuple[Lora, ...], strict: bool, on_log: LogFunction | None) -> tuple[Lora, ...]:
+        if not loras:
+            return ()
+        reports = self._session.check_loras(loras, on_log)
+        usable, coarse = choose_usable(loras, reports, self._device.backend, strict)
+        if coarse and not self._told_of_coarse_weights:
+            self._told_of_coarse_weights = True
+            warn_of_coarse_weights()
+        return usable
 
     def supports(self) -> dict[str, bool]:
         """Tell what the loaded model can make: ``"image"`` and ``"video"``."""

@@ -14,6 +14,8 @@ __all__ = [
     "LayoutMismatchError",
     "LibraryNotFoundError",
     "LoraError",
+    "LoraQualityWarning",
+    "LoraWarning",
     "ModelLoadError",
     "NativeAssertError",
     "NativeError",
@@ -84,6 +86,14 @@ class GenerationError(SDError):
 
 class LoraError(SDError):
     """A LoRA file cannot be used."""
+
+
+class LoraWarning(UserWarning):
+    """A LoRA was applied in part, or not at all where that was allowed."""
+
+
+class LoraQualityWarning(LoraWarning):
+    """A LoRA meets weights of so few bits that its effect is no longer precise."""
 
 
 class CancelledError(SDError):

@@ -1,17 +1,25 @@
-"""LoRA adapters: which file, how strongly."""
+"""LoRA adapters: which file, how strongly, and the tags in a prompt that stand for them."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from ._lora_file import read_lora
+from ._lora_names import ENDINGS, find_lora
 from .errors import LoraError
 from .params import StrPath, Struct
 
-__all__ = ["Lora", "LoraLike", "as_loras"]
+__all__ = ["Lora", "LoraLike", "as_loras", "merge_tags", "parse_tags"]
+
+_TAG = re.compile(r"<lora:([^:>]+):([^>]+)>")  # SDGenerationParams::extract_and_remove_lora
+_WEIGHT = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+_HIGH_NOISE = "|high_noise|"
+_MOST_FLOAT = 3.4028235e38
 
 
 @dataclass(frozen=True)
@@ -21,48 +29,137 @@ class Lora(Struct):
     Parameters
     ----------
     path : path
-        The adapter's file (safetensors, gguf or ckpt).
+        The adapter's file (safetensors, gguf, ckpt or pt); with a `lora_dir`, a string without one of these endings is
+        a name to look up there.
     multiplier : float
         Strength: 1 as trained, 0 none; any finite value.
     is_high_noise : bool
         Apply it to the high-noise model of Wan 2.2.
+    name : str, optional
+        What to call it; the engine does not see it. None: the file's name without its ending.
     """
 
     C_STRUCT = "sd_lora_t"
     path: StrPath
     multiplier: float = 1.0
     is_high_noise: bool = False
+    name: str | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Give the fields of the C struct by name."""
+        fields = super().given()
+        fields.pop("name", None)
+        return fields
 
 
 LoraLike: TypeAlias = "Lora | StrPath | tuple[StrPath, float]"
 
 
-def as_loras(items: Iterable[LoraLike]) -> tuple[Lora, ...]:
+def as_loras(items: Iterable[LoraLike], lora_dir: StrPath | None = None) -> tuple[Lora, ...]:
     """Check adapters before native code sees them: the engine itself only logs what is missing and goes on.
 
     Parameters
     ----------
     items : iterable of Lora, path, or (path, multiplier)
+    lora_dir : path, optional
+        Where strings that do not end like a LoRA file are looked up, as ``"name"`` or ``"folder/name"``. A `Path` is
+        never looked up. None: every string is a path.
+
+    Returns
+    -------
+    tuple of Lora
+        With absolute paths, symbolic links followed.
 
     Raises
     ------
     TypeError, ValueError
         If a multiplier is no finite number, or one file is given twice for the same model.
     LoraError
-        If a file does not exist, is none, or is empty.
+        If a file does not exist or cannot be used (see `read_lora`), or a name stands for none or several.
     """
     if isinstance(items, (str, bytes, Lora)):
         raise TypeError(f"loras is a sequence of Lora, path or (path, multiplier), not {items!r}")
-    checked: list[Lora] = []
+    checked: dict[tuple[StrPath, bool], Lora] = {}
     for item in items:
-        lora = _as_lora(item)
-        if any((lora.path, lora.is_high_noise) == (other.path, other.is_high_noise) for other in checked):
+        lora = _as_lora(item, lora_dir)
+        if checked.setdefault((lora.path, lora.is_high_noise), lora) is not lora:
             raise ValueError(f"LoRA {lora.path} is given twice; the engine would take the last multiplier only")
-        checked.append(lora)
-    return tuple(checked)
+    return tuple(checked.values())
 
 
-def _as_lora(item: LoraLike) -> Lora:
+def parse_tags(prompt: str) -> tuple[str, list[tuple[str, float, bool]]]:
+    """Take ``<lora:name:weight>`` and ``<lora:|high_noise|name:weight>`` out of a prompt, as sd-cli does.
+
+    Parameters
+    ----------
+    prompt : str
+        A tag without a weight is none, and stays.
+
+    Returns
+    -------
+    prompt : str
+        Without the tags; blanks around them stay.
+    tags : list of (str, float, bool)
+        Name, weight, and whether it is for the high-noise model, in the order of the prompt.
+
+    Raises
+    ------
+    ValueError
+        If a weight is no finite number (sd-cli passes over such a tag, and over what stands behind a number).
+    """
+    tags = []
+    for match in _TAG.finditer(prompt):
+        name, weight = match.groups()
+        if not _WEIGHT.fullmatch(weight) or abs(float(weight)) > _MOST_FLOAT:
+            raise ValueError(f"weight {weight!r} of {match[0]} must be a finite number, such as 0.8")
+        tags.append((name.removeprefix(_HIGH_NOISE), float(weight), name.startswith(_HIGH_NOISE)))
+    return _TAG.sub("", prompt), tags
+
+
+def merge_tags(prompt: str, loras: Iterable[LoraLike], lora_dir: StrPath | None = None) -> tuple[str, tuple[Lora, ...]]:
+    """Check adapters and add those that stand in the prompt as tags.
+
+    A file's weights add up over its tags, and with its multiplier in `loras`, as in sd-cli.
+
+    Parameters
+    ----------
+    prompt : str
+        See `parse_tags`.
+    loras : iterable of Lora, path, or (path, multiplier)
+        See `as_loras`.
+    lora_dir : path, optional
+        Where the names in tags are looked up, also those that end like a LoRA file.
+
+    Returns
+    -------
+    prompt : str
+        Without the tags.
+    loras : tuple of Lora
+        Those of `loras`, then those of the tags.
+
+    Raises
+    ------
+    TypeError, ValueError, LoraError
+        See `as_loras` and `parse_tags`; also if there is a tag but no `lora_dir`.
+    """
+    prompt, tags = parse_tags(prompt)
+    if tags and lora_dir is None:
+        raise LoraError(
+            f"the prompt names LoRA {tags[0][0]!r}, but there is no directory to look it up in; give lora_dir, or"
+            " lora_tags=False to leave prompts alone"
+        )
+    merged = {(lora.path, lora.is_high_noise): lora for lora in as_loras(loras, lora_dir)}
+    for name, weight, is_high_noise in tags:
+        found = find_lora(name, lora_dir or "")
+        lora = _as_lora(Lora(found, weight, is_high_noise, name), None)
+        key = lora.path, lora.is_high_noise
+        if before := merged.get(key):
+            lora = _as_lora(replace(before, multiplier=before.multiplier + weight), None)
+        merged[key] = lora
+    return prompt, tuple(merged.values())
+
+
+def _as_lora(item: LoraLike, lora_dir: StrPath | None) -> Lora:
     if isinstance(item, tuple):
         item = Lora(*item)
     elif not isinstance(item, Lora):
@@ -72,11 +169,6 @@ def _as_lora(item: LoraLike) -> Lora:
         raise TypeError(f"multiplier of LoRA {item.path} must be a number, not {multiplier!r}")
     if not math.isfinite(multiplier):
         raise ValueError(f"multiplier of LoRA {item.path} must be finite, not {multiplier!r}")
-    path = Path(item.path).expanduser()
-    if not path.exists():
-        raise LoraError(f"LoRA {path} does not exist")
-    if not path.is_file():
-        raise LoraError(f"LoRA {path} is not a file")
-    if path.stat().st_size == 0:
-        raise LoraError(f"LoRA {path} is empty")
-    return Lora(str(path.resolve()), float(multiplier), item.is_high_noise)
+    is_name = isinstance(item.path, str) and not item.path.lower().endswith(ENDINGS)
+    path = find_lora(str(item.path), lora_dir) if lora_dir is not None and is_name else Path(item.path)
+    return Lora(str(read_lora(path).path), float(multiplier), item.is_high_noise, item.name)

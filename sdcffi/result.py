@@ -15,10 +15,50 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from .lora import Lora
     from .params import ImageParams, StrPath
 
-__all__ = ["Result", "check_picture_path"]
+__all__ = ["LoraReport", "Result", "check_picture_path"]
+
+
+@dataclass(frozen=True)
+class LoraReport:
+    """What became of one adapter in a call, as the engine counted it.
+
+    Attributes
+    ----------
+    path : str
+        The adapter's file.
+    multiplier : float
+        Its strength.
+    is_high_noise : bool
+        Whether it was for the high-noise model of Wan 2.2.
+    applied, total : int
+        Tensors of the file that took part, and all of them.
+    skipped : tuple of str
+        Names of the others, as the engine calls them.
+    mode : str
+        ``"immediately"`` or ``"at_runtime"``.
+    types : tuple of str
+        Weight types that it met: ``"f16"``, ``"q8_0"``, ...
+    seconds : float
+        Time to read and attach or merge it; of the call that did so.
+    misfits : tuple of str
+        ``"model tensor: reason"`` for each tensor whose shape does not fit the model.
+    """
+
+    path: str
+    multiplier: float
+    is_high_noise: bool
+    applied: int
+    total: int
+    skipped: tuple[str, ...]
+    mode: str
+    types: tuple[str, ...]
+    seconds: float
+    misfits: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.path}: applied {self.applied} of {self.total} tensors, mode {self.mode}"
 
 
 @dataclass(frozen=True)
@@ -34,8 +74,8 @@ class Result:
         Seed of each picture.
     parameters : ImageParams
         What was asked for, the seed resolved.
-    loras : tuple of Lora
-        The adapters, with absolute paths.
+    loras : tuple of LoraReport
+        What became of each adapter.
     seconds : float
         Wall time of the call.
     """
@@ -43,7 +83,7 @@ class Result:
     arrays: list[NDArray[np.uint8]]
     seeds: list[int]
     parameters: ImageParams
-    loras: tuple[Lora, ...]
+    loras: tuple[LoraReport, ...]
     seconds: float
 
     @cached_property

@@ -305,34 +305,20 @@ def test_other_threads_run_while_the_engine_works(engine: Engine) -> None:
     assert counts[0] > 100_000, "the interpreter lock was held"
 
 
-@pytest.fixture
-def mismatched_lora(tmp_path: Path) -> Path:
-    """A LoRA whose matrices do not fit the tensor they name: an assertion in the engine."""
-    from safetensors.numpy import save_file
-
-    path = tmp_path / "mismatched.safetensors"
-    name = "diffusion_model.double_blocks.0.img_attn.proj"
-    save_file(
-        {
-            f"{name}.lora_A.weight": np.ones((4, 96), np.float32),
-            f"{name}.lora_B.weight": np.ones((128, 4), np.float32),
-        },
-        str(path),
-    )
-    return path
-
-
-@pytest.mark.parametrize("mode", ["at_runtime", "immediately"])
-def test_a_failed_assertion_is_an_exception_and_the_engine_is_not_used_again(
-    mode: str, demo_model: DemoModel, mismatched_lora: Path
-) -> None:
-    with Engine(**demo_model.engine_arguments(), lora_apply_mode=mode) as engine:
+def test_a_failed_assertion_is_an_exception_and_the_engine_is_not_used_again(demo_model: DemoModel) -> None:
+    one_channel = ImageParams(init_image=np.zeros((64, 64, 1), np.uint8))
+    with Engine(**demo_model.engine_arguments()) as engine:
         with pytest.raises(NativeAssertError, match="GGML_ASSERT"):
-            engine.generate("a cat", **DRAW, loras=[mismatched_lora])
+            engine.generate("a cat", **DRAW, params=one_channel)
         with pytest.raises(NativeError, match=r"the engine cannot be used after: .*GGML_ASSERT"):
             engine.generate("a cat", **DRAW)
     with Engine(**demo_model.engine_arguments()) as engine:
         assert engine.generate("a cat", **DRAW).arrays
+
+
+def test_a_native_exception_is_an_exception(demo_model: DemoModel) -> None:
+    with Engine(**demo_model.engine_arguments()) as engine, pytest.raises(NativeError, match="stof"):
+        engine.generate("a (cat:.)", **DRAW)  # a prompt weight that is no number
 
 
 def test_a_whole_life_prints_nothing(demo_model: DemoModel) -> None:

@@ -83,7 +83,7 @@ def test_every_c_field_is_public_or_has_a_reason(library: Library) -> None:
     everything = set(header_fields(library))
     missing = {field for field in everything - public - reasons if f"{field.partition('.')[0]}.*" not in reasons}
     assert not missing, "fields of the header that nobody can reach"
-    unknown = {field for field in public - everything}
+    unknown = public - everything - {"sd_lora_t.name"}  # a label, which `Lora.given` leaves out
     assert not unknown, "dataclass fields that this header does not have"
     stale = {reason for reason in reasons if not reason.endswith("*") and reason not in everything}
     assert not stale, "reasons for fields that are gone"

@@ -64,7 +64,7 @@ class Patch:
     def apply(self, tree: Path) -> None:
         """Change the files of `tree`.
 
-        Lines may have moved, but every line of every hunk must be there, once.
+        Lines may have moved, but every line of every hunk must be there; the place nearest to the stated one is taken.
 
         Raises
         ------
@@ -106,15 +106,12 @@ def _locate_hunks(patch: Patch, item: patch_ng.Patch, tree: Path) -> None:
     for number, hunk in enumerate(item.hunks, 1):
         old = [line[1:].rstrip(b"\r\n") for line in hunk.text if line[:1] in (b" ", b"-")]
         starts = [i for i in range(len(lines) - len(old) + 1) if lines[i : i + len(old)] == old]
-        if hunk.startsrc - 1 in starts:
-            continue
-        if len(starts) != 1:
-            found = f"found {len(starts)} times" if starts else "not found"
+        if not starts:
             raise BuildError(
-                f"patch {patch.name} does not apply: hunk {number} of {target} (line {hunk.startsrc}) is {found} in "
+                f"patch {patch.name} does not apply: hunk {number} of {target} (line {hunk.startsrc}) is not found in "
                 f"{tree}. Use a revision that the patch fits, or make its Needed-when line tell this one apart."
             )
-        hunk.startsrc = starts[0] + 1
+        hunk.startsrc = min(starts, key=lambda start: abs(start + 1 - hunk.startsrc)) + 1  # noqa: B023
 
 
 @contextmanager

@@ -1,0 +1,74 @@
+// The LoRA part of guard.h; included at the end of the patched stable-diffusion.cpp, where sd_ctx_t is complete.
+#ifndef SDCFFI_LORA_GUARD_HPP
+#define SDCFFI_LORA_GUARD_HPP
+
+#include "guarded.hpp"
+#include "lora_support.hpp"
+
+namespace sdcffi {
+
+template <typename Texts>
+const char* const* as_c(LoraState& state, const Texts& texts) {
+    state.texts.emplace_back();
+    for (auto& text : texts) {
+        state.texts.back().push_back(text.c_str());
+    }
+    return state.texts.back().data();
+}
+
+inline void hand_out(LoraState& state, const std::vector<const LoraReport*>& reports) {
+    state.rows.clear();
+    state.texts.clear();
+    for (const LoraReport* report : reports) {
+        state.rows.push_back({report->path.c_str(), report->multiplier, report->is_high_noise, report->immediately,
+                              report->seconds, report->total, report->applied.size(),
+                              as_c(state, report->skipped), report->skipped.size(),
+                              as_c(state, report->misfits), report->misfits.size(),
+                              as_c(state, report->types), report->types.size()});
+    }
+}
+
+}  // namespace sdcffi
+
+sdg_status sdg_new_empty_context(const sd_ctx_params_t* params, sd_ctx_t** context, sdg_error* error) {
+    sdcffi::names_only      = true;
+    const sdg_status status = sdg_new_context(params, context, error);
+    sdcffi::names_only      = false;
+    return status;
+}
+
+sdg_status sdg_check_loras(sd_ctx_t* context, const sd_lora_t* loras, uint32_t count, const sdg_lora_report** rows,
+                           sdg_error* error) {
+    return sdcffi::guard(error, [&] {
+        sdcffi::LoraState& state = context->sd->sdcffi_loras;
+        state.checked.clear();
+        std::vector<const sdcffi::LoraReport*> reports;
+        for (auto& wish : sdcffi::wishes(loras, count)) {
+            state.checked.push_back(sdcffi::read(*context->sd, wish)->report);
+            reports.push_back(&state.checked.back());
+        }
+        sdcffi::hand_out(state, reports);
+        *rows = state.rows.data();
+        return true;
+    });
+}
+
+sdg_status sdg_lora_reports(sd_ctx_t* context, const sdg_lora_report** rows, size_t* count, sdg_error* error) {
+    return sdcffi::guard(error, [&] {
+        sdcffi::LoraState& state = context->sd->sdcffi_loras;
+        std::vector<const sdcffi::LoraReport*> reports;
+        for (auto& report : state.reports) {
+            reports.push_back(&report);
+        }
+        sdcffi::hand_out(state, reports);
+        *rows  = state.rows.data();
+        *count = state.rows.size();
+        return true;
+    });
+}
+
+void sdg_set_lora_cache(sd_ctx_t* context, size_t bytes) {
+    context->sd->sdcffi_loras.cache.limit = bytes;
+}
+
+#endif

@@ -1,0 +1,463 @@
+// LoRA as sdcffi applies it, in place of upstream's apply_loras: files are read once, nothing is merged unless it fits,
+// merged weights are restored exactly, and every adapter is counted. Included by the patched
+// stable-diffusion.cpp, whose class is the template argument Engine.
+//
+// at_runtime:  three LoraModels a file (text encoder, diffusion model, autoencoder), attached as weight adapters
+// immediately: one LoraModel a file, merged into the weights; the touched weights are read again from the model's own
+//              files before another set is merged, so that rounding cannot add up
+#ifndef SDCFFI_LORA_SUPPORT_HPP
+#define SDCFFI_LORA_SUPPORT_HPP
+
+#include <filesystem>
+#include <list>
+#include <map>
+#include <memory>
+#include <numeric>
+#include <set>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "guard.h"
+#include "lora.hpp"
+#include "model.h"
+#include "name_conversion.h"
+
+namespace sdcffi {
+
+// Set while a context is made that only has to know its tensors: their memory is reserved, but never touched.
+inline thread_local bool names_only = false;
+
+struct LoraReport {
+    std::string path;
+    float multiplier   = 1.f;
+    bool is_high_noise = false;
+    size_t total       = 0;
+    std::set<std::string> applied;
+    std::set<std::string> skipped;
+    std::vector<std::string> misfits;  // "model tensor: reason"
+    std::set<std::string> touched;     // names of model tensors
+    std::set<std::string> types;       // of those tensors
+    bool immediately = false;
+    double seconds   = 0;
+};
+
+// What a file's tensors would do to one model tensor.
+class Fit {
+public:
+    Fit(const LoraModel& lora, const std::string& name, const ggml_tensor* weight)
+        : lora_(lora), name_(name), weight_(weight) {}
+
+    // Whether any tensor of the file is meant for this weight; `report` then receives them, or the misfit.
+    bool examine(LoraReport& report) {
+        int64_t elements = 0;
+        for (int index = 0;; index++) {
+            const std::string key = "lora." + name_ + (index == 0 ? "" : "." + std::to_string(index));
+            const int64_t part    = lora_part(key) + diff_part(key) + loha_part(key) + lokr_part(key);
+            if (part == 0) {
+                break;
+            }
+            elements += part;
+        }
+        if (used_.empty()) {
+            return false;
+        }
+        if (reason_.empty() && elements != ggml_nelements(weight_) && !can_pad(elements)) {
+            reason_ = "makes a difference of " + std::to_string(elements) + " elements, the weight has shape " + shape(weight_);
+        }
+        if (!reason_.empty()) {
+            report.misfits.push_back(name_ + ": " + reason_);
+        }
+        report.applied.insert(used_.begin(), used_.end());
+        report.touched.insert(name_);
+        report.types.insert(ggml_type_name(weight_->type));
+        return true;
+    }
+
+private:
+    static std::string shape(const ggml_tensor* tensor) {
+        std::string text = "(";
+        for (int i = ggml_n_dims(tensor) - 1; i >= 0; i--) {
+            text += std::to_string(tensor->ne[i]) + (i > 0 ? ", " : ")");
+        }
+        return text;
+    }
+
+    const ggml_tensor* take(const std::string& name) {
+        auto found = lora_.lora_tensors.find(name);
+        if (found == lora_.lora_tensors.end()) {
+            return nullptr;
+        }
+        used_.insert(name);
+        return found->second;
+    }
+
+    // Upstream pads a difference that has fewer rows than the weight (stacked projections of which some are missing).
+    bool can_pad(int64_t elements) const {
+        return ggml_n_dims(weight_) == 2 && elements < ggml_nelements(weight_) && elements % weight_->ne[0] == 0;
+    }
+
+    void misfit(const std::string& reason) {
+        if (reason_.empty()) {
+            reason_ = reason;
+        }
+    }
+
+    static int64_t last(const ggml_tensor* tensor) {
+        return tensor->ne[std::max(ggml_n_dims(tensor), 2) - 1];
+    }
+
+    // down: (rank, inputs...), up: (outputs, rank), mid: (rank, rank, kernel); gives the elements of their product.
+    int64_t product(const ggml_tensor* down, const ggml_tensor* up, const ggml_tensor* mid) {
+        const int64_t rank   = ggml_n_dims(down) % 2 == 1 && ggml_n_dims(down) > 1 ? down->ne[3] : last(down);
+        const int64_t inputs = ggml_nelements(down) / rank, outputs = last(up);
+        if (ggml_nelements(up) != outputs * rank) {
+            misfit("up " + shape(up) + " and down " + shape(down) + " do not agree in their rank");
+        }
+        return inputs * outputs * (mid != nullptr ? ggml_nelements(mid) / (rank * rank) : 1);
+    }
+
+    int64_t lora_part(const std::string& key) {
+        if (lora_.lora_tensors.count(key + ".lora_up") == 0 || lora_.lora_tensors.count(key + ".lora_down") == 0) {
+            return 0;
+        }
+        const ggml_tensor *up = take(key + ".lora_up"), *down = take(key + ".lora_down"), *mid = take(key + ".lora_mid");
+        if (take(key + ".scale") == nullptr) {
+            take(key + ".alpha");
+        }
+        if (mid == nullptr && ggml_nelements(down) / last(down) != ggml_nelements(weight_) / last(weight_)) {
+            misfit("down " + shape(down) + " does not fit the weight of shape " + shape(weight_));
+        }
+        return product(down, up, mid);
+    }
+
+    int64_t diff_part(const std::string& key) {
+        const ggml_tensor* diff = take(key + ".diff");
+        return diff != nullptr ? ggml_nelements(diff) : 0;
+    }
+
+    int64_t loha_part(const std::string& key) {
+        for (const char* suffix : {".hada_w1_a", ".hada_w1_b", ".hada_w2_a", ".hada_w2_b"}) {
+            if (lora_.lora_tensors.count(key + suffix) == 0) {
+                return 0;
+            }
+        }
+        const ggml_tensor *up = take(key + ".hada_w1_a"), *down = take(key + ".hada_w1_b");
+        const ggml_tensor *up2 = take(key + ".hada_w2_a"), *down2 = take(key + ".hada_w2_b");
+        const ggml_tensor *mid = take(key + ".hada_t1"), *mid2 = take(key + ".hada_t2");
+        take(key + ".alpha");
+        if (mid != nullptr || mid2 != nullptr) {
+            return mid != nullptr && mid2 != nullptr ? ggml_nelements(weight_) : 0;  // Tucker: transposed by upstream
+        }
+        const int64_t first = product(down, up, nullptr), second = product(down2, up2, nullptr);
+        if (first != second) {
+            misfit("the two products of a LoHa differ in size");
+        }
+        return first;
+    }
+
+    int64_t lokr_part(const std::string& key) {
+        auto factor = [&](const std::string& name) -> int64_t {
+            if (const ggml_tensor* whole = take(name)) {
+                return ggml_nelements(whole);
+            }
+            if (lora_.lora_tensors.count(name + "_a") == 0 || lora_.lora_tensors.count(name + "_b") == 0) {
+                return 0;
+            }
+            const ggml_tensor *up = take(name + "_a"), *down = take(name + "_b");
+            return product(down, up, nullptr);
+        };
+        const int64_t elements = factor(key + ".lokr_w1") * factor(key + ".lokr_w2");
+        if (elements != 0) {
+            take(key + ".alpha");
+        }
+        return elements;
+    }
+
+    const LoraModel& lora_;
+    const std::string& name_;
+    const ggml_tensor* weight_;
+    std::set<std::string> used_;
+    std::string reason_;
+};
+
+// A file that was read: its models, one or one a part, and what it would do to this engine's weights.
+struct Adapter {
+    std::vector<std::shared_ptr<LoraModel>> models;
+    LoraReport report;
+};
+
+// Adapters that were read, the most recently used first, up to a number of bytes.
+class LoraCache {
+public:
+    std::shared_ptr<Adapter> find(const std::string& key) {
+        for (auto entry = entries_.begin(); entry != entries_.end(); ++entry) {
+            if (entry->key == key) {
+                entries_.splice(entries_.begin(), entries_, entry);
+                return entries_.front().adapter;
+            }
+        }
+        return nullptr;
+    }
+
+    void keep(const std::string& key, std::shared_ptr<Adapter> adapter) {
+        size_t bytes = 0;
+        for (auto& model : adapter->models) {
+            bytes += model->get_params_buffer_size();
+        }
+        entries_.push_front({key, std::move(adapter), bytes});
+        size_t sum = 0;
+        for (auto entry = entries_.begin(); entry != entries_.end();) {
+            sum += entry->bytes;
+            // The newest stays in any case: it is about to be used.
+            entry = sum > limit && entry != entries_.begin() ? entries_.erase(entry) : std::next(entry);
+        }
+    }
+
+    size_t limit = size_t(1) << 30;
+
+private:
+    struct Entry {
+        std::string key;
+        std::shared_ptr<Adapter> adapter;
+        size_t bytes;
+    };
+    std::list<Entry> entries_;
+};
+
+// An adapter that was asked for; the key changes with the file.
+struct LoraWish {
+    std::string path;
+    float multiplier;
+    bool is_high_noise;
+    std::string key;
+
+    explicit LoraWish(const sd_lora_t& lora) : path(lora.path), multiplier(lora.multiplier), is_high_noise(lora.is_high_noise) {
+        const auto file = std::filesystem::u8path(path);
+        std::error_code error;
+        const auto size = std::filesystem::file_size(file, error);
+        const auto time = std::filesystem::last_write_time(file, error).time_since_epoch().count();
+        key = path + "|" + std::to_string(size) + "|" + std::to_string(time) + (is_high_noise ? "|high" : "");
+    }
+
+    bool operator==(const LoraWish& other) const { return key == other.key && multiplier == other.multiplier; }
+};
+
+// Everything that a context remembers about adapters.
+struct LoraState {
+    LoraCache cache;
+    std::unique_ptr<ModelLoader> weights;  // reads the model's own files again
+    std::vector<LoraWish> merged;
+    std::set<std::string> touched;  // weights that are not as in the model's files
+    bool changing = false;          // a call ended while weights were being changed
+    std::vector<LoraReport> reports;
+    std::list<LoraReport> checked;
+    // What sdg_check_loras and sdg_lora_reports hand out, until the next of their calls.
+    std::vector<sdg_lora_report> rows;
+    std::list<std::vector<const char*>> texts;
+};
+
+inline std::vector<LoraWish> wishes(const sd_lora_t* loras, uint32_t count) {
+    return std::vector<LoraWish>(loras, loras + count);
+}
+
+template <typename Engine>
+std::shared_ptr<LoraModel> read_part(Engine& engine, const LoraWish& wish, ggml_backend_t backend, LoraModel::filter_t filter) {
+    auto lora = std::make_shared<LoraModel>(wish.path, backend, wish.path, wish.is_high_noise ? "model.high_noise_" : "", engine.version);
+    if (lora->load_failed || !lora->load_from_file(engine.n_threads, filter)) {
+        throw std::runtime_error("LoRA " + wish.path + " cannot be read");
+    }
+    lora->preprocess_lora_tensors(engine.tensors);
+    return lora;
+}
+
+// What the tensors that were read would do; nothing is changed.
+template <typename Engine>
+LoraReport examine(Engine& engine, const Adapter& adapter) {
+    LoraReport report;
+    const auto& storages = adapter.models.front()->model_loader.get_tensor_storage_map();
+    report.total         = storages.size();
+    report.immediately   = engine.apply_lora_immediately;
+    size_t loaded        = 0;
+    for (auto& model : adapter.models) {
+        for (auto& [name, tensor] : engine.tensors) {
+            if (name != "alphas_cumprod") {  // a local of the loader that it leaves in the list
+                Fit(*model, name, tensor).examine(report);
+            }
+        }
+        for (auto& [name, tensor] : model->lora_tensors) {
+            loaded++;
+            if (report.applied.count(name) == 0) {
+                report.skipped.insert(name);
+            }
+        }
+    }
+    if (loaded < report.total) {
+        for (auto& [name, storage] : storages) {  // those that no part of any model would ask for
+            if (!is_cond_stage_model_name(name) && !is_diffusion_model_name(name) && !is_first_stage_model_name(name)) {
+                report.skipped.insert(name);
+            }
+        }
+    }
+    return report;
+}
+
+// The file's adapter for this engine's mode, from the cache if it is there.
+template <typename Engine>
+std::shared_ptr<Adapter> read(Engine& engine, const LoraWish& wish) {
+    LoraCache& cache = engine.sdcffi_loras.cache;
+    auto adapter     = cache.find(wish.key);
+    if (adapter == nullptr) {
+        const int64_t start = ggml_time_us();
+        adapter             = std::make_shared<Adapter>();
+        if (engine.apply_lora_immediately) {
+            adapter->models.push_back(read_part(engine, wish, engine.backend, nullptr));
+        } else {
+            adapter->models.push_back(read_part(engine, wish, engine.clip_backend, is_cond_stage_model_name));
+            adapter->models.push_back(read_part(engine, wish, engine.backend, is_diffusion_model_name));
+            adapter->models.push_back(read_part(engine, wish, engine.vae_backend, is_first_stage_model_name));
+        }
+        adapter->report         = examine(engine, *adapter);
+        adapter->report.seconds = (ggml_time_us() - start) / 1e6;
+        cache.keep(wish.key, adapter);
+    }
+    adapter->report.path          = wish.path;
+    adapter->report.multiplier    = wish.multiplier;
+    adapter->report.is_high_noise = wish.is_high_noise;
+    for (auto& model : adapter->models) {
+        model->multiplier = wish.multiplier;
+        model->applied_lora_tensors.clear();
+    }
+    return adapter;
+}
+
+// Reads the touched weights again, so that they are what the model's files say.
+template <typename Engine>
+void restore(Engine& engine) {
+    LoraState& state = engine.sdcffi_loras;
+    if (state.touched.empty()) {
+        return;
+    }
+    auto choose = [&](const TensorStorage& storage, ggml_tensor** target) {
+        if (state.touched.count(storage.name) != 0) {
+            *target = engine.tensors.at(storage.name);
+        }
+        return true;
+    };
+    if (!state.weights->load_tensors(choose, engine.n_threads)) {
+        throw std::runtime_error("the model's files can no longer be read to take a LoRA out of its weights");
+    }
+    state.touched.clear();
+}
+
+template <typename Engine>
+void merge(Engine& engine, const std::vector<LoraWish>& wanted) {
+    LoraState& state = engine.sdcffi_loras;
+    if (wanted == state.merged && !state.changing) {
+        return;
+    }
+    state.changing = true;
+    restore(engine);
+    state.merged.clear();
+    state.reports.clear();
+    for (auto& wish : wanted) {
+        auto adapter        = read(engine, wish);
+        const int64_t start = ggml_time_us();
+        LoraReport report   = adapter->report;
+        if (!report.touched.empty()) {
+            state.touched.insert(report.touched.begin(), report.touched.end());
+            adapter->models.front()->apply(engine.tensors, engine.version, engine.n_threads);
+        }
+        report.seconds += (ggml_time_us() - start) / 1e6;
+        state.reports.push_back(report);
+    }
+    state.merged   = wanted;
+    state.changing = false;
+}
+
+template <typename Part>
+void attach(const std::shared_ptr<Part>& part, const std::vector<std::shared_ptr<LoraModel>>& models) {
+    if (part) {
+        // An empty adapter would still lead every layer off its fast path.
+        part->set_weight_adapter(models.empty() ? nullptr : std::make_shared<MultiLoraAdapter>(models));
+    }
+}
+
+template <typename Engine>
+void attach_all(Engine& engine, const std::vector<LoraWish>& wanted) {
+    engine.cond_stage_lora_models.clear();
+    engine.diffusion_lora_models.clear();
+    engine.first_stage_lora_models.clear();
+    engine.sdcffi_loras.reports.clear();
+    for (auto& wish : wanted) {
+        auto adapter        = read(engine, wish);
+        const int64_t start = ggml_time_us();
+        LoraReport report   = adapter->report;
+        std::vector<std::shared_ptr<LoraModel>>* parts[] = {
+            &engine.cond_stage_lora_models, &engine.diffusion_lora_models, &engine.first_stage_lora_models};
+        for (size_t i = 0; i < adapter->models.size(); i++) {
+            if (!adapter->models[i]->lora_tensors.empty()) {
+                parts[i]->push_back(adapter->models[i]);
+            }
+        }
+        report.seconds += (ggml_time_us() - start) / 1e6;
+        engine.sdcffi_loras.reports.push_back(report);
+    }
+    attach(engine.cond_stage_model, engine.cond_stage_lora_models);
+    attach(engine.diffusion_model, engine.diffusion_lora_models);
+    attach(engine.high_noise_diffusion_model, engine.diffusion_lora_models);
+    attach(engine.first_stage_model, engine.first_stage_lora_models);
+}
+
+// Called once, when the weights are loaded.
+template <typename Engine>
+void weights_loaded(Engine& engine, const ModelLoader& loader, lora_apply_mode_t mode) {
+    engine.sdcffi_loras.weights = std::make_unique<ModelLoader>(loader);
+    if (mode == LORA_APPLY_AUTO) {
+        engine.apply_lora_immediately = true;
+        for (auto& [name, tensor] : engine.tensors) {
+            if (ggml_is_quantized(tensor->type)) {
+                engine.apply_lora_immediately = false;
+            }
+        }
+    }
+}
+
+template <typename Engine>
+void apply_loras(Engine& engine, const sd_lora_t* loras, uint32_t count) {
+    if (engine.apply_lora_immediately) {
+        merge(engine, wishes(loras, count));
+    } else {
+        attach_all(engine, wishes(loras, count));
+    }
+}
+
+// Called when pictures were drawn: in at_runtime mode only the finished graphs tell which tensors took part.
+template <typename Engine>
+void count_applied(Engine& engine) {
+    if (engine.apply_lora_immediately) {
+        return;
+    }
+    for (auto& report : engine.sdcffi_loras.reports) {
+        std::set<std::string> applied;
+        for (auto* part : {&engine.cond_stage_lora_models, &engine.diffusion_lora_models, &engine.first_stage_lora_models}) {
+            for (auto& model : *part) {
+                if (model->file_path == report.path) {
+                    applied.insert(model->applied_lora_tensors.begin(), model->applied_lora_tensors.end());
+                }
+            }
+        }
+        for (auto name = report.applied.begin(); name != report.applied.end();) {
+            if (applied.count(*name) == 0) {
+                report.skipped.insert(*name);
+                name = report.applied.erase(name);
+            } else {
+                ++name;
+            }
+        }
+    }
+}
+
+}  // namespace sdcffi
+
+#endif

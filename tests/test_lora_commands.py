@@ -1,0 +1,242 @@
+"""`sdcffi lora inspect` and `sdcffi lora grid`, and the contact sheet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageChops
+from safetensors.numpy import save_file
+from sdcli import THREADS
+
+from sdcffi import Engine, Lora, cli
+from sdcffi._lora_commands import draw_grid, parse_numbers
+from sdcffi.contact_sheet import contact_sheet
+from sdcffi.demo import DemoModel
+
+Capture = pytest.CaptureFixture[str]
+COLOURS = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0), (0, 200, 200), (200, 0, 200)]
+
+
+def picture(colour: tuple[int, int, int], size: tuple[int, int] = (40, 30)) -> Image.Image:
+    return Image.new("RGB", size, colour)
+
+
+def found(sheet: Image.Image, colour: tuple[int, int, int]) -> tuple[int, int, int, int]:
+    """Where in a sheet a colour is, checked to fill it: left, top, right, bottom."""
+    mask = Image.fromarray(np.all(np.asarray(sheet) == colour, axis=2))
+    box = mask.getbbox()
+    assert box is not None, f"{colour} is not in the sheet"
+    assert np.asarray(mask.crop(box)).all()
+    return box
+
+
+# The sheet.
+
+
+def test_a_sheet_lays_pictures_out_as_a_table() -> None:
+    rows = [[picture(colour) for colour in COLOURS[:3]], [picture(colour) for colour in COLOURS[3:]]]
+    sheet = contact_sheet(rows, ["first", "second"], ["a", "b", "c"])
+    boxes = [found(sheet, colour) for colour in COLOURS]
+    assert all((right - left, bottom - top) == (40, 30) for left, top, right, bottom in boxes)
+    assert len({left for left, *_ in boxes}) == 3
+    assert [box[0] for box in boxes[:3]] == [box[0] for box in boxes[3:]] == sorted(box[0] for box in boxes[:3])
+    assert {box[1] for box in boxes[:3]} != {box[1] for box in boxes[3:]}
+
+
+def test_labels_stand_beside_rows_above_columns_and_are_drawn_whole() -> None:
+    grid = [[picture(COLOURS[0]), picture(COLOURS[1])]]
+    blank = contact_sheet(grid, [" "], [" ", " "])
+    assert np.array_equal(np.unique(np.asarray(blank.convert("L"))), np.unique([255, *map(grey, COLOURS[:2])]))
+    long = "a label much wider than the picture below it is"
+    sheet = contact_sheet(grid, ["row"], ["x", long], title="title")
+    left, top, *_ = found(sheet, COLOURS[0])
+    ink = np.asarray(sheet.convert("L")) < 60
+    assert ink[top:, :left].any(), "row label"
+    assert ink[:top, left:].any(), "column labels"
+    assert ink[: top // 2, :left].any(), "title"
+    assert not ink[:, [0, -1]].any()
+    assert not ink[[0, -1]].any(), "no label touches the border"
+    columns = [contact_sheet(grid, [" "], [label, " "]).crop((0, 0, 80, 20)) for label in ("0.5", "1")]
+    assert ImageChops.difference(*columns).getbbox(), "other labels, other ink"
+
+
+def test_a_long_title_is_cut_off() -> None:
+    grid = [[picture(COLOURS[0])]]
+    short, long = (contact_sheet(grid, ["row"], ["column"], title) for title in ("a", "a " * 500))
+    assert short.size == long.size
+    assert (np.asarray(long)[:, -8:] == 255).all()
+    assert ImageChops.difference(short, long).getbbox()
+
+
+def grey(colour: tuple[int, int, int]) -> int:
+    return int(picture(colour).convert("L").getpixel((0, 0)))  # type: ignore[arg-type]
+
+
+def test_a_sheet_takes_pictures_of_several_sizes_and_modes() -> None:
+    small = picture(COLOURS[1], (10, 10)).convert("RGBA")
+    sheet = contact_sheet([[picture(COLOURS[0])], [small]], ["a", "\u6f22\n"], ["b"])
+    big_box, small_box = found(sheet, COLOURS[0]), found(sheet, COLOURS[1])
+    assert small_box[0] - big_box[0] == 15
+    assert sheet.mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("pictures", "rows", "columns"), [([], [], []), ([[]], ["a"], []), ([[1]], ["a"], ["b", "c"]), ([[1]], [], ["b"])]
+)
+def test_a_sheet_wants_as_many_labels_as_pictures(pictures: Any, rows: list[str], columns: list[str]) -> None:
+    with pytest.raises(ValueError, match="labelled"):
+        contact_sheet(pictures, rows, columns)
+
+
+# The grid.
+
+
+class Recorder:
+    """Stands for `Engine.generate`: notes the calls and gives a picture of a colour of its own for each."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[tuple[Lora, ...], int]] = []
+
+    def __call__(self, *, loras: list[Lora], seed: int) -> Any:
+        self.calls.append((tuple(loras), seed))
+        self.images = [picture((0, len(self.calls), 200))]
+        return self
+
+
+def test_a_grid_draws_each_adapter_strength_and_seed_once(tmp_path: Path) -> None:
+    a, b = Lora("/x/a.safetensors"), Lora("/x/b.safetensors", 2.0, name="bee")
+    generate = Recorder()
+    output = draw_grid(generate, [a, b], [0.5, 0, 1.0], [7, 8], tmp_path / "grid.png")
+    drawn = [((Lora(lora.path, lora.multiplier * scale, name=lora.name),), seed)
+             for lora in (a, b) for scale in (0.5, 1.0) for seed in (7, 8)]  # fmt: skip
+    assert generate.calls == [((), 7), ((), 8), *drawn]
+    sheet = Image.open(output)
+    boxes = [found(sheet, (0, index, 200)) for index in range(3, 11)]
+    at = {(lora[0].path, lora[0].multiplier, seed): box for (lora, seed), box in zip(drawn, boxes, strict=True)}
+    assert at[a.path, 0.5, 7][0] == at[b.path, 1.0, 8][0] < at[a.path, 1.0, 7][0]
+    assert at[a.path, 0.5, 7][1] < at[a.path, 0.5, 8][1] < at[b.path, 1.0, 7][1] < at[b.path, 1.0, 8][1]
+    base = np.asarray(sheet)[:, : at[a.path, 0.5, 7][0]]
+    assert (np.all(base == (0, 1, 200), axis=2).sum(), np.all(base == (0, 2, 200), axis=2).sum()) == (2400, 2400)
+
+
+def test_rows_are_labelled_by_name_and_by_path_where_names_are_equal(tmp_path: Path) -> None:
+    def grid(*loras: Lora) -> Image.Image:
+        return Image.open(draw_grid(Recorder(), loras, [1], [1], tmp_path / "grid.png")).copy()
+
+    def expected(*labels: str) -> Image.Image:
+        rows = [[picture((0, 1, 200)), picture((0, 2 + index, 200))] for index in range(len(labels))]
+        return contact_sheet(rows, [f"{label}, seed 1" for label in labels], ["no LoRA", "1"])
+
+    def same(left: Image.Image, right: Image.Image) -> bool:
+        return left.size == right.size and left.tobytes() == right.tobytes()
+
+    assert same(grid(Lora("/x/a.safetensors", name="bee"), Lora("/y/a.safetensors")), expected("bee", "a"))
+    assert same(
+        grid(Lora("/x/a.safetensors"), Lora("/y/a.safetensors")), expected("/x/a.safetensors", "/y/a.safetensors")
+    )
+
+
+def test_a_grid_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:
+    generate = Recorder()
+    with pytest.raises(ValueError, match="does not end like a picture"):
+        draw_grid(generate, [Lora("a")], [1], [1], tmp_path / "grid.txt")
+    with pytest.raises(ValueError, match="at least one LoRA"):
+        draw_grid(generate, [], [1], [1], tmp_path / "grid.png")
+    assert generate.calls == []
+
+
+@pytest.mark.parametrize("text", ["", "1,", "a", "1;2", "nan", "0,inf", "1,1.0"])
+def test_lists_of_numbers_are_checked(text: str) -> None:
+    assert parse_numbers("0, 0.5,-1", float, "scales") == [0.0, 0.5, -1.0]
+    with pytest.raises(ValueError, match="scales must be different floats"):
+        parse_numbers(text, float, "scales")
+
+
+def test_the_command_writes_the_engines_pictures(demo_model: DemoModel, tmp_path: Path, capfd: Capture) -> None:
+    draw: dict[str, Any] = {"width": 64, "height": 64, "steps": 1, "cfg_scale": 1.0}
+    arguments = {**demo_model.engine_arguments(), "threads": THREADS, "backend": "cpu"}
+    flags = [
+        word for name, value in {**arguments, **draw}.items() for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    grid = ["lora", "grid", "--lora", str(demo_model.lora), "--scales", "0,0.5", "--seeds", "5", "--prompt", "a cat"]
+    output = tmp_path / "grid.png"
+    assert cli.main([*grid, "--output", str(output), *flags]) == 0
+    assert capfd.readouterr().out == f"{output}\n"
+    with Engine(**arguments) as engine:
+        images = [
+            engine.generate("a cat", seed=5, loras=loras, **draw).images[0] for loras in ([], [(demo_model.lora, 0.5)])
+        ]
+    expected = contact_sheet([images], [f"{demo_model.lora.stem}, seed 5"], ["no LoRA", "0.5"], "a cat")
+    assert not ImageChops.difference(Image.open(output), expected).getbbox()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--scales", "x"], 2, "scales must be"),
+        (["--seeds", "1,1"], 2, "seeds must be"),
+        (["--output", "grid.txt"], 2, "does not end like a picture"),
+        (["--lora", "missing.safetensors"], 1, "missing.safetensors does not exist"),
+        (["--seed", "1"], 2, "--seed"),
+    ],
+)
+def test_the_command_refuses_before_the_model_is_loaded(
+    arguments: list[str], status: int, said: str, demo_model: DemoModel, capfd: Capture
+) -> None:
+    assert cli.main(["lora", "grid", "--model", "missing", "--lora", str(demo_model.lora), *arguments]) == status
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert said in err
+
+
+# Inspection.
+
+
+def test_inspect_tells_what_a_file_holds(tmp_path: Path, capfd: Capture) -> None:
+    tensors = {"lora_unet_stray.unheard_of": np.ones(3, np.float32)}
+    for block, rank in ((1, 4), (2, 4), (2, 8)):
+        module = f"lora_unet_down_blocks_{block}_attentions_0_transformer_blocks_0_attn{rank // 4}_to_k"
+        tensors[f"{module}.lora_down.weight"] = np.ones((rank, 768), np.float16)
+        tensors[f"{module}.lora_up.weight"] = np.ones((320, rank), np.float16)
+        tensors[f"{module}.alpha"] = np.array(2.5, np.float32)
+    path = tmp_path / "a.safetensors"
+    save_file(tensors, path)
+    assert cli.main(["lora", "inspect", str(path)]) == 0
+    out = capfd.readouterr().out
+    for text in (
+        f"{path}: safetensors, ",
+        " KiB, 10 tensors",
+        "kind: lora; names: kohya",
+        "architecture: sd1 (lora_unet_down_blocks_2_",
+        "_to_k reads text of width 768)",
+        "dtypes: F16 (6x), F32 (4x)",
+        "rank: 4 (2x), 8 (1x)",
+        "alpha: 2.5\n",
+        "targets: 3 modules in 2 blocks\n  lora_unet_down_blocks_1: 1\n  lora_unet_down_blocks_2: 2\n",
+        "passed over by the engine: 1 tensors, such as lora_unet_stray.unheard_of",
+    ):
+        assert text in out
+
+
+def test_inspect_gives_json(demo_model: DemoModel, capfd: Capture) -> None:
+    assert cli.main(["lora", "inspect", str(demo_model.lora), "--json"]) == 0
+    facts = json.loads(capfd.readouterr().out)
+    module = "diffusion_model.double_blocks.0.img_attn.proj"
+    assert facts["modules"][module] == {"rank": 4, "alpha": 4.0}
+    assert facts["tensors"][f"{module}.lora_A.weight"]["shape"][0] == 4
+    assert (facts["kinds"], facts["architecture"], facts["format"]) == (["lora"], "flux2", "safetensors")
+    assert facts["size"] == demo_model.lora.stat().st_size
+    assert sum(facts["blocks"].values()) == len(facts["modules"])
+
+
+def test_inspect_refuses_a_bad_file_in_one_line(tmp_path: Path, capfd: Capture) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"no such thing at all")
+    assert cli.main(["lora", "inspect", str(path)]) == 1
+    out, err = capfd.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert str(path) in err

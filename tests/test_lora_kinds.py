@@ -1,0 +1,335 @@
+"""Each kind of LoRA, on each weight type, draws the picture of the model merged in numpy.
+
+TABLES
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import lora_references
+import numpy as np
+import pytest
+from lora_references import Adapter, kohya, lora, merge, q8_0
+from sdcli import THREADS, Pixels
+
+from sdcffi import Engine, Lora, LoraError, LoraQualityWarning, LoraWarning, Result, _demo_model, convert
+from sdcffi.demo import DemoModel, compare
+from sdcffi.lora import LoraLike
+
+DRAW: dict[str, Any] = {
+    "prompt": "a cat", "width": 64, "height": 64, "steps": 2, "seed": 42, "cfg_scale": 1.0,
+}  # fmt: skip
+MODES = ["at_runtime", "immediately"]
+OpenEngine = Callable[[str, str], Engine]
+
+KINDS: dict[str, Callable[[], Adapter]] = {
+    "lora": lora,
+    "lora-kohya": lambda: lora(names=kohya),
+    "lora-no-alpha": lambda: lora(alpha=None),
+    "lora-rank-1": lambda: lora(ranks=(1,), alpha=0.5),
+    "lora-ranks-1-2-8-32": lambda: lora(ranks=(1, 2, 8, 32)),
+    "lora-q": lambda: lora_references.split_qkv(parts="q"),
+    "lora-qk": lambda: lora_references.split_qkv(parts="qk"),
+    "lora-qkv": lora_references.split_qkv,
+    "diff": lora_references.full_difference,
+    "loha": lora_references.loha,
+    "loha-alpha": lambda: lora_references.loha(alpha=2.0),
+    "loha-rank-1": lambda: lora_references.loha(rank=1, alpha=0.5),
+    "lokr": lora_references.lokr,
+    "lokr-idle-alpha": lambda: lora_references.lokr(alpha=2.0),
+    "lokr-w1-split": lambda: lora_references.lokr(low_rank="w1", alpha=2.0),
+    "lokr-w2-split": lambda: lora_references.lokr(low_rank="w2"),
+    "lokr-both-split": lambda: lora_references.lokr(low_rank="w1 w2", alpha=2.0),
+    "lokr-rank-1": lambda: lora_references.lokr(low_rank="w2", rank=1, alpha=0.5),
+}
+LEAST = {"f16": 54.0, "q8_0": 48.0}  # dB against the float model merged in numpy: 4 below the worst of the table
+MOST_NONE = 45.0  # dB against no LoRA: 3 above the kind that changes least
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The least that a weight type must reach: dB from `sum` at run time and from `merged` in both modes, cosine."""
+
+    total: float
+    merged: float
+    cosine: float
+
+
+TYPES = {
+    "f32": Quality(53, 53, 0.99),
+    "bf16": Quality(48, 51, 0.99),
+    "q8_0": Quality(45, 48, 0.99),
+    "q6_K": Quality(45, 41, 0.98),
+    "q5_1": Quality(45, 36, 0.98),
+    "q5_0": Quality(45, 36, 0.97),
+    "q5_K": Quality(45, 36, 0.98),
+    "q4_1": Quality(45, 32, 0.94),
+    "q4_0": Quality(45, 30, 0.92),
+    "q4_K": Quality(45, 31, 0.94),
+    "iq4_nl": Quality(45, 31, 0.94),
+    "iq4_xs": Quality(45, 31, 0.94),
+    "mxfp4": Quality(45, 29, 0.90),
+    "nvfp4": Quality(45, 29, 0.90),
+    "q3_K": Quality(45, 25, 0.85),
+    "q2_K": Quality(45, 20, 0.65),
+    "tq1_0": Quality(44, 13, 0.0),
+    "tq2_0": Quality(44, 13, 0.0),
+}
+UNMERGEABLE = {"iq3_s": 45, "iq3_xxs": 45, "iq2_s": 45, "iq2_xs": 45, "iq2_xxs": 45, "iq1_m": 44, "iq1_s": 44}
+QUICK = {"q4_K", "tq1_0", "iq1_s"}  # one with scales and minima, one that requantises coarsely, one that cannot merge
+
+
+def slow_unless_quick(types: dict[str, Any]) -> list[Any]:
+    return [pytest.param(type, marks=() if type in QUICK else pytest.mark.slow) for type in types]
+
+
+def of_type(model: DemoModel, type: str) -> DemoModel:
+    return model if type == "f16" else model.quantised(type)
+
+
+def generate(engine: Engine, *loras: LoraLike) -> Result:
+    return engine.generate(**DRAW, loras=loras)
+
+
+def picture(engine: Engine, *loras: LoraLike) -> Pixels:
+    return generate(engine, *loras).arrays[0]
+
+
+def draw(model: DemoModel, *loras: LoraLike, **keywords: Any) -> Pixels:
+    with Engine(**model.engine_arguments(), threads=THREADS, backend="cpu", **keywords) as engine:
+        return picture(engine, *loras)
+
+
+def psnr(one: Pixels, other: Pixels) -> float:
+    return compare(one, other).psnr
+
+
+def cosine(one: tuple[Pixels, Pixels], other: tuple[Pixels, Pixels]) -> float:
+    """How far two changes, each from one picture to another, point the same way."""
+    a, b = ((new.astype(np.float64) - old).ravel() for old, new in (one, other))
+    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+
+@pytest.fixture(scope="module")
+def engine_of(models: dict[str, DemoModel]) -> Iterator[OpenEngine]:
+    """The engine of a weight type and an apply mode, opened once for this module."""
+    with ExitStack() as stack:
+
+        @cache
+        def engine_of(type: str, mode: str) -> Engine:
+            arguments = models[type].engine_arguments()
+            return stack.enter_context(Engine(**arguments, threads=THREADS, backend="cpu", lora_apply_mode=mode))
+
+        yield engine_of
+
+
+@pytest.fixture(scope="module")
+def merged(demo_model: DemoModel, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pixels]:
+    """The picture of the float model into which a kind of LoRA was merged in numpy."""
+    directory = tmp_path_factory.mktemp("merged")
+    return cache(lambda kind: draw(KINDS[kind]().merge(demo_model, directory / f"{kind}.safetensors")))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("type", ["f16", "q8_0"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_kind_draws_as_the_merged_model(
+    kind: str, type: str, mode: str, engine_of: OpenEngine, merged: Callable[[str], Pixels], tmp_path: Path
+) -> None:
+    adapter = KINDS[kind]()
+    engine = engine_of(type, mode)
+    result = generate(engine, adapter.write(tmp_path / f"{kind}.safetensors"))
+    assert psnr(result.arrays[0], merged(kind)) > LEAST[type]
+    assert psnr(result.arrays[0], picture(engine)) < MOST_NONE
+    (report,) = result.loras
+    assert (report.applied, report.total, report.skipped) == (len(adapter.tensors), len(adapter.tensors), ())
+    assert (report.mode, report.types) == (mode, (type,))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", ["lora", "loha-alpha", "lokr-w2-split", "diff"])
+@pytest.mark.parametrize("dtype", ["F16", "BF16"])
+def test_half_precision_files_draw_as_single_precision_ones(
+    dtype: str, kind: str, mode: str, engine_of: OpenEngine, tmp_path: Path
+) -> None:
+    adapter, engine = KINDS[kind](), engine_of("q8_0", mode)
+    half = picture(engine, adapter.write(tmp_path / "half.safetensors", dtype))
+    single = picture(engine, adapter.write(tmp_path / "single.safetensors"))
+    assert psnr(half, single) > 50
+    assert psnr(half, picture(engine)) < MOST_NONE
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("type", ["f16", "q8_0"])
+def test_quantised_lora_file_draws_as_its_dequantised_factors(
+    type: str, mode: str, engine_of: OpenEngine, demo_model: DemoModel, tmp_path: Path
+) -> None:
+    adapter = lora(ranks=(32,), rounding=q8_0)
+    file = convert(adapter.write(tmp_path / "lora.safetensors"), tmp_path / "lora.gguf", type="q8_0")
+    assert file.stat().st_size < sum(values.nbytes for values in adapter.tensors.values()) / 2
+    reference = draw(adapter.merge(demo_model, tmp_path / "merged.safetensors"))
+    result = generate(engine_of(type, mode), file)
+    assert psnr(result.arrays[0], reference) > LEAST[type]
+    assert result.loras[0].applied == len(adapter.tensors)
+
+
+# What the engine does not know, or one mode does not: it is said, and the rest is as merged.
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_dora_magnitudes_are_reported_as_skipped(
+    mode: str, engine_of: OpenEngine, merged: Callable[[str], Pixels], tmp_path: Path
+) -> None:
+    file = lora_references.dora().write(tmp_path / "dora.safetensors")
+    with pytest.warns(LoraWarning, match="12 of 14.*dora_scale"):
+        result = generate(engine_of("f16", mode), file)
+    assert [name.rpartition(".")[2] for name in result.loras[0].skipped] == ["dora_scale"] * 2
+    assert psnr(result.arrays[0], merged("lora")) > LEAST["f16"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_value_without_key_is_reported_as_skipped(
+    mode: str, engine_of: OpenEngine, merged: Callable[[str], Pixels], tmp_path: Path
+) -> None:
+    file = lora_references.split_qkv(parts="qv").write(tmp_path / "qv.safetensors")
+    with pytest.warns(LoraWarning, match="4 of 8.*qkv.weight.2"):
+        result = generate(engine_of("f16", mode), file)
+    assert psnr(result.arrays[0], merged("lora-q")) > LEAST["f16"]
+
+
+def test_norm_differences_are_merged_or_refused(
+    engine_of: OpenEngine, demo_model: DemoModel, tmp_path: Path
+) -> None:
+    adapter = lora_references.norm_difference()
+    file = adapter.write(tmp_path / "norm.safetensors")
+    reference = draw(adapter.merge(demo_model, tmp_path / "merged.safetensors"))
+    assert psnr(picture(engine_of("f16", "immediately"), file), reference) > LEAST["f16"]
+    with pytest.raises(LoraError, match="0 of 4 tensors"):
+        generate(engine_of("f16", "at_runtime"), file)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_names_without_a_network_fit_nothing(mode: str, engine_of: OpenEngine, tmp_path: Path) -> None:
+    file = lora(names=lora_references.lycoris).write(tmp_path / "lycoris.safetensors")
+    with pytest.raises(LoraError, match="none of its 12 tensors"):
+        generate(engine_of("f16", mode), file)
+
+
+# Several, and one after another.
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """Two LoRAs on the same modules."""
+    return (lora(seed=1).write(tmp_path / "one.safetensors"), lora(seed=2).write(tmp_path / "two.safetensors"))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("type", ["f16", "q8_0"])
+def test_order_of_loras_does_not_matter(
+    type: str, mode: str, engine_of: OpenEngine, demo_model: DemoModel, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    engine, (one, two) = engine_of(type, mode), pair
+    first, second = (picture(engine, *loras) for loras in (((one, 0.7), (two, -0.4)), ((two, -0.4), (one, 0.7))))
+    adapters = [(lora(seed=1), 0.7), (lora(seed=2), -0.4)]
+    reference = draw(merge(demo_model, adapters, tmp_path / "merged.safetensors"))
+    assert psnr(first, second) > LEAST[type]
+    assert psnr(first, reference) > LEAST[type]
+    assert psnr(first, picture(engine, (one, 0.7))) < MOST_NONE
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("type", ["f16", "q8_0"])
+def test_nothing_sticks(type: str, mode: str, engine_of: OpenEngine, pair: tuple[Path, Path]) -> None:
+    engine, (one, two) = engine_of(type, mode), pair
+    base, first, _, again, zero, after = (
+        picture(engine, *loras) for loras in ((), (one,), (two, (one, 0.3)), (one,), ((one, 0.0),), ())
+    )
+    assert np.array_equal(base, after)
+    assert np.array_equal(base, zero)
+    assert np.array_equal(first, again)
+    assert psnr(base, first) < MOST_NONE
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("type", ["f16", "q8_0"])
+def test_opposite_loras_cancel(type: str, mode: str, engine_of: OpenEngine, tmp_path: Path) -> None:
+    one, same = (lora().write(tmp_path / name) for name in ("one.safetensors", "same.safetensors"))
+    engine = engine_of(type, mode)
+    assert psnr(picture(engine, one, (same, -1.0)), picture(engine)) > LEAST[type]
+
+
+# Weight types.
+
+
+@dataclass(frozen=True)
+class Wide:
+    """The tiny model with rows of 256, a LoRA for it, and the pictures of the float model."""
+
+    model: DemoModel
+    adapter: Adapter
+    file: Path
+    merged: DemoModel
+    base_picture: Pixels
+    merged_picture: Pixels
+
+    def summed(self, type: str) -> DemoModel:
+        """The model of a weight type, its weights read back into float32 and the LoRA added: no second rounding."""
+        quantised = of_type(self.model, type).diffusion_model
+        path = convert(quantised, self.file.with_name(f"{type}.safetensors"), type="f32")
+        return self.adapter.merge(replace(self.model, diffusion_model=path), path)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Wide:
+    directory = tmp_path_factory.mktemp("wide")
+    model = lora_references.wide_model(directory)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_demo_model, "HIDDEN", lora_references.WIDE_HIDDEN)
+        adapter = lora()
+    merged = adapter.merge(model, directory / "merged.safetensors")
+    file = adapter.write(directory / "lora.safetensors")
+    return Wide(model, adapter, file, merged, draw(model), draw(merged))
+
+
+@pytest.mark.filterwarnings("ignore::sdcffi.LoraQualityWarning")
+@pytest.mark.parametrize("type", slow_unless_quick(TYPES))
+def test_lora_on_each_weight_type(type: str, wide: Wide) -> None:
+    least, model = TYPES[type], of_type(wide.model, type)
+    merged_picture = draw(of_type(wide.merged, type))
+    summed_picture = draw(wide.summed(type))
+    for mode in MODES:
+        with Engine(**model.engine_arguments(), threads=THREADS, backend="cpu", lora_apply_mode=mode) as engine:
+            before, result, after = generate(engine), generate(engine, wide.file), generate(engine)
+        base, drawn = before.arrays[0], result.arrays[0]
+        assert result.loras[0].types == (type,)
+        assert np.array_equal(base, after.arrays[0])
+        assert psnr(drawn, merged_picture) > least.merged
+        assert cosine((base, drawn), (wide.base_picture, wide.merged_picture)) > least.cosine
+        if mode == "at_runtime":
+            assert psnr(drawn, summed_picture) > least.total
+
+
+@pytest.mark.filterwarnings("ignore::sdcffi.LoraQualityWarning")
+@pytest.mark.parametrize("type", slow_unless_quick(UNMERGEABLE))
+def test_type_that_ggml_cannot_write_works_at_runtime_only(type: str, wide: Wide) -> None:
+    model = of_type(wide.model, type)
+    summed_picture = draw(wide.summed(type))
+    assert psnr(draw(model, wide.file, lora_apply_mode="at_runtime"), summed_picture) > UNMERGEABLE[type]
+    with Engine(**model.engine_arguments(), threads=THREADS, backend="cpu", lora_apply_mode="immediately") as engine:
+        with pytest.raises(LoraError, match=rf"merged into {type} weights.*at_runtime"):
+            picture(engine, wide.file)
+        assert picture(engine).std() > 1, "the engine goes on working"
+
+
+def test_coarse_weights_are_warned_of_once(demo_model: DemoModel) -> None:
+    with Engine(**demo_model.quantised("q4_0").engine_arguments(), threads=THREADS, backend="cpu") as engine:
+        with pytest.warns(LoraQualityWarning):
+            picture(engine, Lora(demo_model.lora))
+        picture(engine, Lora(demo_model.lora))  # a second warning would be an error

@@ -1,0 +1,203 @@
+"""LoRAs by name: looked up in a directory and nowhere else, and taken out of prompts as sd-cli does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from sdcffi import Lora, LoraError
+from sdcffi.lora import as_loras, merge_tags, parse_tags
+
+AddFile = Callable[[str], Path]
+
+
+def write(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {"m.lora_down.weight": np.ones((2, 3), np.float32), "m.lora_up.weight": np.ones((3, 2), np.float32)}, path
+    )
+    return path.resolve()
+
+
+@pytest.fixture
+def lora_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory of adapters that is not the working directory."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / "loras").mkdir()
+    return tmp_path / "loras"
+
+
+@pytest.fixture
+def add(lora_dir: Path) -> AddFile:
+    return lambda name: write(lora_dir / name)
+
+
+def resolve(item: Any, lora_dir: Path) -> Lora:
+    (lora,) = as_loras([item], lora_dir)
+    return lora
+
+
+# Names in a directory.
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".gguf", ".ckpt", ".pt"])
+def test_a_name_stands_for_a_file_of_each_ending(ending: str, lora_dir: Path, add: AddFile) -> None:
+    path = add(f"foo{ending}")
+    assert resolve("foo", lora_dir) == Lora(str(path), 1.0)
+
+
+def test_names_take_folders_dots_multipliers_and_labels(lora_dir: Path, add: AddFile) -> None:
+    path, dotted = add("style/foo.safetensors"), add("bar.v1.5.safetensors")
+    assert resolve(("style/foo", 0.5), lora_dir) == Lora(str(path), 0.5)
+    assert resolve("bar.v1.5", lora_dir) == Lora(str(dotted))
+    named = Lora("style/foo", -1, is_high_noise=True, name="mine")
+    assert resolve(named, lora_dir) == Lora(str(path), -1.0, True, "mine")
+
+
+def test_a_path_is_no_name(lora_dir: Path, add: AddFile) -> None:
+    add("foo.safetensors")
+    here = write(Path("foo.safetensors"))
+    assert resolve("foo.safetensors", lora_dir) == Lora(str(here))
+    with pytest.raises(LoraError, match="LoRA foo does not exist"):
+        as_loras([Path("foo")], lora_dir)
+    with pytest.raises(LoraError, match="LoRA foo does not exist"):
+        as_loras(["foo"])
+
+
+def test_an_ambiguous_name_lists_its_candidates(lora_dir: Path, add: AddFile) -> None:
+    first, second = add("foo.safetensors"), add("foo.gguf")
+    with pytest.raises(LoraError) as caught:
+        as_loras(["foo"], lora_dir)
+    assert f"{first} and {second}" in caught.value.message
+
+
+def test_an_unknown_name_lists_what_was_tried_and_near_names(lora_dir: Path, add: AddFile) -> None:
+    add("style/watercolour.safetensors")
+    add("other.safetensors")
+    with pytest.raises(LoraError) as caught:
+        as_loras(["style/watercolor"], lora_dir)
+    for ending in (".safetensors", ".gguf", ".ckpt", ".pt"):
+        assert str(lora_dir / f"style/watercolor{ending}") in caught.value.message
+    assert caught.value.message.endswith("near it: style/watercolour")
+    with pytest.raises(LoraError, match="near it: style/watercolour"):
+        as_loras(["watercolour"], lora_dir)
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret", "style/../../secret", "{root}/secret", "..\\secret", "\\secret", "C:secret", "", " ", "a\0b"]
+)
+def test_a_name_does_not_lead_out_of_the_directory(name: str, lora_dir: Path, add: AddFile) -> None:
+    add("style/foo.safetensors")
+    write(lora_dir.parent / "secret.safetensors")
+    name = name.format(root=lora_dir.parent)
+    with pytest.raises(LoraError, match="no name within"):
+        as_loras([name], lora_dir)
+    if ":" not in name and name:
+        with pytest.raises(LoraError, match="no name within"):
+            merge_tags(f"<lora:{name}.safetensors:1>" if name.strip() else f"<lora:{name}:1>", [], lora_dir)
+
+
+@pytest.mark.parametrize("name", ["link", "folder/secret"])
+def test_a_link_does_not_lead_out_of_the_directory(name: str, lora_dir: Path, add: AddFile) -> None:
+    inside = add("style/foo.safetensors")
+    secret = write(lora_dir.parent / "out/secret.safetensors")
+    (lora_dir / "link.safetensors").symlink_to(secret)
+    (lora_dir / "folder").symlink_to(secret.parent)
+    (lora_dir / "alias.safetensors").symlink_to(inside)
+    with pytest.raises(LoraError, match="outside lora_dir"):
+        as_loras([name], lora_dir)
+    assert resolve("alias", lora_dir).path == str(inside)
+
+
+def test_lora_dir_itself_may_be_a_link(lora_dir: Path, add: AddFile) -> None:
+    path = add("foo.safetensors")
+    link = lora_dir.parent / "link"
+    link.symlink_to(lora_dir)
+    assert resolve("foo", link).path == str(path)
+
+
+def test_lora_dir_must_be_a_directory(lora_dir: Path, add: AddFile) -> None:
+    with pytest.raises(LoraError, match="is not a directory"):
+        as_loras(["foo"], add("foo.safetensors"))
+
+
+def test_one_file_under_two_names_is_refused(lora_dir: Path, add: AddFile) -> None:
+    path = add("foo.safetensors")
+    (lora_dir / "alias.safetensors").symlink_to(path)
+    with pytest.raises(ValueError, match="given twice"):
+        as_loras(["foo", "alias"], lora_dir)
+    with pytest.raises(ValueError, match="given twice"):
+        as_loras([path, (str(path), 0.5)])
+    assert len(as_loras([path, Lora(path, is_high_noise=True)])) == 2
+
+
+def test_each_file_is_looked_into(lora_dir: Path) -> None:
+    (lora_dir / "foo.safetensors").write_bytes(b"x" * 20)
+    with pytest.raises(LoraError, match=r"foo\.safetensors"):
+        as_loras(["foo"], lora_dir)
+
+
+# Tags in a prompt.
+
+
+@pytest.mark.parametrize(
+    ("prompt", "rest", "tags"),
+    [
+        ("a cat", "a cat", []),
+        ("a <lora:foo:0.5> cat", "a  cat", [("foo", 0.5, False)]),
+        ("<lora:foo:1><lora:bar:-.5>", "", [("foo", 1.0, False), ("bar", -0.5, False)]),
+        ("<lora:|high_noise|foo:2>", "", [("foo", 2.0, True)]),
+        ("<lora:foo|high_noise|:2>", "", [("foo|high_noise|", 2.0, False)]),
+        ("<lora:style/foo.safetensors: 1e-1 >", "", [("style/foo.safetensors", 0.1, False)]),
+        ("<lora:a b:+1.>\n<lora:foo:1>", "\n", [("a b", 1.0, False), ("foo", 1.0, False)]),
+        ("<lora:foo>", "<lora:foo>", []),
+        ("<lora::1>", "<lora::1>", []),
+        ("<LORA:foo:1>", "<LORA:foo:1>", []),
+        ("<lora:foo:1", "<lora:foo:1", []),
+        ("(cat:1.2) <lyco:foo:1>", "(cat:1.2) <lyco:foo:1>", []),
+        ("<lo<lora:a:1>ra:b:1>", "<lora:b:1>", [("a", 1.0, False)]),
+    ],
+)
+def test_tags_are_taken_out_of_the_prompt(prompt: str, rest: str, tags: list[tuple[str, float, bool]]) -> None:
+    assert parse_tags(prompt) == (rest, tags)
+
+
+@pytest.mark.parametrize("weight", ["much", "nan", "inf", "1e39", "0.8:0.5", "0.8x", "1_0", "\u0661", " ", "."])
+def test_a_bad_weight_is_refused(weight: str) -> None:
+    with pytest.raises(ValueError, match="finite number") as caught:
+        parse_tags(f"a <lora:foo:{weight}> cat")
+    assert f"<lora:foo:{weight}>" in str(caught.value)
+
+
+def test_tags_join_the_loras_of_the_call(lora_dir: Path, add: AddFile) -> None:
+    foo, bar = add("foo.safetensors"), add("style/bar.safetensors")
+    prompt, loras = merge_tags("a <lora:style/bar:0.5> cat <lora:|high_noise|foo:2>", [("foo", 0.3)], lora_dir)
+    assert prompt == "a  cat "
+    assert loras == (
+        Lora(str(foo), 0.3),
+        Lora(str(bar), 0.5, name="style/bar"),
+        Lora(str(foo), 2.0, is_high_noise=True, name="foo"),
+    )
+
+
+def test_weights_of_one_file_add_up(lora_dir: Path, add: AddFile) -> None:
+    path = add("foo.safetensors")
+    _, loras = merge_tags("<lora:foo:0.5><lora:foo.safetensors:0.25>", [path], lora_dir)
+    assert loras == (Lora(str(path), 1.75),)
+
+
+def test_a_tag_needs_a_directory() -> None:
+    assert merge_tags("a cat", []) == ("a cat", ())
+    with pytest.raises(LoraError, match="lora_tags=False"):
+        merge_tags("a <lora:foo:1> cat", [])
+
+
+def test_a_tag_of_no_file_is_refused(lora_dir: Path) -> None:
+    with pytest.raises(LoraError, match="'foo' not found"):
+        merge_tags("<lora:foo:1>", [], lora_dir)
