@@ -90,13 +90,15 @@ class Session:
             arrays = adopt_images(library, images[0], count[0])
             return arrays, self._lora_reports(context)
 
-    def check_loras(self, loras: Sequence[Lora], on_log: LogFunction | None = None) -> list[LoraReport]:
+    def check_loras(
+        self, loras: Sequence[Lora], on_log: LogFunction | None = None, on_progress: ProgressFunction | None = None
+    ) -> list[LoraReport]:
         """Tell what adapters would do to the weights, without changing any. The files are read, and kept for use."""
         library = self._library
         marshaller = Marshaller(library)
         array = marshaller.array(Lora.C_STRUCT, loras)
         rows = library.ffi.new("sdg_lora_report **")
-        with library.lock, listening(library, "load", on_log) as events:
+        with library.lock, listening(library, "lora", on_log, on_progress) as events:
             context = self._usable()
             try:
                 library.check(

@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,7 @@ _ENGINE_VALUES: dict[str, tuple[type, str]] = {
     "tensor-type-rules": (str, "weight types by tensor name: REGEX=TYPE,..."),
     "threads": (int, "CPU threads"),
     "lora-apply-mode": (str, "auto, immediately or at_runtime"),
+    "lora-dir": (str, "where adapters given by name, and <lora:name:weight> in prompts, are looked up"),
     "rng": (str, "std_default, cuda or cpu"),
     "sampler-rng": (str, "std_default, cuda or cpu"),
     "prediction": (str, "what the model predicts"),
@@ -105,7 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(error.code or 0)
     try:
         run: Callable[[argparse.Namespace], None] = options.run
-        run(options)
+        with _warnings_in_one_line():
+            run(options)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return _fail("interrupted", _INTERRUPTED)
@@ -121,6 +124,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(str(error), _FAILURE)
     return 0
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    def show(message: Warning | str, *_place: object) -> None:
+        print(f"sdcffi: warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 def _fail(message: str, status: int) -> int:
@@ -252,6 +266,8 @@ def _generate(options: argparse.Namespace) -> None:
     loras = [_parse_lora(text) for text in options.lora]
     with _bars() as bars, Engine(**_engine_keywords(options), on_progress=bars, on_log=_logger(options)) as engine:
         result = engine.generate(options.prompt, loras=loras, ref_images=options.ref_image, **keywords)
+    for report in result.loras:
+        print(report, file=sys.stderr)
     for path, seed in zip(result.save(options.output), result.seeds, strict=True):
         print(f"{path} (seed {seed})")
 

@@ -81,13 +81,11 @@ def _widest(draw: ImageDraw.ImageDraw, labels: Sequence[str]) -> int:
 
 
 def _cut(draw: ImageDraw.ImageDraw, label: str, width: int) -> str:
-    cut = label[: width + 1]  # a letter is at least a pixel wide
-    if _widest(draw, [cut]) <= width:
-        return cut
-    length = max(
-        (length for length in range(len(label)) if _widest(draw, [label[:length] + "..."]) <= width), default=0
-    )
-    return label[:length] + "..."
+    if _widest(draw, [label[: width + 1]]) <= width:  # a letter is a pixel wide, or more
+        return label
+    while label and _widest(draw, [label[:width] + "..."]) > width:
+        label = label[:width][: -max(1, len(label[:width]) // 50)]
+    return label + "..."
 
 
 def _height(draw: ImageDraw.ImageDraw, labels: Sequence[str]) -> int:

@@ -336,10 +336,11 @@ class Engine:
         )
         given = check_image((params or ImageParams()).updated(keywords))
         first_seed = resolve_seed(given.seed, given.batch_count)
+        events = on_log or self._on_log, on_progress or self._on_progress
         started = time.perf_counter()
-        usable = self._usable_loras(checked, strict, on_log or self._on_log)
+        usable = self._usable_loras(checked, strict, *events)
         given = replace(given, seed=first_seed, loras=usable or None)
-        arrays, reports = self._session.generate_image(given, on_log or self._on_log, on_progress or self._on_progress)
+        arrays, reports = self._session.generate_image(given, *events)
         seconds = time.perf_counter() - started
         judge_applied(reports, strict)
         _warn_of_size(given, arrays[0].shape)
@@ -378,12 +379,18 @@ class Engine:
         TypeError, ValueError, LoraError
             If a file cannot be used with any model.
         """
-        return self._session.check_loras(as_loras(loras, self._lora_dir), self._on_log)
+        return self._session.check_loras(as_loras(loras, self._lora_dir), self._on_log, self._on_progress)
 
-    def _usable_loras(self, loras: tuple[Lora, ...], strict: bool, on_log: LogFunction | None) -> tuple[Lora, ...]:
+    def _usable_loras(
+        self,
+        loras: tuple[Lora, ...],
+        strict: bool,
+        on_log: LogFunction | None,
+        on_progress: ProgressFunction | None,
+    ) -> tuple[Lora, ...]:
         if not loras:
             return ()
-        reports = self._session.check_loras(loras, on_log)
+        reports = self._session.check_loras(loras, on_log, on_progress)
         usable, coarse = choose_usable(loras, reports, self._device.backend, strict)
         if coarse and not self._told_of_coarse_weights:
             self._told_of_coarse_weights = True

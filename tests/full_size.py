@@ -138,109 +138,109 @@ def sdxl() -> Layout:
     return layout
 
 
-def clip(l: Names) -> None:
+def clip(names: Names) -> None:
     """CLIP ViT-L/14's text encoder, with the names of transformers."""
     root = "text_model."
-    l.tensor(root + "embeddings.token_embedding.weight", 49408, 768)
-    l.tensor(root + "embeddings.position_embedding.weight", 77, 768)
+    names.tensor(root + "embeddings.token_embedding.weight", 49408, 768)
+    names.tensor(root + "embeddings.position_embedding.weight", 77, 768)
     for i in range(12):
         layer = f"{root}encoder.layers.{i}."
         for name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"):
-            l.linear(layer + name, layer + name, 768, 768)
-        l.linear(layer + "mlp.fc1", layer + "mlp.fc1", 3072, 768)
-        l.linear(layer + "mlp.fc2", layer + "mlp.fc2", 768, 3072)
+            names.linear(layer + name, layer + name, 768, 768)
+        names.linear(layer + "mlp.fc1", layer + "mlp.fc1", 3072, 768)
+        names.linear(layer + "mlp.fc2", layer + "mlp.fc2", 768, 3072)
         for name in ("layer_norm1", "layer_norm2"):
-            l.norm(layer + name, layer + name, 768)
-    l.norm(root + "final_layer_norm", root + "final_layer_norm", 768)
+            names.norm(layer + name, layer + name, 768)
+    names.norm(root + "final_layer_norm", root + "final_layer_norm", 768)
 
 
-def open_clip(l: Names, width: int = 1280, layers: int = 32) -> None:
+def open_clip(names: Names, width: int = 1280, layers: int = 32) -> None:
     """OpenCLIP ViT-bigG/14's text encoder, with the names of open_clip."""
-    l.tensor("token_embedding.weight", 49408, width)
-    l.tensor("positional_embedding", 77, width)
+    names.tensor("token_embedding.weight", 49408, width)
+    names.tensor("positional_embedding", 77, width)
     for i in range(layers):
         original, name = f"transformer.resblocks.{i}.", f"text_model.encoder.layers.{i}."
-        l.fused(original + "attn.in_proj", {f"{name}self_attn.{part}_proj": (width, width) for part in "qkv"})
-        l.linear(original + "attn.out_proj", name + "self_attn.out_proj", width, width)
-        l.linear(original + "mlp.c_fc", name + "mlp.fc1", 4 * width, width)
-        l.linear(original + "mlp.c_proj", name + "mlp.fc2", width, 4 * width)
-        l.norm(original + "ln_1", name + "layer_norm1", width)
-        l.norm(original + "ln_2", name + "layer_norm2", width)
-    l.norm("ln_final", "text_model.final_layer_norm", width)
-    l.tensor("text_projection", width, width)
-    l.tensor("logit_scale")
+        names.fused(original + "attn.in_proj", {f"{name}self_attn.{part}_proj": (width, width) for part in "qkv"})
+        names.linear(original + "attn.out_proj", name + "self_attn.out_proj", width, width)
+        names.linear(original + "mlp.c_fc", name + "mlp.fc1", 4 * width, width)
+        names.linear(original + "mlp.c_proj", name + "mlp.fc2", width, 4 * width)
+        names.norm(original + "ln_1", name + "layer_norm1", width)
+        names.norm(original + "ln_2", name + "layer_norm2", width)
+    names.norm("ln_final", "text_model.final_layer_norm", width)
+    names.tensor("text_projection", width, width)
+    names.tensor("logit_scale")
 
 
 def unet(layout: Layout, sizes: UNet) -> None:
-    l = layout.named("unet", "model.diffusion_model.")
+    names = layout.named("unet", "model.diffusion_model.")
     base, levels, time = sizes.base, len(sizes.multipliers), 4 * sizes.base
 
-    l.linear("time_embed.0", "time_embedding.linear_1", time, base)
-    l.linear("time_embed.2", "time_embedding.linear_2", time, time)
+    names.linear("time_embed.0", "time_embedding.linear_1", time, base)
+    names.linear("time_embed.2", "time_embedding.linear_2", time, time)
     if sizes.label:
-        l.linear("label_emb.0.0", "add_embedding.linear_1", time, sizes.label)
-        l.linear("label_emb.0.2", "add_embedding.linear_2", time, time)
-    l.conv("input_blocks.0.0", "conv_in", base, 4, 3)
+        names.linear("label_emb.0.0", "add_embedding.linear_1", time, sizes.label)
+        names.linear("label_emb.0.2", "add_embedding.linear_2", time, time)
+    names.conv("input_blocks.0.0", "conv_in", base, 4, 3)
     skips, width, index = [base], base, 1
     for level, multiplier in enumerate(sizes.multipliers):
         block = f"down_blocks.{level}."
         for i in range(2):
-            residual(l, f"input_blocks.{index}.0", f"{block}resnets.{i}", width, multiplier * base, time)
+            residual(names, f"input_blocks.{index}.0", f"{block}resnets.{i}", width, multiplier * base, time)
             width = multiplier * base
             if sizes.depths[level]:
-                names = f"input_blocks.{index}.1", f"{block}attentions.{i}"
-                transformer(l, *names, width, sizes.depths[level], sizes)
+                paths = f"input_blocks.{index}.1", f"{block}attentions.{i}"
+                transformer(names, *paths, width, sizes.depths[level], sizes)
             skips.append(width)
             index += 1
         if level < levels - 1:
-            l.conv(f"input_blocks.{index}.0.op", f"{block}downsamplers.0.conv", width, width, 3)
+            names.conv(f"input_blocks.{index}.0.op", f"{block}downsamplers.0.conv", width, width, 3)
             skips.append(width)
             index += 1
-    residual(l, "middle_block.0", "mid_block.resnets.0", width, width, time)
-    transformer(l, "middle_block.1", "mid_block.attentions.0", width, sizes.middle_depth, sizes)
-    residual(l, "middle_block.2", "mid_block.resnets.1", width, width, time)
+    residual(names, "middle_block.0", "mid_block.resnets.0", width, width, time)
+    transformer(names, "middle_block.1", "mid_block.attentions.0", width, sizes.middle_depth, sizes)
+    residual(names, "middle_block.2", "mid_block.resnets.1", width, width, time)
     for up, level in enumerate(reversed(range(levels))):
         block = f"up_blocks.{up}."
         for i in range(3):
             index = 3 * up + i
             out = sizes.multipliers[level] * base
-            residual(l, f"output_blocks.{index}.0", f"{block}resnets.{i}", width + skips.pop(), out, time)
+            residual(names, f"output_blocks.{index}.0", f"{block}resnets.{i}", width + skips.pop(), out, time)
             width, part = out, 1
             if sizes.depths[level]:
-                names = f"output_blocks.{index}.1", f"{block}attentions.{i}"
-                transformer(l, *names, width, sizes.depths[level], sizes)
+                paths = f"output_blocks.{index}.1", f"{block}attentions.{i}"
+                transformer(names, *paths, width, sizes.depths[level], sizes)
                 part = 2
             if level and i == 2:
-                l.conv(f"output_blocks.{index}.{part}.conv", f"{block}upsamplers.0.conv", width, width, 3)
-    l.norm("out.0", "conv_norm_out", base)
-    l.conv("out.2", "conv_out", 4, base, 3)
+                names.conv(f"output_blocks.{index}.{part}.conv", f"{block}upsamplers.0.conv", width, width, 3)
+    names.norm("out.0", "conv_norm_out", base)
+    names.conv("out.2", "conv_out", 4, base, 3)
 
 
-def residual(l: Names, original: str, name: str, inp: int, out: int, time: int) -> None:
-    l.norm(f"{original}.in_layers.0", f"{name}.norm1", inp)
-    l.conv(f"{original}.in_layers.2", f"{name}.conv1", out, inp, 3)
-    l.linear(f"{original}.emb_layers.1", f"{name}.time_emb_proj", out, time)
-    l.norm(f"{original}.out_layers.0", f"{name}.norm2", out)
-    l.conv(f"{original}.out_layers.3", f"{name}.conv2", out, out, 3)
+def residual(names: Names, original: str, name: str, inp: int, out: int, time: int) -> None:
+    names.norm(f"{original}.in_layers.0", f"{name}.norm1", inp)
+    names.conv(f"{original}.in_layers.2", f"{name}.conv1", out, inp, 3)
+    names.linear(f"{original}.emb_layers.1", f"{name}.time_emb_proj", out, time)
+    names.norm(f"{original}.out_layers.0", f"{name}.norm2", out)
+    names.conv(f"{original}.out_layers.3", f"{name}.conv2", out, out, 3)
     if inp != out:
-        l.conv(f"{original}.skip_connection", f"{name}.conv_shortcut", out, inp, 1)
+        names.conv(f"{original}.skip_connection", f"{name}.conv_shortcut", out, inp, 1)
 
 
-def transformer(l: Names, original: str, name: str, width: int, depth: int, sizes: UNet) -> None:
+def transformer(names: Names, original: str, name: str, width: int, depth: int, sizes: UNet) -> None:
     def projection(part: str) -> None:
         if sizes.linear_projection:
-            l.linear(f"{original}.{part}", f"{name}.{part}", width, width)
+            names.linear(f"{original}.{part}", f"{name}.{part}", width, width)
         else:
-            l.conv(f"{original}.{part}", f"{name}.{part}", width, width, 1)
+            names.conv(f"{original}.{part}", f"{name}.{part}", width, width, 1)
 
-    l.norm(f"{original}.norm", f"{name}.norm", width)
+    names.norm(f"{original}.norm", f"{name}.norm", width)
     projection("proj_in")
     for i in range(depth):
         for part, out, inp, bias in attention_linears(width, sizes.context):
             part = f"transformer_blocks.{i}.{part}"
-            l.linear(f"{original}.{part}", f"{name}.{part}", out, inp, bias=bias)
+            names.linear(f"{original}.{part}", f"{name}.{part}", out, inp, bias=bias)
         for part in (f"transformer_blocks.{i}.norm{n}" for n in (1, 2, 3)):
-            l.norm(f"{original}.{part}", f"{name}.{part}", width)
+            names.norm(f"{original}.{part}", f"{name}.{part}", width)
     projection("proj_out")
 
 
@@ -256,23 +256,23 @@ def attention_linears(width: int, context: int) -> Iterator[tuple[str, int, int,
 
 
 def autoencoder(layout: Layout) -> None:
-    l = layout.named("vae", "first_stage_model.")
+    names = layout.named("vae", "first_stage_model.")
     base, multipliers = 128, (1, 2, 4, 4)
 
     def conv(name: str, out: int, inp: int, kernel: int) -> None:
-        l.conv(name, name, out, inp, kernel)
+        names.conv(name, name, out, inp, kernel)
 
     def block(name: str, inp: int, out: int) -> None:
-        l.norm(f"{name}.norm1", f"{name}.norm1", inp)
+        names.norm(f"{name}.norm1", f"{name}.norm1", inp)
         conv(f"{name}.conv1", out, inp, 3)
-        l.norm(f"{name}.norm2", f"{name}.norm2", out)
+        names.norm(f"{name}.norm2", f"{name}.norm2", out)
         conv(f"{name}.conv2", out, out, 3)
         if inp != out:
             conv(f"{name}.nin_shortcut", out, inp, 1)
 
     def middle(name: str, width: int) -> None:
         block(f"{name}mid.block_1", width, width)
-        l.norm(f"{name}mid.attn_1.norm", f"{name}mid.attn_1.norm", width)
+        names.norm(f"{name}mid.attn_1.norm", f"{name}mid.attn_1.norm", width)
         for part in ("q", "k", "v", "proj_out"):
             conv(f"{name}mid.attn_1.{part}", width, width, 1)
         block(f"{name}mid.block_2", width, width)
@@ -286,7 +286,7 @@ def autoencoder(layout: Layout) -> None:
         if level < 3:
             conv(f"encoder.down.{level}.downsample.conv", width, width, 3)
     middle("encoder.", width)
-    l.norm("encoder.norm_out", "encoder.norm_out", width)
+    names.norm("encoder.norm_out", "encoder.norm_out", width)
     conv("encoder.conv_out", 8, width, 3)
 
     conv("decoder.conv_in", width, 4, 3)
@@ -297,7 +297,7 @@ def autoencoder(layout: Layout) -> None:
             width = base * multipliers[level]
         if level:
             conv(f"decoder.up.{level}.upsample.conv", width, width, 3)
-    l.norm("decoder.norm_out", "decoder.norm_out", width)
+    names.norm("decoder.norm_out", "decoder.norm_out", width)
     conv("decoder.conv_out", 3, width, 3)
     conv("quant_conv", 8, 8, 1)
     conv("post_quant_conv", 4, 4, 1)

@@ -207,11 +207,13 @@ def split_qkv(*, parts: str = "qkv", seed: int = 0) -> Adapter:
     width, rank = _demo_model.HIDDEN, 4
     for i in range(_demo_model.DOUBLE_BLOCKS):
         delta = np.zeros((3, width, width), np.float32)
-        for part in parts:
-            root = f"transformer.transformer_blocks.{i}.attn.to_{part}"
-            tensors[f"{root}.lora_A.weight"] = down = factors.draw(rank, width, scale=width**-0.5)
-            tensors[f"{root}.lora_B.weight"] = up = factors.draw(width, rank, scale=2 * STRENGTH * rank**-0.5)
-            delta["qkv".index(part)] = up @ down
+        for j, part in enumerate("qkv"):
+            down = factors.draw(rank, width, scale=width**-0.5)
+            up = factors.draw(width, rank, scale=6 * STRENGTH * rank**-0.5)
+            if part in parts:
+                root = f"transformer.transformer_blocks.{i}.attn.to_{part}"
+                tensors |= {f"{root}.lora_A.weight": down, f"{root}.lora_B.weight": up}
+                delta[j] = up @ down
         deltas[f"{MODEL}double_blocks.{i}.img_attn.qkv.weight"] = delta.reshape(3 * width, width)
     return Adapter(tensors, deltas)
 
@@ -233,9 +235,7 @@ def loha(*, rank: int = 4, alpha: float | None = None, seed: int = 0) -> Adapter
     return Adapter(tensors, deltas)
 
 
-def lokr(
-    *, low_rank: str = "", rank: int = 4, alpha: float | None = None, blocks: int = 8, seed: int = 0
-) -> Adapter:
+def lokr(*, low_rank: str = "", rank: int = 4, alpha: float | None = None, blocks: int = 8, seed: int = 0) -> Adapter:
     """Kronecker products ``kron(w1, w2)``, w1 of shape (blocks, blocks); `low_rank` names the factors that are split.
 
     With both factors whole, alpha has no meaning: LyCORIS then writes one and takes the factor as 1.

@@ -53,7 +53,9 @@ def test_generate_writes_the_engines_picture(
     engine = open_engine(models["q8_0"], lora_apply_mode="immediately", rng="cpu")
     expected = engine.generate("a cat", negative_prompt="x", **DRAW, loras=[Lora(lora, 0.8)]).arrays[0]
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out.png")), expected)
-    assert capfd.readouterr() == (f"{tmp_path / 'out.png'} (seed 42)\n", "")
+    out, err = capfd.readouterr()
+    assert out == f"{tmp_path / 'out.png'} (seed 42)\n"
+    assert err == f"{lora}: applied 12 of 12 tensors, mode immediately\n"
 
 
 def test_generate_numbers_the_pictures_of_a_batch(generate: Callable[..., int], tmp_path: Path, capfd: Capture) -> None:

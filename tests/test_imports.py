@@ -33,9 +33,10 @@ ALLOWED: dict[str, set[str]] = {
     "_library": {"errors", "_layout", "_locate"},
     "_callbacks": {"errors", "events"},
     "_marshal": {"errors", "params"},
-    "_session": {"errors", "_callbacks", "_marshal"},
+    "_session": {"errors", "lora", "result", "_callbacks", "_marshal"},
     "conversion": {"errors", "_callbacks", "_files", "_library", "_marshal", "_session"},
-    "engine": {"images", "lora", "params", "result", "_library", "_session", "_validate"},
+    "_lora_policy": {"errors"},
+    "engine": {"images", "lora", "params", "result", "_library", "_lora_policy", "_session", "_validate"},
     "_demo_model": {"conversion", "_files"},
     "demo": {"_build", "_demo_model", "engine", "lora"},
     "cli": {

@@ -35,7 +35,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from sdcli import THREADS, Pixels
 
-from sdcffi import Engine, Log, Lora, LoraError
+from sdcffi import Engine, Log, Lora, LoraError, LoraWarning
 from sdcffi.demo import DemoModel, compare
 
 OpenEngine = Callable[..., Engine]
@@ -122,6 +122,7 @@ def references(merged: DemoModel, models: dict[str, DemoModel]) -> dict[str, dic
     return {name: {"merged": draw(merged_models[name]), "none": draw(models[name])} for name in models}
 
 
+@pytest.mark.filterwarnings("ignore::sdcffi.LoraQualityWarning")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("type", ["f16", "q8_0", "q4_0"])
 def test_lora_draws_as_the_merged_model(
@@ -237,6 +238,7 @@ def test_unused_tensors_are_logged_and_not_printed(
     tensors["diffusion_model.double_blocks.0.img_attn.proj.unheard_of"] = np.ones(4, np.float32)
     engine = open_engine(demo_model, lora_apply_mode=mode)
     log: list[Log] = []
-    engine.generate(**DRAW, loras=[Lora(write(tensors, tmp_path / "l.safetensors", "F32"))], on_log=log.append)
+    with pytest.warns(LoraWarning, match="unheard_of"):
+        engine.generate(**DRAW, loras=[Lora(write(tensors, tmp_path / "l.safetensors", "F32"))], on_log=log.append)
     assert [line for line in log if line.level == "warn" and "unheard_of" in line.text]
     assert capfd.readouterr() == ("", "")

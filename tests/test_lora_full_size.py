@@ -160,12 +160,12 @@ def load(layout: Layout, directory: Path, mode: str, **keywords: Any) -> Iterato
         yield Loaded(layout, engine, log)
 
 
-@pytest.fixture(scope="module", params=MODES)
+@pytest.fixture(scope="module")
 def sd1(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
     yield from load(full_size.sd1(), tmp_path_factory.mktemp("sd1"), request.param)
 
 
-@pytest.fixture(scope="module", params=MODES)
+@pytest.fixture(scope="module")
 def sdxl(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
     yield from load(full_size.sdxl(), tmp_path_factory.mktemp("sdxl"), request.param, type="q8_0")
 
@@ -193,7 +193,12 @@ SD1_LAYOUTS: dict[str, tuple[Naming, Callable[[str, Shape], Files], tuple[str, .
 }
 
 
-@pytest.mark.parametrize("layout", SD1_LAYOUTS)
+# Merging takes the longer, and names are resolved before the modes part: one layout of each kind is enough there.
+SD1_CASES = [("at_runtime", layout) for layout in SD1_LAYOUTS]
+SD1_CASES += [("immediately", layout) for layout in ("kohya", "locon-mid", "lokr-split", "differences")]
+
+
+@pytest.mark.parametrize(("sd1", "layout"), SD1_CASES, indirect=["sd1"])
 def test_every_tensor_is_applied_on_stable_diffusion_1(layout: str, sd1: Loaded, tmp_path: Path) -> None:
     naming, kind, unet, text = SD1_LAYOUTS[layout]
     modules = sd1.select(*unet) + (sd1.select(*text, parts=["text_encoder"]) if text else [])
@@ -206,3 +211,24 @@ SDXL_LAYOUTS: dict[str, tuple[Naming, Callable[[str, Shape], Files]]] = {
     "kohya-original": (kohya_original, kohya_pair),
     "peft": (peft, peft_pair),
 }
+
+
+@pytest.mark.parametrize("sdxl", ["at_runtime"], indirect=True)
+@pytest.mark.parametrize("layout", SDXL_LAYOUTS)
+def test_every_tensor_is_applied_on_sdxl(layout: str, sdxl: Loaded, tmp_path: Path) -> None:
+    naming, kind = SDXL_LAYOUTS[layout]
+    modules = sdxl.select(*ATTENTION, "conv2") + sdxl.select(*TEXT, parts=["text_encoder", "text_encoder_2"])
+    tensors = adapter(modules, naming, kind)
+    assert_all_applied(sdxl.generate(tensors, tmp_path / f"{layout}.safetensors"), tensors)
+
+
+@pytest.mark.parametrize("sdxl", MODES, indirect=True)
+def test_res_adapter_on_quantised_sdxl_draws(sdxl: Loaded, tmp_path: Path) -> None:
+    """Issue 364 of stable-diffusion.cpp: pairs on every attention projection, and differences of the norms."""
+    assert any("Version: SDXL" in line.text for line in sdxl.log)
+    tensors = adapter(sdxl.select(*ATTENTION), peft, peft_pair)
+    tensors |= adapter(sdxl.select("norm1", "norm2"), peft, differences)
+    result = sdxl.generate(tensors, tmp_path / "res-adapter.safetensors")
+    assert result.arrays[0].shape == (64, 64, 3)
+    assert_all_applied(result, tensors)
+    assert "q8_0" in result.loras[0].types
