@@ -432,7 +432,15 @@ void apply_loras(Engine& engine, const sd_lora_t* loras, uint32_t count) {
     }
 }
 
-// Called when pictures were drawn: in at_runtime mode only the finished graphs tell which tensors took part.
+// "...encoder.layers.11." of a text encoder's tensor; empty for others.
+inline std::string text_layer(const std::string& name) {
+    const size_t layers = is_cond_stage_model_name(name) ? name.find("layers.") : std::string::npos;
+    const size_t end    = layers != std::string::npos ? name.find('.', layers + strlen("layers.")) : std::string::npos;
+    return end != std::string::npos ? name.substr(0, end + 1) : "";
+}
+
+// Called when pictures were drawn: in at_runtime mode only the finished graphs tell which tensors took part. Models
+// leave out the last layers of their text encoders; what is for a layer that does not run has not been passed over.
 template <typename Engine>
 void count_applied(Engine& engine) {
     if (engine.apply_lora_immediately) {
@@ -447,8 +455,13 @@ void count_applied(Engine& engine) {
                 }
             }
         }
+        std::set<std::string> running;
+        for (auto& name : applied) {
+            running.insert(text_layer(name));
+        }
         for (auto name = report.applied.begin(); name != report.applied.end();) {
-            if (applied.count(*name) == 0) {
+            const std::string layer = text_layer(*name);
+            if (applied.count(*name) == 0 && (layer.empty() || running.count(layer) != 0)) {
                 report.skipped.insert(*name);
                 name = report.applied.erase(name);
             } else {

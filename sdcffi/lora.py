@@ -171,4 +171,7 @@ def _as_lora(item: LoraLike, lora_dir: StrPath | None) -> Lora:
         raise ValueError(f"multiplier of LoRA {item.path} must be finite, not {multiplier!r}")
     is_name = isinstance(item.path, str) and not item.path.lower().endswith(ENDINGS)
     path = find_lora(str(item.path), lora_dir) if lora_dir is not None and is_name else Path(item.path)
-    return Lora(str(read_lora(path).path), float(multiplier), item.is_high_noise, item.name)
+    file = read_lora(path)
+    if "dora" in file.kinds:
+        raise LoraError(f"LoRA {file.path} is a DoRA: the engine leaves its magnitudes out and would draw it wrongly")
+    return Lora(str(file.path), float(multiplier), item.is_high_noise, item.name)

@@ -240,3 +240,24 @@ def test_inspect_refuses_a_bad_file_in_one_line(tmp_path: Path, capfd: Capture) 
     out, err = capfd.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert str(path) in err
+
+
+def test_inspect_with_a_model_tells_what_would_apply(demo_model: DemoModel, tmp_path: Path, capfd: Capture) -> None:
+    files = demo_model.engine_arguments()
+    flags = [word for name in files for word in (f"--{name.replace('_', '-')}", str(files[name]))]
+    assert cli.main(["lora", "inspect", str(demo_model.lora), *flags, "--type", "q8_0"]) == 0
+    assert "for this model: 12 of 12 tensors, on q8_0 weights\n" in capfd.readouterr().out
+    assert cli.main(["lora", "inspect", str(demo_model.lora), *flags, "--json"]) == 0
+    fit = json.loads(capfd.readouterr().out)["fit"]
+    assert (fit["applied"], fit["total"], fit["types"]) == (12, 12, ["f16"])
+
+
+def test_generate_looks_names_up_in_the_lora_directory(demo_model: DemoModel, tmp_path: Path, capfd: Capture) -> None:
+    files = demo_model.engine_arguments()
+    flags = [word for name in files for word in (f"--{name.replace('_', '-')}", str(files[name]))]
+    size = ["--width", "64", "--height", "64", "--steps", "1", "--cfg-scale", "1", "--seed", "1", "--threads", "1"]
+    lora_dir = ["--lora-dir", str(demo_model.lora.parent), "--output", str(tmp_path / "out.png")]
+    assert cli.main(["generate", *flags, *size, *lora_dir, "--prompt", "a cat", "--lora", "lora:0.5"]) == 0
+    assert "applied 12 of 12 tensors" in capfd.readouterr().err
+    assert cli.main(["generate", *flags, *size, *lora_dir, "--prompt", "a cat <lora:lora:0.5>"]) == 0
+    assert "applied 12 of 12 tensors" in capfd.readouterr().err

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from sdcffi import Engine, Log, Lora, LoraError, LoraQualityWarning, LoraWarning, Progress
+from sdcffi import Engine, Log, Lora, LoraError, LoraQualityWarning, LoraWarning, Progress, SDError
 from sdcffi.demo import DemoModel
 
 OpenEngine = Callable[..., Engine]
@@ -226,3 +226,20 @@ def test_coarse_weights_are_told_of_once(open_engine: OpenEngine, models: dict[s
 def test_bad_lora_options_are_refused(argument: dict[str, Any], message: str, demo_model: DemoModel) -> None:
     with pytest.raises(ValueError, match=message):
         Engine(**demo_model.engine_arguments(), **argument)
+
+
+def test_without_weights_an_engine_checks_and_does_not_draw(
+    open_engine: OpenEngine, demo_model: DemoModel, tmp_path: Path
+) -> None:
+    engine = open_engine(demo_model, load_weights=False, type="q8_0")
+    good, bad = engine.check_loras([demo_model.lora, adapter(tmp_path / "bad.safetensors", down=96)])
+    assert (good.applied, good.total, good.types, good.mode) == (12, 12, ("q8_0",), "at_runtime")
+    assert bad.misfits
+    with pytest.raises(SDError, match="without weights"):
+        engine.generate(**DRAW)
+
+
+def test_dora_is_refused(open_engine: OpenEngine, demo_model: DemoModel, tmp_path: Path) -> None:
+    scale = {f"{PROJECTION}.dora_scale": np.ones((128, 1), np.float32)}
+    with pytest.raises(LoraError, match="is a DoRA"):
+        open_engine(demo_model).generate(**DRAW, loras=[adapter(tmp_path / "dora.safetensors", **scale)])  # type: ignore[arg-type]
