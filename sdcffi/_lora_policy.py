@@ -82,10 +82,10 @@ def judge_applied(reports: Sequence[LoraReport], strict: bool) -> None:
 
 
 def warn_of_coarse_weights() -> None:
-    """Tell once what a LoRA is worth on weights of less than five bits; the numbers are of tests/test_lora.py."""
+    """Tell once what a LoRA is worth on weights of less than five bits; the numbers are of tests/test_lora_kinds.py."""
     warnings.warn(
-        "LoRA on weights of less than five bits: on the tiny test model the picture is 34 dB from that of weights"
-        " merged in float (f16: 58 dB, q8_0: 52 dB), about what quantisation costs without LoRA",
+        "LoRA on weights of less than five bits: on the tiny test models the picture is 22 (q2_K) to 34 dB (q4_K) from"
+        " that of weights merged in float (q8_0: 51 dB), about what quantisation costs without LoRA",
         LoraQualityWarning,
         stacklevel=4,
     )

@@ -67,12 +67,7 @@ class Adapter:
     tensors: Tensors
     deltas: Tensors
 
-    def __or__(self, other: Adapter) -> Adapter:
-        assert not self.tensors.keys() & other.tensors.keys()
-        assert not self.deltas.keys() & other.deltas.keys()
-        return Adapter(self.tensors | other.tensors, self.deltas | other.deltas)
-
-    def with_tensors(self, **tensors: Array) -> Adapter:
+    def with_tensors(self, tensors: Tensors) -> Adapter:
         """The same with more tensors in the file, which stand for nothing."""
         return replace(self, tensors=self.tensors | tensors)
 
@@ -265,13 +260,12 @@ def lokr(*, low_rank: str = "", rank: int = 4, alpha: float | None = None, block
     return Adapter(tensors, deltas)
 
 
-def dora(*, seed: int = 0) -> Adapter:
-    """A LoRA with DoRA's magnitudes, as LyCORIS stores them; the `deltas` are those of the LoRA without them."""
-    plain = lora(seed=seed)
-    factors = Factors(seed + 1)
-    magnitudes = {f"diffusion_model.{module}.dora_scale": 1 + factors.draw(shape_of(module)[0], 1, scale=0.1)
-                  for module in SQUARE}  # fmt: skip
-    return plain.with_tensors(**magnitudes)
+def dora(magnitude: str, *, seed: int = 0) -> Adapter:
+    """A LoRA with DoRA's magnitudes, named as LyCORIS or as peft does; the `deltas` leave them out."""
+    plain, factors = lora(seed=seed), Factors(seed + 1)
+    return plain.with_tensors(
+        {f"diffusion_model.{module}.{magnitude}": 1 + factors.draw(shape_of(module)[0], scale=0.1) for module in SQUARE}
+    )
 
 
 def wide_model(directory: Path) -> DemoModel:

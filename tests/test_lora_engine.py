@@ -214,7 +214,7 @@ def test_checking_tells_what_would_apply_and_changes_nothing(
 
 def test_coarse_weights_are_told_of_once(open_engine: OpenEngine, models: dict[str, DemoModel]) -> None:
     engine = open_engine(models["q4_0"])
-    with pytest.warns(LoraQualityWarning, match="34 dB"):
+    with pytest.warns(LoraQualityWarning, match=r"34 dB \(q4_K\)"):
         engine.generate(**DRAW, loras=[models["q4_0"].lora])
     engine.generate(**DRAW, loras=[models["q4_0"].lora])  # a second warning would be an error here
 
