@@ -39,7 +39,7 @@ _LEVELS = ("debug", "info", "warn", "error")
 
 # The engine sends every phase's progress through one callback without a tag; its log says when the phase changes.
 _PHASES = (
-    (re.compile(r"loading LoRA from"), "lora"),
+    (re.compile(r"loading LoRA from|loading tensors from"), "lora"),
     (re.compile(r"loading tensors completed"), "sample"),
     (re.compile(r"generating image: "), "sample"),
     (re.compile(r"decoding \d+ latents"), "decode"),
@@ -52,7 +52,7 @@ class Events:
     def __init__(self, phase: str, on_log: LogFunction | None, on_progress: ProgressFunction | None) -> None:
         self.phase = phase
         self.error: BaseException | None = None
-        self._loading = phase == "load"
+        self._one_phase = phase != "sample"
         self._on_log = on_log
         self._on_progress = on_progress
         self._kept: deque[str] = deque(maxlen=_KEPT_LINES)
@@ -66,7 +66,7 @@ class Events:
         record = Log(_LEVELS[level] if 0 <= level < len(_LEVELS) else _LEVELS[-1], text.rstrip())
         if record.level != "debug":
             self._kept.append(f"{record.level}: {record.text}")
-        if not self._loading:
+        if not self._one_phase:
             self.phase = next((phase for pattern, phase in _PHASES if pattern.search(record.text)), self.phase)
         if self._on_log and self.error is None:
             self._on_log(record)
