@@ -16,6 +16,7 @@ _MAX_SEED = (1 << 63) - 1
 
 
 def check_context(params: ContextParams) -> ContextParams:
+    """Check that there is a model and that its files exist; give the same with home directories expanded."""
     files = {name: value for name, value in params.given().items() if name.endswith("_path")}
     if not files.keys() & {"model_path", "diffusion_model_path"}:
         raise ValueError("nothing to load: give model= or diffusion_model=")
@@ -28,6 +29,7 @@ def check_context(params: ContextParams) -> ContextParams:
 
 
 def check_image(params: ImageParams) -> ImageParams:
+    """Check counts, ranges and what needs what; give the same."""
     sample = params.sample_params or SampleParams()
     _at_least(1, width=params.width, height=params.height, steps=sample.sample_steps, batch_count=params.batch_count)
     if params.strength is not None and not 0 <= params.strength <= 1:
