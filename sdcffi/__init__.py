@@ -13,6 +13,7 @@ from .errors import (
     BuildError,
     CancelledError,
     GenerationError,
+    GenerationTimeoutError,
     LayoutMismatchError,
     LibraryNotFoundError,
     LoraError,
@@ -20,6 +21,7 @@ from .errors import (
     LoraWarning,
     ModelLoadError,
     NativeAssertError,
+    NativeCrashError,
     NativeError,
     OutOfMemoryError,
     SDError,
@@ -29,7 +31,7 @@ from .errors import (
 if TYPE_CHECKING:
     from .conversion import convert
     from .engine import Engine
-    from .events import Log, Progress
+    from .events import Log, Preview, Progress
     from .lora import Lora
     from .params import (
         Cache,
@@ -54,6 +56,7 @@ __all__ = [
     "ContextParams",
     "Engine",
     "GenerationError",
+    "GenerationTimeoutError",
     "Guidance",
     "Hires",
     "ImageParams",
@@ -67,9 +70,11 @@ __all__ = [
     "LoraWarning",
     "ModelLoadError",
     "NativeAssertError",
+    "NativeCrashError",
     "NativeError",
     "OutOfMemoryError",
     "PhotoMaker",
+    "Preview",
     "Progress",
     "Result",
     "SDError",
@@ -92,6 +97,7 @@ _HOMES = {
     "Lora": "lora",
     "LoraReport": "result",
     "PhotoMaker": "params",
+    "Preview": "events",
     "Progress": "events",
     "Result": "result",
     "SampleParams": "params",

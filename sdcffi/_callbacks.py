@@ -2,39 +2,40 @@
 
     engine thread, in C                     Python
     -------------------                     ------
-    sd_log_cb       --> _on_log       -->   Events.log       --> caller's on_log(Log)
-    sd_progress_cb  --> _on_progress  -->   Events.progress  --> caller's on_progress(Progress)
+    sd_log_cb       --> on_log        -->   Events.log       --> job.emit(Log)
+    sd_progress_cb  --> on_progress   -->   Events.progress  --> job.emit(Progress)
+    sd_preview_cb   --> on_preview    -->   Events.preview   --> job.emit(Preview)
 
 The engine has one slot for each callback in the whole process, so `listening` fills them for the time of one call,
 under the library's lock, and resets them after it. Log lines also come from the engine's loader threads; progress
-comes on the calling thread only.
+and previews come on the calling thread only. `emit` puts the event into a queue or a pipe: the caller's own functions
+run on the caller's thread, see `_calls`.
 
 The callbacks return void: an exception in one cannot travel through C. cffi hands it to `onerror`, it is kept (the
 first one wins), the guard is told to cancel, and `listening` raises it again when the native call has returned.
-Ctrl-C takes the same way, as the KeyboardInterrupt that Python raises inside a trampoline.
 """
 
 from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from .errors import SDError
-from .events import Log, Progress
+import numpy as np
+
+from .events import Log, Preview, Progress
 
 if TYPE_CHECKING:
+    from ._job import Job
     from ._library import Library
 
-__all__ = ["Events", "LogFunction", "ProgressFunction", "listening"]
+__all__ = ["KEPT_LINES", "Events", "PreviewOptions", "listening"]
 
-LogFunction = Callable[[Log], object]
-ProgressFunction = Callable[[Progress], object]
-
-_KEPT_LINES = 50
+KEPT_LINES = 50
 _LEVELS = ("debug", "info", "warn", "error")
 
 # The engine sends every phase's progress through one callback without a tag; its log says when the phase changes.
@@ -46,16 +47,35 @@ _PHASES = (
 )
 
 
+@dataclass(frozen=True)
+class PreviewOptions:
+    """Which previews are made.
+
+    Attributes
+    ----------
+    mode : str
+        A name of the engine's `preview_t`: ``"proj"``, ``"tae"``, ``"vae"``.
+    interval : int
+        Every so many steps; the engine ignores its own setting.
+    noisy : bool
+        Of the noisy latent in place of what the model predicts.
+    """
+
+    mode: str
+    interval: int = 1
+    noisy: bool = False
+
+
 class Events:
     """Receives what the trampolines bring during one native call."""
 
-    def __init__(self, phase: str, on_log: LogFunction | None, on_progress: ProgressFunction | None) -> None:
+    def __init__(self, job: Job, phase: str, preview_interval: int) -> None:
         self.phase = phase
         self.error: BaseException | None = None
+        self._job = job
         self._one_phase = phase != "sample"
-        self._on_log = on_log
-        self._on_progress = on_progress
-        self._kept: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._preview_interval = preview_interval
+        self._kept: deque[str] = deque(maxlen=KEPT_LINES)
 
     def lines(self) -> tuple[str, ...]:
         """Give the last lines of the native log, oldest first, without debug lines."""
@@ -68,13 +88,19 @@ class Events:
             self._kept.append(f"{record.level}: {record.text}")
         if not self._one_phase:
             self.phase = next((phase for pattern, phase in _PHASES if pattern.search(record.text)), self.phase)
-        if self._on_log and self.error is None:
-            self._on_log(record)
+        self._job.emit(record)
 
     def progress(self, step: int, steps: int, seconds: float) -> None:
         """Take a progress report."""
-        if self._on_progress and self.error is None:
-            self._on_progress(Progress(self.phase, step, steps, seconds))
+        self._job.emit(Progress(self.phase, step, steps, seconds))
+
+    def wants_preview(self, step: int) -> bool:
+        """Tell whether the preview of this step is to be given on."""
+        return step % self._preview_interval == 0
+
+    def preview(self, step: int, frames: tuple[Any, ...], is_noisy: bool) -> None:
+        """Take a preview, whose frames are copies."""
+        self._job.emit(Preview(step, frames, is_noisy))
 
 
 class _Trampolines:
@@ -95,8 +121,15 @@ class _Trampolines:
             if self.events is not None:
                 self.events.progress(step, steps, seconds)
 
+        @ffi.callback("sd_preview_cb_t", onerror=self._keep)  # type: ignore[untyped-decorator]
+        def on_preview(step: int, count: int, frames: Any, is_noisy: bool, _data: Any) -> None:
+            if self.events is not None and self.events.wants_preview(step):
+                copies = tuple(_copied(ffi, frames[index]) for index in range(count))
+                self.events.preview(step, copies, bool(is_noisy))
+
         self.on_log = on_log
         self.on_progress = on_progress
+        self.on_preview = on_preview
 
     def _keep(self, _kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
         if self.events is not None and self.events.error is None:
@@ -104,46 +137,47 @@ class _Trampolines:
             self._library.lib.sdg_cancel()
 
 
+def _copied(ffi: Any, image: Any) -> Any:
+    shape = image.height, image.width, image.channel
+    pixels = ffi.buffer(image.data, image.height * image.width * image.channel)
+    return np.frombuffer(pixels, np.uint8).reshape(shape).copy()  # the engine frees it when the callback returns
+
+
 _installed: dict[int, _Trampolines] = {}
 
 
 @contextmanager
 def listening(
-    library: Library,
-    phase: str = "load",
-    on_log: LogFunction | None = None,
-    on_progress: ProgressFunction | None = None,
+    library: Library, job: Job, phase: str = "load", preview: PreviewOptions | None = None
 ) -> Iterator[Events]:
-    """Send the engine's callbacks to new `Events` for the time of the block; the caller holds `library.lock`.
-
-    Freeing (phase ``"free"``) may happen inside another call, when the garbage collector runs in a callback.
+    """Send the engine's callbacks to a job for the time of the block, which has the library to itself.
 
     Raises
     ------
-    SDError
-        If a callback makes another native call: the engine cannot be entered twice.
+    CancelledError
+        If the job was cancelled before the block began.
     BaseException
-        What a caller's function raised, in place of whatever the block raised because of it.
+        What `job.emit` raised, in place of whatever the block raised because of it.
     """
-    if id(library) not in _installed:
-        _installed[id(library)] = _Trampolines(library)
-    trampolines = _installed[id(library)]
-    events = Events(phase, on_log, on_progress)
-    outer, lib, null = trampolines.events, library.lib, library.ffi.NULL
-    if outer is None:
-        lib.sdg_reset_cancel()
+    with job.using(library):
+        if id(library) not in _installed:
+            _installed[id(library)] = _Trampolines(library)
+        trampolines = _installed[id(library)]
+        events = trampolines.events = Events(job, phase, preview.interval if preview else 1)
+        lib, null = library.lib, library.ffi.NULL
         lib.sdg_set_callbacks(trampolines.on_log, trampolines.on_progress, null)
-    elif phase != "free":
-        raise SDError("a callback cannot call the engine: it is at work on this thread")
-    trampolines.events = events
-    try:
-        yield events
-    except Exception:
-        if events.error is None:
-            raise
-    finally:
-        trampolines.events = outer
-        if outer is None:
+        if preview:
+            mode = library.enum(library.ffi.typeof("enum preview_t"))[preview.mode]
+            lib.sdg_set_preview(trampolines.on_preview, mode, not preview.noisy, preview.noisy, null)
+        try:
+            yield events
+        except Exception:
+            if events.error is None:
+                raise
+        finally:
+            trampolines.events = None
             lib.sdg_set_callbacks(null, null, null)
-    if events.error is not None:
-        raise events.error
+            if preview:
+                lib.sdg_set_preview(null, 0, False, False, null)
+        if events.error is not None:
+            raise events.error

@@ -73,7 +73,7 @@ class Library:
         What was loaded.
     ffi, lib
         cffi's two halves: types and functions.
-    lock : threading.RLock
+    lock : threading.Lock
         Held for each call that can raise events: the engine's callbacks are process-global.
     skipped : dict of str to str
         Backends that ``"auto"`` passed over, with the reason.
@@ -81,7 +81,7 @@ class Library:
 
     def __init__(self, build: NativeBuild) -> None:
         self.build = build
-        self.lock = threading.RLock()
+        self.lock = threading.Lock()
         self.skipped: dict[str, str] = {}
         self._backends: set[str] = set()
         self._enums: dict[str, dict[str, int]] = {}

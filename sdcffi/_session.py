@@ -1,11 +1,15 @@
-"""One native context in this process."""
+"""One native library, one backend and at most one context, as they are used by one thread."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._callbacks import LogFunction, ProgressFunction, listening
+from ._callbacks import PreviewOptions, listening
+from ._library import Device, Library, load
 from ._marshal import Marshaller, adopt_images
 from .errors import GenerationError, LoraError, ModelLoadError, NativeError, SDError
 from .lora import Lora
@@ -15,43 +19,121 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ._library import Device, Library
-    from .params import ContextParams, ImageParams
+    from ._job import Job
+    from .params import ContextParams, ImageParams, StrPath
 
-__all__ = ["Session", "open_backend"]
+__all__ = ["Conversion", "Description", "Opening", "Session"]
 
 
-def open_backend(library: Library, backend: str, on_log: LogFunction | None = None) -> Device:
-    """Load a backend's plug-ins, see `Library.use_backend`."""
-    with library.lock, listening(library, on_log=on_log) as events:
-        return library.use_backend(backend, events.lines)
+@dataclass(frozen=True)
+class Opening:
+    """What a session is opened with, at first and again after a crash.
+
+    Attributes
+    ----------
+    library : path or None
+        See `_locate.locate`.
+    backend : str
+        See `Library.use_backend`; ``"auto"`` gives way to the environment variable SDCFFI_BACKEND.
+    params : ContextParams or None
+        The model; None opens the backend only.
+    weights : bool
+        False reads only which tensors the model has: the session can then check adapters, not draw.
+    lora_cache : int
+        Bytes of adapters to keep between calls.
+    """
+
+    library: StrPath | None = None
+    backend: str = "auto"
+    params: ContextParams | None = None
+    weights: bool = True
+    lora_cache: int = 0
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A model file to be written with other weight types, see `conversion.convert`."""
+
+    input: Path
+    output: Path
+    type: str
+    vae: Path | None
+    tensor_type_rules: str
+    convert_name: bool
+
+
+@dataclass(frozen=True)
+class Description:
+    """What was built, and what it finds on this machine.
+
+    Attributes
+    ----------
+    directory : Path
+        Where the native library lies.
+    manifest : dict
+        What the build wrote about itself.
+    upstream_commit, ggml_version : str
+        As the library tells them.
+    device : Device
+        The one that is computed on.
+    devices : tuple of Device
+        Of the backends that could be loaded.
+    skipped : dict of str to str
+        The other backends, with the reason.
+    """
+
+    directory: Path
+    manifest: dict[str, Any]
+    upstream_commit: str
+    ggml_version: str
+    device: Device
+    devices: tuple[Device, ...]
+    skipped: dict[str, str]
 
 
 class Session:
-    """A native context with its model.
+    """What an engine uses natively; each public method is an operation that can be asked for by name.
 
-    Calls from several threads wait for each other. After a native exception or a failed assertion the context's
-    state is unknown: it is never used again, and not freed either, since its destructor would walk the same state.
-    Without weights it can only check adapters.
+    After a native exception or a failed assertion the context's state is unknown: it is never used again, and not
+    freed either, since its destructor would walk the same state.
+
+    Parameters
+    ----------
+    own_process : bool
+        Whether the process is there for this session only, so that its signals may be caught to tell of a crash.
     """
 
-    def __init__(
-        self,
-        library: Library,
-        params: ContextParams,
-        on_log: LogFunction | None = None,
-        on_progress: ProgressFunction | None = None,
-        weights: bool = True,
-    ) -> None:
-        self._library = library
-        self._weights = weights
+    def __init__(self, own_process: bool = False) -> None:
+        self._own_process = own_process
+        self._opening = Opening()
         self._context: Any = None
         self._poison: NativeError | None = None
+
+    def open(self, job: Job, opening: Opening) -> Device:
+        """Load library, backend and model; give the device that the engine computes on."""
+        self._library = library = load(opening.library)
+        if self._own_process:
+            getattr(library.lib, "sdg_catch_crashes", lambda: None)()  # TODO
+        self._device = self._use_backend(job, opening.backend)
+        if opening.params is not None:
+            self._load(job, opening.params, opening.weights)
+            library.lib.sdg_set_lora_cache(self._context, opening.lora_cache)
+        self._opening = opening
+        return self._device
+
+    def _use_backend(self, job: Job, backend: str) -> Device:
+        if backend == "auto":
+            backend = os.environ.get("SDCFFI_BACKEND") or "auto"
+        with listening(self._library, job) as events:
+            return self._library.use_backend(backend, events.lines)
+
+    def _load(self, job: Job, params: ContextParams, weights: bool) -> None:
+        library = self._library
         marshaller = Marshaller(library)
         struct = marshaller.struct(params)
         out = library.ffi.new("sd_ctx_t **")
         create = library.lib.sdg_new_context if weights else library.lib.sdg_new_empty_context
-        with library.lock, listening(library, "load", on_log, on_progress) as events:
+        with listening(library, job) as events:
             library.check(
                 lambda error: create(struct, out, error),
                 ModelLoadError,
@@ -61,7 +143,7 @@ class Session:
         self._context = out[0]
 
     def generate_image(
-        self, params: ImageParams, on_log: LogFunction | None = None, on_progress: ProgressFunction | None = None
+        self, job: Job, params: ImageParams, preview: PreviewOptions | None = None
     ) -> tuple[list[NDArray[np.uint8]], list[LoraReport]]:
         """Draw pictures.
 
@@ -77,10 +159,12 @@ class Session:
         struct = marshaller.struct(params)
         images = library.ffi.new("sd_image_t **")
         count = library.ffi.new("int *")
-        with library.lock, listening(library, "sample", on_log, on_progress) as events:
-            context = self._usable()
-            if not self._weights:
-                raise SDError("the engine was opened without weights: it cannot draw")
+        context = self._usable()
+        if not self._opening.weights:
+            raise SDError("the engine was opened without weights: it cannot draw")
+        if preview:
+            marshaller.enum(library.ffi.typeof("enum preview_t"), preview.mode, "preview")
+        with listening(library, job, "sample", preview) as events:
             self._guarded(
                 lambda error: library.lib.sdg_generate_image(context, struct, images, count, error),
                 GenerationError,
@@ -90,16 +174,14 @@ class Session:
             arrays = adopt_images(library, images[0], count[0])
             return arrays, self._lora_reports(context)
 
-    def check_loras(
-        self, loras: Sequence[Lora], on_log: LogFunction | None = None, on_progress: ProgressFunction | None = None
-    ) -> list[LoraReport]:
+    def check_loras(self, job: Job, loras: Sequence[Lora]) -> list[LoraReport]:
         """Tell what adapters would do to the weights, without changing any. The files are read, and kept for use."""
         library = self._library
         marshaller = Marshaller(library)
         array = marshaller.array(Lora.C_STRUCT, loras)
         rows = library.ffi.new("sdg_lora_report **")
-        with library.lock, listening(library, "lora", on_log, on_progress) as events:
-            context = self._usable()
+        context = self._usable()
+        with listening(library, job, "lora") as events:
             try:
                 library.check(
                     lambda error: library.lib.sdg_check_loras(context, array, len(loras), rows, error),
@@ -122,11 +204,6 @@ class Session:
             tuple,
         )
         return [self._report(row) for row in library.ffi.unpack(rows[0], count[0])] if count[0] else []
-
-    def set_lora_cache(self, size: int) -> None:
-        """Set how many bytes of adapters are kept between calls."""
-        with self._library.lock:
-            self._library.lib.sdg_set_lora_cache(self._usable(), size)
 
     def _report(self, row: Any) -> LoraReport:
         text = self._library.text
@@ -156,12 +233,46 @@ class Session:
             self._poison = error
             raise
 
-    def supports(self) -> dict[str, bool]:
+    def supports(self, job: Job) -> dict[str, bool]:
         """Tell what the loaded model can make: ``"image"`` and ``"video"``."""
-        with self._library.lock:
-            context = self._usable()
-            lib = self._library.lib
+        context, lib = self._usable(), self._library.lib
+        with job.using(self._library):
             return {"image": lib.sdg_supports_image(context), "video": lib.sdg_supports_video(context)}
+
+    def convert(self, job: Job, request: Conversion) -> None:
+        """Write a model with other weight types."""
+        library = self._library
+        marshaller = Marshaller(library)
+        number = marshaller.enum(library.ffi.typeof("enum sd_type_t"), request.type, "type")
+        with listening(library, job) as events:
+            library.check(
+                lambda error: library.lib.sdg_convert(
+                    marshaller.text(request.input, "input"),
+                    library.ffi.NULL if request.vae is None else marshaller.text(request.vae, "vae"),
+                    marshaller.text(request.output, "output"),
+                    number,
+                    marshaller.text(request.tensor_type_rules, "tensor_type_rules"),
+                    request.convert_name,
+                    error,
+                ),
+                SDError,
+                f"{request.input} could not be converted",
+                events.lines,
+            )
+
+    def describe(self, job: Job) -> Description:
+        """Tell what was built and what it finds here."""
+        library = self._library
+        with job.using(library):
+            return Description(
+                library.build.directory,
+                library.build.manifest,
+                library.text(library.lib.sd_commit()),
+                library.text(library.lib.sdg_ggml_version()),
+                self._device,
+                tuple(library.devices()),
+                dict(library.skipped),
+            )
 
     def _usable(self) -> Any:
         if self._context is None:
@@ -170,17 +281,15 @@ class Session:
             raise NativeError(f"the engine cannot be used after: {self._poison.message}", self._poison.log)
         return self._context
 
-    def close(self) -> None:
+    def close(self, job: Job) -> None:
         """Free the context; a second call does nothing."""
-        library = self._library
-        with library.lock:
-            context, self._context = self._context, None
-            if context is None or self._poison is not None:
-                return
-            with listening(library, "free") as events:
-                library.check(
-                    lambda error: library.lib.sdg_free_context(context, error),
-                    NativeError,
-                    "the model could not be freed",
-                    events.lines,
-                )
+        context, self._context = self._context, None
+        if context is None or self._poison is not None:
+            return
+        with listening(self._library, job) as events:
+            self._library.check(
+                lambda error: self._library.lib.sdg_free_context(context, error),
+                NativeError,
+                "the model could not be freed",
+                events.lines,
+            )

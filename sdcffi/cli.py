@@ -319,22 +319,22 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _info(options: argparse.Namespace) -> None:
-    from ._library import load
-    from ._session import open_backend
+    from ._calls import run_alone
+    from ._session import Opening
+    from .events import Listeners
 
-    library = load(options.library)
-    chosen = open_backend(library, options.backend or "auto", _logger(options))
-    manifest = library.build.manifest
+    opening = Opening(options.library, options.backend or "auto")
+    found = run_alone(opening, "describe", listeners=Listeners(_logger(options)))
     report = {
         "sdcffi": __version__,
-        "directory": str(library.build.directory),
-        "layout": "ok",  # `load` raises otherwise
-        "upstream_commit": library.text(library.lib.sd_commit()),
-        "ggml": library.text(library.lib.sdg_ggml_version()),
-        "device": chosen.as_dict(),
-        "devices": [device.as_dict() for device in library.devices()],
-        "skipped": library.skipped,
-        "manifest": manifest,
+        "directory": str(found.directory),
+        "layout": "ok",  # loading raises otherwise
+        "upstream_commit": found.upstream_commit,
+        "ggml": found.ggml_version,
+        "device": found.device.as_dict(),
+        "devices": [device.as_dict() for device in found.devices],
+        "skipped": found.skipped,
+        "manifest": found.manifest,
     }
     if options.json:
         print(json.dumps(report, indent=2))

@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ._callbacks import listening
+from ._calls import run_alone
 from ._files import replacing
-from ._library import load
-from ._marshal import Marshaller
-from ._session import open_backend
-from .errors import SDError
+from ._session import Conversion, Opening
+from .events import Listeners
 
 if TYPE_CHECKING:
-    from ._callbacks import LogFunction, ProgressFunction
+    from .events import LogFunction, ProgressFunction
     from .params import StrPath
 
 __all__ = ["convert"]
@@ -31,6 +29,8 @@ def convert(
     tensor_type_rules: str | None = None,
     convert_name: bool = False,
     library: StrPath | None = None,
+    isolated: bool = True,
+    timeout: float | None = None,
     on_log: LogFunction | None = None,
     on_progress: ProgressFunction | None = None,
 ) -> Path:
@@ -50,7 +50,7 @@ def convert(
         Weight types by tensor name: ``"regex=type,..."``.
     convert_name : bool
         Write the engine's own tensor names in place of the file's.
-    library, on_log, on_progress : optional
+    library, isolated, timeout, on_log, on_progress : optional
         As for `Engine`.
 
     Returns
@@ -73,24 +73,17 @@ def convert(
         raise ValueError(f"output must end in .gguf or .safetensors, not {target.name!r}")
     if not target.parent.is_dir():
         raise ValueError(f"directory {target.parent} does not exist")
-    native = load(library)
-    marshaller = Marshaller(native)
-    number = marshaller.enum(native.ffi.typeof("enum sd_type_t"), type, "type")
     if type in _NOT_WRITABLE:
         raise ValueError(f"type {type!r} cannot be written; it only exists inside the engine")
-    open_backend(native, "auto", on_log)
-    arguments = (
-        marshaller.text(source, "input"),
-        native.ffi.NULL if vae is None else marshaller.text(Path(vae).expanduser(), "vae"),
-    )
-    rules = marshaller.text(tensor_type_rules or "", "tensor_type_rules")
     with replacing(target) as temporary:
-        written = marshaller.text(temporary, "output")
-        with native.lock, listening(native, "load", on_log, on_progress) as events:
-            native.check(
-                lambda error: native.lib.sdg_convert(*arguments, written, number, rules, convert_name, error),
-                SDError,
-                f"{source} could not be converted to {type}",
-                events.lines,
-            )
+        request = Conversion(
+            source,
+            temporary,
+            type,
+            None if vae is None else Path(vae).expanduser(),
+            tensor_type_rules or "",
+            convert_name,
+        )
+        listeners = Listeners(on_log, on_progress)
+        run_alone(Opening(library), "convert", request, isolated=isolated, listeners=listeners, timeout=timeout)
     return target

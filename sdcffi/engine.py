@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import Literal
 
-from ._library import Device, load
+from ._async import as_coroutine, as_stream
+from ._callbacks import PreviewOptions
+from ._calls import GRACE, Call, Calls, check_seconds
+from ._library import Device
 from ._lora_policy import choose_usable, judge_applied, warn_of_coarse_weights
-from ._session import Session, open_backend
+from ._session import Opening
 from ._validate import check_context, check_image, check_lora_options, resolve_seed
+from .events import Listeners, LogFunction, PreviewFunction, ProgressFunction
 from .images import ImageLike, as_mask, as_rgb
 from .lora import Lora, LoraLike, as_loras, merge_tags
 from .params import (
@@ -30,9 +33,6 @@ from .params import (
     Tiling,
 )
 from .result import LoraReport, Result
-
-if TYPE_CHECKING:
-    from ._callbacks import LogFunction, ProgressFunction
 
 __all__ = ["Engine"]
 
@@ -90,10 +90,22 @@ class Engine:
         explicit one is had or is an error. The environment variable SDCFFI_BACKEND takes the place of ``"auto"``.
     library : path, optional
         The native build to use; see README, 'Which library is loaded'.
+    isolated : bool
+        True does the native work in a child process: whatever happens there, this one goes on. False does it on a
+        thread of this process, where a crash of native code ends the program.
+    restart : str
+        ``"auto"`` starts a child that was lost again at the next call, which loads the model again; ``"never"``
+        refuses every later call.
+    timeout : float, optional
+        Seconds that loading may take. None: any time.
+    grace : float
+        Seconds that a call has to stop by itself, after Ctrl-C, `cancel` or its timeout, before its process is ended.
     on_log : callable, optional
-        Called with each `Log` line, also from the engine's own threads.
+        Called with each `Log` line, on the thread that makes the call, as the other two.
     on_progress : callable, optional
         Called with each `Progress`. An exception in it stops the call and comes out of it.
+    on_preview : callable, optional
+        Called with each `Preview`.
 
     Raises
     ------
@@ -103,10 +115,14 @@ class Engine:
         If the engine cannot load these files; the reasons stand in its log.
     BackendUnavailableError, LibraryNotFoundError, LayoutMismatchError
         If there is nothing to run it on.
+    NativeCrashError
+        If the child process ended while it loaded.
+    GenerationTimeoutError
+        If it took longer than `timeout`.
 
     Notes
     -----
-    Calls from several threads wait for each other. Close the engine, or use it in a ``with`` statement, to give its
+    Calls from several threads wait for each other, first come, first served. Close the engine, or use it in a ``with`` statement, to give its
     memory back; pictures already returned live on.
     """
 
@@ -147,8 +163,13 @@ class Engine:
         load_weights: bool = True,
         backend: str = "auto",
         library: StrPath | None = None,
+        isolated: bool = True,
+        restart: Literal["auto", "never"] = "auto",
+        timeout: float | None = None,
+        grace: float = GRACE,
         on_log: LogFunction | None = None,
         on_progress: ProgressFunction | None = None,
+        on_preview: PreviewFunction | None = None,
     ) -> None:
         keywords = ContextParams(
             model_path=model,
@@ -184,21 +205,27 @@ class Engine:
         self._lora_dir = check_lora_options(lora_dir, lora_cache)
         self._standing: tuple[Lora, ...] = ()
         self._told_of_coarse_weights = False
-        native = load(library)
-        if backend == "auto":
-            backend = os.environ.get("SDCFFI_BACKEND") or "auto"
-        self._device = open_backend(native, backend, on_log)
-        self._on_log = on_log
-        self._on_progress = on_progress
-        self._session = Session(native, params, on_log, on_progress, load_weights)
-        # Freed before interpreter exit: after it the engine's callbacks and GPU drivers may be gone.
-        self._finalizer = weakref.finalize(self, self._session.close)
-        self._session.set_lora_cache(lora_cache)
+        if restart not in ("auto", "never"):
+            raise ValueError(f"restart must be 'auto' or 'never', not {restart!r}")
+        check_seconds(grace, "grace")
+        self._listeners = Listeners(on_log, on_progress, on_preview)
+        opening = Opening(library, backend, params, load_weights, lora_cache)
+        self._calls = Calls(opening, isolated, restart == "auto", grace)
+        with self._calls.call(self._listeners, timeout) as call:
+            self._calls.open(call)
+        # Ended before interpreter exit: after it the engine's callbacks and GPU drivers may be gone.
+        self._finalizer = weakref.finalize(self, self._calls.close)
 
     @property
     def device(self) -> Device:
         """The device that this engine computes on."""
-        return self._device
+        device: Device = self._calls.opened
+        return device
+
+    @property
+    def pid(self) -> int | None:
+        """The number of the child process that does the native work; None without one."""
+        return self._calls.runner.pid
 
     def generate(
         self,
@@ -230,8 +257,12 @@ class Engine:
         hires: Hires | None = None,
         slg: SkipLayerGuidance | None = None,
         params: ImageParams | None = None,
+        preview: str | None = None,
+        preview_interval: int = 1,
+        timeout: float | None = None,
         on_log: LogFunction | None = None,
         on_progress: ProgressFunction | None = None,
+        on_preview: PreviewFunction | None = None,
     ) -> Result:
         """Draw pictures.
 
@@ -283,7 +314,14 @@ class Engine:
             Decoding in tiles, reuse between steps, a second pass at a larger size, skip-layer guidance.
         params : ImageParams, optional
             Anything else, by its C name; the keywords above win.
-        on_log, on_progress : callable, optional
+        preview : str, optional
+            How previews are made: ``"proj"`` (a rough projection, cheap), ``"tae"`` (by the tiny autoencoder) or
+            ``"vae"`` (a whole decode at each of them). None: ``"proj"`` where something listens, else none.
+        preview_interval : int
+            A preview every so many steps, at least 1.
+        timeout : float, optional
+            Seconds that the call may take, waiting for its turn included. None: any time.
+        on_log, on_progress, on_preview : callable, optional
             For this call, in place of the engine's own.
 
         Returns
@@ -300,7 +338,11 @@ class Engine:
         GenerationError
             If the engine reports failure.
         NativeError
-            If native code failed in a way after which this engine cannot be used any more.
+            If native code failed in a way after which its process, or without one this engine, cannot be used any more.
+        NativeCrashError
+            If the process that did the native work has ended.
+        CancelledError, GenerationTimeoutError
+            If the call was stopped.
         """
         if not isinstance(prompt, str):
             raise TypeError(f"prompt must be a string, not {prompt!r}")
@@ -336,16 +378,44 @@ class Engine:
         )
         given = check_image((params or ImageParams()).updated(keywords))
         first_seed = resolve_seed(given.seed, given.batch_count)
-        events = on_log or self._on_log, on_progress or self._on_progress
+        listeners = Listeners(
+            on_log or self._listeners.on_log,
+            on_progress or self._listeners.on_progress,
+            on_preview or self._listeners.on_preview,
+        )
+        previews = _previews(preview, preview_interval, listeners)
         started = time.perf_counter()
-        usable = self._usable_loras(checked, strict, *events)
-        given = replace(given, seed=first_seed, loras=usable or None)
-        arrays, reports = self._session.generate_image(given, *events)
+        with self._calls.call(listeners, timeout) as call:
+            usable = self._usable_loras(call, checked, strict)
+            given = replace(given, seed=first_seed, loras=usable or None)
+            arrays, reports = self._calls.run(call, "generate_image", given, previews, parameters=given)
         seconds = time.perf_counter() - started
         judge_applied(reports, strict)
         _warn_of_size(given, arrays[0].shape)
         seeds = [first_seed + index for index in range(len(arrays))]
         return Result(arrays, seeds, given, tuple(reports), seconds)
+
+    agenerate = as_coroutine(
+        generate,
+        """Draw pictures without blocking the event loop; parameters, result and errors are those of `generate`.
+
+        Cancelling the task stops the call. The caller's functions are called on another thread.
+        """,
+    )
+    stream = as_stream(
+        generate,
+        """Draw pictures as an asynchronous generator of `Log`, `Progress` and `Preview`, and at last the `Result`.
+
+        Parameters and errors are those of `generate`, without its `on_` functions. Leaving the loop stops the call.
+        """,
+    )
+
+    def cancel(self) -> None:
+        """Stop every call that has begun, on whichever thread; each raises `CancelledError`.
+
+        May be called at any time and from any thread. A call that begins later is not stopped.
+        """
+        self._calls.cancel()
 
     def set_loras(self, loras: Iterable[LoraLike]) -> None:
         """Set the adapters of calls that do not name their own.
@@ -362,12 +432,14 @@ class Engine:
         """
         self._standing = as_loras(loras, self._lora_dir)
 
-    def check_loras(self, loras: Iterable[LoraLike]) -> list[LoraReport]:
+    def check_loras(self, loras: Iterable[LoraLike], *, timeout: float | None = None) -> list[LoraReport]:
         """Tell what adapters would do to this model's weights, without drawing or changing anything.
 
         Parameters
         ----------
         loras : iterable of Lora, path, or (path, multiplier)
+        timeout : float, optional
+            Seconds that the call may take.
 
         Returns
         -------
@@ -379,19 +451,18 @@ class Engine:
         TypeError, ValueError, LoraError
             If a file cannot be used with any model.
         """
-        return self._session.check_loras(as_loras(loras, self._lora_dir), self._on_log, self._on_progress)
+        checked = as_loras(loras, self._lora_dir)
+        with self._calls.call(self._listeners, timeout) as call:
+            return self._lora_reports(call, checked)
 
-    def _usable_loras(
-        self,
-        loras: tuple[Lora, ...],
-        strict: bool,
-        on_log: LogFunction | None,
-        on_progress: ProgressFunction | None,
-    ) -> tuple[Lora, ...]:
+    def _lora_reports(self, call: Call, loras: tuple[Lora, ...]) -> list[LoraReport]:
+        reports: list[LoraReport] = self._calls.run(call, "check_loras", loras, parameters=loras)
+        return reports
+
+    def _usable_loras(self, call: Call, loras: tuple[Lora, ...], strict: bool) -> tuple[Lora, ...]:
         if not loras:
             return ()
-        reports = self._session.check_loras(loras, on_log, on_progress)
-        usable, coarse = choose_usable(loras, reports, self._device.backend, strict)
+        usable, coarse = choose_usable(loras, self._lora_reports(call, loras), self.device.backend, strict)
         if coarse and not self._told_of_coarse_weights:
             self._told_of_coarse_weights = True
             warn_of_coarse_weights()
@@ -399,10 +470,12 @@ class Engine:
 
     def supports(self) -> dict[str, bool]:
         """Tell what the loaded model can make: ``"image"`` and ``"video"``."""
-        return self._session.supports()
+        with self._calls.call(self._listeners) as call:
+            supported: dict[str, bool] = self._calls.run(call, "supports")
+        return supported
 
     def close(self) -> None:
-        """Give the model's memory back; a second call does nothing."""
+        """Stop every call and give the model's memory back; a second call does nothing."""
         self._finalizer()
 
     def __enter__(self) -> Engine:
@@ -412,6 +485,14 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _previews(mode: str | None, interval: int, listeners: Listeners) -> PreviewOptions | None:
+    if isinstance(interval, bool) or not isinstance(interval, int):
+        raise TypeError(f"preview_interval must be an integer, not {interval!r}")
+    if interval < 1:
+        raise ValueError(f"preview_interval must be at least 1, not {interval!r}")
+    return PreviewOptions(mode or "proj", interval) if listeners.on_preview else None
 
 
 def _warn_of_size(params: ImageParams, shape: tuple[int, ...]) -> None:

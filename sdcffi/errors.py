@@ -11,6 +11,7 @@ __all__ = [
     "BuildError",
     "CancelledError",
     "GenerationError",
+    "GenerationTimeoutError",
     "LayoutMismatchError",
     "LibraryNotFoundError",
     "LoraError",
@@ -18,6 +19,7 @@ __all__ = [
     "LoraWarning",
     "ModelLoadError",
     "NativeAssertError",
+    "NativeCrashError",
     "NativeError",
     "OutOfMemoryError",
     "SDError",
@@ -76,6 +78,48 @@ class OutOfMemoryError(NativeError):
     """Native code could not allocate memory."""
 
 
+class NativeCrashError(SDError):
+    """The process that did the native work has ended; the caller's is as before.
+
+    The engine starts a new one at its next call, unless it was opened with ``restart="never"``.
+
+    Attributes
+    ----------
+    signal : str or None
+        What ended it, such as ``"SIGSEGV"``; None if it exited.
+    exit_code : int or None
+        Its exit status as `subprocess` has it (negative for a signal); None if nothing was run.
+    assertion : str
+        The failed assertion with file and line; empty if it was none.
+    backtrace : tuple of str
+        Native frames, innermost first, where the system could tell.
+    output : str
+        Everything that it wrote to its standard output and error during the call.
+    parameters : object
+        The parameters of the call: an `ImageParams`, a `ContextParams`, a tuple of `Lora`, ...
+    """
+
+    def __init__(
+        self,
+        message: str,
+        log: tuple[str, ...] = (),
+        *,
+        signal: str | None = None,
+        exit_code: int | None = None,
+        assertion: str = "",
+        backtrace: tuple[str, ...] = (),
+        output: str = "",
+        parameters: object = None,
+    ) -> None:
+        super().__init__(message, log)
+        self.signal = signal
+        self.exit_code = exit_code
+        self.assertion = assertion
+        self.backtrace = backtrace
+        self.output = output
+        self.parameters = parameters
+
+
 class ModelLoadError(SDError):
     """The engine could not load the model files."""
 
@@ -98,6 +142,10 @@ class LoraQualityWarning(LoraWarning):
 
 class CancelledError(SDError):
     """The call was stopped because somebody asked for it."""
+
+
+class GenerationTimeoutError(SDError):
+    """The call took longer than its ``timeout=``."""
 
 
 class UnsupportedParameterError(SDError):

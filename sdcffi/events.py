@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
 
-__all__ = ["Log", "Progress"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = [
+    "Event",
+    "Listeners",
+    "Log",
+    "LogFunction",
+    "Preview",
+    "PreviewFunction",
+    "Progress",
+    "ProgressFunction",
+]
 
 
 @dataclass(frozen=True)
@@ -44,3 +59,48 @@ class Progress:
     step: int
     steps: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What the picture looks like so far.
+
+    Attributes
+    ----------
+    step : int
+        Denoising steps done.
+    frames : tuple of uint8 arrays (H, W, 3)
+        One, or a video's; copies, which are the caller's.
+    is_noisy : bool
+        Whether it shows the noisy latent, not what the model predicts behind it.
+    """
+
+    step: int
+    frames: tuple[NDArray[np.uint8], ...] = field(repr=False)
+    is_noisy: bool = False
+
+
+Event: TypeAlias = Log | Progress | Preview
+LogFunction: TypeAlias = Callable[[Log], object]
+ProgressFunction: TypeAlias = Callable[[Progress], object]
+PreviewFunction: TypeAlias = Callable[[Preview], object]
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """A caller's functions, each called on the thread that made the call, in the order of the events."""
+
+    on_log: LogFunction | None = None
+    on_progress: ProgressFunction | None = None
+    on_preview: PreviewFunction | None = None
+
+    def hear(self, event: Event) -> None:
+        """Call the function that is for this event."""
+        if isinstance(event, Log):
+            if self.on_log:
+                self.on_log(event)
+        elif isinstance(event, Progress):
+            if self.on_progress:
+                self.on_progress(event)
+        elif self.on_preview:
+            self.on_preview(event)

@@ -1,0 +1,106 @@
+"""Calls for asyncio: each on a thread of its own, cancelled with its task."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+from ._calls import Call, adopted
+
+if TYPE_CHECKING:
+    from .events import Event
+
+__all__ = ["as_coroutine", "as_stream"]
+
+_P = ParamSpec("_P")
+_Engine = TypeVar("_Engine")
+_Result = TypeVar("_Result")
+
+
+def as_coroutine(
+    method: Callable[Concatenate[_Engine, _P], _Result], text: str
+) -> Callable[Concatenate[_Engine, _P], Coroutine[Any, Any, _Result]]:
+    """Give a coroutine function that does what a blocking method does, documented by `text`."""
+
+    @functools.wraps(method)
+    async def call(engine: _Engine, /, *arguments: _P.args, **keywords: _P.kwargs) -> _Result:
+        return await _in_thread(lambda: method(engine, *arguments, **keywords))
+
+    call.__doc__ = text
+    return call
+
+
+def as_stream(
+    method: Callable[Concatenate[_Engine, _P], _Result], text: str
+) -> Callable[Concatenate[_Engine, _P], AsyncGenerator[Event | _Result, None]]:
+    """Give an asynchronous generator of a blocking method's events and, last, its result; documented by `text`."""
+
+    @functools.wraps(method)
+    async def stream(
+        engine: _Engine, /, *arguments: _P.args, **keywords: _P.kwargs
+    ) -> AsyncGenerator[Event | _Result, None]:
+        if taken := sorted(keywords.keys() & {"on_log", "on_progress", "on_preview"}):
+            raise TypeError(f"{', '.join(taken)}: a stream gives its events itself")
+        loop = asyncio.get_running_loop()
+        events: asyncio.Queue[Event | None] = asyncio.Queue()
+
+        def hear(event: Event) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        keywords.update(on_log=hear, on_progress=hear, on_preview=hear)
+        task = asyncio.ensure_future(_in_thread(lambda: method(engine, *arguments, **keywords)))
+        task.add_done_callback(lambda _: events.put_nowait(None))
+        try:
+            while (event := await events.get()) is not None:
+                yield event
+            yield await task
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+    stream.__doc__ = text
+    return stream
+
+
+async def _in_thread(function: Callable[[], _Result]) -> _Result:
+    """Run a function that makes one call; when the task is cancelled, stop the call, and wait until it has ended."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[_Result] = loop.create_future()
+    call = Call()
+
+    def work() -> None:
+        adopted.set(call)
+        try:
+            outcome = functools.partial(_set_result, future, function())
+        except BaseException as error:
+            outcome = functools.partial(_set_error, future, error)
+        try:
+            loop.call_soon_threadsafe(outcome)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            return
+
+    threading.Thread(target=work, name="sdcffi call", daemon=True).start()
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        call.cancel()
+        while not future.done():
+            try:
+                await asyncio.wait({future})
+            except asyncio.CancelledError:  # asked again: it is stopping already
+                continue
+        future.exception()
+        raise
+
+
+def _set_result(future: asyncio.Future[Any], value: Any) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def _set_error(future: asyncio.Future[Any], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -1,0 +1,309 @@
+"""How calls on an engine are conducted: in turn, with a time limit, stoppable, opened again after a crash.
+
+A call waits for its turn, has the runner do one operation or several, and gives the events to the caller's functions
+meanwhile, all on the caller's thread. What stops it (Ctrl-C, the time limit, `Calls.cancel`, an exception in one of
+the caller's functions) goes one way: the runner is asked to cancel; if the operation does not end within the grace
+period, the runner is killed, if it can be. A runner that was lost is opened again by the next call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import pickle
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import is_dataclass, replace
+from typing import Any
+
+from ._callbacks import KEPT_LINES
+from ._crash import crash_error
+from ._inprocess import InProcess
+from ._job import Crashed, Done, Failed, Runner
+from ._session import Opening
+from ._worker import Worker
+from .errors import CancelledError, GenerationTimeoutError, NativeCrashError, NativeError, SDError
+from .events import Listeners, Log
+
+__all__ = ["GRACE", "Call", "Calls", "adopted", "check_seconds", "run_alone"]
+
+_SLICE = 0.1  # seconds between two looks at clock and cancel; Windows hears Ctrl-C only between two waits
+_MOST_CRASHES = 3
+GRACE = 5.0  # seconds that an operation has to stop by itself
+
+adopted: ContextVar[Call | None] = ContextVar("adopted", default=None)
+
+
+class Call:
+    """One call of a caller: when it must end, and whether it is to stop. `adopted` lets one be made beforehand."""
+
+    def __init__(self) -> None:
+        self.thread = 0
+        self.cancelled = False
+        self.deadline: float | None = None
+        self.timeout: float | None = None
+        self.listeners = Listeners()
+        self.runner: Runner | None = None
+
+    def cancel(self) -> None:
+        """Stop it, also if it has not begun; any thread."""
+        self.cancelled = True
+        if runner := self.runner:
+            runner.cancel()
+
+    def check(self) -> None:
+        """Raise if it is to stop."""
+        if self.cancelled:
+            raise CancelledError("the call was cancelled")
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise GenerationTimeoutError(f"the call took longer than its timeout of {self.timeout:g} seconds")
+
+
+class Calls:
+    """The calls on one runner.
+
+    Parameters
+    ----------
+    opening : Opening
+        What each new session is opened with.
+    isolated : bool
+        Whether the native work is done in a child process.
+    restart : bool
+        Whether a session that was lost is opened again.
+    grace : float
+        Seconds that an operation has to stop by itself.
+    """
+
+    def __init__(self, opening: Opening, isolated: bool, restart: bool = True, grace: float = GRACE) -> None:
+        self.opening = opening
+        self.opened: Any = None
+        self.runner: Runner = Worker() if isolated else InProcess()
+        self._restart = restart and isolated
+        self._grace = grace
+        self._begun: deque[Call] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._lost: SDError | None = None
+        self._crashes: tuple[bytes, int] = (b"", 0)
+        self._owner = os.getpid()
+
+    @contextmanager
+    def call(self, listeners: Listeners, timeout: float | None = None) -> Iterator[Call]:
+        """Wait for a turn, first come, first served, and have the runner for the time of the block.
+
+        Raises
+        ------
+        CancelledError, GenerationTimeoutError
+            If it was to stop while it waited.
+        SDError
+            If the engine is closed, or this thread is within another call on it, in a callback.
+        """
+        check_seconds(timeout, "timeout")
+        call = adopted.get() or Call()
+        call.thread, call.listeners, call.timeout = threading.get_ident(), listeners, timeout
+        call.deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            self._wait_for_turn(call)
+            yield call
+        finally:
+            with self._changed:
+                if call in self._begun:
+                    self._begun.remove(call)
+                self._changed.notify_all()
+            if self._closed:
+                self.runner.close()
+
+    def _wait_for_turn(self, call: Call) -> None:
+        with self._changed:
+            self._check_usable()
+            if any(other.thread == call.thread for other in self._begun):
+                raise SDError("a callback cannot call its engine: it is at work for this thread")
+            self._begun.append(call)
+            while self._begun[0] is not call:
+                call.check()
+                self._changed.wait(_SLICE)
+            self._check_usable()
+
+    def _check_usable(self) -> None:
+        if os.getpid() != self._owner:
+            raise SDError(f"this engine belongs to process {self._owner}; after a fork, make a new one")
+        if self._closed:
+            raise SDError("the engine is closed")
+
+    def run(self, call: Call, name: str, *arguments: Any, parameters: object = None) -> Any:
+        """Do an operation of the session.
+
+        Parameters
+        ----------
+        call : Call
+            Whose turn it is.
+        name, arguments
+            A method of `Session`, and what it takes.
+        parameters : object, optional
+            What a crash is told with; None takes the arguments.
+
+        Raises
+        ------
+        CancelledError, GenerationTimeoutError, KeyboardInterrupt
+            If it was stopped.
+        NativeCrashError
+            If the process that worked has ended, or would for the fourth time in a row with the same parameters.
+        BaseException
+            What the operation, or one of the caller's functions, raised.
+        """
+        self.open(call)
+        return self._perform(call, name, arguments, arguments if parameters is None else parameters)
+
+    def open(self, call: Call) -> None:
+        """See that there is a session, opening one where it was lost."""
+        if self.runner.alive:
+            return
+        if self.opened is not None and not self._restart:
+            message = self.runner.receive(0)
+            if self._lost is None and isinstance(message, Crashed):
+                self._lost = crash_error(message, (), None)
+            raise self._lost or SDError("the engine's process has ended, and restart is 'never'")
+        self.runner.open()
+        try:
+            self.opened = self._perform(call, "open", (self.opening,), self.opening.params)
+        except BaseException:
+            self.runner.close()
+            raise
+
+    def _perform(self, call: Call, name: str, arguments: tuple[Any, ...], parameters: object) -> Any:
+        self._refuse_what_crashes(parameters)
+        call.check()
+        lines: deque[str] = deque(maxlen=KEPT_LINES)
+        call.runner = self.runner
+        try:
+            self.runner.start(name, arguments)
+            if call.cancelled:  # before there was a runner to tell
+                self.runner.cancel()
+            outcome = self._follow(call, lines)
+        except BaseException:
+            self._stop()
+            raise
+        finally:
+            call.runner = None
+        return self._result(call, outcome, tuple(lines), parameters)
+
+    def _follow(self, call: Call, lines: deque[str]) -> Done | Failed | Crashed:
+        stop_by: float | None = None
+        while True:
+            message = self.runner.receive(_SLICE)
+            if isinstance(message, (Done, Failed, Crashed)):
+                return message
+            if message is not None:
+                if isinstance(message, Log) and message.level != "debug":
+                    lines.append(f"{message.level}: {message.text}")
+                call.listeners.hear(message)
+            if not call.cancelled:
+                call.check()
+            elif stop_by is None:
+                stop_by = time.monotonic() + self._grace
+            elif time.monotonic() > stop_by and self.runner.kill():
+                return Failed(CancelledError("the call was cancelled"))
+
+    def _stop(self) -> None:
+        """Cancel the operation under way and wait until it has ended, or end it."""
+        stop_by = time.monotonic() + self._grace
+        ended = False
+        try:
+            self.runner.cancel()
+            while not ended and time.monotonic() < stop_by:
+                ended = isinstance(self.runner.receive(_SLICE), (Done, Failed, Crashed))
+        finally:  # a second Ctrl-C does not wait
+            if not ended:
+                self.runner.kill()
+
+    def _result(self, call: Call, outcome: Done | Failed | Crashed, lines: tuple[str, ...], parameters: object) -> Any:
+        if isinstance(outcome, Crashed):
+            self._lost = crash_error(outcome, lines, parameters)
+            self._count_crash(parameters)
+            self.runner.close()
+            raise self._lost
+        self._crashes = (b"", 0)
+        if isinstance(outcome, Failed):
+            if isinstance(outcome.error, NativeError) and self._restart:
+                self.runner.close()  # the context is lost, and with it what a process of its own is good for
+            raise outcome.error
+        if call.cancelled:  # it ended before it heard of it
+            raise CancelledError("the call was cancelled")
+        return outcome.value
+
+    def _refuse_what_crashes(self, parameters: object) -> None:
+        digest, count = self._crashes
+        if count >= _MOST_CRASHES and digest == _digest(parameters) and self._lost:
+            raise NativeCrashError(
+                f"not tried again: these parameters have ended the engine's process {count} times in a row."
+                f" The last time: {self._lost}",
+                self._lost.log,
+                parameters=parameters,
+            )
+
+    def _count_crash(self, parameters: object) -> None:
+        digest = _digest(parameters)
+        before, count = self._crashes
+        self._crashes = (digest, count + 1 if digest == before else 1)
+
+    def cancel(self) -> None:
+        """Stop every call that has begun, those that wait for their turn too; any thread."""
+        with self._changed:
+            for call in self._begun:
+                call.cancel()
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Stop every call and end the session; any thread, a second call does nothing.
+
+        Called in a callback of its own, the session ends with the call.
+        """
+        if os.getpid() != self._owner:
+            return
+        self._closed = True
+        self.cancel()
+        with self._changed:
+            if any(call.thread == threading.get_ident() for call in self._begun):
+                return
+            if not self._changed.wait_for(lambda: not self._begun, self._grace + 1):
+                self.runner.kill()  # a caller's function does not return
+        self.runner.close()
+
+
+def check_seconds(value: float | None, name: str) -> None:
+    """Refuse what is no time to wait."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds or None, not {value!r}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be above 0 and finite, or None, not {value!r}")
+
+
+def _digest(parameters: object) -> bytes:
+    """Tell equal parameters apart from others, whatever the seed is, which may have been drawn."""
+    if is_dataclass(parameters) and not isinstance(parameters, type) and hasattr(parameters, "seed"):
+        parameters = replace(parameters, seed=None)
+    return hashlib.sha256(pickle.dumps(parameters)).digest()
+
+
+def run_alone(
+    opening: Opening,
+    name: str,
+    *arguments: Any,
+    isolated: bool = True,
+    listeners: Listeners | None = None,
+    timeout: float | None = None,
+) -> Any:
+    """Open a session for a single operation and give its result."""
+    calls = Calls(opening, isolated)
+    try:
+        with calls.call(listeners or Listeners(), timeout) as call:
+            return calls.run(call, name, *arguments)
+    finally:
+        calls.close()

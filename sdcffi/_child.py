@@ -1,0 +1,93 @@
+"""What runs in an engine's child process.
+
+    main thread                                thread "sdcffi"
+    -----------                                ---------------
+    receives requests and cancels  --queue-->  does them, one after another, in a `Session`
+    ends the process when the parent is gone   sends events and outcomes
+
+The native work is on the other thread, so that a cancel is heard while it goes on, and the parent's death too.
+Everything that is written to standard output and error is the parent's to read after a crash.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+from multiprocessing import connection
+from queue import SimpleQueue
+from typing import Any
+
+from ._channel import Channel
+from ._inprocess import perform, start_thread
+from ._job import Done, Failed, Job
+from ._session import Session
+from .errors import SDError
+
+__all__ = ["main"]
+
+_PARENT_SECONDS = 1.0  # between two looks at whether the parent is there: a fork of it may hold the pipe open
+_Request = tuple[Job, str, tuple[Any, ...]]
+
+
+def main(handle: int, parent: int) -> None:
+    """Serve the parent over an inherited connection until one of the two ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to hear
+    end: Any = connection.PipeConnection if sys.platform == "win32" else connection.Connection
+    channel = Channel(end(handle))
+    requests: SimpleQueue[_Request] = SimpleQueue()
+    start_thread(_work, channel, requests)
+    job: Job | None = None
+    while True:
+        message = _next(channel, parent)
+        if message is None:
+            if job:
+                job.cancel()
+            continue
+        directory, name, arguments = message
+        _enter(directory)
+        job = Job(channel.send)
+        requests.put((job, name, arguments))
+
+
+def _next(channel: Channel, parent: int) -> Any:
+    try:
+        while not channel.poll(_PARENT_SECONDS):
+            if sys.platform != "win32" and os.getppid() != parent:
+                os._exit(0)
+        return channel.receive()
+    except (EOFError, OSError):
+        os._exit(0)
+
+
+def _enter(directory: str | None) -> None:
+    """Be where the parent is, so that relative paths mean the same."""
+    if directory:
+        try:
+            os.chdir(directory)
+        except OSError:  # it was removed: then a relative path means nothing there either
+            return
+
+
+def _work(channel: Channel, requests: SimpleQueue[_Request]) -> None:
+    session = Session(own_process=True)
+    while True:
+        job, name, arguments = requests.get()
+        outcome = perform(session, job, name, arguments)
+        try:
+            channel.send(_portable(outcome))
+        except SDError as error:  # no memory for the pictures
+            channel.send(Failed(error))
+        except OSError:
+            os._exit(0)
+        del job, name, arguments, outcome
+
+
+def _portable(outcome: Done | Failed) -> Done | Failed:
+    if isinstance(outcome, Failed):
+        try:
+            pickle.loads(pickle.dumps(outcome.error))
+        except Exception:
+            return Failed(SDError(f"{type(outcome.error).__name__}: {outcome.error}"))
+    return outcome

@@ -1,0 +1,115 @@
+"""Run a session's operations on a thread of this process: ``Engine(..., isolated=False)``.
+
+A thread of its own, because the caller's must stay free to hear Ctrl-C and the clock, because OpenMP keeps a pool of
+threads for each thread that calls it, and because of the stack: the engine looks through prompts with a recursive
+std::regex, which overflows 8 MB at 30,000 characters and a macOS thread's 512 KB at a sixteenth of that.
+"""
+
+from __future__ import annotations
+
+import threading
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from ._job import Done, Failed, Job, Message
+from ._session import Session
+
+__all__ = ["InProcess", "perform", "start_thread"]
+
+_STACK_BYTES = 64 << 20
+_Request = tuple[Job, "SimpleQueue[Message]", str, tuple[Any, ...]]
+
+_starting = threading.Lock()
+_threads: set[threading.Thread] = set()
+
+
+def start_thread(target: Any, *arguments: Any) -> threading.Thread:
+    """Start a daemon thread with a stack that native code has room on."""
+    with _starting:  # the size is the process's setting for new threads
+        before = threading.stack_size(_STACK_BYTES)
+        try:
+            thread = threading.Thread(target=target, args=arguments, name="sdcffi", daemon=True)
+            thread.start()
+        finally:
+            threading.stack_size(before)
+    return thread
+
+
+def perform(session: Session, job: Job, name: str, arguments: tuple[Any, ...]) -> Done | Failed:
+    """Do one operation and give its outcome."""
+    try:
+        job.check()
+        return Done(getattr(session, name)(job, *arguments))
+    except BaseException as error:
+        return Failed(error)
+
+
+class InProcess:
+    """A session of this process, see `_job.Runner`."""
+
+    def __init__(self) -> None:
+        self._requests: SimpleQueue[_Request | None] = SimpleQueue()
+        self._messages: SimpleQueue[Message] = SimpleQueue()
+        self._job: Job | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is a session."""
+        return self._thread is not None
+
+    @property
+    def pid(self) -> int | None:
+        """None: it is this process."""
+        return None
+
+    def open(self) -> None:
+        """Make a new session."""
+        self._thread = start_thread(_serve, Session(), self._requests)
+        _threads.add(self._thread)
+
+    def start(self, name: str, arguments: tuple[Any, ...]) -> None:
+        """Begin an operation."""
+        self._messages = SimpleQueue()  # an operation that was given up may still write into the old one
+        self._job = Job(self._messages.put)
+        self._requests.put((self._job, self._messages, name, arguments))
+
+    def receive(self, seconds: float) -> Message | None:
+        """Give the operation's next message, None if there is none for so long."""
+        try:
+            return self._messages.get(timeout=seconds)
+        except Empty:
+            return None
+
+    def cancel(self) -> None:
+        """Ask the operation to stop."""
+        if self._job:
+            self._job.cancel()
+
+    def kill(self) -> bool:
+        """Do nothing: native code that does not stop by itself cannot be stopped within the process."""
+        return False
+
+    def close(self) -> None:
+        """Free the model and end the thread."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self.cancel()
+        self._requests.put(None)
+        # The garbage collector may close an engine on another engine's thread, whose lock this one would wait for.
+        if threading.current_thread() not in _threads:
+            thread.join()
+        _threads.discard(thread)
+
+
+def _serve(session: Session, requests: SimpleQueue[_Request | None]) -> None:
+    while request := requests.get():
+        job, messages, name, arguments = request
+        messages.put(perform(session, job, name, arguments))
+        del request, job, messages, name, arguments  # pictures of this call are not kept until the next one
+    perform(session, Job(_ignore), "close", ())
+
+
+def _ignore(_event: object) -> None:
+    pass

@@ -1,0 +1,74 @@
+"""Memory that two processes share and that has no name: nothing can be left behind, whoever dies when.
+
+On Linux a memfd, elsewhere an unlinked temporary file, whose descriptor travels through a socket. On Windows a mapping
+under a random name, which the system drops with its last handle.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import secrets
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+__all__ = ["anonymous_file", "fill", "view"]
+
+
+def anonymous_file() -> int:
+    """Give the descriptor of a new file without a name; the caller closes it."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("sdcffi", os.MFD_CLOEXEC)
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+if sys.platform == "win32":
+
+    def fill(buffers: Sequence[memoryview]) -> Any:
+        """Copy buffers one behind the other into new shared memory; give the mapping, whose `name` opens it."""
+        mapping = mmap.mmap(-1, sum(buffer.nbytes for buffer in buffers), tagname=f"sdcffi-{secrets.token_hex(16)}")
+        for buffer in buffers:
+            mapping.write(buffer)
+        return mapping
+
+else:
+
+    def fill(buffers: Sequence[memoryview]) -> int:
+        """Copy buffers one behind the other into new shared memory; give its descriptor, which the caller closes.
+
+        It is written, not mapped: a full disk or memory is then an OSError and not a SIGBUS.
+        """
+        descriptor = anonymous_file()
+        try:
+            for buffer in buffers:
+                left = buffer
+                while left.nbytes:
+                    left = left[os.write(descriptor, left) :]
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def view(descriptor: int, size: int) -> memoryview:
+        """Map shared memory; the mapping goes away with the last view on it.
+
+        Python's own mmap would keep a descriptor open for each, of which a process has only some hundreds.
+        """
+        ffi, libc = _libc()
+        pointer = libc.mmap(ffi.NULL, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, descriptor, 0)
+        if int(ffi.cast("intptr_t", pointer)) == -1:
+            raise OSError(ffi.errno, f"cannot map {size} bytes of shared memory: {os.strerror(ffi.errno)}")
+        owner = ffi.gc(pointer, lambda address: libc.munmap(address, size))
+        return memoryview(ffi.buffer(owner, size))
+
+    @cache
+    def _libc() -> tuple[Any, Any]:
+        import cffi
+
+        ffi = cffi.FFI()
+        ffi.cdef("void *mmap(void *, size_t, int, int, int, intptr_t); int munmap(void *, size_t);")
+        return ffi, ffi.dlopen(None)

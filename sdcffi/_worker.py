@@ -1,0 +1,182 @@
+"""Run a session's operations in a child process: what `Engine` does unless told otherwise.
+
+The child is started with `subprocess`, so it never imports the program's main module: no ``if __name__ ==
+"__main__"`` is needed, and notebooks and ``python -c`` work. It has the parent's `sys.path`, and inherits one end of
+a socket pair and, as its standard output and error, a nameless file that is read when it has crashed. It is in a
+session of its own: Ctrl-C in the terminal reaches the parent only, which decides.
+
+      Engine, _calls                    _child
+      start(name, arguments) ------->   Session.<name>(job, *arguments)
+      receive() <-------------------    events, then Done or Failed
+      cancel() --------------------->   Job.cancel()
+      closed socket ---------------->   ends
+      Crashed <----------- closed socket
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import multiprocessing.spawn
+import os
+import subprocess
+import sys
+from multiprocessing.connection import Connection
+from typing import Any
+
+from . import _shm
+from ._channel import Channel
+from ._job import Crashed, Failed, Message
+from .errors import SDError
+
+__all__ = ["Worker"]
+
+_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from sdcffi._child import main; main(*map(int, sys.argv[2:]))"
+_END_SECONDS = 10.0  # for a process that has closed its socket; a core dump takes its time
+_CLOSE_SECONDS = 2.0
+
+
+class Worker:
+    """A session in a child process, see `_job.Runner`."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: Channel | None = None
+        self._record = -1
+        self._owner = os.getpid()
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is a child."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process number."""
+        return self._process.pid if self._process else None
+
+    def open(self) -> None:
+        """Start a child.
+
+        Raises
+        ------
+        SDError
+            If it cannot be started.
+        """
+        self.close()
+        if getattr(sys, "frozen", False):
+            raise SDError(
+                "a frozen program has no Python interpreter to start a child with: name one with"
+                " multiprocessing.set_executable, or use isolated=False"
+            )
+        try:
+            self._start()
+        except OSError as error:
+            self.close()
+            raise SDError(f"the engine's process could not be started: {error}. isolated=False needs none") from error
+
+    def _start(self) -> None:
+        self._record = _shm.anonymous_file()
+        ours, theirs = multiprocessing.Pipe()
+        try:
+            self._process = subprocess.Popen(
+                [_executable(), "-c", _BOOT, json.dumps(sys.path), str(theirs.fileno()), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=self._record,
+                stderr=self._record,
+                **_inherit(theirs),
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._channel = Channel(ours)
+
+    def start(self, name: str, arguments: tuple[Any, ...]) -> None:
+        """Begin an operation."""
+        os.ftruncate(self._record, 0)
+        os.lseek(self._record, 0, os.SEEK_SET)
+        self._send((_directory(), name, arguments))
+
+    def _send(self, message: object) -> None:
+        if self._channel:
+            try:
+                self._channel.send(message)
+            except OSError:  # it has ended; `receive` tells
+                return
+
+    def receive(self, seconds: float) -> Message | None:
+        """Give the operation's next message, None if there is none for so long."""
+        process, channel = self._process, self._channel
+        if process is None or channel is None:
+            return Failed(SDError("the engine is closed"))
+        try:
+            if channel.poll(seconds):
+                message: Message = channel.receive()
+                return message
+            if process.poll() is None:  # a fork of ours may hold the child's end of the socket open
+                return None
+        except (EOFError, OSError):
+            pass
+        return self._crashed(process)
+
+    def _crashed(self, process: subprocess.Popen[bytes]) -> Crashed:
+        try:
+            code = process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = process.wait()
+        return Crashed(code, self._output())
+
+    def _output(self) -> str:
+        size = os.lseek(self._record, 0, os.SEEK_END)
+        os.lseek(self._record, 0, os.SEEK_SET)
+        return os.read(self._record, size).decode("utf-8", "replace")
+
+    def cancel(self) -> None:
+        """Ask the operation to stop."""
+        self._send(None)
+
+    def kill(self) -> bool:
+        """End the child at once."""
+        if self._process:
+            self._process.kill()
+        self.close()
+        return True
+
+    def close(self) -> None:
+        """End the child, which gives back all its memory."""
+        process, channel, record = self._process, self._channel, self._record
+        self._process, self._channel, self._record = None, None, -1
+        if channel:
+            channel.close()
+        if record >= 0:
+            os.close(record)
+        if process is None or os.getpid() != self._owner:  # a fork of the process that made it only forgets it
+            return
+        try:
+            process.wait(_CLOSE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _executable() -> str:
+    """Give the interpreter, which an embedding program names with `multiprocessing.set_executable`."""
+    return os.fsdecode(multiprocessing.spawn.get_executable() or sys.executable)
+
+
+def _directory() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return None
+
+
+def _inherit(end: Connection) -> dict[str, Any]:
+    if sys.platform == "win32":
+        os.set_handle_inheritable(end.fileno(), True)
+        startup = subprocess.STARTUPINFO(lpAttributeList={"handle_list": [end.fileno()]})
+        return {"startupinfo": startup, "creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    return {"pass_fds": [end.fileno()], "start_new_session": True}
