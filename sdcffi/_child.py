@@ -24,6 +24,7 @@ from ._inprocess import perform, start_thread
 from ._job import Done, Failed, Job
 from ._session import Session
 from .errors import SDError
+from .events import Log
 
 __all__ = ["main"]
 
@@ -34,8 +35,7 @@ _Request = tuple[Job, str, tuple[Any, ...]]
 def main(handle: int, parent: int) -> None:
     """Serve the parent over an inherited connection until one of the two ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to hear
-    end: Any = connection.PipeConnection if sys.platform == "win32" else connection.Connection
-    channel = Channel(end(handle))
+    channel = Channel(_connection(handle))
     requests: SimpleQueue[_Request] = SimpleQueue()
     start_thread(_work, channel, requests)
     job: Job | None = None
@@ -49,6 +49,12 @@ def main(handle: int, parent: int) -> None:
         _enter(directory)
         job = Job(channel.send)
         requests.put((job, name, arguments))
+
+
+if sys.platform == "win32":
+    _connection: Any = connection.PipeConnection
+else:
+    _connection: Any = connection.Connection
 
 
 def _next(channel: Channel, parent: int) -> Any:
@@ -76,12 +82,20 @@ def _work(channel: Channel, requests: SimpleQueue[_Request]) -> None:
         job, name, arguments = requests.get()
         outcome = perform(session, job, name, arguments)
         try:
+            for line in _printed():
+                channel.send(Log("warn", line))
             channel.send(_portable(outcome))
         except SDError as error:  # no memory for the pictures
             channel.send(Failed(error))
         except OSError:
             os._exit(0)
         del job, name, arguments, outcome
+
+
+def _printed() -> list[str]:
+    """Give what libraries have written past the engine's log during the operation."""
+    size = os.fstat(2).st_size
+    return os.pread(2, size, 0).decode("utf-8", "replace").splitlines() if size and hasattr(os, "pread") else []
 
 
 def _portable(outcome: Done | Failed) -> Done | Failed:

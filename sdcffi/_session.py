@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._callbacks import PreviewOptions, listening
-from ._library import Device, Library, load
+from ._library import Device, load
 from ._marshal import Marshaller, adopt_images
 from .errors import GenerationError, LoraError, ModelLoadError, NativeError, SDError
 from .lora import Lora

@@ -31,7 +31,12 @@ from .errors import SDError
 
 __all__ = ["Worker"]
 
-_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from sdcffi._child import main; main(*map(int, sys.argv[2:]))"
+_BOOT = """\
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from sdcffi._child import main
+main(*map(int, sys.argv[2:]))
+"""
 _END_SECONDS = 10.0  # for a process that has closed its socket; a core dump takes its time
 _CLOSE_SECONDS = 2.0
 

@@ -78,6 +78,7 @@ _CALL_VALUES: dict[str, tuple[type, str]] = {
     "strength": (float, "how far to go away from the init image, 0 to 1"),
     "control-image": (str, "ControlNet's hint"),
     "control-strength": (float, "weight of ControlNet"),
+    "timeout": (float, "seconds that drawing may take"),
 }
 
 _GRID_SETS = ("seed", "batch-count")  # `lora grid` draws one picture for each of its seeds

@@ -122,8 +122,8 @@ class Engine:
 
     Notes
     -----
-    Calls from several threads wait for each other, first come, first served. Close the engine, or use it in a ``with`` statement, to give its
-    memory back; pictures already returned live on.
+    Calls from several threads wait for each other, first come, first served. Close the engine, or use it in a ``with``
+    statement, to give its memory back; pictures already returned live on.
     """
 
     def __init__(

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from sdcffi import BackendUnavailableError
-from sdcffi._library import Library, load
+from sdcffi._job import Job
+from sdcffi._library import Device, Library, load
 from sdcffi._locate import locate
-from sdcffi._session import open_backend
+from sdcffi._session import Opening, Session
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,14 @@ def run_python(code: str, *arguments: str) -> str:
     return run.stdout + run.stderr
 
 
-LOAD = "from sdcffi._library import load; from sdcffi._session import open_backend; open_backend(load(), 'cpu');"
+LOAD = (
+    "from sdcffi._job import Job; from sdcffi._library import load; from sdcffi._session import Opening, Session;"
+    "Session().open(Job(lambda event: None), Opening(backend='cpu'));"
+)
+
+
+def open_backend(name: str) -> Device:
+    return Session().open(Job(lambda _: None), Opening(backend=name))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks the handler up in libstdc++.so.6")
@@ -97,7 +105,7 @@ def test_every_symbol_that_the_library_needs_is_there_at_once() -> None:
 
 
 def test_cpu_features_come_from_the_loaded_backend(library: Library) -> None:
-    open_backend(library, "cpu")
+    open_backend("cpu")
     text = library.text(library.lib.sd_get_system_info())
     assert re.search(r"\bAVX2 = [01]\b", text)
     options = library.build.manifest["options"]
@@ -113,15 +121,15 @@ def test_the_commit_is_the_pinned_one(library: Library) -> None:
 
 
 def test_the_devices_of_the_cpu_backend(library: Library) -> None:
-    chosen = open_backend(library, "cpu")
+    chosen = open_backend("cpu")
     assert (chosen.backend, chosen.type) == ("cpu", "cpu")
     assert chosen in library.devices()
     assert chosen.memory_total > 0
 
 
-def test_a_backend_that_was_not_built_is_refused_with_the_command(library: Library) -> None:
+def test_a_backend_that_was_not_built_is_refused_with_the_command() -> None:
     with pytest.raises(BackendUnavailableError, match=r"'nonsense' is not part of this build.*build --backend"):
-        open_backend(library, "nonsense")
+        open_backend("nonsense")
 
 
 def test_a_plugin_that_does_not_load_says_why(tmp_path: Path) -> None:
@@ -134,12 +142,13 @@ def test_a_plugin_that_does_not_load_says_why(tmp_path: Path) -> None:
         "manifest['backends']['cuda'] = ['libggml-cuda.so']\n"
         "manifest['files']['libggml-cuda.so'] = hashlib.sha256(b'no library').hexdigest()\n"
         "(copy / 'manifest.json').write_text(json.dumps(manifest))\n"
-        "from sdcffi._library import load; from sdcffi._session import open_backend\n"
+        "from sdcffi._job import Job; from sdcffi._library import load\n"
+        "from sdcffi._session import Opening, Session\n"
         "from sdcffi import BackendUnavailableError\n"
-        "library = load(copy)\n"
-        "assert open_backend(library, 'auto').backend == 'cpu'\n"
-        "assert 'libggml-cuda.so' in library.skipped['cuda'], library.skipped\n"
-        "try: open_backend(library, 'cuda')\n"
+        "def open_backend(name): return Session().open(Job(lambda event: None), Opening(copy, name))\n"
+        "assert open_backend('auto').backend == 'cpu'\n"
+        "assert 'libggml-cuda.so' in load().skipped['cuda'], load().skipped\n"
+        "try: open_backend('cuda')\n"
         "except BackendUnavailableError as error: assert 'cannot be loaded here' in str(error), error\n"
         "else: raise SystemExit('not refused')\n"
     )

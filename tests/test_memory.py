@@ -73,7 +73,7 @@ def native_addresses(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_arrays_are_views_on_the_engines_memory(
     native_addresses: list[int], open_engine: OpenEngine, demo_model: DemoModel
 ) -> None:
-    result = open_engine(demo_model).generate(**DRAW, batch_count=2)
+    result = open_engine(demo_model, isolated=False).generate(**DRAW, batch_count=2)
     assert [array.ctypes.data for array in result.arrays] == native_addresses
     for array in result.arrays:
         assert array.shape == (64, 64, 3)
@@ -83,7 +83,7 @@ def test_arrays_are_views_on_the_engines_memory(
 
 
 def test_pillow_images_are_copies(open_engine: OpenEngine, demo_model: DemoModel) -> None:
-    result = open_engine(demo_model).generate(**DRAW)
+    result = open_engine(demo_model, isolated=False).generate(**DRAW)
     before = np.array(result.images[0])
     result.arrays[0][:] = 0
     assert np.array_equal(np.asarray(result.images[0]), before)
@@ -91,7 +91,7 @@ def test_pillow_images_are_copies(open_engine: OpenEngine, demo_model: DemoModel
 
 
 def test_pictures_outlive_result_and_engine(open_engine: OpenEngine, demo_model: DemoModel) -> None:
-    engine = open_engine(demo_model)
+    engine = open_engine(demo_model, isolated=False)
     result = engine.generate(**DRAW, batch_count=2)
     copies = [array.copy() for array in result.arrays]
     corner = result.arrays[1][:8, :8]
@@ -120,12 +120,12 @@ def test_memory_of_each_picture_is_freed_with_its_last_view() -> None:
 
 @pytest.mark.parametrize("with_lora", [False, True], ids=["plain", "lora"])
 def test_generating_leaves_no_memory_in_use(with_lora: bool, open_engine: OpenEngine, demo_model: DemoModel) -> None:
-    assert growth(open_engine(demo_model), demo_model, with_lora, calls=15) < 5 * PICTURE
+    assert growth(open_engine(demo_model, isolated=False), demo_model, with_lora, calls=15) < 5 * PICTURE
 
 
 @pytest.mark.slow
 def test_memory_stays_flat_over_200_generations(open_engine: OpenEngine, demo_model: DemoModel) -> None:
-    assert growth(open_engine(demo_model), demo_model, with_lora=False, calls=200) < 5 * PICTURE
+    assert growth(open_engine(demo_model, isolated=False), demo_model, with_lora=False, calls=200) < 5 * PICTURE
 
 
 def growth(engine: Engine, model: DemoModel, with_lora: bool, calls: int) -> int:
@@ -145,7 +145,7 @@ def growth(engine: Engine, model: DemoModel, with_lora: bool, calls: int) -> int
 
 def test_closing_gives_the_models_memory_back(demo_model: DemoModel) -> None:
     def use() -> None:
-        with Engine(**demo_model.engine_arguments(), threads=1, backend="cpu"):
+        with Engine(**demo_model.engine_arguments(), threads=1, backend="cpu", isolated=False):
             pass
 
     use()
