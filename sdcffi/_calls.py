@@ -115,7 +115,8 @@ class Calls:
                 if call in self._begun:
                     self._begun.remove(call)
                 self._changed.notify_all()
-            if self._closed:
+                over = self._closed and not self._begun
+            if over:
                 self.runner.close()
 
     def _wait_for_turn(self, call: Call) -> None:
@@ -181,18 +182,31 @@ class Calls:
         lines: deque[str] = deque(maxlen=KEPT_LINES)
         call.runner = self.runner
         try:
-            self.runner.start(name, arguments)
-            if call.cancelled:  # before there was a runner to tell
-                self.runner.cancel()
+            self._start(call, name, arguments)
             outcome = self._follow(call, lines)
-        except BaseException:
-            self._stop()
-            raise
         finally:
             call.runner = None
         return self._result(call, outcome, tuple(lines), parameters)
 
+    def _start(self, call: Call, name: str, arguments: tuple[Any, ...]) -> None:
+        try:
+            self.runner.start(name, arguments)
+        except SDError:  # nothing has begun
+            raise
+        except BaseException:  # half of a request
+            self.runner.kill()
+            raise
+        if call.cancelled:  # before there was a runner to tell
+            self.runner.cancel()
+
     def _follow(self, call: Call, lines: deque[str]) -> Done | Failed | Crashed:
+        try:
+            return self._hear(call, lines)
+        except BaseException:
+            self._stop()
+            raise
+
+    def _hear(self, call: Call, lines: deque[str]) -> Done | Failed | Crashed:
         stop_by: float | None = None
         while True:
             message = self.runner.receive(_SLICE)
@@ -212,13 +226,12 @@ class Calls:
     def _stop(self) -> None:
         """Cancel the operation under way and wait until it has ended, or end it."""
         stop_by = time.monotonic() + self._grace
-        ended = False
         try:
             self.runner.cancel()
-            while not ended and time.monotonic() < stop_by:
-                ended = isinstance(self.runner.receive(_SLICE), (Done, Failed, Crashed))
+            while self.runner.busy and time.monotonic() < stop_by:
+                self.runner.receive(_SLICE)
         finally:  # a second Ctrl-C does not wait
-            if not ended:
+            if self.runner.busy:
                 self.runner.kill()
 
     def _result(self, call: Call, outcome: Done | Failed | Crashed, lines: tuple[str, ...], parameters: object) -> Any:
@@ -227,11 +240,15 @@ class Calls:
             self._count_crash(parameters)
             self.runner.close()
             raise self._lost
-        self._crashes = (b"", 0)
+        if self._crashes[1] and self._crashes[0] == _digest(parameters):
+            self._crashes = (b"", 0)
         if isinstance(outcome, Failed):
             if isinstance(outcome.error, NativeError) and self._restart:
                 self.runner.close()  # the context is lost, and with it what a process of its own is good for
-            raise outcome.error
+            try:
+                raise outcome.error
+            finally:
+                del outcome  # or error, traceback and this frame would keep each other, and pictures, alive
         if call.cancelled:  # it ended before it heard of it
             raise CancelledError("the call was cancelled")
         return outcome.value

@@ -36,6 +36,7 @@ class Channel:
         self._connection = connection
         self._sending = threading.Lock()
         self._memory: _Memory | None = None
+        self._amid = False
 
     def send(self, message: object) -> None:
         """Send a message.
@@ -58,8 +59,8 @@ class Channel:
         content = pickle.dumps(message, protocol=5, buffer_callback=goes_along)
         with self._sending:
             memory = _Memory(views) if views else None
-            self._connection.send_bytes(pickle.dumps(([view.nbytes for view in views], memory and memory.name)))
-            self._connection.send_bytes(content)
+            sizes = [view.nbytes for view in views]
+            self._connection.send_bytes(pickle.dumps((sizes, memory and memory.name, content)))
             if memory:
                 memory.send(self._connection)
                 self._memory = memory  # kept until the next: the receiver may not have it yet
@@ -71,12 +72,15 @@ class Channel:
         ------
         EOFError, OSError
             If the other end is closed.
+        BrokenPipeError
+            If an earlier call was interrupted amid a message.
         """
-        sizes, name = pickle.loads(self._connection.recv_bytes())
-        content = self._connection.recv_bytes()
-        if not sizes:
-            return pickle.loads(content)
-        whole = _receive_memory(self._connection, name, sum(sizes))
+        if self._amid:
+            raise BrokenPipeError("the rest of an earlier message is in the way")
+        self._amid = True
+        sizes, name, content = pickle.loads(self._connection.recv_bytes())
+        whole = _receive_memory(self._connection, name, sum(sizes)) if sizes else memoryview(b"")
+        self._amid = False
         bounds = pairwise(accumulate(sizes, initial=0))
         return pickle.loads(content, buffers=[whole[begin:end] for begin, end in bounds])
 

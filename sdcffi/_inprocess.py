@@ -52,6 +52,7 @@ class InProcess:
         self._messages: SimpleQueue[Message] = SimpleQueue()
         self._job: Job | None = None
         self._thread: threading.Thread | None = None
+        self.busy = False
 
     @property
     def alive(self) -> bool:
@@ -72,14 +73,17 @@ class InProcess:
         """Begin an operation."""
         self._messages = SimpleQueue()  # an operation that was given up may still write into the old one
         self._job = Job(self._messages.put)
+        self.busy = True
         self._requests.put((self._job, self._messages, name, arguments))
 
     def receive(self, seconds: float) -> Message | None:
         """Give the operation's next message, None if there is none for so long."""
         try:
-            return self._messages.get(timeout=seconds)
+            message = self._messages.get(timeout=seconds)
         except Empty:
             return None
+        self.busy = not isinstance(message, (Done, Failed))
+        return message
 
     def cancel(self) -> None:
         """Ask the operation to stop."""

@@ -64,6 +64,10 @@ class Runner(Protocol):
         """Whether there is a session, as opened before."""
 
     @property
+    def busy(self) -> bool:
+        """Whether an operation was begun whose outcome has not been received."""
+
+    @property
     def pid(self) -> int | None:
         """The number of the process that works, if it is another one."""
 

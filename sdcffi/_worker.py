@@ -15,27 +15,27 @@ session of its own: Ctrl-C in the terminal reaches the parent only, which decide
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import multiprocessing.spawn
 import os
 import subprocess
 import sys
+import threading
 from multiprocessing.connection import Connection
 from typing import Any
 
 from . import _shm
 from ._channel import Channel
-from ._job import Crashed, Failed, Message
+from ._job import Crashed, Done, Failed, Message
 from .errors import SDError
 
 __all__ = ["Worker"]
 
 _BOOT = """\
-import json, sys
-sys.path[:] = json.loads(sys.argv[1])
+import sys
+sys.path[:] = sys.argv[3:]
 from sdcffi._child import main
-main(*map(int, sys.argv[2:]))
+main(int(sys.argv[1]), int(sys.argv[2]))
 """
 _END_SECONDS = 10.0  # for a process that has closed its socket; a core dump takes its time
 _CLOSE_SECONDS = 2.0
@@ -49,6 +49,8 @@ class Worker:
         self._channel: Channel | None = None
         self._record = -1
         self._owner = os.getpid()
+        self._closing = threading.Lock()
+        self.busy = False
 
     @property
     def alive(self) -> bool:
@@ -85,7 +87,7 @@ class Worker:
         ours, theirs = multiprocessing.Pipe()
         try:
             self._process = subprocess.Popen(
-                [_executable(), "-c", _BOOT, json.dumps(sys.path), str(theirs.fileno()), str(os.getpid())],
+                [_executable(), "-c", _BOOT, str(theirs.fileno()), str(os.getpid()), *map(str, sys.path)],
                 stdin=subprocess.DEVNULL,
                 stdout=self._record,
                 stderr=self._record,
@@ -103,6 +105,7 @@ class Worker:
         os.ftruncate(self._record, 0)
         os.lseek(self._record, 0, os.SEEK_SET)
         self._send((_directory(), name, arguments))
+        self.busy = True
 
     def _send(self, message: object) -> None:
         if self._channel:
@@ -113,6 +116,12 @@ class Worker:
 
     def receive(self, seconds: float) -> Message | None:
         """Give the operation's next message, None if there is none for so long."""
+        message = self._receive(seconds)
+        if isinstance(message, (Done, Failed, Crashed)):
+            self.busy = False
+        return message
+
+    def _receive(self, seconds: float) -> Message | None:
         process, channel = self._process, self._channel
         if process is None or channel is None:
             return Failed(SDError("the engine is closed"))
@@ -122,6 +131,8 @@ class Worker:
                 return message
             if process.poll() is None:  # a fork of ours may hold the child's end of the socket open
                 return None
+        except BrokenPipeError:  # Ctrl-C came amid a message: what follows cannot be understood
+            process.kill()
         except (EOFError, OSError):
             pass
         return self._crashed(process)
@@ -152,8 +163,9 @@ class Worker:
 
     def close(self) -> None:
         """End the child, which gives back all its memory."""
-        process, channel, record = self._process, self._channel, self._record
-        self._process, self._channel, self._record = None, None, -1
+        with self._closing:
+            process, channel, record = self._process, self._channel, self._record
+            self._process, self._channel, self._record = None, None, -1
         if channel:
             channel.close()
         if record >= 0:
