@@ -12,13 +12,16 @@ import os
 import struct
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
 
 __all__ = ["HeaderError", "Tensor", "read_header"]
 
-_MOST_HEADER = 16 << 20  # bytes; the largest real ones, with a trainer's notes, have a few MiB
+_MOST_HEADER = 16 << 20  # bytes; an adapter's largest real ones, with a trainer's notes, have a few MiB
+_MOST_MODEL_HEADER = 64 << 20  # a language model's, with 262,144 words and as many merges, have about 15 MiB
+_CHUNK = 1 << 20  # bytes read at a time where strings are only passed over
 _MOST_DIMENSIONS = {"safetensors": 5, "gguf": 4}
 _MOST_NAME = 4096
 
@@ -56,13 +59,16 @@ class Tensor:
     size: int
 
 
-def read_header(path: Path) -> tuple[str, dict[str, Tensor]]:
+def read_header(path: Path, *, whole_model: bool = False) -> tuple[str, dict[str, Tensor]]:
     """Read the tensors of a file.
 
     Parameters
     ----------
     path : Path
         A regular file.
+    whole_model : bool
+        Allow what models have and adapters do not: a header of up to 64 MiB (else 16), and in safetensors tensors
+        without elements, with which some checkpoints mark what they predict (``v_pred``).
 
     Returns
     -------
@@ -76,15 +82,16 @@ def read_header(path: Path) -> tuple[str, dict[str, Tensor]]:
     HeaderError
         If the header is malformed, or describes data that the file does not hold.
     """
+    most = _MOST_MODEL_HEADER if whole_model else _MOST_HEADER
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         start = file.read(9)
         file.seek(0)
         if start[:4] == b"GGUF":
-            return "gguf", _checked(_read_gguf(_Reader(file, size)), size)
+            return "gguf", _checked(_read_gguf(_Reader(file, size, most)), size)
         if start[:4] == b"PK\x03\x04" or (path.suffix.lower() in (".ckpt", ".pt", ".pth") and start[8:9] != b"{"):
             return "torch", {}
-        return "safetensors", _checked(_read_safetensors(_Reader(file, size)), size)
+        return "safetensors", _checked(_read_safetensors(_Reader(file, size, most), whole_model), size)
 
 
 def _checked(tensors: dict[str, Tensor], size: int) -> dict[str, Tensor]:
@@ -103,10 +110,10 @@ def _checked(tensors: dict[str, Tensor], size: int) -> dict[str, Tensor]:
 class _Reader:
     """Takes bytes from the start of a file on, and never more than it holds or a header may have."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
+    def __init__(self, file: BinaryIO, size: int, most: int) -> None:
         self._file = file
-        self._left = min(size, _MOST_HEADER)
-        self._why = f"a header may have {_MOST_HEADER}" if size > _MOST_HEADER else "the file ends before"
+        self._left = min(size, most)
+        self._why = f"a header may have {most}" if size > most else "the file ends before"
         self.size = size
         self.position = 0
 
@@ -120,6 +127,21 @@ class _Reader:
     def skip(self, count: int) -> None:
         self._count(count)
         self._file.seek(count, os.SEEK_CUR)
+
+    def skip_strings(self, count: int) -> None:
+        """Pass over strings of gguf; a tokenizer has hundreds of thousands, so they are not taken one by one."""
+        if count > self._left // 8:
+            self._count(8 * count)
+        position, chunk, begin = self.position, b"", self.position
+        for _ in range(count):
+            if position + 8 > begin + len(chunk):
+                self._file.seek(position)
+                chunk, begin = self._file.read(_CHUNK), position
+                if len(chunk) < 8:
+                    break
+            position += 8 + int.from_bytes(chunk[position - begin : position - begin + 8], "little")
+        self._count(position - self.position)
+        self._file.seek(position)
 
     def number(self, layout: str) -> int:
         """Take an unsigned integer: ``"I"`` of 4 bytes, ``"Q"`` of 8."""
@@ -152,7 +174,7 @@ def _named(name: str) -> str:
     return name
 
 
-def _read_safetensors(reader: _Reader) -> dict[str, Tensor]:
+def _read_safetensors(reader: _Reader, may_be_empty: bool) -> dict[str, Tensor]:
     if reader.size < 10:
         raise HeaderError(f"{reader.size} bytes are neither safetensors nor gguf")
     length = reader.number("Q")
@@ -163,7 +185,7 @@ def _read_safetensors(reader: _Reader) -> dict[str, Tensor]:
     tensors = {}
     for name, entry in header.items():
         if name != "__metadata__" and not (isinstance(entry, dict) and entry.get("dtype") == _PASSED_OVER):
-            tensors[_named(name)] = _safetensor(name, entry, start)
+            tensors[_named(name)] = _safetensor(name, entry, start, may_be_empty)
     return tensors
 
 
@@ -195,7 +217,7 @@ def _finite(text: str) -> float:
     return value if math.isfinite(value := float(text)) else _no_number(text)
 
 
-def _safetensor(name: str, entry: Any, start: int) -> Tensor:
+def _safetensor(name: str, entry: Any, start: int, may_be_empty: bool) -> Tensor:
     if not isinstance(entry, dict):
         raise HeaderError(f"tensor {name!r}: its entry is no JSON object")
     dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
@@ -204,7 +226,7 @@ def _safetensor(name: str, entry: Any, start: int) -> Tensor:
     if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
         raise HeaderError(f"tensor {name!r}: shape {shape!r} with data_offsets {offsets!r}")
     begin, end = offsets
-    size = _elements(name, shape, "safetensors") * _SAFETENSORS[dtype]
+    size = _elements(name, shape, "safetensors", may_be_empty) * _SAFETENSORS[dtype]
     if end - begin != size:
         raise HeaderError(f"tensor {name!r}: {dtype} of shape {shape} takes {size} bytes, not {end - begin}")
     return Tensor(dtype, tuple(shape), start + begin, size)
@@ -214,11 +236,11 @@ def _are_counts(values: Any) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
 
 
-def _elements(name: str, shape: list[int], format_name: str) -> int:
+def _elements(name: str, shape: list[int], format_name: str, may_be_empty: bool = False) -> int:
     most = _MOST_DIMENSIONS[format_name]
     if len(shape) > most:
         raise HeaderError(f"tensor {name!r}: {len(shape)} dimensions; at most {most} in {format_name}")
-    if 0 in shape:
+    if 0 in shape and not may_be_empty:
         raise HeaderError(f"tensor {name!r}: shape {shape} has no elements")
     return math.prod(shape)
 
@@ -261,8 +283,7 @@ def _read_metadata(reader: _Reader) -> int | None:
     if kind == _GGUF_ARRAY:
         kind, count = reader.number("I"), reader.number("Q")
     if kind == _GGUF_STRING:
-        for _ in range(count):
-            reader.skip(reader.number("Q"))
+        reader.skip_strings(count)
     elif kind in _GGUF_SIZES:
         reader.skip(count * _GGUF_SIZES[kind])
     else:
@@ -270,6 +291,7 @@ def _read_metadata(reader: _Reader) -> int | None:
     return None
 
 
+@lru_cache(maxsize=1)
 def _gguf_types() -> dict[int, tuple[str, int, int]]:
     """Name, elements and bytes of a block, by number."""
     gguf: Any
