@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-__all__ = ["Shape", "guess_architecture", "guess_naming"]
+__all__ = ["UNET_TEXT", "Shape", "guess_architecture", "guess_naming"]
 
 Shape = tuple[int, int]
 
 # Width of the text that cross-attention reads, by family of UNets.
-_UNET_TEXT = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
+UNET_TEXT = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 # Modules that only one family has, names with underscores; the first that matches counts.
 _MARKS = [
     ("sdxl", r"_(down_blocks_2|up_blocks_0)_attentions_\d_transformer_blocks_[2-9]_"),
@@ -93,7 +93,7 @@ _Names = Mapping[str, tuple[str, "Shape | None"]]
 def _by_text_width(names: _Names) -> tuple[str, str] | None:
     for name, (module, shape) in names.items():
         if re.search(_UNET, name) and name.endswith(("_attn2_to_k_", "_attn2_to_v_")) and shape:
-            architecture = _UNET_TEXT.get(shape[1])
+            architecture = UNET_TEXT.get(shape[1])
             if architecture:
                 return architecture, f"{module} reads text of width {shape[1]}"
     return None

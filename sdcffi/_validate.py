@@ -1,47 +1,88 @@
-"""Refuse bad arguments before native code sees them, where the struct's types alone cannot tell."""
+"""Refuse a bad context before native code sees it, in pure Python: nothing here loads the native library."""
 
 from __future__ import annotations
 
-import os
 import secrets
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .params import ContextParams, ImageParams, SampleParams, StrPath
+from ._model_file import Model, read_model
+from ._ranges import check_integer, check_number
+from ._validate_image import check_image
+from ._weight_types import check_rules, check_type
+from .params import ContextParams, Embedding, StrPath
 
 __all__ = ["check_context", "check_image", "check_lora_options", "resolve_seed"]
 
 _MAX_SEED = (1 << 63) - 1
+_MOST_THREADS = 512
 
 
-def check_context(params: ContextParams) -> ContextParams:
-    """Check that there is a model and that its files exist; give the same with home directories expanded."""
-    files = {name: value for name, value in params.given().items() if name.endswith("_path")}
+def check_context(params: ContextParams) -> tuple[ContextParams, Model]:
+    """Check the files of a model by their headers, and the context's numbers and types.
+
+    Parameters
+    ----------
+    params : ContextParams
+
+    Returns
+    -------
+    params : ContextParams
+        The same with home directories expanded.
+    model : Model
+        What the files are, for `check_image` and `check_memory`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        With the value and the legal set, or what a file is and what is missing.
+    """
+    _check_settings(params)
+    given = params.given()
+    files = {name: _expanded(name, value) for name, value in given.items() if name.endswith("_path")}
     if not files.keys() & {"model_path", "diffusion_model_path"}:
         raise ValueError("nothing to load: give model= or diffusion_model=")
-    for name, value in files.items():
-        if isinstance(value, (str, os.PathLike)) and not Path(value).expanduser().exists():
-            raise ValueError(f"{name.removesuffix('_path')}: {os.fspath(value)!r} does not exist")
-    _at_least(1, n_threads=params.n_threads)
-    expanded: dict[str, Any] = {name: Path(value).expanduser() for name, value in files.items()}
-    return replace(params, **expanded)
+    expanded: dict[str, Any] = dict(files)
+    if params.embeddings is not None:
+        expanded["embeddings"] = _embeddings(params.embeddings)
+    params = replace(params, **expanded)
+    return params, read_model(params)
 
 
-def check_image(params: ImageParams) -> ImageParams:
-    """Check counts, ranges and what needs what; give the same."""
-    sample = params.sample_params or SampleParams()
-    _at_least(1, width=params.width, height=params.height, steps=sample.sample_steps, batch_count=params.batch_count)
-    if params.strength is not None and not 0 <= params.strength <= 1:
-        raise ValueError(f"strength must be from 0 to 1, not {params.strength!r}")
-    if params.mask_image is not None and params.init_image is None:
-        raise ValueError("mask_image needs init_image")
-    return params
+def _check_settings(params: ContextParams) -> None:
+    check_integer("n_threads", params.n_threads, 1, _MOST_THREADS, "OpenMP ends the process where it gets no more")
+    check_number("max_vram", params.max_vram, 0)
+    check_integer("chroma_t5_mask_pad", params.chroma_t5_mask_pad, 0, 4096)
+    check_type("wtype", params.wtype)
+    check_rules("tensor_type_rules", params.tensor_type_rules)
+
+
+def _expanded(name: str, value: Any) -> Path:
+    try:
+        path = Path(value)
+    except TypeError as error:
+        raise TypeError(f"{name.removesuffix('_path')} must be a path, not {value!r}") from error
+    if "\0" in str(path):
+        raise ValueError(f"{name.removesuffix('_path')} must not contain a NUL character: {str(path)!r}")
+    return path.expanduser()
+
+
+def _embeddings(embeddings: Any) -> list[Embedding]:
+    if isinstance(embeddings, (str, bytes)) or not isinstance(embeddings, Sequence):
+        raise TypeError(f"embeddings must be a sequence of Embedding, not {embeddings!r}")
+    for item in embeddings:
+        if not isinstance(item, Embedding) or not isinstance(item.name, str):
+            raise TypeError(f"embeddings must be a sequence of Embedding with a name each, not {item!r}")
+        if not item.name.strip():
+            raise ValueError(f"embeddings: the word for {item.path!r} is empty")
+    return [replace(item, path=_expanded(f"embeddings[{item.name!r}]", item.path)) for item in embeddings]
 
 
 def check_lora_options(lora_dir: StrPath | None, lora_cache: int) -> Path | None:
     """Check where adapters are looked up and how many bytes of them are kept; give the directory."""
-    _at_least(0, lora_cache=lora_cache)
+    check_integer("lora_cache", lora_cache, 0, _MAX_SEED)
     if lora_dir is None:
         return None
     directory = Path(lora_dir).expanduser()
@@ -50,21 +91,12 @@ def check_lora_options(lora_dir: StrPath | None, lora_cache: int) -> Path | None
     return directory
 
 
-def _at_least(low: int, **values: int | None) -> None:
-    for name, value in values.items():
-        if value is not None and (isinstance(value, bool) or not hasattr(value, "__index__")):
-            raise TypeError(f"{name} must be an integer, not {value!r}")
-        if value is not None and value < low:
-            raise ValueError(f"{name} must be at least {low}, not {value!r}")
-
-
 def resolve_seed(seed: int | None, batch_count: int | None) -> int:
     """Give the seed of the first picture of a batch; None and negative ones are drawn at random from 63 bits."""
     last = _MAX_SEED - max(batch_count or 1, 1) + 1  # picture i has seed + i
     if seed is None:
         return secrets.randbelow(last + 1)
-    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
-        raise TypeError(f"seed must be an integer, not {seed!r}")
+    check_integer("seed", seed, -_MAX_SEED, _MAX_SEED)
     if seed > last:
         raise ValueError(f"seed must be at most {last}, not {seed!r}")
     return secrets.randbelow(last + 1) if seed < 0 else int(seed)

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from ._calls import run_alone
 from ._files import replacing
+from ._model_file import read_file
 from ._session import Conversion, Opening
+from ._weight_types import check_rules, check_type
 from .events import Listeners
 
 if TYPE_CHECKING:
@@ -15,9 +17,6 @@ if TYPE_CHECKING:
     from .params import StrPath
 
 __all__ = ["convert"]
-
-# What the engine can write: others divide by zero or abort in it (no way to quantise to them, or removed types).
-_NOT_WRITABLE = frozenset({"q8_1", "q8_K", "i8", "i16", "i32", "i64", "f64"})
 
 
 def convert(
@@ -39,7 +38,7 @@ def convert(
     Parameters
     ----------
     input : path
-        Model file.
+        Model file: one file, whose header is read first.
     output : path
         File to write: ``.gguf``, or ``.safetensors`` for float types. It is written to a temporary name and moved.
     type : str
@@ -47,7 +46,7 @@ def convert(
     vae : path, optional
         Autoencoder to put into the file too.
     tensor_type_rules : str, optional
-        Weight types by tensor name: ``"regex=type,..."``.
+        Weight types by tensor name: ``"regex=type,..."``; the first pattern found in a name counts.
     convert_name : bool
         Write the engine's own tensor names in place of the file's.
     library, isolated, timeout, on_log, on_progress : optional
@@ -66,15 +65,15 @@ def convert(
         If the engine cannot convert the file.
     """
     source, target = Path(input).expanduser(), Path(output).expanduser()
-    for path in (source, *([Path(vae).expanduser()] if vae is not None else [])):
-        if not path.is_file():
-            raise ValueError(f"{path} is not a file")
+    read_file("input", source)
+    if vae is not None:
+        read_file("vae", Path(vae))
+    check_type("type", type)
+    check_rules("tensor_type_rules", tensor_type_rules)
     if target.suffix not in (".gguf", ".safetensors"):
         raise ValueError(f"output must end in .gguf or .safetensors, not {target.name!r}")
     if not target.parent.is_dir():
         raise ValueError(f"directory {target.parent} does not exist")
-    if type in _NOT_WRITABLE:
-        raise ValueError(f"type {type!r} cannot be written; it only exists inside the engine")
     with replacing(target) as temporary:
         request = Conversion(
             source,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-__all__ = ["ImageLike", "as_mask", "as_rgb", "to_pillow"]
+__all__ = ["ImageLike", "as_mask", "as_rgb", "check_pixels", "to_pillow"]
 
 ImageLike: TypeAlias = "NDArray[Any] | Image.Image | str | os.PathLike[str] | bytes"
 
@@ -60,9 +60,16 @@ def to_pillow(pixels: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def _checked(pixels: NDArray[Any], name: str, channels: int) -> NDArray[np.uint8]:
+def check_pixels(pixels: Any, name: str, channels: int) -> None:
+    """Refuse what is not a uint8 array (H, W, `channels`) with pixels."""
+    if not isinstance(pixels, np.ndarray):
+        raise TypeError(f"{name} must be a uint8 array of shape (H, W, {channels}), not {type(pixels).__name__}")
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != channels or 0 in pixels.shape:
         raise ValueError(f"{name} must be a uint8 array of shape (H, W, {channels}), not {pixels.dtype} {pixels.shape}")
+
+
+def _checked(pixels: NDArray[Any], name: str, channels: int) -> NDArray[np.uint8]:
+    check_pixels(pixels, name, channels)
     return np.ascontiguousarray(pixels)
 
 
@@ -78,7 +85,7 @@ def _opened(image: Any, name: str) -> Image.Image:
         try:
             image = Image.open(io.BytesIO(image))
             image.load()
-        except (UnidentifiedImageError, OSError) as error:
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(f"{name} cannot be read as a picture: {error}") from error
     if not isinstance(image, Image.Image):
         raise TypeError(f"{name} must be an array, a Pillow image, a path or bytes of a file, not {type(image)}")

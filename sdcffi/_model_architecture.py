@@ -1,0 +1,126 @@
+"""Which kind of model tensors belong to, told from their names as `ModelLoader::get_sd_version` of model.cpp does.
+
+What the table does not know is None and passes every check: the engine may be newer than the table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from ._lora_architecture import UNET_TEXT
+
+__all__ = ["Architecture", "identify"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a kind of model needs and takes.
+
+    Attributes
+    ----------
+    name, title : str
+        ``"flux2"``, ``"FLUX.2"``.
+    pixel_multiple : int
+        Width and height are rounded up to it: `get_scale_factor` of vae.hpp times `get_diffusion_model_down_factor`
+        of stable-diffusion.cpp.
+    encoders : tuple of str
+        Text encoders without which it does not load, or draws rubbish, named by `Engine`'s keywords.
+    has_autoencoder : bool
+        False: it works on pixels.
+    is_video : bool
+        It makes videos only.
+    is_unet : bool
+        It takes ControlNets and embeddings.
+    takes_references, takes_hint : bool
+        Whether it reads `ref_images`, and `control_image` without a ControlNet.
+    has_ays : bool
+        Whether the scheduler ``"ays"`` has a table for it.
+    """
+
+    name: str
+    title: str
+    pixel_multiple: int
+    encoders: tuple[str, ...]
+    has_autoencoder: bool = True
+    is_video: bool = False
+    is_unet: bool = False
+    takes_references: bool = True
+    takes_hint: bool = False
+    has_ays: bool = False
+
+
+_UNET = Architecture("", "", 64, ("clip_l",), is_unet=True, takes_references=False)
+_TABLE = {
+    item.name: item
+    for item in (
+        replace(_UNET, name="sd1", title="Stable Diffusion 1", has_ays=True),
+        replace(_UNET, name="sd2", title="Stable Diffusion 2"),
+        replace(_UNET, name="sdxl", title="Stable Diffusion XL", encoders=("clip_l", "clip_g"), has_ays=True),
+        Architecture("svd", "Stable Video Diffusion", 64, (), is_video=True, has_ays=True),
+        Architecture("sd3", "Stable Diffusion 3", 8, ("clip_l",), takes_references=False),
+        Architecture("flux", "FLUX.1", 8, ("clip_l", "t5xxl")),
+        Architecture("chroma", "Chroma", 8, ("t5xxl",)),
+        Architecture("chroma_radiance", "Chroma Radiance", 1, ("t5xxl",), has_autoencoder=False),
+        Architecture("ovis_image", "Ovis-Image", 8, ("llm",)),
+        Architecture("flux2", "FLUX.2", 16, ("llm",)),
+        Architecture("qwen_image", "Qwen-Image", 8, ("llm",)),
+        Architecture("anima", "Anima", 8, ("llm",)),
+        Architecture("z_image", "Z-Image", 8, ("llm",)),
+        Architecture("ernie_image", "ERNIE-Image", 16, ("llm",)),
+        Architecture("wan", "Wan", 16, ("t5xxl",), is_video=True),
+        Architecture("wan_ti2v", "Wan 2.2 TI2V", 32, ("t5xxl",), is_video=True),
+    )
+}
+# Parts of names that only one kind has, the most special first.
+_MARKS = {
+    "nerf_final_layer_conv.": "chroma_radiance",
+    "joint_blocks.": "sd3",
+    "transformer_blocks.0.img_mod.1.weight": "qwen_image",
+    "llm_adapter.blocks.0.cross_attn.q_proj.weight": "anima",
+    "double_blocks.0.img_mlp.gate_proj.weight": "ovis_image",
+    "cap_embedder.0.weight": "z_image",
+    "layers.0.adaLN_sa_ln.weight": "ernie_image",
+    "input_blocks.8.0.time_mixer.mix_factor": "svd",
+    "double_stream_modulation_img.lin.weight": "flux2",
+    "distilled_guidance_layer.in_proj.weight": "chroma",
+    "double_blocks.": "flux",
+    "blocks.0.cross_attn.norm_k.weight": "wan",
+}
+_HINT_CHANNELS = (128, 196)  # of img_in, in FLUX.1 Control and Flex.2
+_TI2V_CHANNELS = 147456  # of the patch embedding, input times output
+
+
+def identify(shapes: Mapping[str, tuple[int, ...]]) -> Architecture | None:
+    """Tell what kind of model the tensors of a diffusion model are of.
+
+    Parameters
+    ----------
+    shapes : mapping of str to tuple of int
+        Shapes, rows first, by name without ``model.diffusion_model.``.
+    """
+    for mark, name in _MARKS.items():
+        if any(tensor.startswith(mark) for tensor in shapes):
+            return _variant(_TABLE[name], shapes)
+    return _unet(shapes)
+
+
+def _variant(found: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
+    channels = shapes.get("img_in.weight", (0,))[-1]
+    if found.name == "flux" and channels in _HINT_CHANNELS:
+        return replace(found, takes_hint=True)
+    if found.name == "wan" and math.prod(shapes.get("patch_embedding.weight", ())[:-3]) == _TI2V_CHANNELS:
+        return _TABLE["wan_ti2v"]
+    return found
+
+
+def _unet(shapes: Mapping[str, tuple[int, ...]]) -> Architecture | None:
+    for name, shape in shapes.items():
+        if name.startswith(("input_blocks.", "down_blocks.")) and name.endswith("attn2.to_k.weight") and len(shape) > 1:
+            found = _TABLE.get(UNET_TEXT.get(shape[1], ""))
+            if found is None:
+                return None
+            first = shapes.get("input_blocks.0.0.weight") or shapes.get("conv_in.weight") or (0, 0)
+            return replace(found, takes_references=first[1:2] == (8,))  # InstructPix2Pix reads a picture beside
+    return None

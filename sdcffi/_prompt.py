@@ -1,0 +1,62 @@
+"""Prompts that the engine's own parser can take, told as `parse_prompt_attention` of util.cpp does it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+__all__ = ["check_prompt"]
+
+_MOST = 50_000  # bytes; std::regex recurses for each, and the stack ends some way behind that
+# What of re_attention has to do with brackets and weights; all else is text.
+_TOKEN = re.compile(r"\\[()\[\]\\]|\(|:([+-]?[.0-9]+)\)|\)")
+_LARGEST, _SMALLEST = 3.4028234663852886e38, 1.1754943508222875e-38  # of normal floats; std::stof throws beyond them
+
+
+def check_prompt(name: str, prompt: Any) -> None:
+    """Refuse a prompt that the engine would cut, or that makes its parser throw.
+
+    Raises
+    ------
+    TypeError
+        If it is neither None nor a string.
+    ValueError
+        If it has a NUL or lone surrogates, more than 50,000 bytes in UTF-8, or a weight as in ``(text:weight)`` that is
+        no number or that single precision cannot hold.
+    """
+    if prompt is None:
+        return
+    if not isinstance(prompt, str):
+        raise TypeError(f"{name} must be a string, not {prompt!r}")
+    if "\0" in prompt:
+        raise ValueError(
+            f"{name} must not contain a NUL character, as at {prompt.index(chr(0))}: the engine stops there"
+        )
+    try:
+        length = len(prompt.encode())
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} cannot be encoded as UTF-8: {error}") from error
+    if length > _MOST:
+        raise ValueError(f"{name} must have at most {_MOST} bytes in UTF-8, not {length}")
+    _check_weights(name, prompt)
+
+
+def _check_weights(name: str, prompt: str) -> None:
+    depth = 0
+    for token in _TOKEN.finditer(prompt):
+        if token[0] == "(":
+            depth += 1
+        elif token[0].endswith(")") and not token[0].startswith("\\") and depth:
+            depth -= 1
+            if token[1]:
+                _check_weight(name, prompt, token)
+
+
+def _check_weight(name: str, prompt: str, token: re.Match[str]) -> None:
+    piece = prompt[max(0, token.start() - 20) : token.end()]
+    try:
+        weight = abs(float(token[1]))
+    except ValueError:
+        raise ValueError(f"{name}: {token[1][:80]!r} in {piece[:120]!r} is no weight: write it as (text:1.2)") from None
+    if weight > _LARGEST or 0 < weight < _SMALLEST or (weight == 0 and re.search("[1-9]", token[1])):
+        raise ValueError(f"{name}: {token[1][:80]!r} in {piece[:120]!r} does not fit a float; weights are about 1")
