@@ -59,7 +59,7 @@ _LORA = re.compile(r"lora_(down|up|mid|A|B)\b|lora\.(down|up)\.|hada_w[12]_|lokr
 # What a file is by itself, told from its names as they stand in it.
 _KINDS = {
     "a ControlNet": r"control_model\.|zero_convs\.|input_hint_block\.|controlnet_",
-    "a text encoder": r"text_model\.|encoder\.block\.\d|model\.layers\.\d|token_embd\.|blk\.\d|enc\.blk\.\d",
+    "a text encoder": r"text_model\.|encoder\.block\.\d|model\.(layers\.\d|embed_tokens\.)|token_embd\.|blk\.\d|enc\.blk\.\d",
     "an autoencoder": r"(first_stage_model\.|vae\.)?((encoder|decoder)\.|(post_)?quant_conv\.|conv[12]\.)",
 }
 _KEYWORDS = {"a ControlNet": "control_net", "a text encoder": "clip_l=, t5xxl= or llm", "an autoencoder": "vae"}
@@ -123,7 +123,7 @@ class Model:
     @property
     def pixel_multiple(self) -> int | None:
         """What width and height are rounded up to; None where it is not known."""
-        return self.architecture and self.architecture.pixel_multiple
+        return self.architecture.pixel_multiple if self.architecture else None
 
     @property
     def is_video(self) -> bool:
@@ -142,8 +142,6 @@ def read_model(params: ContextParams) -> Model:
     files = tuple(
         file for slot, value in params.given().items() if slot.endswith("_path") for file in _files(slot, Path(value))
     )
-    for file in files:
-        _check_place(file)
     opaque = any(file.format == "torch" for file in files)
     names = {name: tensor for file in files for name, tensor in file.prefixed}
     diffusion = {
@@ -152,13 +150,14 @@ def read_model(params: ContextParams) -> Model:
         if (prefix := next((start for start in _DIFFUSION if name.startswith(start)), None))
     }
     architecture = identify(diffusion)
+    takes_hint = architecture.takes_hint if architecture else None
     model = Model(
         files=files,
         architecture=architecture,
         parts=_parts(files, names),
         opaque=opaque,
         encodes=_encodes(params, names, opaque),
-        takes_hint=params.control_net_path is not None or (architecture and architecture.takes_hint),
+        takes_hint=takes_hint if params.control_net_path is None else True,
     )
     _check_together(model, params)
     for embedding in params.embeddings or ():
@@ -168,7 +167,9 @@ def read_model(params: ContextParams) -> Model:
 
 def _files(slot: str, path: Path) -> list[ModelFile]:
     if slot != "model_path" or not path.is_dir():
-        return [read_file(slot, path)]
+        file = read_file(slot, path)
+        _check_place(file)
+        return [file]
     first = next(iter(_DIFFUSERS))
     if not (path / first).is_file():
         raise ValueError(f"model: {path} is a directory without {first}: no diffusers model that the engine reads")

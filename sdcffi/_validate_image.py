@@ -157,14 +157,16 @@ def _check_pictures(params: ImageParams, model: Model) -> None:
 
 
 def _check_references(params: ImageParams, references: Sequence[Any]) -> None:
-    """Scaled to the picture's area, or 1024 x 1024 if that is less, a side must not round to no pixel."""
+    """Their latents are read in patches; scaled to the picture's area, a side must not round to no pixel."""
     area = min(1024**2, (params.width or _DEFAULT_SIZE) * (params.height or _DEFAULT_SIZE))
     for index, reference in enumerate(references):
         height, width = reference.shape[:2]
-        if params.auto_resize_ref_image is False:
-            if height % 16 or width % 16:
-                raise ValueError(f"ref_images[{index}] must have a multiple of 16 pixels a side, not {width}x{height}")
-        elif math.sqrt(area * min(height, width) / max(height, width)) < 16:
+        if not params.auto_resize_ref_image and (height % 16 or width % 16):
+            raise ValueError(
+                f"ref_images[{index}] must have a multiple of 16 pixels a side, not {width}x{height}; scale it, or give"
+                " params=ImageParams(auto_resize_ref_image=True)"
+            )
+        if params.auto_resize_ref_image and math.sqrt(area * min(height, width) / max(height, width)) < 16:
             raise ValueError(f"ref_images[{index}] is {width}x{height}: too narrow to be scaled to {area} pixels")
 
 
