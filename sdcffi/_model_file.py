@@ -59,7 +59,7 @@ _LORA = re.compile(r"lora_(down|up|mid|A|B)\b|lora\.(down|up)\.|hada_w[12]_|lokr
 # What a file is by itself, told from its names as they stand in it.
 _KINDS = {
     "a ControlNet": r"control_model\.|zero_convs\.|input_hint_block\.|controlnet_",
-    "a text encoder": r"text_model\.|encoder\.block\.\d|model\.(layers\.\d|embed_tokens\.)|token_embd\.|blk\.\d|enc\.blk\.\d",
+    "a text encoder": r"text_model\.|encoder\.block\.\d|model\.(layers\.\d|embed_tokens\.)|token_embd\.|(enc\.)?blk\.",
     "an autoencoder": r"(first_stage_model\.|vae\.)?((encoder|decoder)\.|(post_)?quant_conv\.|conv[12]\.)",
 }
 _KEYWORDS = {"a ControlNet": "control_net", "a text encoder": "clip_l=, t5xxl= or llm", "an autoencoder": "vae"}

@@ -1,0 +1,161 @@
+"""Estimates of memory against what the engine logged of its buffers, and against limits of the system."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import full_size
+import numpy as np
+import pytest
+from test_lora_file import write
+
+from sdcffi import _memory
+from sdcffi._free_memory import _linux, free_memory
+from sdcffi._memory import check_memory, compute_bytes, weight_bytes
+from sdcffi._model_file import Model, read_model
+from sdcffi.demo import DemoModel
+from sdcffi.errors import OutOfMemoryError
+from sdcffi.params import ContextParams, Hires, ImageParams, Tiling
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def demo(demo_model: DemoModel) -> ContextParams:
+    return ContextParams(**{f"{slot}_path": path for slot, path in demo_model.engine_arguments().items()})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def sd1(tmp_path_factory: pytest.TempPathFactory) -> ContextParams:
+    return ContextParams(model_path=full_size.sd1().write(tmp_path_factory.mktemp("sd1") / "sd1.safetensors"))
+
+
+def test_weights_are_what_the_engine_logs(demo: ContextParams, sd1: ContextParams) -> None:
+    assert weight_bytes(read_model(demo), demo) / MIB == pytest.approx(28.13, rel=0.02)
+    assert weight_bytes(read_model(sd1), sd1) / MIB == pytest.approx(2035.00, rel=0.02)
+
+
+# Largest buffers that the engine logged: unet 559.90 MB and vae 1664.06 MB at 512x512, and so on.
+@pytest.mark.parametrize(("side", "logged"), [(256, 416.02), (512, 1664.06)])
+def test_computing_stable_diffusion_is_near_what_the_engine_logs(side: int, logged: float, sd1: ContextParams) -> None:
+    needed = compute_bytes(read_model(sd1), ImageParams(width=side, height=side), sd1)
+    assert needed
+    assert 1 / 1.5 < needed / MIB / logged < 1.5
+
+
+def test_denoising_is_near_what_the_engine_logs(demo: ContextParams, sd1: ContextParams) -> None:
+    for side, logged in ((256, 49.57), (512, 559.90)):
+        assert 1 / 1.5 < _memory._unet("sd1", side * side // 64, flash=False) / MIB / logged < 1.5
+    model = read_model(demo)
+    for side, logged in ((64, 5.57), (256, 8.50), (512, 21.88)):
+        assert 1 / 1.5 < _memory._transformer(model, side, side, 0, flash=False) / MIB / logged < 1.5
+
+
+@pytest.mark.parametrize(("side", "logged"), [(64, 55.25), (256, 120.13), (512, 480.50)])
+def test_computing_the_tiny_model_is_near_what_the_engine_logs(side: int, logged: float, demo: ContextParams) -> None:
+    needed = compute_bytes(read_model(demo), ImageParams(width=side, height=side), demo)
+    assert needed
+    assert 1 / 1.5 < needed / MIB / logged < 1.5
+
+
+def test_computing_follows_the_parameters(sd1: ContextParams) -> None:
+    model = read_model(sd1)
+
+    def needed(**fields: object) -> int:
+        return compute_bytes(model, ImageParams(width=1024, height=1024, **fields), sd1) or 0  # type: ignore[arg-type]
+
+    assert compute_bytes(model, ImageParams(), sd1) == compute_bytes(model, ImageParams(width=512, height=449), sd1)
+    assert needed(vae_tiling_params=Tiling()) < needed(hires=Hires()) / 4
+    assert needed(hires=Hires()) == compute_bytes(model, ImageParams(width=2048, height=2048), sd1)
+    assert needed(hires=Hires(target_width=1024)) == needed()
+    assert needed(batch_count=100) - needed() == 99 * 15 * 1024**2
+    flash = ContextParams(model_path=sd1.model_path, diffusion_flash_attn=True)
+    assert compute_bytes(model, ImageParams(width=1024, height=1024), flash) < needed()  # type: ignore[operator]
+    assert compute_bytes(Model(), ImageParams(), sd1) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "size"),
+    [
+        ({}, 3 * 64 * 4 + 64 * 4),
+        ({"wtype": "f16"}, 3 * 64 * 2 + 64 * 4),
+        ({"wtype": "q8_0"}, 3 * 2 * 34 + 64 * 4),
+        ({"wtype": "q4_K"}, 3 * 64 * 4 + 64 * 4),  # no block of 256 fits a row
+        ({"wtype": "q8_0", "tensor_type_rules": "blocks=f16,other=q4_0"}, 3 * 64 * 2 + 64 * 4),
+        ({"tensor_type_rules": "other=f16"}, 3 * 64 * 4 + 64 * 4),
+    ],
+)
+def test_weights_are_counted_in_the_type_they_get(fields: dict[str, str], size: int, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.safetensors", {"blocks.0.weight": (3, 64), "blocks.0.bias": (64,)}, np.float32)
+    params = ContextParams(model_path=path, **fields)  # type: ignore[arg-type]
+    assert weight_bytes(read_model(params), params) == size
+
+
+def system(root: Path, files: dict[str, str]) -> Path:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        ({"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:  2048 kB\n"}, 2 * MIB),
+        (
+            {
+                "proc/self/cgroup": "0::/user/app\n",
+                "sys/fs/cgroup/user/app/memory.max": "max\n",
+                "sys/fs/cgroup/user/memory.max": "5000\n",
+                "sys/fs/cgroup/user/memory.current": "3000\n",
+                "sys/fs/cgroup/user/memory.stat": "anon 7\ninactive_file 500\n",
+            },
+            2500,
+        ),
+        (
+            {
+                "proc/self/cgroup": "9:cpu:/x\n4:memory:/docker/gone\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "5000\n",
+                "sys/fs/cgroup/memory/memory.usage_in_bytes": "6000\n",
+            },
+            0,
+        ),
+        ({"proc/self/cgroup": "0::/\n"}, None),
+    ],
+)
+def test_limits_of_linux_are_read(files: dict[str, str], free: int | None, tmp_path: Path) -> None:
+    assert min(_linux(system(tmp_path, files)), default=None) == free
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS only limits on Linux")
+def test_a_limit_of_address_space_counts() -> None:
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30));"
+        "from sdcffi._free_memory import free_memory; print(free_memory())"
+    )
+    free = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert 0 < free < 3 << 30
+
+
+def test_this_system_tells_its_free_memory() -> None:
+    free = free_memory()
+    assert free is None or 10 * MIB < free < 1 << 50
+
+
+def test_too_little_memory_is_a_warning_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_memory, "free_memory", lambda: 10 * MIB)
+    for mode in ("warn", "strict", "off"):
+        check_memory(mode, 10 * MIB, "the weights")
+        check_memory(mode, None, "a picture")
+    check_memory("off", 11 * MIB, "the weights")
+    said = "the weights take about 2,048 MiB of memory, and 10 MiB are free"
+    with pytest.warns(UserWarning, match=said):
+        check_memory("warn", 2048 * MIB, "the weights")
+    with pytest.raises(OutOfMemoryError, match=said):
+        check_memory("strict", 2048 * MIB, "the weights")
+    with pytest.raises(ValueError, match="memory_check must be one of warn, strict, off, not 'loud'"):
+        check_memory("loud", 1, "the weights")
+    monkeypatch.setattr(_memory, "free_memory", lambda: None)
+    check_memory("strict", 1 << 60, "the weights")

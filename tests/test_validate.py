@@ -1,0 +1,328 @@
+"""Each bad parameter is refused in Python, with its value and the legal set, before anything native is loaded."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_model_file import ALONE, CLIP, CLIP_G, CONTROL, FLUX2, LLM, SD1, VAE, Shapes, read, unet, write
+
+from sdcffi._model_file import Model
+from sdcffi._validate import check_context, check_image, resolve_seed
+from sdcffi.conversion import convert
+from sdcffi.params import (
+    Cache,
+    ContextParams,
+    Embedding,
+    Guidance,
+    Hires,
+    ImageParams,
+    PhotoMaker,
+    SampleParams,
+    SkipLayerGuidance,
+    Tiling,
+)
+
+UNKNOWN = Model()
+WAN: Shapes = {"blocks.0.cross_attn.norm_k.weight": (2,)}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
+    files: dict[str, dict[str, Shapes]] = {
+        "sd1": {"model": SD1},
+        "sd2": {"model": {**unet(1024), **CLIP, **VAE}},
+        "sdxl": {"model": {**unet(2048), **CLIP, **CLIP_G, **VAE}},
+        "edit": {"model": {**unet(768, channels=8), **CLIP, **VAE}},
+        "control": {"model": SD1, "control_net": CONTROL},
+        "flux2": {"diffusion_model": FLUX2, "llm": LLM, "vae": ALONE},
+        "wan": {"diffusion_model": WAN, "t5xxl": LLM, "vae": ALONE},
+    }
+    known = {name: read(tmp_path_factory.mktemp(name), **slots) for name, slots in files.items()}
+    return {**known, "unknown": UNKNOWN, "decoder": replace(known["sd1"], encodes=False)}
+
+
+def picture(width: int = 512, height: int = 512, channels: int = 3, dtype: type[np.generic] = np.uint8) -> Any:
+    return np.zeros((height, width, channels), dtype)
+
+
+def sampled(**fields: Any) -> ImageParams:
+    return ImageParams(sample_params=SampleParams(**fields))
+
+
+def guided(**fields: Any) -> ImageParams:
+    return sampled(guidance=Guidance(**fields))
+
+
+CALLS: list[tuple[str, ImageParams, type[Exception], str]] = [
+    ("unknown", ImageParams(width=0), ValueError, "width must be from 1 to 16384, not 0"),
+    ("unknown", ImageParams(width=-64), ValueError, "width must be from 1 to 16384, not -64"),
+    ("unknown", ImageParams(height=2_000_000), ValueError, "height must be from 1 to 16384, not 2000000"),
+    ("unknown", ImageParams(width=True), TypeError, "width must be an integer, not True"),
+    ("unknown", ImageParams(width=64.0), TypeError, "width must be an integer, not 64.0"),  # type: ignore[arg-type]
+    ("unknown", ImageParams(height="64"), TypeError, "height must be an integer, not '64'"),  # type: ignore[arg-type]
+    ("unknown", sampled(sample_steps=0), ValueError, "steps must be from 1 to 10000, not 0"),
+    ("unknown", sampled(sample_steps=-1), ValueError, "steps must be from 1 to 10000, not -1"),
+    ("unknown", sampled(sample_steps=10_001), ValueError, "steps must be from 1 to 10000"),
+    ("unknown", sampled(sample_steps=1, scheduler="karras"), ValueError, "steps must be at least 2 with the scheduler"),
+    ("unknown", sampled(sample_steps=1, scheduler="exponential"), ValueError, "it divides by steps - 1"),
+    ("unknown", sampled(sample_steps=1, scheduler="gits"), ValueError, "its table begins with 2"),
+    ("sd2", sampled(scheduler="ays"), ValueError, "none for Stable Diffusion 2"),
+    ("flux2", sampled(scheduler="ays"), ValueError, "none for FLUX.2"),
+    ("unknown", sampled(eta=math.nan, sample_method="tcd"), ValueError, "eta must be finite, not nan"),
+    ("unknown", sampled(eta=1.5, sample_method="tcd"), ValueError, "eta must be from 0 to 1 (of the sampler tcd)"),
+    ("unknown", sampled(eta=-0.1), ValueError, "eta must be from 0 to 1000, not -0.1"),
+    ("unknown", sampled(eta="1"), TypeError, "eta must be a number, not '1'"),
+    ("unknown", sampled(flow_shift=math.inf), ValueError, "flow_shift must be finite, not inf"),
+    ("unknown", sampled(shifted_timestep=1001), ValueError, "shifted_timestep must be from 0 to 1000, not 1001"),
+    ("unknown", sampled(custom_sigmas=[1.0]), ValueError, "custom_sigmas must have from 2 to 10001 values, not 1"),
+    ("unknown", sampled(custom_sigmas=[]), ValueError, "values, not 0"),
+    ("unknown", sampled(custom_sigmas=[1.0, math.nan, 0.0]), ValueError, "custom_sigmas[1] must be finite, not nan"),
+    ("unknown", sampled(custom_sigmas=[1.0, 0.0, 0.0]), ValueError, "custom_sigmas[1] must be above 0"),
+    ("unknown", sampled(custom_sigmas=[0.5, 1.0]), ValueError, "custom_sigmas must fall, but [1] is 1.0 after 0.5"),
+    ("unknown", sampled(custom_sigmas="21"), TypeError, "custom_sigmas must be a sequence"),
+    ("unknown", guided(txt_cfg=math.nan), ValueError, "cfg_scale must be finite, not nan"),
+    ("unknown", guided(txt_cfg=math.inf), ValueError, "cfg_scale must be finite, not inf"),
+    ("unknown", guided(txt_cfg=False), TypeError, "cfg_scale must be a number, not False"),
+    ("unknown", guided(txt_cfg=1e30), ValueError, "cfg_scale must be from -1000 to 1000, not 1e+30"),
+    ("unknown", guided(img_cfg=math.nan), ValueError, "guidance.img_cfg must be finite"),
+    ("unknown", guided(distilled_guidance=-1), ValueError, "guidance must be from 0 to 1000, not -1"),
+    ("unknown", guided(slg=SkipLayerGuidance(layer_start=2)), ValueError, "slg.layer_start must be from 0 to 1, not 2"),
+    ("unknown", guided(slg=SkipLayerGuidance(layers=[-1])), ValueError, "slg.layers[0] must be from 0 to 999, not -1"),
+    ("unknown", guided(slg=SkipLayerGuidance(scale=math.nan)), ValueError, "slg.scale must be finite"),
+    ("unknown", ImageParams(batch_count=0), ValueError, "batch_count must be from 1 to 10000, not 0"),
+    ("unknown", ImageParams(batch_count=-1), ValueError, "batch_count must be from 1"),
+    ("unknown", ImageParams(clip_skip=101), ValueError, "clip_skip must be from -1 to 100, not 101"),
+    ("unknown", ImageParams(strength=-0.5), ValueError, "strength must be from 0 to 1, not -0.5"),
+    ("unknown", ImageParams(strength=math.nan), ValueError, "strength must be finite, not nan"),
+    ("unknown", ImageParams(strength=1.01), ValueError, "strength must be from 0 to 1, not 1.01"),
+    ("unknown", ImageParams(strength=np.ones(2)), TypeError, "not an array of shape (2,)"),  # type: ignore[arg-type]
+    ("unknown", ImageParams(control_strength=-1), ValueError, "control_strength must be from 0"),
+    ("unknown", ImageParams(prompt="a\0b"), ValueError, "prompt must not contain a NUL character, as at 1"),
+    ("unknown", ImageParams(negative_prompt="\ud800"), ValueError, "negative_prompt cannot be encoded as UTF-8"),
+    ("unknown", ImageParams(prompt="a" * 50_001), ValueError, "prompt must have at most 50000 bytes in UTF-8"),
+    ("unknown", ImageParams(prompt=3), TypeError, "prompt must be a string, not 3"),  # type: ignore[arg-type]
+    ("unknown", ImageParams(prompt="(cat:.)"), ValueError, "prompt: '.' in '(cat:.)' is no weight"),
+    ("unknown", ImageParams(prompt="(a:+.)"), ValueError, "'+.' in '(a:+.)' is no weight"),
+    ("unknown", ImageParams(prompt="((a)(b:1.2.3))"), ValueError, "'1.2.3' in '((a)(b:1.2.3)' is no weight"),
+    ("unknown", ImageParams(prompt=f"(a:{'9' * 41})"), ValueError, "does not fit a float"),
+    ("unknown", ImageParams(prompt=f"(a:0.{'0' * 50}1)"), ValueError, "does not fit a float"),
+    ("unknown", ImageParams(mask_image=picture(channels=1)), ValueError, "mask_image needs init_image"),
+    ("unknown", ImageParams(init_image=picture(channels=1)), ValueError, "shape (H, W, 3), not uint8 (512, 512, 1)"),
+    ("unknown", ImageParams(init_image=picture(channels=4)), ValueError, "init_image must be a uint8 array"),
+    ("unknown", ImageParams(init_image=picture(dtype=np.float32)), ValueError, "not float32 (512, 512, 3)"),
+    ("unknown", ImageParams(init_image=picture(width=0)), ValueError, "not uint8 (512, 0, 3)"),
+    ("unknown", ImageParams(init_image=picture()[:, ::2]), ValueError, "init_image must be C-contiguous"),
+    ("unknown", ImageParams(init_image="a.png"), TypeError, "init_image must be a uint8 array"),  # type: ignore[arg-type]
+    ("unknown", ImageParams(init_image=picture(256)), ValueError, "init_image is 256x512 pixels, the result 512x512"),
+    ("control", ImageParams(control_image=picture(256)), ValueError, "control_image is 256x512 pixels"),
+    (
+        "unknown",
+        ImageParams(init_image=picture(), mask_image=picture(64, 64, 1)),
+        ValueError,
+        "mask_image is 64x64 pixels, init_image 512x512",
+    ),
+    ("sd1", ImageParams(control_image=picture()), ValueError, "control_image needs a ControlNet: give Engine"),
+    ("decoder", ImageParams(init_image=picture()), ValueError, "init_image needs an autoencoder with an encoder"),
+    ("unknown", ImageParams(ref_images=[picture(4, 4)]), ValueError, "ref_images[0] must have from 64 to 16384 pixels"),
+    ("unknown", ImageParams(ref_images=[picture(72, 64)]), ValueError, "ref_images[0] must have a multiple of 16"),
+    (
+        "unknown",
+        ImageParams(ref_images=[picture(64, 16384)], auto_resize_ref_image=True, width=64, height=64),
+        ValueError,
+        "too narrow to be scaled",
+    ),
+    ("unknown", ImageParams(ref_images=picture()[0, 0, 0]), TypeError, "ref_images must be a sequence"),
+    ("sd1", ImageParams(ref_images=[picture()]), ValueError, "ref_images: Stable Diffusion 1 takes none"),
+    ("wan", ImageParams(), ValueError, "Wan makes videos only"),
+    ("sd1", ImageParams(pm_params=PhotoMaker(id_images=[picture()])), ValueError, "give Engine photo_maker="),
+    ("unknown", ImageParams(pm_params=PhotoMaker(style_strength=101)), ValueError, "style_strength must be from 0 to"),
+    ("unknown", ImageParams(vae_tiling_params=Tiling(target_overlap=math.nan)), ValueError, "overlap must be finite"),
+    ("unknown", ImageParams(vae_tiling_params=Tiling(target_overlap=0.6)), ValueError, "from 0 to 0.5, not 0.6"),
+    ("unknown", ImageParams(vae_tiling_params=Tiling(tile_size_x=-1)), ValueError, "tiling.tile_size_x must be from 0"),
+    ("unknown", ImageParams(vae_tiling_params=Tiling(tile_size_y=3)), ValueError, "tile_size_y must be 0 (the"),
+    ("unknown", ImageParams(vae_tiling_params=Tiling(rel_size_x=-1)), ValueError, "rel_size_x must be from 0"),
+    ("unknown", ImageParams(cache=Cache(mode=1)), TypeError, "cache.mode must be a name"),  # type: ignore[arg-type]
+    ("flux2", ImageParams(cache=Cache(mode="ucache")), ValueError, "'ucache' does nothing for FLUX.2; spectrum,"),
+    ("sd1", ImageParams(cache=Cache(mode="dbcache")), ValueError, "does nothing for Stable Diffusion 1; ucache"),
+    ("unknown", ImageParams(cache=Cache(mode="ucache", start_percent=1)), ValueError, "end_percent must be above"),
+    ("unknown", ImageParams(cache=Cache(mode="spectrum", spectrum_w=2)), ValueError, "spectrum_w must be from 0 to 1"),
+    ("unknown", ImageParams(cache=Cache(mode="ucache", reuse_threshold=math.nan)), ValueError, "threshold must be finite"),
+    ("unknown", ImageParams(cache=Cache(mode="cache_dit", scm_mask="1,x")), ValueError, "must be like '1,1,0,1'"),
+    ("unknown", ImageParams(cache=Cache(mode="taylorseer", taylorseer_skip_interval=0)), ValueError, "from 1 to 100"),
+    ("unknown", ImageParams(hires=Hires(denoising_strength=math.nan)), ValueError, "denoising_strength must be finite"),
+    ("unknown", ImageParams(hires=Hires(denoising_strength=2)), ValueError, "denoising_strength must be from 0 to 1"),
+    ("unknown", ImageParams(hires=Hires(scale=-1)), ValueError, "hires.scale must be from 0 to 16, not -1"),
+    ("unknown", ImageParams(hires=Hires(scale=0)), ValueError, "hires.scale must be above 0 where no target size"),
+    ("unknown", ImageParams(hires=Hires(target_width=-8)), ValueError, "hires.target_width must be from 0"),
+    ("unknown", ImageParams(hires=Hires(upscaler="Model")), ValueError, "'Model' needs hires.model_path"),
+    ("unknown", ImageParams(hires=Hires(model_path="none.gguf")), ValueError, "hires.model: 'none.gguf' does not exist"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "params", "error", "said"), CALLS, ids=[f"{row[0]}: {row[3]}" for row in CALLS])
+def test_a_bad_call_is_refused(
+    model: str, params: ImageParams, error: type[Exception], said: str, models: dict[str, Model]
+) -> None:
+    with pytest.raises(error) as caught:
+        check_image(params, models[model])
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "params"),
+    [
+        ("unknown", ImageParams(width=65, height=63)),
+        ("sd1", ImageParams(width=np.int64(512), height=np.int32(64), strength=np.float32(0.5))),  # type: ignore[arg-type]
+        ("sd1", sampled(sample_steps=1, scheduler="simple")),
+        ("sd1", sampled(scheduler="ays")),
+        ("unknown", sampled(scheduler="ays")),
+        ("unknown", sampled(scheduler="one of a newer engine", sample_method="tcd", eta=1)),
+        ("sd1", sampled(custom_sigmas=np.array([14.6, 1.0, 0.0], np.float32))),
+        ("sd1", sampled(sample_steps=1, scheduler="karras", custom_sigmas=[2.0, 0.0])),
+        ("sd1", ImageParams(prompt="a (b:1.2) [c] (d:-.5) ((e:1.):2) :.) \\(f:.) (g:h) BREAK", negative_prompt="")),
+        ("sd1", ImageParams(prompt="é" * 25_000)),
+        ("sd1", ImageParams(init_image=picture(), mask_image=picture(channels=1), strength=0)),
+        ("control", ImageParams(control_image=picture())),
+        ("unknown", ImageParams(control_image=picture(), ref_images=[picture(64, 80)])),
+        ("edit", ImageParams(ref_images=[picture()])),
+        ("flux2", ImageParams(ref_images=[picture(100, 75)], auto_resize_ref_image=True)),
+        ("sd1", ImageParams(cache=Cache(mode="ucache"), hires=Hires(), vae_tiling_params=Tiling())),
+        ("flux2", ImageParams(cache=Cache(mode="cache_dit", scm_mask="1,0,1", max_cached_steps=-1))),
+        ("unknown", ImageParams(hires=Hires(enabled=False, scale=-1))),
+    ],
+)
+def test_a_good_call_passes_without_a_warning(model: str, params: ImageParams, models: dict[str, Model]) -> None:
+    assert check_image(params, models[model]) is params
+
+
+@pytest.mark.parametrize(
+    ("model", "width", "height", "said"),
+    [
+        ("sd1", 65, 63, r"asked for 65x63 pixels; .* multiples of 64: 128x64 will come out"),
+        ("flux2", 60, 64, r"asked for 60x64 pixels; FLUX\.2 draws in multiples of 16: 64x64 will come out"),
+        ("sd1", 500, None, r"asked for 500x512 pixels; .*: 512x512 will come out"),
+    ],
+)
+def test_the_size_that_will_come_out_is_said_before(
+    model: str, width: int, height: int | None, said: str, models: dict[str, Model]
+) -> None:
+    with pytest.warns(UserWarning, match=said):
+        check_image(ImageParams(width=width, height=height), models[model])
+
+
+def test_a_picture_to_be_scaled_is_warned_of(models: dict[str, Model]) -> None:
+    with pytest.warns(UserWarning, match="init_image is 256x256 pixels, the result 512x512: the engine scales it"):
+        check_image(ImageParams(init_image=picture(256, 256)), models["sd1"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "said"),
+    [
+        ({}, ValueError, "nothing to load: give model= or diffusion_model="),
+        ({"vae_path": "a"}, ValueError, "nothing to load"),
+        ({"model_path": "none"}, ValueError, "model: 'none' does not exist"),
+        ({"model_path": 3}, TypeError, "model must be a path, not 3"),
+        ({"model_path": "a\0b"}, ValueError, "model must not contain a NUL"),
+        ({"vae_path": "none"}, ValueError, "vae: 'none' does not exist"),
+        ({"taesd_path": "none"}, ValueError, "taesd: 'none' does not exist"),
+        ({"control_net_path": "none"}, ValueError, "control_net: 'none' does not exist"),
+        ({"photo_maker_path": "none"}, ValueError, "photo_maker: 'none' does not exist"),
+        ({"embeddings": [Embedding(name="w", path="none")]}, ValueError, "embeddings['w']: 'none' does not exist"),
+        ({"embeddings": ["none"]}, TypeError, "embeddings must be a sequence of Embedding"),
+        ({"embeddings": "none"}, TypeError, "embeddings must be a sequence of Embedding"),
+        ({"embeddings": [Embedding(name=" ", path="none")]}, ValueError, "the word for 'none' is empty"),
+        ({"n_threads": 0}, ValueError, "n_threads must be from 1 to 512 (OpenMP ends the process"),
+        ({"n_threads": 10_000}, ValueError, "not 10000"),
+        ({"n_threads": True}, TypeError, "n_threads must be an integer, not True"),
+        ({"max_vram": -1}, ValueError, "max_vram must be at least 0, not -1"),
+        ({"max_vram": math.inf}, ValueError, "max_vram must be finite, not inf"),
+        *(({"wtype": kind}, ValueError, f"wtype {kind!r} cannot be written") for kind in ("q8_1", "q8_K", "i8", "i64")),
+        ({"wtype": 8}, TypeError, "wtype must be one of the names f32, f16, q4_0"),
+        ({"tensor_type_rules": "(=q8_0"}, ValueError, "'(' is no regular expression"),
+        ({"tensor_type_rules": "(?i)a=q8_0"}, ValueError, "of groups with (? the engine's std::regex has"),
+        ({"tensor_type_rules": "attn=q9_9"}, ValueError, "type 'q9_9' of 'attn=q9_9' is not one of f32, f16"),
+        ({"tensor_type_rules": "attn=q8_1"}, ValueError, "type 'q8_1'"),
+        ({"tensor_type_rules": "attn"}, ValueError, "'attn' is not \"regex=type\""),
+        ({"tensor_type_rules": 3}, TypeError, "tensor_type_rules must be a string"),
+    ],
+)
+def test_a_bad_context_is_refused(
+    fields: dict[str, Any], error: type[Exception], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write(tmp_path / "model.safetensors", SD1, np.float16)
+    monkeypatch.chdir(tmp_path)
+    needs_model = fields and not fields.keys() & {"model_path"} and fields.get("vae_path") != "a"
+    with pytest.raises(error) as caught:
+        check_context(ContextParams(**({"model_path": model} if needs_model else {}), **fields))
+    assert said in str(caught.value)
+
+
+def test_a_good_context_gives_expanded_paths_and_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "model.safetensors", SD1, np.float16)
+    write(tmp_path / "word.safetensors", {"emb_params": (1, 768)}, np.float32)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    params, model = check_context(
+        ContextParams(
+            model_path="~/model.safetensors",
+            embeddings=[Embedding(name="word", path="~/word.safetensors")],
+            n_threads=512,
+            wtype="a type of a newer engine",
+            tensor_type_rules=r"^model\.diffusion_model\..*attn\d=q8_0,embed=f16",
+            max_vram=0.5,
+        )
+    )
+    assert params.model_path == tmp_path / "model.safetensors"
+    assert params.embeddings
+    assert params.embeddings[0].path == tmp_path / "word.safetensors"
+    assert model.architecture
+    assert model.architecture.name == "sd1"
+
+
+@pytest.mark.parametrize("seed", [True, 1.0, "1"])
+def test_a_seed_is_an_integer(seed: Any) -> None:
+    with pytest.raises(TypeError, match="seed must be an integer"):
+        resolve_seed(seed, 1)
+
+
+def test_a_seed_leaves_room_for_its_batch() -> None:
+    assert resolve_seed((1 << 63) - 2, 2) == (1 << 63) - 2
+    with pytest.raises(ValueError, match="seed must be at most"):
+        resolve_seed((1 << 63) - 1, 2)
+    assert resolve_seed(None, 1) != resolve_seed(-1, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"input": "none.gguf"}, "input: 'none.gguf' does not exist"),
+        ({"input": "empty.gguf"}, "cannot be read: it is empty"),
+        ({"vae": "none.gguf"}, "vae: 'none.gguf' does not exist"),
+        ({"type": "q8_1"}, "type 'q8_1' cannot be written"),
+        ({"tensor_type_rules": "(=f16"}, "is no regular expression"),
+        ({"output": "a.bin"}, "output must end in .gguf or .safetensors"),
+    ],
+)
+def test_a_bad_conversion_is_refused(
+    changes: dict[str, str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.safetensors", SD1, np.float16)
+    (tmp_path / "empty.gguf").touch()
+    with pytest.raises(ValueError, match=r".") as caught:
+        convert(**{"input": "a.safetensors", "output": "b.gguf", "type": "q8_0", **changes})
+    assert said in str(caught.value)
+    assert not (tmp_path / "b.gguf").exists()
+
+
+def test_the_checks_load_nothing_native() -> None:
+    code = "import sys, sdcffi._validate, sdcffi._memory; print(sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "sdcffi._model_file" in loaded
+    assert not {"cffi", "_cffi_backend", "sdcffi._library"} & set(loaded.split("'"))
