@@ -8,7 +8,7 @@ from typing import Any, SupportsFloat, SupportsIndex
 __all__ = ["check_integer", "check_integers", "check_number"]
 
 
-def check_integer(name: str, value: Any, low: int, high: int, why: str = "") -> None:
+def check_integer(name: str, value: Any, low: float, high: float, why: str = "") -> None:
     """Refuse what is neither None nor an integer from `low` to `high`; a bool is no integer, numpy's integers are.
 
     Raises
@@ -21,10 +21,10 @@ def check_integer(name: str, value: Any, low: int, high: int, why: str = "") -> 
     if type(value).__name__ in ("bool", "bool_") or not isinstance(value, SupportsIndex):
         raise TypeError(f"{name} must be an integer, not {value!r}")
     if not low <= value.__index__() <= high:
-        raise ValueError(f"{name} must be from {low} to {high}{why and f' ({why})'}, not {value!r}")
+        raise ValueError(f"{name} must be {_range(low, high)}{why and f' ({why})'}, not {value!r}")
 
 
-def check_integers(low: int, high: int, **values: Any) -> None:
+def check_integers(low: float, high: float, **values: Any) -> None:
     """As `check_integer` for several with one range."""
     for name, value in values.items():
         check_integer(name, value, low, high)
@@ -53,5 +53,5 @@ def check_number(name: str, value: Any, low: float = -math.inf, high: float = ma
 
 def _range(low: float, high: float) -> str:
     if high == math.inf:
-        return f"at least {low:g}"
-    return f"from {low:g} to {high:g}"
+        return f"at least {low}"
+    return f"from {low} to {high}"

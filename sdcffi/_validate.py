@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
@@ -82,7 +83,7 @@ def _embeddings(embeddings: Any) -> list[Embedding]:
 
 def check_lora_options(lora_dir: StrPath | None, lora_cache: int) -> Path | None:
     """Check where adapters are looked up and how many bytes of them are kept; give the directory."""
-    check_integer("lora_cache", lora_cache, 0, _MAX_SEED)
+    check_integer("lora_cache", lora_cache, 0, math.inf)
     if lora_dir is None:
         return None
     directory = Path(lora_dir).expanduser()
@@ -96,7 +97,7 @@ def resolve_seed(seed: int | None, batch_count: int | None) -> int:
     last = _MAX_SEED - max(batch_count or 1, 1) + 1  # picture i has seed + i
     if seed is None:
         return secrets.randbelow(last + 1)
-    check_integer("seed", seed, -_MAX_SEED, _MAX_SEED)
+    check_integer("seed", seed, -math.inf, math.inf)
     if seed > last:
         raise ValueError(f"seed must be at most {last}, not {seed!r}")
     return secrets.randbelow(last + 1) if seed < 0 else int(seed)

@@ -90,7 +90,8 @@ class ContextParams(Struct):
     vae_decode_only, free_params_immediately : bool, optional
         The engine's own defaults (true) crash it on image input and on the second call; `Engine` sets false.
     n_threads : int, optional
-        CPU threads, at least 1. None: the engine's count of physical cores.
+        CPU threads, 1 to 512: OpenMP ends the process where it gets no more. None: the physical cores, as the engine
+        counts them.
     wtype : str, optional
         Weight type to convert to while loading (``"q8_0"``). None: as in the file.
     rng_type, sampler_rng_type : str, optional
@@ -114,7 +115,7 @@ class ContextParams(Struct):
     chroma_t5_mask_pad : int, optional
         Padding of Chroma's text mask, in tokens.
     max_vram : float, optional
-        Gigabytes of GPU memory to stay below; 0 is no limit.
+        Gigabytes of GPU memory to stay below, at least 0; 0 is no limit.
     """
 
     C_STRUCT = "sd_ctx_params_t"
@@ -247,7 +248,7 @@ class SampleParams(Struct):
     shifted_timestep : int, optional
         For NitroSD models: 0 to 1000, 0 is off.
     custom_sigmas : sequence of float, optional
-        Noise levels from high to low, in place of a scheduler.
+        Noise levels from high to low, in place of a scheduler: at least 2, above 0 but for the last.
     flow_shift : float, optional
         Shift of flow models (SD3, Wan). None: the model's own.
     """
@@ -387,13 +388,13 @@ class ImageParams(Struct):
     loras : sequence of Lora, optional
         Adapters.
     prompt, negative_prompt : str, optional
-        What to draw and what not.
+        What to draw and what not; at most 50,000 bytes in UTF-8 each, without NUL, weights as in ``(text:1.2)``.
     clip_skip : int, optional
         Last layers of CLIP to leave out, at least 1.
     init_image, mask_image, control_image : uint8 array, optional
         Picture to start from (H, W, 3), part of it to draw anew (H, W, 1), and ControlNet's hint (H, W, 3).
     ref_images : sequence of uint8 arrays (H, W, 3), optional
-        Reference pictures of editing models.
+        Reference pictures of editing models, at least 64 pixels a side; multiples of 16 unless they are resized.
     auto_resize_ref_image, increase_ref_index : bool, optional
         How reference pictures are scaled and numbered.
     width, height : int, optional
