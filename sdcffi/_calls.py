@@ -15,11 +15,11 @@ import pickle
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import is_dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._callbacks import KEPT_LINES
 from ._crash import crash_error
@@ -29,6 +29,9 @@ from ._session import Opening
 from ._worker import Worker
 from .errors import CancelledError, GenerationTimeoutError, NativeCrashError, NativeError, SDError
 from .events import Listeners, Log
+
+if TYPE_CHECKING:
+    from ._library import Device
 
 __all__ = ["GRACE", "Call", "Calls", "adopted", "check_seconds", "run_alone"]
 
@@ -77,11 +80,21 @@ class Calls:
         Whether a session that was lost is opened again.
     grace : float
         Seconds that an operation has to stop by itself.
+    approve : callable, optional
+        Called with the device before a model is loaded on it; may raise.
     """
 
-    def __init__(self, opening: Opening, isolated: bool, restart: bool = True, grace: float = GRACE) -> None:
+    def __init__(
+        self,
+        opening: Opening,
+        isolated: bool,
+        restart: bool = True,
+        grace: float = GRACE,
+        approve: Callable[[Device], None] | None = None,
+    ) -> None:
         self.opening = opening
-        self.opened: Any = None
+        self._approve = approve
+        self.device: Device | None = None
         self.runner: Runner = Worker() if isolated else InProcess()
         self._restart = restart and isolated
         self._grace = grace
@@ -164,14 +177,19 @@ class Calls:
         """See that there is a session, opening one where it was lost."""
         if self.runner.alive:
             return
-        if self.opened is not None and not self._restart:
+        if self.device is not None and not self._restart:
             message = self.runner.receive(0)
             if self._lost is None and isinstance(message, Crashed):
                 self._lost = crash_error(message, (), None)
             raise self._lost or SDError("the engine's process has ended, and restart is 'never'")
         self.runner.open()
         try:
-            self.opened = self._perform(call, "open", (self.opening,), self.opening.params)
+            device = self._perform(call, "open", (self.opening,), self.opening.params)
+            if self.opening.params is not None:
+                if self._approve:
+                    self._approve(device)
+                self._perform(call, "load", (), self.opening.params)
+            self.device = device
         except BaseException:
             self.runner.close()
             raise

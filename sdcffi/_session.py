@@ -110,29 +110,22 @@ class Session:
         self._poison: NativeError | None = None
 
     def open(self, job: Job, opening: Opening) -> Device:
-        """Load library, backend and model; give the device that the engine computes on."""
-        self._library = library = load(opening.library)
+        """Load library and backend; give the device that the engine computes on."""
+        self._library = load(opening.library)
         if self._own_process:
-            getattr(library.lib, "sdg_catch_crashes", lambda: None)()  # TODO
-        self._device = self._use_backend(job, opening.backend)
-        if opening.params is not None:
-            self._load(job, opening.params, opening.weights)
-            library.lib.sdg_set_lora_cache(self._context, opening.lora_cache)
+            self._library.lib.sdg_catch_crashes()
         self._opening = opening
+        self._device = self._use_backend(job, opening.backend)
         return self._device
 
-    def _use_backend(self, job: Job, backend: str) -> Device:
-        if backend == "auto":
-            backend = os.environ.get("SDCFFI_BACKEND") or "auto"
-        with listening(self._library, job) as events:
-            return self._library.use_backend(backend, events.lines)
-
-    def _load(self, job: Job, params: ContextParams, weights: bool) -> None:
-        library = self._library
+    def load(self, job: Job) -> None:
+        """Load the model."""
+        library, params = self._library, self._opening.params
+        assert params is not None
         marshaller = Marshaller(library)
         struct = marshaller.struct(params)
         out = library.ffi.new("sd_ctx_t **")
-        create = library.lib.sdg_new_context if weights else library.lib.sdg_new_empty_context
+        create = library.lib.sdg_new_context if self._opening.weights else library.lib.sdg_new_empty_context
         with listening(library, job) as events:
             library.check(
                 lambda error: create(struct, out, error),
@@ -141,6 +134,13 @@ class Session:
                 events.lines,
             )
         self._context = out[0]
+        library.lib.sdg_set_lora_cache(self._context, self._opening.lora_cache)
+
+    def _use_backend(self, job: Job, backend: str) -> Device:
+        if backend == "auto":
+            backend = os.environ.get("SDCFFI_BACKEND") or "auto"
+        with listening(self._library, job) as events:
+            return self._library.use_backend(backend, events.lines)
 
     def generate_image(
         self, job: Job, params: ImageParams, preview: PreviewOptions | None = None

@@ -15,6 +15,7 @@ from ._callbacks import PreviewOptions
 from ._calls import GRACE, Call, Calls, check_seconds
 from ._library import Device
 from ._lora_policy import choose_usable, judge_applied, warn_of_coarse_weights
+from ._memory import MemoryCheck
 from ._session import Opening
 from ._validate import check_context, check_image, check_lora_options, resolve_seed
 from .events import Listeners, LogFunction, PreviewFunction, ProgressFunction
@@ -100,6 +101,10 @@ class Engine:
         Seconds that loading may take. None: any time.
     grace : float
         Seconds that a call has to stop by itself, after Ctrl-C, `cancel` or its timeout, before its process is ended.
+    memory_check : str
+        What to do where an estimate of the memory that loading, or a call, takes is more than is free: ``"warn"``,
+        raise an `OutOfMemoryError` before it begins (``"strict"``), or nothing (``"off"``). On a GPU only weights
+        are looked at.
     on_log : callable, optional
         Called with each `Log` line, on the thread that makes the call, as the other two.
     on_progress : callable, optional
@@ -167,6 +172,7 @@ class Engine:
         restart: Literal["auto", "never"] = "auto",
         timeout: float | None = None,
         grace: float = GRACE,
+        memory_check: Literal["warn", "strict", "off"] = "warn",
         on_log: LogFunction | None = None,
         on_progress: ProgressFunction | None = None,
         on_preview: PreviewFunction | None = None,
@@ -201,16 +207,18 @@ class Engine:
             flash_attn=fa,
             diffusion_flash_attn=diffusion_fa,
         )
-        params = check_context(_USABLE.updated(context).updated(keywords))
+        given, self._model = check_context(_USABLE.updated(context).updated(keywords))
         self._lora_dir = check_lora_options(lora_dir, lora_cache)
         self._standing: tuple[Lora, ...] = ()
         self._told_of_coarse_weights = False
         if restart not in ("auto", "never"):
             raise ValueError(f"restart must be 'auto' or 'never', not {restart!r}")
         check_seconds(grace, "grace")
+        self._memory = MemoryCheck(memory_check, self._model, given)
         self._listeners = Listeners(on_log, on_progress, on_preview)
-        opening = Opening(library, backend, params, load_weights, lora_cache)
-        self._calls = Calls(opening, isolated, restart == "auto", grace)
+        opening = Opening(library, backend, given, load_weights, lora_cache)
+        approve = self._memory.check_weights if load_weights else None
+        self._calls = Calls(opening, isolated, restart == "auto", grace, approve)
         with self._calls.call(self._listeners, timeout) as call:
             self._calls.open(call)
         # Ended before interpreter exit: after it the engine's callbacks and GPU drivers may be gone.
@@ -219,8 +227,8 @@ class Engine:
     @property
     def device(self) -> Device:
         """The device that this engine computes on."""
-        device: Device = self._calls.opened
-        return device
+        assert self._calls.device is not None  # __init__ opened it
+        return self._calls.device
 
     @property
     def pid(self) -> int | None:
@@ -376,7 +384,8 @@ class Engine:
                 eta=eta,
             ),
         )
-        given = check_image((params or ImageParams()).updated(keywords))
+        given = check_image((params or ImageParams()).updated(keywords), self._model)
+        self._memory.check_picture(given, self.device)
         first_seed = resolve_seed(given.seed, given.batch_count)
         listeners = Listeners(
             on_log or self._listeners.on_log,
@@ -391,7 +400,8 @@ class Engine:
             arrays, reports = self._calls.run(call, "generate_image", given, previews, parameters=given)
         seconds = time.perf_counter() - started
         judge_applied(reports, strict)
-        _warn_of_size(given, arrays[0].shape)
+        if self._model.pixel_multiple is None:
+            _warn_of_size(given, arrays[0].shape)
         seeds = [first_seed + index for index in range(len(arrays))]
         return Result(arrays, seeds, given, tuple(reports), seconds)
 

@@ -333,7 +333,7 @@ def test_a_failed_assertion_is_an_exception(demo_model: DemoModel, isolated: boo
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let bad parameters through to the engine."""
-    monkeypatch.setattr("sdcffi.engine.check_image", lambda params: params)
+    monkeypatch.setattr("sdcffi.engine.check_image", lambda params, model: params)
 
 
 def test_a_whole_life_prints_nothing(demo_model: DemoModel, isolated: bool) -> None:

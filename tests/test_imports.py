@@ -55,7 +55,7 @@ ALLOWED: dict[str, set[str]] = {
     "_lora_policy": {"errors"},
     "engine": {
         *("events", "images", "lora", "params", "result", "_async", "_callbacks", "_calls", "_library"),
-        *("_lora_policy", "_session", "_validate"),
+        *("_lora_policy", "_memory", "_session", "_validate"),
     },
     "_demo_model": {"conversion", "_files"},
     "demo": {"_build", "_demo_model", "engine", "lora"},

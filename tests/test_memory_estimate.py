@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import full_size
@@ -13,7 +14,8 @@ from test_lora_file import write
 
 from sdcffi import _memory
 from sdcffi._free_memory import _linux, free_memory
-from sdcffi._memory import check_memory, compute_bytes, weight_bytes
+from sdcffi._library import Device
+from sdcffi._memory import MemoryCheck, compute_bytes, weight_bytes
 from sdcffi._model_file import Model, read_model
 from sdcffi.demo import DemoModel
 from sdcffi.errors import OutOfMemoryError
@@ -144,18 +146,35 @@ def test_this_system_tells_its_free_memory() -> None:
     assert free is None or 10 * MIB < free < 1 << 50
 
 
-def test_too_little_memory_is_a_warning_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_memory, "free_memory", lambda: 10 * MIB)
+CPU = Device("CPU", "a processor", "cpu", "cpu", 0, 0)
+
+
+def test_too_little_memory_is_a_warning_or_an_error(demo: ContextParams, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = read_model(demo)
+    picture = ImageParams(width=2048, height=2048)
+    said = "the picture would take about [0-9,]+ MiB of memory, and 50 MiB are free"
+    monkeypatch.setattr(_memory, "free_memory", lambda: 50 * MIB)
     for mode in ("warn", "strict", "off"):
-        check_memory(mode, 10 * MIB, "the weights")
-        check_memory(mode, None, "a picture")
-    check_memory("off", 11 * MIB, "the weights")
-    said = "the weights take about 2,048 MiB of memory, and 10 MiB are free"
+        MemoryCheck(mode, model, demo).check_weights(CPU)  # 28 MiB
+    MemoryCheck("off", model, demo).check_picture(picture, CPU)
     with pytest.warns(UserWarning, match=said):
-        check_memory("warn", 2048 * MIB, "the weights")
+        MemoryCheck("warn", model, demo).check_picture(picture, CPU)
     with pytest.raises(OutOfMemoryError, match=said):
-        check_memory("strict", 2048 * MIB, "the weights")
+        MemoryCheck("strict", model, demo).check_picture(picture, CPU)
     with pytest.raises(ValueError, match="memory_check must be one of warn, strict, off, not 'loud'"):
-        check_memory("loud", 1, "the weights")
+        MemoryCheck("loud", model, demo)
     monkeypatch.setattr(_memory, "free_memory", lambda: None)
-    check_memory("strict", 1 << 60, "the weights")
+    MemoryCheck("strict", model, demo).check_picture(picture, CPU)
+
+
+def test_a_gpus_own_memory_counts_where_it_is_to_hold_all_weights(
+    demo: ContextParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = read_model(demo)
+    small = Device("CUDA0", "a GPU", "cuda", "gpu", 10 * MIB, 10 * MIB)
+    monkeypatch.setattr(_memory, "free_memory", lambda: 0)
+    with pytest.raises(OutOfMemoryError, match="the weights would take about 28 MiB of memory, and 10 MiB are free"):
+        MemoryCheck("strict", model, demo).check_weights(small)
+    MemoryCheck("strict", model, demo).check_weights(replace(small, memory_free=100 * MIB))
+    MemoryCheck("strict", model, replace(demo, offload_params_to_cpu=True)).check_weights(small)
+    MemoryCheck("strict", model, demo).check_picture(ImageParams(width=2048, height=2048), small)
