@@ -1,5 +1,6 @@
 #include "guard.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <string>
@@ -16,22 +17,20 @@
 
 namespace {
 
-std::atomic<bool> cancel_requested{false};
-
 std::atomic<sd_log_cb_t> log_callback{nullptr};
 std::atomic<sd_progress_cb_t> progress_callback{nullptr};
 
-// The engine has no cancel of its own; it reports progress on the calling thread at every step.
+// The engine reports progress on the calling thread, outside of guarded calls too.
 void on_progress(int step, int steps, float seconds, void* data) {
-    if (sdcffi::guarded > 0 && cancel_requested.load()) {
-        throw sdcffi::Cancelled{};
-    }
+    sdcffi::stop_if_cancelled();
     if (sd_progress_cb_t callback = progress_callback.load()) {
         callback(step, steps, seconds, data);
     }
 }
 
 void on_log(sd_log_level_t level, const char* text, void* data) {
+    const char* const names[] = {"debug", "info", "warn", "error"};
+    sdcffi::remember_line(names[std::clamp<int>(level, SD_LOG_DEBUG, SD_LOG_ERROR)], text);
     if (sd_log_cb_t callback = log_callback.load()) {
         callback(level, text, data);
     }
@@ -138,11 +137,15 @@ void sdg_set_preview(sd_preview_cb_t preview, preview_t mode, bool denoised, boo
 }
 
 void sdg_cancel(void) {
-    cancel_requested = true;
+    sdcffi::cancel_requested = true;
 }
 
 void sdg_reset_cancel(void) {
-    cancel_requested = false;
+    sdcffi::cancel_requested = false;
+}
+
+void sdg_catch_crashes(void) {
+    sdcffi::catch_crashes();
 }
 
 sdg_status sdg_new_context(const sd_ctx_params_t* params, sd_ctx_t** context, sdg_error* error) {

@@ -23,10 +23,10 @@ extern "C" {
 
 enum sdg_status {
     SDG_OK,
-    SDG_FAILED,        /* the engine reported failure in its own way: NULL or false, reasons in the log */
+    SDG_FAILED,        /* refused, with a text; or NULL or false from the engine, without one: reasons in the log */
     SDG_EXCEPTION,     /* a C++ exception */
     SDG_OUT_OF_MEMORY, /* std::bad_alloc */
-    SDG_ASSERT,        /* GGML_ASSERT or GGML_ABORT on the calling thread */
+    SDG_ASSERT,        /* GGML_ASSERT or GGML_ABORT on the calling thread or one that loads tensors */
     SDG_CANCELLED,     /* sdg_cancel was called */
 };
 
@@ -66,8 +66,19 @@ SDG_API enum sdg_status sdg_get_device(size_t index, sdg_device* device, sdg_err
 /* Callbacks are process-global in the engine; NULL resets them. Log arrives from loader threads too. */
 SDG_API void sdg_set_callbacks(sd_log_cb_t log, sd_progress_cb_t progress, void* data);
 SDG_API void sdg_set_preview(sd_preview_cb_t preview, enum preview_t mode, bool denoised, bool noisy, void* data);
-SDG_API void sdg_cancel(void);       /* stop the running call at its next progress report; any thread */
+SDG_API void sdg_cancel(void);       /* stop the running call at its next graph or report; any thread */
 SDG_API void sdg_reset_cancel(void); /* forget an earlier sdg_cancel; before a call begins */
+
+/* For a process that only computes: a deadly signal is first reported to stderr, then takes its course. Lines of
+ * the report, as of a failed assertion's on a foreign thread (there without the second line):
+ *     sdcffi-assert: MESSAGE      if an assertion led to it
+ *     sdcffi-signal: SIGSEGV
+ *     sdcffi-backtrace:           frames, one a line
+ *     sdcffi-log:                 the last lines of the native log, oldest first, as "level: text"
+ *     sdcffi-end
+ * The abort() after an assertion's report adds just its sdcffi-signal line. The calling thread gets a stack of its
+ * own for the report, so that it can run out of stack and still be heard. */
+SDG_API void sdg_catch_crashes(void);
 
 /* Contexts. The caller owns what *context receives and gives it to sdg_free_context once. */
 SDG_API enum sdg_status sdg_new_context(const sd_ctx_params_t* params, sd_ctx_t** context, sdg_error* error);

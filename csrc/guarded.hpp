@@ -8,19 +8,16 @@
 #include <string>
 #include <utility>
 
+#include "crash_report.hpp"
 #include "ggml.h"
 #include "guard.h"
+#include "thrown.hpp"
 
 namespace sdcffi {
 
 struct AssertFailure {
     std::string text;
 };
-
-struct Cancelled {};
-
-// Depth of guarded calls on this thread: only there may ggml's abort callback throw.
-inline thread_local int guarded = 0;
 
 inline void set_error(sdg_error* error, sdg_status status, const char* text) {
     if (error != nullptr) {
@@ -29,22 +26,19 @@ inline void set_error(sdg_error* error, sdg_status status, const char* text) {
     }
 }
 
-// ggml calls abort() when this returns; on a thread without a guarded call that is what happens.
+// ggml's abort callback; ggml calls abort() when it returns.
 inline void on_abort(const char* message) {
-    if (guarded > 0) {
+    if (guarded > 0 && !in_kernels) {
+        expect_caught(message);
         throw AssertFailure{message};
     }
-    std::fprintf(stderr, "%s\n", message);
-    std::fflush(stderr);
+    report_assert(message);
 }
 
 // Runs an operation that returns true for success, and turns whatever it throws into a status.
 template <typename Operation>
 sdg_status guard(sdg_error* error, Operation&& operation) {
-    struct Depth {
-        Depth() { guarded++; }
-        ~Depth() { guarded--; }
-    } depth;
+    Restored<int> depth(guarded, guarded + 1);
     set_error(error, SDG_OK, "");
     try {
         ggml_set_abort_callback(on_abort);
@@ -56,7 +50,11 @@ sdg_status guard(sdg_error* error, Operation&& operation) {
     } catch (const Cancelled&) {
         set_error(error, SDG_CANCELLED, "cancelled");
         return SDG_CANCELLED;
+    } catch (const Refused& refused) {
+        set_error(error, SDG_FAILED, refused.what());
+        return SDG_FAILED;
     } catch (const AssertFailure& failure) {
+        caught();
         set_error(error, SDG_ASSERT, failure.text.c_str());
         return SDG_ASSERT;
     } catch (const std::bad_alloc& exception) {

@@ -1,0 +1,64 @@
+// What the guard and our patches throw through the engine, and whether anything may be thrown at all.
+#ifndef SDCFFI_THROWN_HPP
+#define SDCFFI_THROWN_HPP
+
+#include <atomic>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace sdcffi {
+
+// sdg_cancel was called. The context stays usable.
+struct Cancelled {};
+
+// The call cannot be carried out as it was asked for. The context stays usable.
+struct Refused : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+// Says for what there is no memory.
+class OutOfMemory : public std::bad_alloc {
+public:
+    explicit OutOfMemory(std::string text) : text_(std::move(text)) {}
+    const char* what() const noexcept override { return text_.c_str(); }
+
+private:
+    std::string text_;
+};
+
+// Depth of guarded calls on this thread: only there is somebody to catch.
+inline thread_local int guarded = 0;
+
+// Set while kernels run on several threads: what is thrown there cannot leave a parallel region.
+inline thread_local bool in_kernels = false;
+
+template <typename T>
+class Restored {
+public:
+    Restored(T& variable, T value) : variable_(variable), before_(variable) { variable_ = value; }
+    ~Restored() { variable_ = before_; }
+    Restored(const Restored&)            = delete;
+    Restored& operator=(const Restored&) = delete;
+
+private:
+    T& variable_;
+    T before_;
+};
+
+inline std::atomic<bool> cancel_requested{false};
+
+inline bool cancelled() {
+    return guarded > 0 && cancel_requested.load(std::memory_order_relaxed);
+}
+
+inline void stop_if_cancelled() {
+    if (cancelled()) {
+        throw Cancelled{};
+    }
+}
+
+}  // namespace sdcffi
+
+#endif
