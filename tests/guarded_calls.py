@@ -1,0 +1,100 @@
+"""Calls into the native library past the package's own checks: for what Python refuses before the engine sees it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sdcffi._library import load
+from sdcffi._marshal import adopt_images
+from sdcffi.demo import write_model
+
+library = load()
+library.use_backend("cpu", tuple)
+ffi, lib = library.ffi, library.lib
+lines: list[str] = []
+alive: list[Any] = []
+
+
+@ffi.callback("sd_log_cb_t")  # type: ignore[untyped-decorator]
+def on_log(_level: int, text: Any, _data: Any) -> None:
+    lines.append(library.text(text))
+
+
+lib.sdg_set_callbacks(on_log, ffi.NULL, ffi.NULL)
+
+
+class Outcome(NamedTuple):
+    """What a guarded call gave back."""
+
+    status: str
+    text: str
+    value: Any = None
+
+
+def call(function: Any, *arguments: Any) -> Outcome:
+    """Make a guarded call; its status is named without ``SDG_``."""
+    error = ffi.new("sdg_error *")
+    names = ffi.typeof("enum sdg_status").elements
+    status = names[function(*arguments, error)]
+    return Outcome(status.removeprefix("SDG_"), library.text(error.text))
+
+
+def new(ctype: str, *value: Any) -> Any:
+    """Give C memory that lives as long as the process."""
+    alive.append(ffi.new(ctype, *value))
+    return alive[-1]
+
+
+def path(value: str | os.PathLike[str]) -> Any:
+    return new("char[]", os.fsencode(value))
+
+
+def context_params(directory: str | Path) -> Any:
+    """The engine's defaults with the tiny model of `directory`, on one thread."""
+    model = write_model(directory)
+    params = new("sd_ctx_params_t *")
+    lib.sd_ctx_params_init(params)
+    params.diffusion_model_path = path(model.diffusion_model)
+    params.llm_path = path(model.llm)
+    params.taesd_path = path(model.taesd)
+    params.n_threads = 1
+    params.vae_decode_only = params.free_params_immediately = False
+    return params
+
+
+def open_context(params: Any) -> Outcome:
+    out = new("sd_ctx_t **")
+    outcome = call(lib.sdg_new_context, params, out)
+    return outcome._replace(value=out[0])
+
+
+def image_params(prompt: str = "a cat", size: int = 64, steps: int = 1) -> Any:
+    params = new("sd_img_gen_params_t *")
+    lib.sd_img_gen_params_init(params)
+    params.prompt, params.seed = path(prompt), 1
+    params.width = params.height = size
+    params.sample_params.sample_steps = steps
+    params.sample_params.guidance.txt_cfg = 1
+    return params
+
+
+def draw(context: Any, params: Any) -> Outcome:
+    """Draw; the value is the first picture."""
+    images, count = new("sd_image_t **"), new("int *")
+    outcome = call(lib.sdg_generate_image, context, params, images, count)
+    return outcome._replace(value=adopt_images(library, images[0], count[0])[0] if count[0] else None)
+
+
+def check_lora(context: Any, file: str | Path) -> Outcome:
+    lora = new("sd_lora_t *")
+    lora.path, lora.multiplier = path(file), 1
+    return call(lib.sdg_check_loras, context, lora, 1, new("sdg_lora_report **"))
+
+
+def same(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> bool:
+    return bool(np.array_equal(first, second))

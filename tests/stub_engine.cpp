@@ -1,0 +1,189 @@
+// An engine that does what the first argument says, under the real guard: tests/test_guard.py compiles the two together
+// with sanitizers. Prints "status text" for a call that came back.
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "ggml-backend.h"
+#include "ggml.h"
+#include "guard.h"
+#include "thrown.hpp"
+
+namespace {
+
+std::function<void()> wish;
+ggml_abort_callback_t abort_callback = nullptr;
+sd_log_cb_t log_callback             = nullptr;
+sd_progress_cb_t progress_callback   = nullptr;
+sd_image_t picture                   = {};
+
+[[noreturn]] void fail_assertion() {
+    if (abort_callback != nullptr) {
+        abort_callback("ggml.c:1: GGML_ASSERT(stub) failed");
+    }
+    abort();
+}
+
+void log(sd_log_level_t level, const std::string& text) {
+    log_callback(level, text.c_str(), nullptr);
+}
+
+void elsewhere(const std::function<void()>& work) {
+    std::thread(work).join();
+}
+
+void log_from_threads() {
+    std::vector<std::thread> threads;
+    for (int thread = 0; thread < 8; thread++) {
+        threads.emplace_back([thread] {
+            for (int line = 0; line < 2000; line++) {
+                log(SD_LOG_INFO, "thread " + std::to_string(thread) + " line " + std::to_string(line) + std::string(200, '.') + "\n");
+            }
+        });
+    }
+    for (auto& thread : threads) {
+        thread.join();
+    }
+}
+
+void report_progress_until_cancelled() {
+    std::thread canceller([] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        sdg_cancel();
+    });
+    std::unique_ptr<std::thread, void (*)(std::thread*)> join(&canceller, [](std::thread* thread) { thread->join(); });
+    for (int step = 0; step < 1000000; step++) {
+        progress_callback(step, 1000000, 0.f, nullptr);
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+}
+
+#if defined(__clang__) || defined(__GNUC__)
+#define UNCHECKED __attribute__((no_sanitize("undefined", "address"), noinline))
+#endif
+
+UNCHECKED void write_to_null() {
+    volatile int* volatile nowhere = nullptr;
+    *nowhere                       = 1;
+}
+
+UNCHECKED int overflow_stack(volatile int depth) {
+    volatile char frame[4096];
+    frame[0] = static_cast<char>(depth);
+    return overflow_stack(depth + 1) + frame[0];
+}
+
+const std::map<std::string, std::function<void()>> wishes = {
+    {"succeed", [] {}},
+    {"exception", [] { throw std::runtime_error("the shape is wrong"); }},
+    {"bad_alloc", [] { throw std::bad_alloc(); }},
+    {"out_of_memory", [] { throw sdcffi::OutOfMemory("no memory for weights of 7 MiB"); }},
+    {"unknown", [] { throw 42; }},
+    {"refused", [] { throw sdcffi::Refused("no noise levels"); }},
+    {"assert", fail_assertion},
+    {"assert_elsewhere",
+     [] {
+         log(SD_LOG_DEBUG, "first\n");
+         log(SD_LOG_WARN, "second\nof two");
+         elsewhere(fail_assertion);
+     }},
+    {"assert_in_kernels",
+     [] {
+         sdcffi::Restored<bool> kernels(sdcffi::in_kernels, true);
+         fail_assertion();
+     }},
+    {"assert_uncaught", [] { [&]() noexcept { fail_assertion(); }(); }},
+    {"cancelled_before", [] { progress_callback(0, 1, 0.f, nullptr); }},
+    {"cancelled_during", report_progress_until_cancelled},
+    {"log",
+     [] {
+         log_from_threads();
+         elsewhere(fail_assertion);
+     }},
+    {"SIGSEGV", write_to_null},
+    {"SIGBUS", [] { raise(SIGBUS); }},
+    {"SIGFPE", [] { raise(SIGFPE); }},
+    {"SIGILL", [] { raise(SIGILL); }},
+    {"SIGABRT", [] { abort(); }},
+    {"overflow", [] { overflow_stack(0); }},
+};
+
+void draw(sdg_error* error) {
+    sd_image_t* images = nullptr;
+    int count          = 0;
+    sd_img_gen_params_t params = {};
+    params.batch_count         = 1;
+    const sdg_status status    = sdg_generate_image(nullptr, &params, &images, &count, error);
+    std::printf("%d %s\n", static_cast<int>(status), error->text);
+    std::fflush(stdout);
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+    sdg_error error;
+    sdg_set_callbacks(nullptr, nullptr, nullptr);
+    if (count > 2 && std::strcmp(arguments[2], "catch") == 0) {
+        sdg_catch_crashes();
+    }
+    wish = wishes.at(arguments[1]);
+    if (std::strcmp(arguments[1], "cancelled_before") == 0) {
+        sdg_cancel();
+        progress_callback(0, 1, 0.f, nullptr);  // nobody would catch here
+    }
+    draw(&error);
+    sdg_reset_cancel();
+    wish = wishes.at("succeed");
+    draw(&error);
+    return 0;
+}
+
+sd_image_t* generate_image(sd_ctx_t*, const sd_img_gen_params_t*) {
+    wish();
+    return &picture;
+}
+
+void sd_set_log_callback(sd_log_cb_t callback, void*) {
+    log_callback = callback;
+}
+
+void sd_set_progress_callback(sd_progress_cb_t callback, void*) {
+    progress_callback = callback;
+}
+
+ggml_abort_callback_t ggml_set_abort_callback(ggml_abort_callback_t callback) {
+    return std::exchange(abort_callback, callback);
+}
+
+// The rest of what the guard links to; no wish needs it.
+void ggml_log_set(ggml_log_callback, void*) {}
+void sd_set_preview_callback(sd_preview_cb_t, preview_t, int, bool, bool, void*) {}
+sd_ctx_t* new_sd_ctx(const sd_ctx_params_t*) { return nullptr; }
+void free_sd_ctx(sd_ctx_t*) {}
+bool sd_ctx_supports_image_generation(const sd_ctx_t*) { return true; }
+bool sd_ctx_supports_video_generation(const sd_ctx_t*) { return false; }
+sample_method_t sd_get_default_sample_method(const sd_ctx_t*) { return EULER_SAMPLE_METHOD; }
+scheduler_t sd_get_default_scheduler(const sd_ctx_t*, sample_method_t) { return DISCRETE_SCHEDULER; }
+bool convert(const char*, const char*, const char*, sd_type_t, const char*, bool) { return false; }
+const char* sd_commit(void) { return ""; }
+const char* ggml_version(void) { return ""; }
+ggml_backend_reg_t ggml_backend_load(const char*) { return nullptr; }
+size_t ggml_backend_dev_count(void) { return 0; }
+ggml_backend_dev_t ggml_backend_dev_get(size_t) { return nullptr; }
+const char* ggml_backend_dev_name(ggml_backend_dev_t) { return ""; }
+const char* ggml_backend_dev_description(ggml_backend_dev_t) { return ""; }
+ggml_backend_reg_t ggml_backend_dev_backend_reg(ggml_backend_dev_t) { return nullptr; }
+const char* ggml_backend_reg_name(ggml_backend_reg_t) { return ""; }
+void ggml_backend_dev_memory(ggml_backend_dev_t, size_t*, size_t*) {}
+enum ggml_backend_dev_type ggml_backend_dev_type(ggml_backend_dev_t) { return GGML_BACKEND_DEVICE_TYPE_CPU; }

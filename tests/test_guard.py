@@ -1,0 +1,448 @@
+"""The guard under sanitizers with a stub engine, and what comes back where the engine used to end the process."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from full_size import sd1
+
+from sdcffi._build.places import cache_directory, csrc_directory
+from sdcffi._build.sources import locate_source
+from sdcffi.demo import DemoModel
+
+HERE = Path(__file__).resolve().parent
+Run = subprocess.CompletedProcess[str]
+RunStub = Callable[..., Run]
+
+# --- the guard and a stub engine, with sanitizers ---
+
+
+@pytest.fixture(scope="module")
+def headers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Upstream's source, for its headers; from the cache where the library has been built."""
+    tree = tmp_path_factory.mktemp("headers") / "upstream"
+    locate_source("pypi", csrc_directory(), cache_directory()).fetch().unpack(tree)
+    return tree
+
+
+def compile_stub(directory: Path, headers: Path, sanitizers: str) -> Path:
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs g++ or clang++ on Linux")
+    csrc, program = csrc_directory(), directory / "stub"
+    sources = [HERE / "stub_engine.cpp", csrc / "guard.cpp", csrc / "crash_report.cpp"]
+    includes = [f"-I{path}" for path in (csrc, headers / "include", headers / "ggml" / "include")]
+    flags = ["-std=c++17", "-g", "-O1", "-rdynamic", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
+    command = [compiler, *flags, "-DGGML_MAX_NAME=128", *includes, *sources, "-o", program, "-ldl", "-pthread"]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    return program
+
+
+def runner(program: Path) -> RunStub:
+    # The crash handler's stack is not the sanitizer's to free.
+    environment = {**os.environ, "ASAN_OPTIONS": "use_sigaltstack=0:detect_leaks=1"}
+
+    def run(*arguments: str) -> Run:
+        return subprocess.run(
+            [program, *arguments], capture_output=True, text=True, check=False, timeout=60, env=environment
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def stub(headers: Path, tmp_path_factory: pytest.TempPathFactory) -> RunStub:
+    """The stub under AddressSanitizer and UndefinedBehaviorSanitizer."""
+    return runner(compile_stub(tmp_path_factory.mktemp("asan"), headers, "address,undefined"))
+
+
+@pytest.fixture(scope="module")
+def threaded_stub(headers: Path, tmp_path_factory: pytest.TempPathFactory) -> RunStub:
+    """The stub under ThreadSanitizer."""
+    return runner(compile_stub(tmp_path_factory.mktemp("tsan"), headers, "thread"))
+
+
+RETURNED = {
+    "exception": "2 the shape is wrong",
+    "bad_alloc": "3 std::bad_alloc",
+    "out_of_memory": "3 no memory for weights of 7 MiB",
+    "unknown": "2 an exception of unknown type",
+    "refused": "1 no noise levels",
+    "assert": "4 ggml.c:1: GGML_ASSERT(stub) failed",
+    "cancelled_before": "5 cancelled",
+    "cancelled_during": "5 cancelled",
+}
+
+
+@pytest.mark.parametrize("wish", RETURNED)
+def test_what_is_thrown_becomes_a_status_and_the_next_call_succeeds(stub: RunStub, wish: str) -> None:
+    run = stub(wish)
+    assert (run.returncode, run.stdout.splitlines(), run.stderr) == (0, [RETURNED[wish], "0 "], "")
+
+
+def sections(text: str) -> dict[str, list[str]]:
+    """Take a report apart: heading to what stands on its line and below it."""
+    found: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in text.splitlines():
+        if match := re.match(r"sdcffi-(\w+):? ?(.*)$", line):
+            lines = found.setdefault(match[1], [])
+            lines += [match[2]] if match[2] else []
+        else:
+            lines.append(line)
+    return found
+
+
+@pytest.mark.parametrize("wish", ["assert_elsewhere", "assert_in_kernels"])
+def test_an_assertion_that_nobody_can_catch_is_reported_before_the_process_ends(stub: RunStub, wish: str) -> None:
+    run = stub(wish)
+    report = sections(run.stderr)
+    assert run.returncode == -signal.SIGABRT
+    assert list(report) == ["assert", "backtrace", "log", "end"]
+    assert report["assert"] == ["ggml.c:1: GGML_ASSERT(stub) failed"]
+    assert any("report_assert" in frame for frame in report["backtrace"])
+    assert report["log"] == (["debug: first", "warn: second of two"] if wish == "assert_elsewhere" else [])
+
+
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT"])
+def test_a_deadly_signal_is_reported_and_stays_the_exit_status(stub: RunStub, name: str) -> None:
+    run = stub(name, "catch")
+    report = sections(run.stderr)
+    assert run.returncode == -signal.Signals[name]
+    assert list(report) == ["signal", "backtrace", "log", "end"]
+    assert report["signal"] == [name]
+    assert any("generate_image" in frame for frame in report["backtrace"])
+
+
+def test_a_stack_overflow_is_reported(stub: RunStub) -> None:
+    run = stub("overflow", "catch")
+    assert run.returncode == -signal.SIGSEGV
+    assert sections(run.stderr)["signal"] == ["SIGSEGV"]
+    assert "sdcffi-end" in run.stderr
+
+
+def test_the_abort_after_a_reported_assertion_adds_only_its_name(stub: RunStub) -> None:
+    run = stub("assert_elsewhere", "catch")
+    assert run.returncode == -signal.SIGABRT
+    assert run.stderr.count("sdcffi-backtrace:") == 1
+    assert run.stderr.endswith("sdcffi-end\nsdcffi-signal: SIGABRT\n")
+
+
+def test_an_assertion_whose_exception_is_not_caught_is_named(stub: RunStub) -> None:
+    report = sections(stub("assert_uncaught", "catch").stderr)
+    assert report["assert"] == ["ggml.c:1: GGML_ASSERT(stub) failed"]
+    assert report["signal"] == ["SIGABRT"]
+
+
+@pytest.mark.parametrize("build", ["stub", "threaded_stub"])
+def test_eight_threads_log_whole_lines(build: str, request: pytest.FixtureRequest) -> None:
+    run = request.getfixturevalue(build)("log")
+    log = sections(run.stderr)["log"]
+    assert run.returncode == -signal.SIGABRT
+    assert "Sanitizer" not in run.stderr
+    assert 40 <= len(log) <= 50
+    assert all(re.fullmatch(r"info: thread \d line \d+\.{200}", line) for line in log)
+
+
+def test_cancelling_from_another_thread_is_no_race(threaded_stub: RunStub) -> None:
+    run = threaded_stub("cancelled_during")
+    assert (run.returncode, run.stdout, run.stderr) == (0, "5 cancelled\n0 \n", "")
+
+
+# --- the real library, past the package's own checks; a crash would end the child only ---
+
+
+def in_child(code: str, *arguments: str | Path) -> Any:
+    """Run `code` after ``from guarded_calls import *``; it leaves its answer in `result`."""
+    program = "import json, sys\nfrom guarded_calls import *\n" + textwrap.dedent(code) + "\nprint(json.dumps(result))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
+    run = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env=environment,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+@pytest.fixture(scope="module")
+def model(demo_model: DemoModel) -> Path:
+    return demo_model.diffusion_model.parent
+
+
+def test_a_context_draws_the_same_after_a_cancel_anywhere(model: Path) -> None:
+    code = """
+        import threading, time
+        def cancelled(after, **fields):
+            at = []
+            def cancel():
+                while not any(after in line for line in lines):
+                    time.sleep(0.001)
+                at.append(time.perf_counter())
+                lib.sdg_cancel()
+            lines.clear()
+            thread = threading.Thread(target=cancel)
+            thread.start()
+            status = draw(context, image_params(**fields)).status
+            seconds = time.perf_counter() - at[0]
+            thread.join()
+            lib.sdg_reset_cancel()
+            return status, seconds, same(draw(context, image_params()).value, before)
+        context = open_context(context_params(sys.argv[1])).value
+        before = draw(context, image_params()).value
+        result = [cancelled("qwen3 compute buffer", size=256),
+                  cancelled("flux compute buffer", size=256, steps=50),
+                  cancelled("taesd compute buffer", size=512)]
+    """
+    outcomes = in_child(code, model)
+    assert [(status, unharmed) for status, _, unharmed in outcomes] == [("CANCELLED", True)] * 3
+    assert max(seconds for _, seconds, _ in outcomes) < 1.5
+
+
+def test_an_assertion_on_a_loader_thread_is_an_error_and_leaves_no_weights(model: Path) -> None:
+    """Nothing can be converted to Q8_1 while loading."""
+    code = """
+        import re
+        def size():
+            return int(re.search(r"VmSize:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+        params = context_params(sys.argv[1])
+        params.wtype = lib.SD_TYPE_Q8_1
+        first = open_context(params)
+        before = size()
+        again = {open_context(params).status for _ in range(5)}
+        result = [first.status, first.text, again == {"ASSERT"}, size() - before]
+    """
+    status, text, again, grown = in_child(code, model)
+    assert (status, again) == ("ASSERT", True)
+    assert "GGML_ASSERT" in text
+    assert grown < 100  # MiB; one context's weights and tables are 100
+
+
+def test_weights_in_a_prompt_that_are_no_numbers_count_as_one(model: Path) -> None:
+    code = """
+        context = open_context(context_params(sys.argv[1])).value
+        result = []
+        for cat in ["(cat:.)", "(cat:+.)", "(cat:" + "9" * 50 + ")", "(" * 2000 + "cat"]:
+            lines.clear()
+            drawn = draw(context, image_params("a red " + cat))
+            result.append([drawn.status, any("in the prompt" in line and "taken as 1" in line for line in lines)])
+    """
+    assert in_child(code, model) == [["OK", True]] * 4
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "steps", "reason"),
+    [
+        ("karras", 1, "karras with 1 steps gives noise levels (sigmas) that are not finite"),
+        ("exponential", 1, "exponential with 1 steps gives noise levels (sigmas) that are not finite"),
+        ("gits", 1, "gits with 1 steps gives no noise levels"),
+        ("discrete", 0, "discrete with 0 steps gives no noise levels"),
+        ("discrete", -3, "the number of steps is negative: -3"),
+        ("custom", 1, "custom_sigmas gives noise levels (sigmas) that are not finite"),
+    ],
+)
+def test_a_schedule_without_numbers_is_refused_and_the_context_stays(
+    model: Path, scheduler: str, steps: int, reason: str
+) -> None:
+    code = """
+        context = open_context(context_params(sys.argv[1])).value
+        params = image_params(steps=int(sys.argv[3]))
+        sample = params.sample_params
+        if sys.argv[2] == "custom":
+            sample.custom_sigmas, sample.custom_sigmas_count = new("float[]", [1, float("nan"), 0]), 3
+        else:
+            sample.scheduler = lib.str_to_scheduler(sys.argv[2].encode())
+        refused = draw(context, params)
+        result = [refused.status, refused.text, draw(context, image_params()).status]
+    """
+    status, text, after = in_child(code, model, scheduler, str(steps))
+    assert (status, after) == ("FAILED", "OK")
+    assert reason in text
+
+
+def test_a_latent_of_nan_is_refused_and_the_context_stays(model: Path) -> None:
+    code = """
+        context = open_context(context_params(sys.argv[1])).value
+        params = image_params()
+        params.sample_params.guidance.txt_cfg = float("nan")
+        refused = draw(context, params)
+        result = [refused.status, refused.text, draw(context, image_params()).status]
+    """
+    status, text, after = in_child(code, model)
+    assert (status, after) == ("FAILED", "OK")
+    assert text.startswith("the latent that came out holds 2048 of 2048 values that are not numbers")
+
+
+def test_null_pointers_are_failures(model: Path) -> None:
+    code = """
+        lib.free_sd_ctx(ffi.NULL)
+        lib.free_upscaler_ctx(ffi.NULL)
+        embeddings = context_params(sys.argv[1])
+        embeddings.embedding_count = 1
+        context = open_context(context_params(sys.argv[1])).value
+        loras, references, data, sigmas, layers = (image_params() for _ in range(5))
+        loras.lora_count = references.ref_images_count = data.ref_images_count = 1
+        data.ref_images = new("sd_image_t[]", [(64, 64, 3, ffi.NULL)])
+        sigmas.sample_params.custom_sigmas_count = 2
+        layers.sample_params.guidance.slg.layers = ffi.NULL
+        layers.sample_params.guidance.slg.layer_count = 2
+        null = ffi.NULL
+        result = [call(lib.sdg_convert, null, null, null, 0, null, False).status,
+                  open_context(null).status, open_context(embeddings).status]
+        result += [draw(context, params).status for params in (loras, references, data, sigmas, layers)]
+        result.append(draw(context, image_params()).status)
+    """
+    assert in_child(code, model) == ["FAILED"] * 8 + ["OK"]
+
+
+def test_a_context_without_an_encoder_refuses_pictures(model: Path) -> None:
+    code = """
+        params = context_params(sys.argv[1])
+        params.vae_decode_only = True
+        context = open_context(params).value
+        picture = image_params()
+        picture.init_image = (64, 64, 3, new("uint8_t[]", 64 * 64 * 3))
+        refused = draw(context, picture)
+        result = [refused.status, refused.text, draw(context, image_params()).status]
+    """
+    status, text, after = in_child(code, model)
+    assert (status, after) == ("FAILED", "OK")
+    assert "vae_decode_only" in text
+
+
+def test_a_lora_file_is_no_diffusion_model(model: Path) -> None:
+    code = """
+        params = context_params(sys.argv[1])
+        params.diffusion_model_path = path(sys.argv[1] + "/lora.safetensors")
+        result = open_context(params)[:2]
+    """
+    status, text = in_child(code, model)
+    assert status == "FAILED"
+    assert "the file of the diffusion model is none" in text
+
+
+def safetensors(header: Any, data: bytes = bytes(128)) -> bytes:
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def test_weights_and_computing_without_memory_are_errors_and_the_context_stays(model: Path, tmp_path: Path) -> None:
+    elements = 1 << 36
+    name = "diffusion_model.double_blocks.0.img_attn.proj.lora_B.weight"
+    header = {name: {"dtype": "F16", "shape": [elements // 4, 4], "data_offsets": [0, 2 * elements]}}
+    big = tmp_path / "big.safetensors"
+    big.write_bytes(safetensors(header, b""))
+    os.truncate(big, big.stat().st_size + 2 * elements)
+    code = """
+        import resource
+        context = open_context(context_params(sys.argv[1])).value
+        before = draw(context, image_params()).value
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + (400 << 20),) * 2)
+        result = [check_lora(context, sys.argv[2])[:2], draw(context, image_params(size=2048))[:2],
+                  same(draw(context, image_params()).value, before)]
+    """
+    assert in_child(code, model, big) == [
+        ["OUT_OF_MEMORY", "lora: no memory for weights of 131072 MiB"],
+        ["OUT_OF_MEMORY", "flux: no memory to compute in"],
+        True,
+    ]
+
+
+def gguf(tensors: bytes = b"", count: int = 0, metadata: bytes = b"", entries: int = 0) -> bytes:
+    head = b"GGUF" + struct.pack("<IQQ", 3, count, entries) + metadata + tensors
+    return head + bytes(-len(head) % 32) + bytes(128)
+
+
+def tensor(dimensions: tuple[int, ...] = (32,), type: int = 0, offset: int = 0, n_dims: int | None = None) -> bytes:
+    count = len(dimensions) if n_dims is None else n_dims
+    shape = b"".join(struct.pack("<q", dimension) for dimension in dimensions)
+    return struct.pack("<Q", 1) + b"a" + struct.pack("<I", count) + shape + struct.pack("<IQ", type, offset)
+
+
+ENTRY: Mapping[str, Any] = {"dtype": "F32", "shape": [32], "data_offsets": [0, 128]}
+ALIGNMENT = struct.pack("<Q", 17) + b"general.alignment"
+ARRAY = struct.pack("<IIQ", 9, 9, 1)
+BAD_FILES = {
+    "no-object.safetensors": safetensors({"a": 5}),
+    "no-header.safetensors": safetensors([1, 2]),
+    "no-dtype.safetensors": safetensors({"a": {"shape": [32], "data_offsets": [0, 128]}}),
+    "no-offsets.safetensors": safetensors({"a": {"dtype": "F32", "shape": [32]}}),
+    "outside.safetensors": safetensors({"a": {**ENTRY, "data_offsets": [1 << 20, (1 << 20) + 128]}}),
+    "reversed.safetensors": safetensors({"a": {**ENTRY, "data_offsets": [128, 0]}}),
+    "overflow.safetensors": safetensors({"a": {**ENTRY, "shape": [1 << 40, 1 << 40]}}),
+    "long-name.gguf": gguf(struct.pack("<Q", 1 << 62) + bytes(100), 1),
+    "dimensions.gguf": gguf(tensor(n_dims=1 << 31), 1),
+    "removed-type.gguf": gguf(tensor(type=4), 1),
+    "unknown-type.gguf": gguf(tensor(type=200), 1),
+    "zero.gguf": gguf(tensor((32, 0)), 1),
+    "alignment.gguf": gguf(tensor(), 1, ALIGNMENT + struct.pack("<IQ", 10, 32), 1),
+    "nested.gguf": gguf(metadata=bytes(8) + ARRAY + (bytes(8) + ARRAY) * 1_000_000, entries=1),
+    "outside.gguf": gguf(tensor(offset=1 << 40), 1),
+    "short.gguf": gguf(tensor((1 << 20,)), 1),
+}
+
+
+def convert(file: Path) -> list[str]:
+    code = "result = call(lib.sdg_convert, path(sys.argv[1]), ffi.NULL, path(sys.argv[2]), 1, ffi.NULL, False)[:2]"
+    outcome: list[str] = in_child(code + " + (''.join(lines),)", file, file.parent / "out.gguf")
+    return outcome
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_file_that_is_wrong_is_refused_with_a_line_in_the_log(name: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.write_bytes(BAD_FILES[name])
+    status, text, log = convert(file)
+    assert (status, text) == ("FAILED", "")
+    assert re.search(rf"(tensor '.*'|header|failed to open).*{re.escape(name)}|tensor 'a'", log)
+    assert "read tensor data failed" not in log
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.safetensors", safetensors({"a": ENTRY})), ("a.gguf", gguf(tensor(), 1))]
+)
+def test_a_file_that_is_right_is_taken(name: str, content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    assert convert(file)[0] == "OK"
+
+
+@pytest.mark.slow
+def test_embeddings_of_different_types_share_the_vocabulary(tmp_path: Path) -> None:
+    sd1().write(tmp_path / "sd1.safetensors")
+    for name, dtype, size in [("half", "F16", 2), ("single", "F32", 4)]:
+        entry = {"dtype": dtype, "shape": [200, 768], "data_offsets": [0, 200 * 768 * size]}
+        (tmp_path / f"{name}.safetensors").write_bytes(safetensors({"emb_params": entry}, bytes(200 * 768 * size)))
+    code = """
+        params = context_params(sys.argv[2])
+        params.diffusion_model_path = params.llm_path = params.taesd_path = ffi.NULL
+        params.model_path = path(sys.argv[1] + "/sd1.safetensors")
+        files = [(path(name), path(f"{sys.argv[1]}/{name}.safetensors")) for name in ("half", "single")]
+        params.embeddings = new("sd_embedding_t[]", files)
+        params.embedding_count = 2
+        context = open_context(params).value
+        picture = image_params("half single")
+        picture.batch_count = -1  # the text is encoded, nothing is drawn
+        status = draw(context, picture).status
+        result = [status, [line for line in lines if "applied, custom embeddings" in line]]
+    """
+    status, applied = in_child(code, tmp_path, tmp_path)
+    assert status == "FAILED"
+    assert [line.rpartition(" ")[2].strip() for line in applied] == ["200", "400"]
