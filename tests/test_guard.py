@@ -385,8 +385,7 @@ BAD_FILES = {
     "no-dtype.safetensors": safetensors({"a": {"shape": [32], "data_offsets": [0, 128]}}),
     "no-offsets.safetensors": safetensors({"a": {"dtype": "F32", "shape": [32]}}),
     "outside.safetensors": safetensors({"a": {**ENTRY, "data_offsets": [1 << 20, (1 << 20) + 128]}}),
-    "reversed.safetensors": safetensors({"a": {**ENTRY, "data_offsets": [128, 0]}}),
-    "overflow.safetensors": safetensors({"a": {**ENTRY, "shape": [1 << 40, 1 << 40]}}),
+    "overflow.safetensors": safetensors({"a": {**ENTRY, "shape": [1 << 40, 1 << 40], "data_offsets": [0, 0]}}),
     "long-name.gguf": gguf(struct.pack("<Q", 1 << 62) + bytes(100), 1),
     "dimensions.gguf": gguf(tensor(n_dims=1 << 31), 1),
     "removed-type.gguf": gguf(tensor(type=4), 1),
@@ -400,7 +399,7 @@ BAD_FILES = {
 
 
 def convert(file: Path) -> list[str]:
-    code = "result = call(lib.sdg_convert, path(sys.argv[1]), ffi.NULL, path(sys.argv[2]), 1, ffi.NULL, False)[:2]"
+    code = "result = call(lib.sdg_convert, path(sys.argv[1]), ffi.NULL, path(sys.argv[2]), 1, path(''), False)[:2]"
     outcome: list[str] = in_child(code + " + (''.join(lines),)", file, file.parent / "out.gguf")
     return outcome
 
