@@ -16,16 +16,19 @@ const char* const* as_c(LoraState& state, const Texts& texts) {
     return state.texts.back().data();
 }
 
-inline void hand_out(LoraState& state, const std::vector<const LoraReport*>& reports) {
+// Fills the context's rows; they point into the reports.
+template <typename Reports>
+const sdg_lora_report* hand_out(LoraState& state, const Reports& reports) {
     state.rows.clear();
     state.texts.clear();
-    for (const LoraReport* report : reports) {
-        state.rows.push_back({report->path.c_str(), report->multiplier, report->is_high_noise, report->immediately,
-                              report->seconds, report->total, report->applied.size(),
-                              as_c(state, report->skipped), report->skipped.size(),
-                              as_c(state, report->misfits), report->misfits.size(),
-                              as_c(state, report->types), report->types.size()});
+    for (const LoraReport& report : reports) {
+        state.rows.push_back({report.path.c_str(), report.multiplier, report.is_high_noise, report.immediately,
+                              report.seconds, report.total, report.applied.size(),
+                              as_c(state, report.skipped), report.skipped.size(),
+                              as_c(state, report.misfits), report.misfits.size(),
+                              as_c(state, report.types), report.types.size()});
     }
+    return state.rows.data();
 }
 
 }  // namespace sdcffi
@@ -42,13 +45,10 @@ sdg_status sdg_check_loras(sd_ctx_t* context, const sd_lora_t* loras, uint32_t c
     return sdcffi::guard(error, [&] {
         sdcffi::LoraState& state = context->sd->sdcffi_loras;
         state.checked.clear();
-        std::vector<const sdcffi::LoraReport*> reports;
         for (auto& wish : sdcffi::wishes(loras, count)) {
             state.checked.push_back(sdcffi::read(*context->sd, wish)->report);
-            reports.push_back(&state.checked.back());
         }
-        sdcffi::hand_out(state, reports);
-        *rows = state.rows.data();
+        *rows = sdcffi::hand_out(state, state.checked);
         return true;
     });
 }
@@ -56,12 +56,7 @@ sdg_status sdg_check_loras(sd_ctx_t* context, const sd_lora_t* loras, uint32_t c
 sdg_status sdg_lora_reports(sd_ctx_t* context, const sdg_lora_report** rows, size_t* count, sdg_error* error) {
     return sdcffi::guard(error, [&] {
         sdcffi::LoraState& state = context->sd->sdcffi_loras;
-        std::vector<const sdcffi::LoraReport*> reports;
-        for (auto& report : state.reports) {
-            reports.push_back(&report);
-        }
-        sdcffi::hand_out(state, reports);
-        *rows  = state.rows.data();
+        *rows  = sdcffi::hand_out(state, state.reports);
         *count = state.rows.size();
         return true;
     });

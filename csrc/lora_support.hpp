@@ -12,7 +12,6 @@
 #include <list>
 #include <map>
 #include <memory>
-#include <numeric>
 #include <set>
 #include <stdexcept>
 #include <string>
@@ -48,8 +47,8 @@ public:
     Fit(const LoraModel& lora, const std::string& name, const ggml_tensor* weight)
         : lora_(lora), name_(name), weight_(weight) {}
 
-    // Whether any tensor of the file is meant for this weight; `report` then receives them, or the misfit.
-    bool examine(LoraReport& report) {
+    // Puts those tensors of the file that are meant for this weight into `report`, and the misfit if they do not fit.
+    void examine(LoraReport& report) {
         int64_t elements = 0;
         for (int index = 0;; index++) {
             const std::string key = "lora." + name_ + (index == 0 ? "" : "." + std::to_string(index));
@@ -60,7 +59,7 @@ public:
             elements += part;
         }
         if (used_.empty()) {
-            return false;
+            return;
         }
         if (reason_.empty() && elements != ggml_nelements(weight_) && !can_pad(elements)) {
             reason_ = "makes a difference of " + std::to_string(elements) + " elements, the weight has shape " + shape(weight_);
@@ -71,7 +70,6 @@ public:
         report.applied.insert(used_.begin(), used_.end());
         report.touched.insert(name_);
         report.types.insert(ggml_type_name(weight_->type));
-        return true;
     }
 
 private:
@@ -109,7 +107,7 @@ private:
 
     // down: (rank, inputs...), up: (outputs, rank), mid: (rank, rank, kernel); gives the elements of their product.
     int64_t product(const ggml_tensor* down, const ggml_tensor* up, const ggml_tensor* mid) {
-        const int64_t rank   = ggml_n_dims(down) % 2 == 1 && ggml_n_dims(down) > 1 ? down->ne[3] : last(down);
+        const int64_t rank   = lora_rank(down);
         const int64_t inputs = ggml_nelements(down) / rank, outputs = last(up);
         if (ggml_nelements(up) != outputs * rank) {
             misfit("up " + shape(up) + " and down " + shape(down) + " do not agree in their rank");
@@ -125,7 +123,7 @@ private:
         if (take(key + ".scale") == nullptr) {
             take(key + ".alpha");
         }
-        if (mid == nullptr && ggml_nelements(down) / last(down) != ggml_nelements(weight_) / last(weight_)) {
+        if (mid == nullptr && ggml_nelements(down) / lora_rank(down) != ggml_nelements(weight_) / last(weight_)) {
             misfit("down " + shape(down) + " does not fit the weight of shape " + shape(weight_));
         }
         return product(down, up, mid);
