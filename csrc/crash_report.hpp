@@ -7,7 +7,7 @@ namespace sdcffi {
 // Keeps a line of the native log for the report; from any thread, without waiting or allocating.
 void remember_line(const char* level, const char* text);
 
-// Remembers an assertion for the report, in case the process ends before its exception has been caught.
+// Remembers an assertion for the report, in case its exception is never caught: unwinding can end the process too.
 void expect_caught(const char* message);
 void caught();
 

@@ -39,6 +39,7 @@ inline void on_abort(const char* message) {
 template <typename Operation>
 sdg_status guard(sdg_error* error, Operation&& operation) {
     Restored<int> depth(guarded, guarded + 1);
+    caught();  // one that a loader thread's earlier exception took the place of
     set_error(error, SDG_OK, "");
     try {
         ggml_set_abort_callback(on_abort);
