@@ -9,7 +9,6 @@ period, the runner is killed, if it can be. A runner that was lost is opened aga
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import pickle
 import threading
@@ -25,6 +24,7 @@ from ._callbacks import KEPT_LINES
 from ._crash import crash_error
 from ._inprocess import InProcess
 from ._job import Crashed, Done, Failed, Runner
+from ._ranges import check_number
 from ._session import Opening
 from ._worker import Worker
 from .errors import CancelledError, GenerationTimeoutError, NativeCrashError, NativeError, SDError
@@ -33,7 +33,7 @@ from .events import Listeners, Log
 if TYPE_CHECKING:
     from ._library import Device
 
-__all__ = ["GRACE", "Call", "Calls", "adopted", "check_seconds", "run_alone"]
+__all__ = ["GRACE", "Call", "Calls", "adopted", "run_alone"]
 
 _SLICE = 0.1  # seconds between two looks at clock and cancel; Windows hears Ctrl-C only between two waits
 _MOST_CRASHES = 3
@@ -116,7 +116,7 @@ class Calls:
         SDError
             If the engine is closed, or this thread is within another call on it, in a callback.
         """
-        check_seconds(timeout, "timeout")
+        check_number("timeout", timeout, 0)
         call = adopted.get() or Call()
         call.thread, call.listeners, call.timeout = threading.get_ident(), listeners, timeout
         call.deadline = None if timeout is None else time.monotonic() + timeout
@@ -308,16 +308,6 @@ class Calls:
             if not self._changed.wait_for(lambda: not self._begun, self._grace + 1):
                 self.runner.kill()  # a caller's function does not return
         self.runner.close()
-
-
-def check_seconds(value: float | None, name: str) -> None:
-    """Refuse what is no time to wait."""
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds or None, not {value!r}")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be above 0 and finite, or None, not {value!r}")
 
 
 def _digest(parameters: object) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 import weakref
@@ -12,10 +13,11 @@ from typing import Literal
 
 from ._async import as_coroutine, as_stream
 from ._callbacks import PreviewOptions
-from ._calls import GRACE, Call, Calls, check_seconds
+from ._calls import GRACE, Call, Calls
 from ._library import Device
 from ._lora_policy import choose_usable, judge_applied, warn_of_coarse_weights
 from ._memory import MemoryCheck
+from ._ranges import check_integer, check_number
 from ._session import Opening
 from ._validate import check_context, check_image, check_lora_options, resolve_seed
 from .events import Listeners, LogFunction, PreviewFunction, ProgressFunction
@@ -213,7 +215,7 @@ class Engine:
         self._told_of_coarse_weights = False
         if restart not in ("auto", "never"):
             raise ValueError(f"restart must be 'auto' or 'never', not {restart!r}")
-        check_seconds(grace, "grace")
+        check_number("grace", grace, 0)
         self._memory = MemoryCheck(memory_check, self._model, given)
         self._listeners = Listeners(on_log, on_progress, on_preview)
         opening = Opening(library, backend, given, load_weights, lora_cache)
@@ -392,7 +394,8 @@ class Engine:
             on_progress or self._listeners.on_progress,
             on_preview or self._listeners.on_preview,
         )
-        previews = _previews(preview, preview_interval, listeners)
+        check_integer("preview_interval", preview_interval, 1, math.inf)
+        previews = PreviewOptions(preview or "proj", preview_interval) if listeners.on_preview else None
         started = time.perf_counter()
         with self._calls.call(listeners, timeout) as call:
             usable = self._usable_loras(call, checked, strict)
@@ -495,14 +498,6 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _previews(mode: str | None, interval: int, listeners: Listeners) -> PreviewOptions | None:
-    if isinstance(interval, bool) or not isinstance(interval, int):
-        raise TypeError(f"preview_interval must be an integer, not {interval!r}")
-    if interval < 1:
-        raise ValueError(f"preview_interval must be at least 1, not {interval!r}")
-    return PreviewOptions(mode or "proj", interval) if listeners.on_preview else None
 
 
 def _warn_of_size(params: ImageParams, shape: tuple[int, ...]) -> None:
