@@ -49,7 +49,7 @@ class Worker:
         self._channel: Channel | None = None
         self._record = -1
         self._owner = os.getpid()
-        self._closing = threading.Lock()
+        self._closing = threading.RLock()  # a signal handler may close amid a close
         self.busy = False
 
     @property
@@ -163,9 +163,12 @@ class Worker:
 
     def close(self) -> None:
         """End the child, which gives back all its memory."""
-        with self._closing:
-            process, channel, record = self._process, self._channel, self._record
-            self._process, self._channel, self._record = None, None, -1
+        with self._closing:  # a second one returns when the child is gone too
+            self._close()
+
+    def _close(self) -> None:
+        process, channel, record = self._process, self._channel, self._record
+        self._process, self._channel, self._record = None, None, -1
         if channel:
             channel.close()
         if record >= 0:
