@@ -67,7 +67,7 @@ def _expanded(name: str, value: Any) -> Path:
         raise TypeError(f"{name.removesuffix('_path')} must be a path, not {value!r}") from error
     if "\0" in str(path):
         raise ValueError(f"{name.removesuffix('_path')} must not contain a NUL character: {str(path)!r}")
-    return path.expanduser()
+    return path.expanduser().absolute()  # the child loads again after a crash, when the directory may be another
 
 
 def _embeddings(embeddings: Any) -> list[Embedding]:

@@ -54,8 +54,11 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether there is a child."""
-        return self._process is not None and self._process.poll() is None
+        """Whether there is a child; one that is ending closes its socket before it can be waited for."""
+        process, channel = self._process, self._channel
+        if process is None or channel is None or process.poll() is not None:
+            return False
+        return self.busy or not channel.poll(0)
 
     @property
     def pid(self) -> int | None:
