@@ -170,8 +170,10 @@ class Calls:
         BaseException
             What the operation, or one of the caller's functions, raised.
         """
+        parameters = arguments if parameters is None else parameters
+        self._refuse_what_crashes(parameters)  # before a process is started in vain
         self.open(call)
-        return self._perform(call, name, arguments, arguments if parameters is None else parameters)
+        return self._perform(call, name, arguments, parameters)
 
     def open(self, call: Call) -> None:
         """See that there is a session, opening one where it was lost."""
