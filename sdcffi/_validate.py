@@ -31,7 +31,7 @@ def check_context(params: ContextParams) -> tuple[ContextParams, Model]:
     Returns
     -------
     params : ContextParams
-        The same with home directories expanded.
+        The same with absolute paths.
     model : Model
         What the files are, for `check_image` and `check_memory`.
 
@@ -49,7 +49,8 @@ def check_context(params: ContextParams) -> tuple[ContextParams, Model]:
     if params.embeddings is not None:
         expanded["embeddings"] = _embeddings(params.embeddings)
     params = replace(params, **expanded)
-    return params, read_model(params)
+    model = read_model(params)
+    return _absolute(params), model
 
 
 def _check_settings(params: ContextParams) -> None:
@@ -67,7 +68,15 @@ def _expanded(name: str, value: Any) -> Path:
         raise TypeError(f"{name.removesuffix('_path')} must be a path, not {value!r}") from error
     if "\0" in str(path):
         raise ValueError(f"{name.removesuffix('_path')} must not contain a NUL character: {str(path)!r}")
-    return path.expanduser().absolute()  # the child loads again after a crash, when the directory may be another
+    return path.expanduser()
+
+
+def _absolute(params: ContextParams) -> ContextParams:
+    """A child loads the model again after a crash, when the working directory may be another."""
+    paths: dict[str, Any] = {name: value.absolute() for name, value in params.given().items() if name.endswith("_path")}
+    if params.embeddings is not None:
+        paths["embeddings"] = [replace(item, path=Path(item.path).absolute()) for item in params.embeddings]
+    return replace(params, **paths)
 
 
 def _embeddings(embeddings: Any) -> list[Embedding]:
