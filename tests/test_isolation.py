@@ -1,0 +1,776 @@
+"""The engine's child process: whatever ends it, the caller goes on; whatever ends the caller, it goes too."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from leftovers import PATIENCE, is_running, nothing_left, wait_until
+from programs import running
+
+from sdcffi import (
+    CancelledError,
+    ContextParams,
+    Engine,
+    GenerationTimeoutError,
+    ImageParams,
+    NativeCrashError,
+    Progress,
+    SDError,
+)
+from sdcffi._channel import Channel
+from sdcffi._worker import Worker
+from sdcffi.demo import DemoModel
+
+OpenEngine = Callable[..., Engine]
+Pixels = np.ndarray[Any, Any]
+
+DRAW: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "steps": 2, "cfg_scale": 1.0, "seed": 7}
+LONG: dict[str, Any] = {**DRAW, "steps": 100_000, "timeout": 40.0}  # ends only if it is stopped
+CONTROL_SECONDS = 1.0  # beyond one step; the exact figure is the benchmark's
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals and fork")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+@pytest.fixture(scope="module")
+def shared(demo_model: DemoModel) -> Iterator[Engine]:
+    """An engine for the whole module: each test leaves it usable, or the next one fails."""
+    with Engine(**demo_model.engine_arguments(), threads=1, backend="cpu") as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def expected(shared: Engine) -> Pixels:
+    """What `DRAW` draws, by a child that was never disturbed."""
+    return shared.generate(**DRAW).arrays[0].copy()
+
+
+@pytest.fixture
+def engine(shared: Engine, expected: Pixels, tmp_path: Path) -> Iterator[Engine]:
+    """The shared engine, which afterwards draws what it drew before and has left nothing behind."""
+    shared.supports()  # so that it has its child
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    with nothing_left(temporary):
+        yield shared
+        assert np.array_equal(shared.generate(**DRAW).arrays[0], expected)
+
+
+@pytest.fixture(params=[True, False], ids=["isolated", "in-process"])
+def either(request: pytest.FixtureRequest, demo_model: DemoModel, open_engine: OpenEngine) -> Engine:
+    """An engine of its own in each of the two modes."""
+    return open_engine(demo_model, isolated=request.param)
+
+
+def at_step(step: int, act: Callable[[], object]) -> Callable[[Progress], None]:
+    """A function for `on_progress` that acts once, when a denoising step is done."""
+    done: list[bool] = []
+
+    def hear(progress: Progress) -> None:
+        if progress.phase == "sample" and progress.step >= step and not done:
+            done.append(True)
+            act()
+
+    return hear
+
+
+def send(engine: Engine, number: int) -> None:
+    assert engine.pid
+    os.kill(engine.pid, number)
+
+
+def crash(engine: Engine, number: int = signal.SIGKILL, **changed: Any) -> NativeCrashError:
+    """Have the child die by a signal in the middle of a call."""
+    with pytest.raises(NativeCrashError) as caught:
+        engine.generate(**{**LONG, **changed}, on_progress=at_step(1, lambda: send(engine, number)))
+    return caught.value
+
+
+class Draws(threading.Thread):
+    """A call on a thread of its own; `error` tells how it ended, `began` that it is at a denoising step."""
+
+    def __init__(self, engine: Engine, **parameters: Any) -> None:
+        super().__init__(daemon=True)
+        self.began = threading.Event()
+        self.error: BaseException | None = None
+        self.result: Any = None
+        self._engine, self._parameters = engine, parameters
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.result = self._engine.generate(**{"on_progress": at_step(1, self.began.set), **self._parameters})
+        except BaseException as error:
+            self.error = error
+
+    def end(self) -> Draws:
+        self.join(PATIENCE)
+        assert not self.is_alive(), "the call does not end"
+        return self
+
+
+def queued(engine: Engine, count: int) -> Callable[[], bool]:
+    return lambda: len(engine._calls._begun) == count
+
+
+# The child dies
+
+
+@posix
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGFPE", "SIGKILL", "SIGTERM"])
+def test_a_child_that_dies_of_a_signal_is_an_error_and_the_next_call_works(name: str, engine: Engine) -> None:
+    before = engine.pid
+    error = crash(engine, getattr(signal, name))
+    assert (error.signal, error.exit_code) == (name, -getattr(signal, name))
+    assert name in str(error)
+    assert any("generating image: 1/1 - seed 7" in line for line in error.log)
+    assert len(error.log) <= 50
+    assert isinstance(error.parameters, ImageParams)
+    assert (error.parameters.prompt, error.parameters.seed) == ("a cat", 7)
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.signal, copy.exit_code, copy.log, copy.parameters) == (
+        str(error),
+        error.signal,
+        error.exit_code,
+        error.log,
+        error.parameters,
+    )
+    engine.supports()
+    assert engine.pid != before
+
+
+@linux
+def test_a_library_that_exits_ends_the_child_only(
+    open_engine: OpenEngine, demo_model: DemoModel, expected: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("OMP_STACKSIZE", "130000G")  # libgomp cannot start its second thread, and calls exit
+        engine = open_engine(demo_model, threads=2)
+    with pytest.raises(NativeCrashError, match=r"exited with status 1, after it wrote: .*libgomp: ") as caught:
+        engine.generate(**DRAW)
+    assert (caught.value.signal, caught.value.exit_code) == (None, 1)
+    assert "libgomp" in caught.value.output
+    assert np.array_equal(engine.generate(**DRAW).arrays[0], expected)
+
+
+@posix
+def test_a_child_that_dies_while_loading_is_an_error_with_its_parameters(demo_model: DemoModel, engine: Engine) -> None:
+    workers: list[Worker] = []
+
+    def kill(_progress: Progress) -> None:
+        assert workers[0].pid
+        os.kill(workers[0].pid, signal.SIGKILL)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sdcffi._calls.Worker", lambda: workers.append(Worker()) or workers[0])
+        with pytest.raises(NativeCrashError) as caught:
+            Engine(**demo_model.engine_arguments(), backend="cpu", on_progress=kill)
+    assert caught.value.signal == "SIGKILL"
+    assert isinstance(caught.value.parameters, ContextParams)
+    assert engine.generate(**DRAW).arrays, "another engine suffers"
+
+
+@posix
+def test_without_restart_every_later_call_is_refused_with_the_reason(
+    open_engine: OpenEngine, demo_model: DemoModel
+) -> None:
+    engine = open_engine(demo_model, restart="never")
+    first = crash(engine, signal.SIGSEGV)
+    for call in (lambda: engine.generate(**DRAW), engine.supports):
+        with pytest.raises(NativeCrashError, match="SIGSEGV") as caught:
+            call()
+        assert (caught.value.signal, caught.value.log) == ("SIGSEGV", first.log)
+    assert not engine.pid
+
+
+@linux
+def test_without_restart_a_death_between_calls_is_told(open_engine: OpenEngine, demo_model: DemoModel) -> None:
+    engine = open_engine(demo_model, restart="never")
+    kill_idle(engine)
+    for _ in range(2):
+        with pytest.raises(NativeCrashError, match="SIGKILL"):
+            engine.generate(**DRAW)
+
+
+@posix
+def test_three_crashes_in_a_row_on_the_same_input_refuse_it(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Worker] = []
+    start = Worker._start
+    monkeypatch.setattr(Worker, "_start", lambda worker: started.append(worker) or start(worker))
+    for seed in range(3):  # the seed is no difference: it may have been drawn
+        crash(engine, seed=seed)
+    count = len(started)
+    with pytest.raises(NativeCrashError, match="3 times in a row") as caught:
+        engine.generate(**LONG)
+    assert "SIGKILL" in str(caught.value)
+    assert len(started) == count == 2, "a process was started to refuse"
+    assert engine.generate(**DRAW).arrays, "other input is refused too"
+    assert crash(engine).signal == "SIGKILL", "it is refused though another call has worked"
+
+
+@posix
+def test_crashes_on_different_inputs_are_not_added(engine: Engine) -> None:
+    for number in range(4):
+        assert crash(engine, prompt=f"cat {number}").signal == "SIGKILL"
+
+
+def kill_idle(engine: Engine) -> None:
+    assert engine.pid
+    pid = engine.pid
+    os.kill(pid, signal.SIGKILL)
+    assert wait_until(lambda: not is_running(pid))
+
+
+@linux
+def test_a_child_that_died_between_calls_costs_nothing_but_the_time(engine: Engine, expected: Pixels) -> None:
+    before = engine.pid
+    kill_idle(engine)
+    assert np.array_equal(engine.generate(**DRAW).arrays[0], expected)
+    assert engine.pid != before
+
+
+@posix
+def test_what_was_drawn_outlives_child_and_engine(
+    open_engine: OpenEngine, demo_model: DemoModel, expected: Pixels
+) -> None:
+    engine = open_engine(demo_model)
+    crashed, kept = engine.generate(**DRAW), engine.generate(**DRAW)
+    crash(engine)
+    assert np.array_equal(crashed.arrays[0], expected)
+    engine.close()
+    assert np.array_equal(kept.arrays[0], expected)
+    kept.arrays[0][:] = 0  # it is the caller's
+    assert np.array_equal(crashed.arrays[0], expected)
+
+
+# Time limits
+
+
+def test_a_call_that_takes_too_long_ends_and_the_engine_goes_on(either: Engine, expected: Pixels) -> None:
+    before = either.pid
+    with pytest.raises(GenerationTimeoutError, match=r"longer than its timeout of 0\.3 seconds"):
+        either.generate(**{**LONG, "timeout": 0.3})
+    assert np.array_equal(either.generate(**DRAW, timeout=PATIENCE).arrays[0], expected)
+    assert either.pid == before, "it stopped by itself: its process need not end"
+
+
+@posix
+def test_a_call_that_does_not_stop_loses_its_process(
+    open_engine: OpenEngine, demo_model: DemoModel, expected: Pixels
+) -> None:
+    engine = open_engine(demo_model, grace=0.2)
+    before = engine.pid
+    with pytest.raises(GenerationTimeoutError):
+        engine.generate(**{**LONG, "timeout": 1.0}, on_progress=at_step(1, lambda: send(engine, signal.SIGSTOP)))
+    assert before
+    assert not is_running(before)
+    assert np.array_equal(engine.generate(**DRAW).arrays[0], expected)
+
+
+@pytest.mark.parametrize("isolated", [True, False], ids=["isolated", "in-process"])
+def test_loading_that_takes_too_long_ends(isolated: bool, demo_model: DemoModel, engine: Engine) -> None:
+    late = threading.Event()
+    with pytest.raises(GenerationTimeoutError):  # the timeout passes in the callback, whatever the machine's speed
+        Engine(
+            **demo_model.engine_arguments(),
+            backend="cpu",
+            isolated=isolated,
+            timeout=0.5,
+            on_progress=lambda _: late.wait(1.0),
+        )
+    assert engine.generate(**DRAW).arrays
+
+
+def test_a_timeout_counts_the_wait_for_the_turn(either: Engine) -> None:
+    first = Draws(either, **LONG)
+    assert first.began.wait(PATIENCE)
+    with pytest.raises(GenerationTimeoutError):
+        either.generate(**DRAW, timeout=0.2)
+    assert first.is_alive(), "it stopped the call of another"
+    either.cancel()
+    assert isinstance(first.end().error, CancelledError)
+
+
+@pytest.mark.parametrize(("seconds", "error"), [(0, ValueError), (float("nan"), ValueError), ("1", TypeError)])
+def test_a_timeout_is_a_positive_number(seconds: Any, error: type[Exception], engine: Engine) -> None:
+    with pytest.raises(error, match="timeout must be"):
+        engine.generate(**DRAW, timeout=seconds)
+
+
+# Cancelling and closing
+
+
+def test_a_call_is_cancelled_from_another_thread(either: Engine, expected: Pixels) -> None:
+    drawing = Draws(either, **LONG)
+    assert drawing.began.wait(PATIENCE)
+    before = either.pid
+    either.cancel()
+    assert isinstance(drawing.end().error, CancelledError)
+    assert np.array_equal(either.generate(**DRAW).arrays[0], expected)
+    assert either.pid == before
+
+
+def test_a_call_is_cancelled_before_its_native_part_begins(
+    either: Engine, expected: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = either._calls.runner.start
+
+    def cancel_first(name: str, arguments: tuple[Any, ...]) -> None:
+        thread = threading.Thread(target=either.cancel)
+        thread.start()
+        thread.join()
+        start(name, arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(either._calls.runner, "start", cancel_first)
+        with pytest.raises(CancelledError):
+            either.generate(**LONG)
+    assert np.array_equal(either.generate(**DRAW).arrays[0], expected)
+
+
+def test_a_call_is_cancelled_as_soon_as_it_was_started(
+    either: Engine, expected: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = either._calls.runner.start
+
+    def cancel_next(name: str, arguments: tuple[Any, ...]) -> None:
+        start(name, arguments)
+        either.cancel()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(either._calls.runner, "start", cancel_next)
+        for _ in range(20):  # each time somewhere else on the way to the native call
+            with pytest.raises(CancelledError):
+                either.generate(**LONG)
+    assert np.array_equal(either.generate(**DRAW).arrays[0], expected)
+
+
+def test_cancelling_stops_the_calls_that_wait_too_and_no_later_one(either: Engine, expected: Pixels) -> None:
+    drawing = [Draws(either, **LONG)]
+    assert drawing[0].began.wait(PATIENCE)
+    drawing += [Draws(either, **LONG) for _ in range(3)]
+    assert wait_until(queued(either, 4))
+    either.cancel()
+    assert [type(call.end().error) for call in drawing] == [CancelledError] * 4
+    assert not any(call.began.is_set() for call in drawing[1:])
+    either.cancel()  # of nothing
+    assert np.array_equal(either.generate(**DRAW).arrays[0], expected)
+
+
+def test_closing_stops_the_call_of_another_thread(either: Engine) -> None:
+    drawing = Draws(either, **LONG)
+    assert drawing.began.wait(PATIENCE)
+    pid = either.pid
+    either.close()
+    assert isinstance(drawing.end().error, CancelledError)
+    assert either.pid is None
+    assert pid is None or not is_running(pid)
+    with pytest.raises(SDError, match="the engine is closed"):
+        either.generate(**DRAW)
+
+
+def test_closing_stops_calls_that_wait_and_leaves_the_running_one_its_end(either: Engine) -> None:
+    began, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        began.set()
+        go.wait(PATIENCE)
+
+    first = Draws(either, **LONG, on_progress=at_step(1, hold))
+    assert began.wait(PATIENCE)
+    waiting = [Draws(either, **LONG) for _ in range(2)]
+    assert wait_until(queued(either, 3))
+    closing = threading.Thread(target=either.close)
+    closing.start()
+    assert [type(call.end().error) for call in waiting] == [CancelledError] * 2
+    with pytest.raises(SDError, match="the engine is closed"):
+        either.generate(**DRAW)
+    go.set()
+    closing.join(PATIENCE)
+    assert isinstance(first.end().error, CancelledError)
+    assert either.pid is None
+
+
+@pytest.mark.parametrize("isolated", [True, False], ids=["isolated", "in-process"])
+def test_an_engine_may_be_closed_in_its_own_callback(
+    isolated: bool, open_engine: OpenEngine, demo_model: DemoModel
+) -> None:
+    engine = open_engine(demo_model, isolated=isolated)
+    pid = engine.pid
+    with pytest.raises(CancelledError):
+        engine.generate(**LONG, on_progress=at_step(1, engine.close))
+    assert engine.pid is None
+    assert pid is None or not is_running(pid)
+    with pytest.raises(SDError, match="the engine is closed"):
+        engine.generate(**DRAW)
+
+
+def test_closing_does_not_wait_for_a_callback_that_hangs(open_engine: OpenEngine, demo_model: DemoModel) -> None:
+    engine = open_engine(demo_model, grace=0.2)
+    hung = threading.Event()
+    drawing = Draws(engine, **LONG, on_progress=at_step(1, lambda: hung.wait(PATIENCE)))
+    assert wait_until(queued(engine, 1))
+    pid = engine.pid
+    engine.close()
+    assert pid
+    assert not is_running(pid)
+    hung.set()
+    assert isinstance(drawing.end().error, SDError)
+
+
+def test_calls_of_many_threads_come_in_the_order_they_were_made(either: Engine) -> None:
+    go = threading.Event()
+    order: list[int] = []
+    first = Draws(either, **DRAW, on_progress=at_step(1, lambda: go.wait(PATIENCE)))
+    calls = [first]
+    for number in range(5):
+        assert wait_until(queued(either, number + 1))
+        calls.append(
+            Draws(
+                either, **{**DRAW, "seed": number}, on_progress=at_step(2, lambda number=number: order.append(number))
+            )
+        )
+    assert wait_until(queued(either, 6))
+    go.set()
+    assert all(call.end().error is None for call in calls)
+    assert order == [0, 1, 2, 3, 4]
+
+
+# Ctrl-C
+
+_INTERRUPTED = """
+steps = []
+def hear(progress):
+    if progress.phase == "sample" and progress.step:
+        steps.append(progress.seconds)
+        if progress.step == 2:
+            tell("drawing")
+engine = Engine(**MODEL)
+before = digest(engine.generate(**DRAW))
+pid = engine.pid
+try:
+    engine.generate(**{**DRAW, "steps": 100_000}, on_progress=hear)
+except KeyboardInterrupt:
+    tell("control", time.monotonic(), max(steps))
+assert digest(engine.generate(**DRAW)) == before
+assert engine.pid == pid, "it stopped by itself: its process need not end"
+tell("well")
+"""
+
+
+@posix
+@pytest.mark.parametrize("how", ["-c", "script"])
+def test_ctrl_c_gives_control_back_and_the_engine_goes_on(how: str, demo_model: DemoModel, tmp_path: Path) -> None:
+    with running(_INTERRUPTED, demo_model, tmp_path, how) as program:
+        program.wait_for("drawing")
+        sent = time.monotonic()
+        if how == "-c":
+            program.interrupt_group()
+        else:
+            program.signal(signal.SIGINT)
+        control, step = map(float, program.wait_for("control"))
+        assert control - sent < step + CONTROL_SECONDS
+        assert program.end().split() == ["well"]
+
+
+@posix
+def test_an_interrupt_in_the_middle_of_a_message_loses_no_call(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    receive = multiprocessing.connection.Connection.recv_bytes
+    count = 0
+
+    def interrupted(self: Any, maxlength: int | None = None) -> bytes:
+        nonlocal count
+        count += 1
+        if count == 4:  # the second part of the second message
+            raise KeyboardInterrupt
+        return receive(self, maxlength)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(multiprocessing.connection.Connection, "recv_bytes", interrupted)
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            engine.generate(**DRAW)
+    assert time.monotonic() - started < engine._calls._grace
+
+
+@posix
+def test_a_second_interrupt_does_not_wait_for_the_grace(engine: Engine) -> None:
+    class Twice(KeyboardInterrupt):
+        pass
+
+    def stop() -> None:
+        send(engine, signal.SIGSTOP)  # it cannot stop by itself
+        patch.setattr(engine._calls.runner, "cancel", again)
+        raise KeyboardInterrupt
+
+    def again() -> None:
+        raise Twice
+
+    before = engine.pid
+    assert before
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Twice):
+        engine.generate(**LONG, on_progress=at_step(1, stop))
+    assert not is_running(before)
+
+
+# Where it works
+
+_PLAIN = """
+with open("runs", "a") as file:
+    file.write("x")
+with Engine(**MODEL) as engine:
+    tell(digest(engine.generate(**DRAW)))
+"""
+
+
+@pytest.mark.parametrize("how", ["script", "-c", "-"])
+def test_no_main_guard_is_needed_and_the_main_module_does_not_run_again(
+    how: str, demo_model: DemoModel, tmp_path: Path
+) -> None:
+    with running(_PLAIN, demo_model, tmp_path, how) as program:
+        assert len(program.end().split()) == 1
+    assert (tmp_path / "runs").read_text() == "x"
+
+
+def test_modules_in_the_working_directory_are_not_taken_for_the_childs(demo_model: DemoModel, tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    for name in ("json", "numpy", "pickle", "sdcffi"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('a module of the working directory was imported')")
+    code = f"import pathlib\nos.chdir({str(tmp_path)!r})\nsys.path.append(pathlib.Path('no string'))\n{_PLAIN}"
+    with running(code, demo_model, tmp_path / "scripts") as program:
+        assert len(program.end().split()) == 1
+
+
+def test_an_engine_may_be_opened_and_used_on_any_thread(
+    engine: Engine, demo_model: DemoModel, expected: Pixels
+) -> None:
+    drawn: list[Pixels] = []
+
+    def draw() -> None:
+        with Engine(**demo_model.engine_arguments(), threads=1, backend="cpu") as other:
+            drawn.append(other.generate(**DRAW).arrays[0])
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    thread.join()
+    assert np.array_equal(drawn[0], expected)
+
+
+@pytest.mark.parametrize("isolated", [True, False], ids=["isolated", "in-process"])
+def test_relative_paths_mean_the_callers_directory(
+    isolated: bool, demo_model: DemoModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = demo_model.diffusion_model.parent
+    arguments = {name: path.name for name, path in demo_model.engine_arguments().items()}
+    monkeypatch.chdir(folder)
+    with Engine(**arguments, threads=1, backend="cpu", isolated=isolated) as engine:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "near.safetensors").symlink_to(demo_model.lora)
+        near = engine.generate(**DRAW, loras=["near.safetensors"])
+        far = engine.generate(**DRAW, loras=[demo_model.lora])
+        assert np.array_equal(near.arrays[0], far.arrays[0])
+        assert near.loras[0].applied == near.loras[0].total > 0
+
+
+@linux
+def test_a_model_given_by_a_relative_path_is_found_again_after_a_crash(
+    demo_model: DemoModel, expected: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = {name: path.name for name, path in demo_model.engine_arguments().items()}
+    monkeypatch.chdir(demo_model.diffusion_model.parent)
+    with Engine(**arguments, threads=1, backend="cpu") as engine:
+        monkeypatch.chdir(tmp_path)
+        kill_idle(engine)
+        assert np.array_equal(engine.generate(**DRAW).arrays[0], expected)
+
+
+def test_engines_do_not_mix_their_callbacks(
+    engine: Engine, open_engine: OpenEngine, demo_model: DemoModel, expected: Pixels
+) -> None:
+    engines = {7: engine, 8: open_engine(demo_model)}
+    alone = {seed: engine.generate(**{**DRAW, "seed": seed}).arrays[0] for seed in engines}
+    heard: dict[int, list[str]] = {seed: [] for seed in engines}
+    meet = threading.Barrier(2)
+
+    def hear(seed: int, text: str) -> None:
+        if "generating image" in text:
+            heard[seed].append(text)
+            meet.wait(PATIENCE)  # both are at work now
+
+    calls = {
+        seed: Draws(each, **{**DRAW, "seed": seed}, on_log=lambda line, seed=seed: hear(seed, line.text))
+        for seed, each in engines.items()
+    }
+    for seed, call in calls.items():
+        assert call.end().error is None
+        assert np.array_equal(call.result.arrays[0], alone[seed])
+        assert [line.rpartition(" ")[2] for line in heard[seed]] == [str(seed)]
+
+
+# The caller dies
+
+_KILLED = """
+engine = Engine(**MODEL)
+if "forked" in WAYS:
+    holder = os.fork()
+    if holder == 0:
+        tell("holder", os.getpid())
+        threading.Event().wait()
+    tell("forked", holder)
+if "drawing" in WAYS:
+    engine.generate(**{**DRAW, "steps": 100_000}, on_progress=lambda p: p.step == 1 and tell("ready"))
+tell("ready")
+threading.Event().wait()
+"""
+
+
+@linux
+@pytest.mark.parametrize("ways", ["idle", "drawing", "idle forked", "drawing forked"])
+def test_the_child_ends_when_its_parent_is_killed(ways: str, demo_model: DemoModel, tmp_path: Path) -> None:
+    with running(f"WAYS = {ways.split()}\n{_KILLED}", demo_model, tmp_path) as program:
+        holder = [int(program.wait_for("holder")[0])] if "forked" in ways else []
+        program.wait_for("ready")
+        (worker,) = (pid for pid in program.workers() if pid not in holder)
+        program.kill()
+        assert wait_until(lambda: not is_running(worker), 5), "the child outlives its parent"
+        assert program.workers() == holder
+
+
+_FORKED = """
+engine = Engine(**MODEL)
+before = digest(engine.generate(**DRAW))
+fork = os.fork()
+if fork == 0:
+    for call in (lambda: engine.generate(**DRAW), engine.supports):
+        try:
+            call()
+        except SDError as error:
+            tell("refused" if f"belongs to process {os.getppid()}" in str(error) else error)
+    engine.close()
+    sys.exit()
+os.waitpid(fork, 0)
+pid = engine.pid
+tell("well" if digest(engine.generate(**DRAW)) == before and engine.pid == pid else "different")
+"""
+
+
+@posix
+def test_a_fork_refuses_and_the_parents_engine_goes_on(demo_model: DemoModel, tmp_path: Path) -> None:
+    code = f"import warnings\nwarnings.simplefilter('ignore', DeprecationWarning)  # threads and fork\n{_FORKED}"
+    with running(code, demo_model, tmp_path) as program:
+        assert program.end().split() == ["refused", "refused", "well"]
+
+
+# What is used up
+
+
+@linux
+def test_results_use_up_no_descriptors(engine: Engine) -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_now = len(os.listdir("/proc/self/fd"))
+    ours, theirs = (Channel(end) for end in multiprocessing.Pipe())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 12, hard))
+    try:
+        results = [engine.generate(**{**DRAW, "steps": 1, "seed": seed}) for seed in range(14)]
+        pictures = []
+        for number in range(300):
+            theirs.send(np.full((64, 64, 3), number % 251, np.uint8))
+            pictures.append(ours.receive())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        ours.close()
+        theirs.close()
+    assert len({result.arrays[0].tobytes() for result in results}) == 14
+    assert all((picture == number % 251).all() for number, picture in enumerate(pictures))
+
+
+@linux
+def test_a_result_that_finds_no_memory_is_an_error_and_nothing_else(
+    open_engine: OpenEngine, demo_model: DemoModel, expected: Pixels
+) -> None:
+    import resource
+
+    engine = open_engine(demo_model)
+    assert engine.pid
+    resource.prlimit(engine.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    before = engine.pid
+    with pytest.raises(SDError, match="no memory to share 12288 bytes of pictures"):
+        engine.generate(**DRAW)
+    resource.prlimit(before, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert np.array_equal(engine.generate(**DRAW).arrays[0], expected)
+    assert engine.pid == before
+
+
+def test_an_input_that_finds_no_memory_is_an_error_at_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_buffers: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    before = engine.pid
+    started = time.monotonic()
+    with monkeypatch.context() as patch:
+        patch.setattr("sdcffi._shm.fill", full)
+        with pytest.raises(SDError, match="no memory to share 12288 bytes"):
+            engine.generate(**DRAW, init_image=np.zeros((64, 64, 3), np.uint8))
+    assert time.monotonic() - started < engine._calls._grace, "it waited for a call that was never made"
+    assert engine.pid == before
+
+
+def test_a_message_keeps_its_arrays_apart() -> None:
+    arrays = [np.full((40, 50, 3), value, np.uint8) for value in range(3)] + [np.zeros(3, np.uint8)]
+    ours, theirs = (Channel(end) for end in multiprocessing.Pipe())
+    theirs.send(("several", arrays, np.asfortranarray(arrays[1])))
+    name, copies, transposed = ours.receive()
+    assert name == "several"
+    assert all(np.array_equal(copy, array) for copy, array in zip(copies, arrays, strict=True))
+    assert np.array_equal(transposed, arrays[1])
+    theirs.close()
+    with pytest.raises(EOFError):
+        ours.receive()
+    ours.close()
+
+
+@linux
+def test_memory_is_given_back_with_the_last_view() -> None:
+    ours, theirs = (Channel(end) for end in multiprocessing.Pipe())
+
+    def mapped() -> int:
+        return Path("/proc/self/maps").read_text().count("memfd:")
+
+    before = mapped()
+    theirs.send([np.zeros(5000, np.uint8), np.ones(5000, np.uint8)])
+    first, second = ours.receive()
+    assert mapped() == before + 1
+    view = second[10:20]
+    del first, second
+    assert mapped() == before + 1
+    assert view.sum() == 10
+    del view
+    assert mapped() == before
+    ours.close()
+    theirs.close()
+
+
+@linux
+def test_the_descriptor_of_shared_memory_is_not_inherited() -> None:
+    from sdcffi._shm import anonymous_file
+
+    descriptor = anonymous_file()
+    assert not os.get_inheritable(descriptor)
+    assert os.fstat(descriptor).st_nlink == 0, "it has a name"
+    os.close(descriptor)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        socket.socket(fileno=descriptor)
