@@ -35,14 +35,15 @@ def _stat(pid: int | str) -> list[str]:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
+    """Whether a process is there and no zombie; one whose other threads are still ending cannot be waited for yet."""
     if not Path("/proc/self/stat").exists():
         try:
             os.kill(pid, 0)
         except OSError:
             return False
         return True
-    return _stat(pid)[:1] not in ([], ["Z"], ["X"])
+    stat = _stat(pid)
+    return bool(stat) and not (stat[0] in "ZX" and int(stat[17]) <= 1)
 
 
 def children(parent: int | None = None) -> list[int]:

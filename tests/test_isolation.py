@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import pickle
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -132,13 +134,13 @@ def queued(engine: Engine, count: int) -> Callable[[], bool]:
 @pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGFPE", "SIGKILL", "SIGTERM"])
 def test_a_child_that_dies_of_a_signal_is_an_error_and_the_next_call_works(name: str, engine: Engine) -> None:
     before = engine.pid
-    error = crash(engine, getattr(signal, name))
+    error = crash(engine, getattr(signal, name), prompt=f"a cat and {name}")
     assert (error.signal, error.exit_code) == (name, -getattr(signal, name))
     assert name in str(error)
     assert any("generating image: 1/1 - seed 7" in line for line in error.log)
     assert len(error.log) <= 50
     assert isinstance(error.parameters, ImageParams)
-    assert (error.parameters.prompt, error.parameters.seed) == ("a cat", 7)
+    assert (error.parameters.prompt, error.parameters.seed) == (f"a cat and {name}", 7)
     copy = pickle.loads(pickle.dumps(error))
     assert (str(copy), copy.signal, copy.exit_code, copy.log, copy.parameters) == (
         str(error),
@@ -169,12 +171,16 @@ def test_a_library_that_exits_ends_the_child_only(
 def test_a_child_that_dies_while_loading_is_an_error_with_its_parameters(demo_model: DemoModel, engine: Engine) -> None:
     workers: list[Worker] = []
 
+    def made() -> Worker:
+        workers.append(Worker())
+        return workers[-1]
+
     def kill(_progress: Progress) -> None:
         assert workers[0].pid
         os.kill(workers[0].pid, signal.SIGKILL)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sdcffi._calls.Worker", lambda: workers.append(Worker()) or workers[0])
+        patch.setattr("sdcffi._calls.Worker", made)
         with pytest.raises(NativeCrashError) as caught:
             Engine(**demo_model.engine_arguments(), backend="cpu", on_progress=kill)
     assert caught.value.signal == "SIGKILL"
@@ -208,16 +214,22 @@ def test_without_restart_a_death_between_calls_is_told(open_engine: OpenEngine, 
 def test_three_crashes_in_a_row_on_the_same_input_refuse_it(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Worker] = []
     start = Worker._start
-    monkeypatch.setattr(Worker, "_start", lambda worker: started.append(worker) or start(worker))
+
+    def counted(worker: Worker) -> None:
+        started.append(worker)
+        start(worker)
+
+    monkeypatch.setattr(Worker, "_start", counted)
     for seed in range(3):  # the seed is no difference: it may have been drawn
-        crash(engine, seed=seed)
+        assert crash(engine, prompt="a dog", seed=seed).signal == "SIGKILL"
     count = len(started)
     with pytest.raises(NativeCrashError, match="3 times in a row") as caught:
-        engine.generate(**LONG)
+        engine.generate(**{**LONG, "prompt": "a dog"})
     assert "SIGKILL" in str(caught.value)
-    assert len(started) == count == 2, "a process was started to refuse"
+    assert (count, len(started)) == (2, 2), "a process was started to refuse"
     assert engine.generate(**DRAW).arrays, "other input is refused too"
-    assert crash(engine).signal == "SIGKILL", "it is refused though another call has worked"
+    assert crash(engine, prompt="a fox").signal == "SIGKILL"
+    assert crash(engine, prompt="a dog").signal == "SIGKILL", "it is refused though another input has crashed since"
 
 
 @posix
@@ -419,9 +431,14 @@ def test_an_engine_may_be_closed_in_its_own_callback(
 
 def test_closing_does_not_wait_for_a_callback_that_hangs(open_engine: OpenEngine, demo_model: DemoModel) -> None:
     engine = open_engine(demo_model, grace=0.2)
-    hung = threading.Event()
-    drawing = Draws(engine, **LONG, on_progress=at_step(1, lambda: hung.wait(PATIENCE)))
-    assert wait_until(queued(engine, 1))
+    began, hung = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        began.set()
+        hung.wait(PATIENCE)
+
+    drawing = Draws(engine, **LONG, on_progress=at_step(1, hang))
+    assert began.wait(PATIENCE)
     pid = engine.pid
     engine.close()
     assert pid
@@ -433,19 +450,43 @@ def test_closing_does_not_wait_for_a_callback_that_hangs(open_engine: OpenEngine
 def test_calls_of_many_threads_come_in_the_order_they_were_made(either: Engine) -> None:
     go = threading.Event()
     order: list[int] = []
-    first = Draws(either, **DRAW, on_progress=at_step(1, lambda: go.wait(PATIENCE)))
-    calls = [first]
+    calls = [Draws(either, **DRAW, on_progress=at_step(1, lambda: go.wait(PATIENCE)))]
     for number in range(5):
         assert wait_until(queued(either, number + 1))
-        calls.append(
-            Draws(
-                either, **{**DRAW, "seed": number}, on_progress=at_step(2, lambda number=number: order.append(number))
-            )
-        )
+        finished = at_step(2, functools.partial(order.append, number))
+        calls.append(Draws(either, **{**DRAW, "seed": number}, on_progress=finished))
     assert wait_until(queued(either, 6))
     go.set()
     assert all(call.end().error is None for call in calls)
     assert order == [0, 1, 2, 3, 4]
+
+
+@linux
+def test_closing_returns_when_the_child_is_gone_whoever_else_closes(
+    open_engine: OpenEngine, demo_model: DemoModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_engine(demo_model)
+    pid = engine.pid
+    waiting, go = threading.Event(), threading.Event()
+    wait = subprocess.Popen.wait
+
+    def slow(process: Any, timeout: float | None = None) -> int:
+        waiting.set()
+        go.wait(PATIENCE)
+        return wait(process, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", slow)
+    others = [threading.Thread(target=engine._calls.runner.close) for _ in range(2)]
+    others[0].start()
+    assert waiting.wait(PATIENCE)
+    others[1].start()
+    others[1].join(0.2)
+    assert others[1].is_alive(), "it did not wait for the child"
+    go.set()
+    for thread in others:
+        thread.join(PATIENCE)
+    assert pid
+    assert not is_running(pid)
 
 
 # Ctrl-C
@@ -626,7 +667,6 @@ engine = Engine(**MODEL)
 if "forked" in WAYS:
     holder = os.fork()
     if holder == 0:
-        tell("holder", os.getpid())
         threading.Event().wait()
     tell("forked", holder)
 if "drawing" in WAYS:
@@ -640,7 +680,7 @@ threading.Event().wait()
 @pytest.mark.parametrize("ways", ["idle", "drawing", "idle forked", "drawing forked"])
 def test_the_child_ends_when_its_parent_is_killed(ways: str, demo_model: DemoModel, tmp_path: Path) -> None:
     with running(f"WAYS = {ways.split()}\n{_KILLED}", demo_model, tmp_path) as program:
-        holder = [int(program.wait_for("holder")[0])] if "forked" in ways else []
+        holder = [int(program.wait_for("forked")[0])] if "forked" in ways else []
         program.wait_for("ready")
         (worker,) = (pid for pid in program.workers() if pid not in holder)
         program.kill()
