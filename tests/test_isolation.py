@@ -254,6 +254,15 @@ def test_a_child_that_died_between_calls_costs_nothing_but_the_time(engine: Engi
 
 
 @posix
+def test_a_child_that_is_ending_is_not_asked(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    kill_idle(engine)
+    with monkeypatch.context() as patch:  # its threads are still ending: it cannot be waited for yet
+        patch.setattr(engine._calls.runner._process, "poll", lambda: None)  # type: ignore[attr-defined]
+        assert not engine._calls.runner.alive
+    assert engine.generate(**DRAW).arrays
+
+
+@posix
 def test_what_was_drawn_outlives_child_and_engine(
     open_engine: OpenEngine, demo_model: DemoModel, expected: Pixels
 ) -> None:
