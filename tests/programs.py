@@ -50,7 +50,7 @@ class Program:
         name, _, value = self.mark.partition("=")
         self._process = subprocess.Popen(
             command,
-            env={**variables, name: value},
+            env={**variables, name: value, "TMPDIR": str(directory)},
             cwd=directory,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -4,6 +4,7 @@ nothing is left. The quick run has one sample of each kind, the slow one all of 
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import shutil
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from leftovers import is_running, nothing_left, wait_until
-from programs import running
+from programs import Program, running
 
 from sdcffi import Engine, Log, NativeCrashError, Progress, SDError
 from sdcffi.demo import DemoModel
@@ -29,9 +30,9 @@ DRAW: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "steps": 2
 Pixels = np.ndarray[Any, Any]
 
 if sys.platform != "linux":
-    pytest.skip("limits and leftovers are counted with Linux's /proc", allow_module_level=True)
-
-import resource
+    pytest.skip("limits are set and leftovers counted as only Linux can", allow_module_level=True)
+else:
+    import resource
 
 slow = pytest.mark.slow
 
@@ -60,6 +61,11 @@ def engine(shared: Engine, expected: Pixels, tmp_path: Path) -> Iterator[Engine]
 
 # Killed
 
+
+def is_gone(pid: int) -> bool:
+    return not is_running(pid)
+
+
 MOMENTS: dict[str, Callable[[Event], bool]] = {
     "load": lambda event: isinstance(event, Progress) and event.phase == "load" and event.step > 10,
     "encode": lambda event: isinstance(event, Log) and "parse '" in event.text,
@@ -83,10 +89,14 @@ def test_a_child_killed_at_any_moment_costs_one_call(moment: str, engine: Engine
             pid = engine.pid
             assert pid
             os.kill(pid, signal.SIGKILL)
-            assert wait_until(lambda pid=pid: not is_running(pid))  # type: ignore[misc]
+            assert wait_until(functools.partial(is_gone, pid))
         with pytest.raises(NativeCrashError, match="SIGKILL"):
             engine.generate(**{**DRAW, "seed": number}, on_log=hear, on_progress=hear)
         assert np.array_equal(engine.generate(**DRAW).arrays[0], expected)
+
+
+def without_workers(program: Program) -> bool:
+    return not program.workers()
 
 
 _PARENT = """
@@ -100,13 +110,16 @@ with Engine(**MODEL) as engine:
 @pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=slow)])
 def test_a_parent_killed_at_any_time_leaves_nothing(rounds: int, demo_model: DemoModel, tmp_path: Path) -> None:
     times = random.Random(20)
-    with nothing_left(tmp_path / "temporary" if (tmp_path / "temporary").mkdir() is None else tmp_path):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    with nothing_left(temporary):
         for _ in range(rounds):
             with running(_PARENT, demo_model, tmp_path) as program:
                 program.wait_for("begins")
                 time.sleep(times.uniform(0, 2))
+                orphans = len(program.workers())
                 program.kill()
-                assert wait_until(lambda program=program: not program.workers(), 5), "a child outlives its parent"  # type: ignore[misc]
+                assert wait_until(functools.partial(without_workers, program), 5), f"{orphans} outlive their parent"
 
 
 # Starved
