@@ -70,9 +70,16 @@ def engine(shared: Engine, expected: Pixels, tmp_path: Path) -> Iterator[Engine]
         assert np.array_equal(shared.generate(**DRAW).arrays[0], expected)
 
 
+@pytest.fixture(scope="module", params=[True, False], ids=["isolated", "in-process"])
+def either(request: pytest.FixtureRequest, demo_model: DemoModel) -> Iterator[Engine]:
+    """An engine in each of the two modes, for several tests: each leaves it usable, or the next one fails."""
+    with Engine(**demo_model.engine_arguments(), threads=1, backend="cpu", isolated=request.param) as engine:
+        yield engine
+
+
 @pytest.fixture(params=[True, False], ids=["isolated", "in-process"])
-def either(request: pytest.FixtureRequest, demo_model: DemoModel, open_engine: OpenEngine) -> Engine:
-    """An engine of its own in each of the two modes."""
+def own(request: pytest.FixtureRequest, demo_model: DemoModel, open_engine: OpenEngine) -> Engine:
+    """An engine in each of the two modes, for one test, which may close it."""
     return open_engine(demo_model, isolated=request.param)
 
 
@@ -324,7 +331,7 @@ def test_a_timeout_counts_the_wait_for_the_turn(either: Engine) -> None:
     assert isinstance(first.end().error, CancelledError)
 
 
-@pytest.mark.parametrize(("seconds", "error"), [(0, ValueError), (float("nan"), ValueError), ("1", TypeError)])
+@pytest.mark.parametrize(("seconds", "error"), [(-1, ValueError), (float("nan"), ValueError), ("1", TypeError)])
 def test_a_timeout_is_a_positive_number(seconds: Any, error: type[Exception], engine: Engine) -> None:
     with pytest.raises(error, match="timeout must be"):
         engine.generate(**DRAW, timeout=seconds)
@@ -390,38 +397,38 @@ def test_cancelling_stops_the_calls_that_wait_too_and_no_later_one(either: Engin
     assert np.array_equal(either.generate(**DRAW).arrays[0], expected)
 
 
-def test_closing_stops_the_call_of_another_thread(either: Engine) -> None:
-    drawing = Draws(either, **LONG)
+def test_closing_stops_the_call_of_another_thread(own: Engine) -> None:
+    drawing = Draws(own, **LONG)
     assert drawing.began.wait(PATIENCE)
-    pid = either.pid
-    either.close()
+    pid = own.pid
+    own.close()
     assert isinstance(drawing.end().error, CancelledError)
-    assert either.pid is None
+    assert own.pid is None
     assert pid is None or not is_running(pid)
     with pytest.raises(SDError, match="the engine is closed"):
-        either.generate(**DRAW)
+        own.generate(**DRAW)
 
 
-def test_closing_stops_calls_that_wait_and_leaves_the_running_one_its_end(either: Engine) -> None:
+def test_closing_stops_calls_that_wait_and_leaves_the_running_one_its_end(own: Engine) -> None:
     began, go = threading.Event(), threading.Event()
 
     def hold() -> None:
         began.set()
         go.wait(PATIENCE)
 
-    first = Draws(either, **LONG, on_progress=at_step(1, hold))
+    first = Draws(own, **LONG, on_progress=at_step(1, hold))
     assert began.wait(PATIENCE)
-    waiting = [Draws(either, **LONG) for _ in range(2)]
-    assert wait_until(queued(either, 3))
-    closing = threading.Thread(target=either.close)
+    waiting = [Draws(own, **LONG) for _ in range(2)]
+    assert wait_until(queued(own, 3))
+    closing = threading.Thread(target=own.close)
     closing.start()
     assert [type(call.end().error) for call in waiting] == [CancelledError] * 2
     with pytest.raises(SDError, match="the engine is closed"):
-        either.generate(**DRAW)
+        own.generate(**DRAW)
     go.set()
     closing.join(PATIENCE)
     assert isinstance(first.end().error, CancelledError)
-    assert either.pid is None
+    assert own.pid is None
 
 
 @pytest.mark.parametrize("isolated", [True, False], ids=["isolated", "in-process"])
