@@ -543,6 +543,13 @@ def test_ctrl_c_gives_control_back_and_the_engine_goes_on(how: str, demo_model: 
 
 
 @posix
+def test_the_keys_of_the_callers_terminal_do_not_reach_the_child(engine: Engine) -> None:
+    assert engine.pid
+    assert os.getsid(engine.pid) == engine.pid != os.getsid(0)
+    assert os.getpgid(engine.pid) == engine.pid
+
+
+@posix
 def test_an_interrupt_in_the_middle_of_a_message_loses_no_call(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     receive = multiprocessing.connection.Connection.recv_bytes
     count = 0
