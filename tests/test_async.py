@@ -179,7 +179,7 @@ def test_exceptions_travel(engine: Engine) -> None:
         raise KeyError("mine")
 
     async def main() -> None:
-        with pytest.raises(ValueError, match="steps must be at least 1, not 0"):
+        with pytest.raises(ValueError, match="steps must be from 1 to 10000, not 0"):
             await engine.agenerate(**{**DRAW, "steps": 0})
         with pytest.raises(KeyError, match="mine"):
             await engine.agenerate(**LONG, on_progress=fail)
