@@ -51,13 +51,26 @@ class Call:
         self.deadline: float | None = None
         self.timeout: float | None = None
         self.listeners = Listeners()
-        self.runner: Runner | None = None
+        self._runner: Runner | None = None
+        self._lock = threading.Lock()
 
     def cancel(self) -> None:
         """Stop it, also if it has not begun; any thread."""
-        self.cancelled = True
-        if runner := self.runner:
-            runner.cancel()
+        with self._lock:
+            self.cancelled = True
+            if self._runner:
+                self._runner.cancel()
+
+    @contextmanager
+    def reaching(self, runner: Runner) -> Iterator[None]:
+        """Let `cancel` reach the operation that a runner does in the block, and none after it."""
+        with self._lock:
+            self._runner = runner
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._runner = None
 
     def check(self) -> None:
         """Raise if it is to stop."""
@@ -200,18 +213,15 @@ class Calls:
         self._refuse_what_crashes(parameters)
         call.check()
         lines: deque[str] = deque(maxlen=KEPT_LINES)
-        call.runner = self.runner
-        try:
+        with call.reaching(self.runner):
             self._start(call, name, arguments)
             outcome = self._follow(call, lines)
-        finally:
-            call.runner = None
         return self._result(call, outcome, tuple(lines), parameters)
 
     def _start(self, call: Call, name: str, arguments: tuple[Any, ...]) -> None:
         try:
             self.runner.start(name, arguments)
-        except SDError:  # nothing has begun
+        except (SDError, TypeError):  # nothing has begun
             raise
         except BaseException:  # half of a request
             self.runner.kill()

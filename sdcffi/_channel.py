@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import pickle
 import socket
+import struct
 import sys
 import threading
 from itertools import accumulate, pairwise
@@ -26,6 +27,7 @@ from .errors import SDError
 
 __all__ = ["Channel"]
 
+_REST_SECONDS = 10
 _LEAST_SHARED = 4096  # bytes; what is smaller goes through the pipe
 
 
@@ -33,6 +35,7 @@ class Channel:
     """One end. Any thread may send; one at a time may receive."""
 
     def __init__(self, connection: Connection) -> None:
+        _limit_receiving(connection)
         self._connection = connection
         self._sending = threading.Lock()
         self._memory: _Memory | None = None
@@ -45,6 +48,8 @@ class Channel:
         ------
         OSError
             If the other end is closed.
+        TypeError
+            If the message cannot be pickled.
         SDError
             If there is no memory to share its arrays in.
         """
@@ -56,7 +61,10 @@ class Channel:
                 views.append(view)
             return view.nbytes < _LEAST_SHARED
 
-        content = pickle.dumps(message, protocol=5, buffer_callback=goes_along)
+        try:
+            content = pickle.dumps(message, protocol=5, buffer_callback=goes_along)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise TypeError(f"what cannot be pickled cannot go to another process: {error}") from error
         with self._sending:
             memory = _Memory(views) if views else None
             sizes = [view.nbytes for view in views]
@@ -91,6 +99,13 @@ class Channel:
     def close(self) -> None:
         """Close this end."""
         self._connection.close()
+
+
+def _limit_receiving(connection: Connection) -> None:
+    """Make the wait for the rest of a message an OSError at last: the sender may have been stopped amid it."""
+    if sys.platform != "win32":
+        with socket.socket(fileno=os.dup(connection.fileno())) as pipe:
+            pipe.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _REST_SECONDS, 0))
 
 
 class _Memory:

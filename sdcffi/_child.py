@@ -40,7 +40,11 @@ def main(handle: int, parent: int) -> None:
     start_thread(_work, channel, requests)
     job: Job | None = None
     while True:
-        message = _next(channel, parent)
+        try:
+            message = _next(channel, parent)
+        except Exception as error:  # such as a class of the program's main module, which is not imported here
+            channel.send(Failed(TypeError(f"a parameter cannot be read in the engine's process: {error}")))
+            continue
         if message is None:
             if job:
                 job.cancel()

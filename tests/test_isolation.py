@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -790,6 +791,37 @@ def test_an_input_that_finds_no_memory_is_an_error_at_once(engine: Engine, monke
             engine.generate(**DRAW, init_image=np.zeros((64, 64, 3), np.uint8))
     assert time.monotonic() - started < engine._calls._grace, "it waited for a call that was never made"
     assert engine.pid == before
+
+
+def test_what_cannot_go_to_another_process_is_a_type_error(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Local(str):
+        """Cannot be pickled."""
+
+    Foreign = type("Foreign", (str,), {"__module__": "only_here"})
+    monkeypatch.setitem(sys.modules, "only_here", types.ModuleType("only_here"))
+    monkeypatch.setattr(sys.modules["only_here"], "Foreign", Foreign, raising=False)
+    pid = engine.pid
+    for text, message in (
+        (Local("a"), "cannot be pickled"),
+        (Foreign("a"), "cannot be read in"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            engine.generate(**DRAW, negative_prompt=text)
+    assert engine.pid == pid
+
+
+@posix
+def test_the_rest_of_a_message_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdcffi._channel._REST_SECONDS", 1)
+    ours, theirs = multiprocessing.Pipe()
+    channel = Channel(ours)
+    os.write(theirs.fileno(), b"\0\0\1\0half of it")
+    with pytest.raises(BlockingIOError):
+        channel.receive()
+    with pytest.raises(BrokenPipeError):
+        channel.receive()
+    theirs.close()
+    channel.close()
 
 
 def test_a_message_keeps_its_arrays_apart() -> None:
