@@ -45,6 +45,8 @@ _SUFFIXES = {
     ".lora_magnitude_vector.weight": "dora_scale",
     ".lora_magnitude_vector.default.weight": "dora_scale",
 }
+_INTEGERS = ("I32", "I64")  # the engine has no products of these: it reads past a table that lacks them
+_NUMBERS = ("alpha", "scale")
 _SCALAR = {"F32": "<f", "F16": "<e", "F64": "<d", "I32": "<i", "I64": "<q"}
 
 _Parts = dict[str, tuple[str, Tensor]]
@@ -199,6 +201,9 @@ def _split(name: str) -> tuple[str, str]:
 
 def _check_module(parts: _Parts) -> set[str]:
     """Check that the tensors of a module belong together; give the kinds of adapter they are."""
+    for part, (name, tensor) in parts.items():
+        if tensor.dtype in _INTEGERS and part not in _NUMBERS:
+            raise HeaderError(f"tensor {name!r}: {tensor.dtype}; only {' and '.join(_NUMBERS)} may be integers")
     kinds = set()
     if parts.keys() & {"down", "up", "mid"}:
         _check_pair(parts)

@@ -351,6 +351,15 @@ def test_tensors_that_do_not_belong_together_are_refused(shapes: Shapes, tensor:
     assert said in message
 
 
+@pytest.mark.parametrize(("dtype", "kind"), [(np.int64, "I64"), (np.float64, "")])
+def test_factors_are_no_integers(dtype: type[np.generic], kind: str, path: Path) -> None:
+    write(path, {name: shape for name, shape in PAIR.items() if shape}, dtype)
+    if kind:
+        assert f"{kind}; only alpha and scale may be integers" in reason(path)
+    else:
+        assert read_lora(path).kinds == ("lora",)
+
+
 @pytest.mark.parametrize("missing", [*HADA, "m.lokr_w2_a", "m.lokr_w2_b", "m.lokr_w1"])
 def test_an_incomplete_set_is_refused(missing: str, path: Path) -> None:
     whole = HADA if missing in HADA else LOKR
