@@ -55,6 +55,7 @@ _PARTS = {
     "vae": ("first_stage_model.", "vae."),
     "taesd": ("tae.",),
 }
+_INTEGERS = ("I32", "I64")  # of real models only position_ids; the engine crashes where it multiplies by them
 _LORA = re.compile(r"lora_(down|up|mid|A|B)\b|lora\.(down|up)\.|hada_w[12]_|lokr_w[12]")
 # What a file is by itself, told from its names as they stand in it.
 _KINDS = {
@@ -191,7 +192,7 @@ def read_file(slot: str, path: Path) -> ModelFile:
     """
     path = path.expanduser()
     keyword = _keyword(slot)
-    if not path.exists():
+    if not _exists(path):
         raise HeaderError(f"{keyword}: {os.fspath(path)!r} does not exist")
     if not path.is_file():
         raise HeaderError(f"{keyword}: {path} is not a regular file")
@@ -203,9 +204,23 @@ def read_file(slot: str, path: Path) -> ModelFile:
             raise HeaderError("its archive has no end: truncated")
         if kind != "torch" and not tensors:
             raise HeaderError("it holds no tensor")
+        _check_numbers(tensors)
     except (HeaderError, OSError) as error:
         raise HeaderError(f"{keyword}: {path} cannot be read: {error}") from error
     return ModelFile(slot, path, kind, tensors)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # such as a name that is too long
+        return False
+
+
+def _check_numbers(tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.dtype in _INTEGERS and name.endswith((".weight", ".bias", ".scale")):
+            raise HeaderError(f"tensor {name!r}: {tensor.dtype}; weights are no integers")
 
 
 def _starts(path: Path, magic: bytes) -> bool:

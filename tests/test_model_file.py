@@ -243,6 +243,7 @@ ENTRY = {"dtype": "F16", "shape": [1], "data_offsets": [0, 2]}
     ("content", "said"),
     [
         (None, "does not exist"),
+        ({"m.weight": {"dtype": "I32", "shape": [1], "data_offsets": [0, 4]}}, "I32; weights are no integers"),
         (b"", "it is empty"),
         (b"hello, this is no model at all", "no safetensors file"),
         (b"\2\0\0\0\0\0\0\0{}", "it holds no tensor"),
@@ -280,7 +281,7 @@ def test_a_file_that_cannot_be_read_is_refused_with_its_place(
     if isinstance(content, bytes):
         path.write_bytes(content)
     elif content is not None:
-        safetensors(path, content, b"12")
+        safetensors(path, content, b"1234")
     with pytest.raises(HeaderError) as caught:
         read_file(slot, path)
     assert str(caught.value).startswith(f"{slot.removesuffix('_path')}: ")
@@ -288,7 +289,9 @@ def test_a_file_that_cannot_be_read_is_refused_with_its_place(
     assert said in str(caught.value)
 
 
-def test_directories_and_special_files_are_refused(tmp_path: Path) -> None:
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(HeaderError, match="does not exist"):
+        read_file("vae_path", tmp_path / ("x" * 5000))
     with pytest.raises(HeaderError, match=r"vae: .* is not a regular file"):
         read_file("vae_path", tmp_path)
 
