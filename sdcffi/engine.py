@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ._async import as_coroutine, as_stream
 from ._callbacks import PreviewOptions
@@ -37,10 +37,15 @@ from .params import (
 )
 from .result import LoraReport, Result
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 __all__ = ["Engine"]
 
 # The engine's defaults of these two crash it on image input and on the second call.
 _USABLE = ContextParams(vae_decode_only=False, free_params_immediately=False)
+_PREVIEWS = ("proj", "tae", "vae")
 
 
 class Engine:
@@ -374,7 +379,7 @@ class Engine:
             init_image=None if init_image is None else as_rgb(init_image, "init_image"),
             mask_image=None if mask_image is None else as_mask(mask_image, "mask_image"),
             control_image=None if control_image is None else as_rgb(control_image, "control_image"),
-            ref_images=None if ref_images is None else [as_rgb(item, "ref_images") for item in ref_images],
+            ref_images=None if ref_images is None else _pictures(ref_images),
             vae_tiling_params=tiling,
             cache=cache,
             hires=hires,
@@ -395,6 +400,8 @@ class Engine:
             on_preview or self._listeners.on_preview,
         )
         check_integer("preview_interval", preview_interval, 1, math.inf)
+        if preview is not None and preview not in _PREVIEWS:
+            raise ValueError(f"preview must be one of {', '.join(_PREVIEWS)}, or None, not {preview!r}")
         previews = PreviewOptions(preview or "proj", preview_interval) if listeners.on_preview else None
         started = time.perf_counter()
         with self._calls.call(listeners, timeout) as call:
@@ -498,6 +505,12 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _pictures(images: Sequence[ImageLike]) -> list[NDArray[np.uint8]]:
+    if isinstance(images, (str, bytes)) or not isinstance(images, Iterable):
+        raise TypeError(f"ref_images must be a sequence of pictures, not {images!r}")
+    return [as_rgb(item, "ref_images") for item in images]
 
 
 def _warn_of_size(params: ImageParams, shape: tuple[int, ...]) -> None:

@@ -77,7 +77,7 @@ def as_loras(items: Iterable[LoraLike], lora_dir: StrPath | None = None) -> tupl
     LoraError
         If a file does not exist or cannot be used (see `read_lora`), or a name stands for none or several.
     """
-    if isinstance(items, (str, bytes, Lora)):
+    if isinstance(items, (str, bytes, Lora)) or not isinstance(items, Iterable):
         raise TypeError(f"loras is a sequence of Lora, path or (path, multiplier), not {items!r}")
     checked: dict[tuple[StrPath, bool], Lora] = {}
     for item in items:
