@@ -45,7 +45,6 @@ __all__ = ["Engine"]
 
 # The engine's defaults of these two crash it on image input and on the second call.
 _USABLE = ContextParams(vae_decode_only=False, free_params_immediately=False)
-_PREVIEWS = ("proj", "tae", "vae")
 
 
 class Engine:
@@ -400,8 +399,8 @@ class Engine:
             on_preview or self._listeners.on_preview,
         )
         check_integer("preview_interval", preview_interval, 1, math.inf)
-        if preview is not None and preview not in _PREVIEWS:
-            raise ValueError(f"preview must be one of {', '.join(_PREVIEWS)}, or None, not {preview!r}")
+        if preview is not None and not listeners.on_preview:
+            raise ValueError(f"preview={preview!r} needs on_preview=, which is given the previews")
         previews = PreviewOptions(preview or "proj", preview_interval) if listeners.on_preview else None
         started = time.perf_counter()
         with self._calls.call(listeners, timeout) as call:

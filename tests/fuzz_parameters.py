@@ -234,7 +234,7 @@ CALL: Table = {
     "params": struct(ImageParams, IMAGE),  # type: ignore[arg-type]
     "preview": name("proj", "tae"),
     "preview_interval": Field([1, 3], [], ["1", 0, -1, 1.5, True, None]),
-    "timeout": Field([None, 60, 9.5], [], [0, -1, nan, inf, "1", True]),
+    "timeout": Field([None, 60, 9.5], [], [-1, nan, inf, "1", True]),
     "no_such": Field([], [], [1]),
 }
 FILE = text([], [], ["/does/not/exist.gguf", "/", "", "a\0b", "x" * 5000])
@@ -277,7 +277,7 @@ ENGINE: Table = {
     "backend": Field(["cpu"], ["auto"], ["abacus", "", 7, None, "../cpu", "c\0pu"]),
     "library": Field([None], [], ["/does/not/exist", "/", 7, ""]),
     "restart": Field(["auto", "never"], [], ["", None, 7]),
-    "grace": Field([1.0, 5], [], [0, -1, nan, inf, "1", None]),
+    "grace": Field([1.0, 5], [0], [-1, nan, inf, "1", None]),
     "no_such": Field([], [], [1]),
 }
 

@@ -152,7 +152,7 @@ Case = Callable[[random.Random], tuple[Callable[[], object], str]]
 @contextmanager
 def parameters(model: DemoModel, _directory: Path) -> Iterator[Case]:
     """Calls of `generate`, on one engine."""
-    with Engine(**model.engine_arguments(), threads=1, backend="cpu") as engine:
+    with Engine(**model.engine_arguments(), threads=1, backend="cpu", on_preview=repr) as engine:
 
         def case(rng: random.Random) -> tuple[Callable[[], object], str]:
             badness = rng.choice([0.0, 0.4, 0.6, 0.9])
