@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -14,6 +15,9 @@ from sdcffi._locate import locate
 from sdcffi.demo import DemoModel, write_model
 
 OpenEngine = Callable[..., Engine]
+
+# Two test processes on two cores: OpenMP threads that spin while they wait would take each other's time.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture(scope="session")

@@ -99,7 +99,7 @@ def test_bad_arguments_of_an_engine_are_refused(
     changed: dict[str, Any], error: type[Exception], message: str, demo_model: DemoModel, isolated: bool
 ) -> None:
     with pytest.raises(error, match=message):
-        Engine(**{**demo_model.engine_arguments(), "isolated": isolated, **changed})
+        Engine(**{**demo_model.engine_arguments(), "threads": 1, "isolated": isolated, **changed})
 
 
 def test_what_only_the_engine_finds_wrong_is_an_error_with_its_log(
@@ -129,7 +129,7 @@ def test_keywords_win_over_params_and_leave_their_other_fields(engine: Engine) -
 
 def test_context_params_reach_the_engine(demo_model: DemoModel, isolated: bool) -> None:
     def draw(**keywords: Any) -> np.ndarray[Any, Any]:
-        with Engine(**demo_model.engine_arguments(), isolated=isolated, **keywords) as engine:
+        with Engine(**demo_model.engine_arguments(), threads=1, isolated=isolated, **keywords) as engine:
             return engine.generate("a cat", **DRAW).arrays[0]
 
     through_context = draw(context=ContextParams(wtype="q4_0"))
@@ -142,8 +142,8 @@ def test_the_environment_chooses_the_backend(
 ) -> None:
     monkeypatch.setenv("SDCFFI_BACKEND", "abacus")
     with pytest.raises(BackendUnavailableError, match="abacus"):
-        Engine(**demo_model.engine_arguments(), isolated=isolated)
-    with Engine(**demo_model.engine_arguments(), isolated=isolated, backend="cpu") as engine:
+        Engine(**demo_model.engine_arguments(), threads=1, isolated=isolated)
+    with Engine(**demo_model.engine_arguments(), threads=1, isolated=isolated, backend="cpu") as engine:
         assert engine.device.backend == "cpu"
 
 
@@ -201,7 +201,7 @@ def test_saving_writes_what_was_drawn_and_replaces_whole_files(engine: Engine, t
 
 def test_loading_and_sampling_report_their_progress(demo_model: DemoModel, isolated: bool) -> None:
     events: list[Progress] = []
-    with Engine(**demo_model.engine_arguments(), isolated=isolated, on_progress=events.append) as engine:
+    with Engine(**demo_model.engine_arguments(), threads=1, isolated=isolated, on_progress=events.append) as engine:
         assert {event.phase for event in events} == {"load"}
         assert events[-1].step == events[-1].steps > 100
         events.clear()
@@ -214,7 +214,7 @@ def test_loading_and_sampling_report_their_progress(demo_model: DemoModel, isola
 def test_log_lines_have_levels_and_go_to_the_call_first(demo_model: DemoModel, isolated: bool) -> None:
     of_engine: list[Log] = []
     of_call: list[Log] = []
-    with Engine(**demo_model.engine_arguments(), isolated=isolated, on_log=of_engine.append) as engine:
+    with Engine(**demo_model.engine_arguments(), threads=1, isolated=isolated, on_log=of_engine.append) as engine:
         before = len(of_engine)
         engine.generate("a cat", **DRAW, on_log=of_call.append)
         assert len(of_engine) == before
@@ -249,7 +249,7 @@ def test_a_callback_cannot_call_the_engine(engine: Engine) -> None:
 def test_an_engine_may_be_closed_in_a_callback_of_another(
     engine: Engine, demo_model: DemoModel, isolated: bool
 ) -> None:
-    other = Engine(**demo_model.engine_arguments(), isolated=isolated)
+    other = Engine(**demo_model.engine_arguments(), threads=1, isolated=isolated)
     alone = engine.generate("a cat", **DRAW).arrays[0]
     assert np.array_equal(engine.generate("a cat", **DRAW, on_progress=lambda _: other.close()).arrays[0], alone)
 
@@ -260,8 +260,8 @@ def test_an_exception_while_loading_comes_out(demo_model: DemoModel, isolated: b
 
     for name in ("on_log", "on_progress"):
         with pytest.raises(KeyError, match="mine"):
-            Engine(**demo_model.engine_arguments(), isolated=isolated, **{name: fail})  # type: ignore[arg-type]
-    with Engine(**demo_model.engine_arguments(), isolated=isolated) as engine:
+            Engine(**demo_model.engine_arguments(), threads=1, isolated=isolated, **{name: fail})  # type: ignore[arg-type]
+    with Engine(**demo_model.engine_arguments(), threads=1, isolated=isolated) as engine:
         assert engine.generate("a cat", **DRAW).arrays
 
 
@@ -269,7 +269,7 @@ def test_an_exception_while_loading_comes_out(demo_model: DemoModel, isolated: b
 
 
 def test_a_closed_engine_refuses_and_closes_again(demo_model: DemoModel, isolated: bool) -> None:
-    engine = Engine(**demo_model.engine_arguments(), isolated=isolated)
+    engine = Engine(**demo_model.engine_arguments(), threads=1, isolated=isolated)
     assert engine.supports() == {"image": True, "video": False}
     engine.close()
     engine.close()
@@ -283,7 +283,7 @@ def test_an_engine_that_is_dropped_frees_its_model(demo_model: DemoModel, isolat
 
     def drop(count: int) -> None:
         for _ in range(count):
-            pid = Engine(**demo_model.engine_arguments(), isolated=isolated).pid
+            pid = Engine(**demo_model.engine_arguments(), threads=1, isolated=isolated).pid
             gc.collect()
             assert pid is None or not Path(f"/proc/{pid}").exists()
 
@@ -328,7 +328,7 @@ def test_other_threads_run_while_the_engine_works(engine: Engine) -> None:
 
 def test_a_failed_assertion_is_an_exception(demo_model: DemoModel, isolated: bool, unchecked: None) -> None:
     one_channel = ImageParams(init_image=np.zeros((64, 64, 1), np.uint8))
-    with Engine(**demo_model.engine_arguments(), isolated=isolated) as engine:
+    with Engine(**demo_model.engine_arguments(), threads=1, isolated=isolated) as engine:
         before = engine.generate("a cat", **DRAW).arrays[0]
         with pytest.raises(NativeAssertError, match="GGML_ASSERT"):
             engine.generate("a cat", **DRAW, params=one_channel)
