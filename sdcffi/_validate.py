@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from .params import ContextParams, Embedding, StrPath
 __all__ = ["check_context", "check_image", "check_lora_options", "resolve_seed"]
 
 _MAX_SEED = (1 << 63) - 1
+_MOST_BYTES = sys.maxsize  # of C's size_t, half
 _MOST_THREADS = 512
 
 
@@ -92,7 +94,9 @@ def _embeddings(embeddings: Any) -> list[Embedding]:
 
 def check_lora_options(lora_dir: StrPath | None, lora_cache: int) -> Path | None:
     """Check where adapters are looked up and how many bytes of them are kept; give the directory."""
-    check_integer("lora_cache", lora_cache, 0, math.inf)
+    if lora_cache is None:
+        raise TypeError("lora_cache must be an integer, not None")
+    check_integer("lora_cache", lora_cache, 0, _MOST_BYTES)
     if lora_dir is None:
         return None
     directory = Path(lora_dir).expanduser()

@@ -398,6 +398,8 @@ class Engine:
             on_progress or self._listeners.on_progress,
             on_preview or self._listeners.on_preview,
         )
+        if preview_interval is None:
+            raise TypeError("preview_interval must be an integer, not None")
         check_integer("preview_interval", preview_interval, 1, math.inf)
         if preview is not None and not listeners.on_preview:
             raise ValueError(f"preview={preview!r} needs on_preview=, which is given the previews")

@@ -66,6 +66,7 @@ def engine(demo_model: DemoModel, isolated: bool) -> Iterator[Engine]:
         ({"seed": "7"}, TypeError, "seed must be an integer, not '7'"),
         ({"preview": "rough", "on_preview": print}, ValueError, "preview must be one of .*proj, tae, vae, not 'rough'"),
         ({"preview": "proj"}, ValueError, "preview='proj' needs on_preview="),
+        ({"preview_interval": None}, TypeError, "preview_interval must be an integer, not None"),
         ({"loras": 7}, TypeError, "loras is a sequence"),
         ({"ref_images": 7}, TypeError, "ref_images must be a sequence of pictures, not 7"),
         ({"prompt": "a\0b"}, ValueError, "prompt must not contain a NUL"),
@@ -92,6 +93,8 @@ def test_bad_arguments_of_a_call_are_refused_before_native_code(
         ({"threads": 0}, ValueError, "n_threads must be from 1 to 512.*, not 0"),
         ({"rng": "dice"}, ValueError, "rng_type must be one of std_default, cuda, cpu, not 'dice'"),
         ({"lora_apply_mode": "later"}, ValueError, "lora_apply_mode must be one of auto"),
+        ({"lora_cache": 1 << 80}, ValueError, "lora_cache must be from 0 to 9223372036854775807"),
+        ({"lora_cache": None}, TypeError, "lora_cache must be an integer, not None"),
         ({"backend": "abacus"}, BackendUnavailableError, "'abacus' is not part of this build"),
     ],
 )
