@@ -273,6 +273,7 @@ ENGINE: Table = {
     "embeddings": Field([None, {}], [], [7, {"a": "/does/not/exist.bin"}, {7: "/"}, ["a"]]),
     "lora_dir": Field([None, "/tmp"], [], ["/does/not/exist", "", 7, "a\0b"]),
     "lora_cache": Field([0, 1 << 20], [], [-1, 1.5, "1", None, 1 << 80]),
+    "memory_check": Field(["warn", "off"], ["strict"], ["", None, 7]),
     "load_weights": Field([True, False], [], []),
     "backend": Field(["cpu"], ["auto"], ["abacus", "", 7, None, "../cpu", "c\0pu"]),
     "library": Field([None], [], ["/does/not/exist", "/", 7, ""]),
