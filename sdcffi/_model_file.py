@@ -167,7 +167,7 @@ def read_model(params: ContextParams) -> Model:
 
 
 def _files(slot: str, path: Path) -> list[ModelFile]:
-    if slot != "model_path" or not path.is_dir():
+    if slot != "model_path" or not os.path.isdir(path):
         file = read_file(slot, path)
         _check_place(file)
         return [file]
@@ -192,7 +192,7 @@ def read_file(slot: str, path: Path) -> ModelFile:
     """
     path = path.expanduser()
     keyword = _keyword(slot)
-    if not _exists(path):
+    if not os.path.exists(path):  # unlike Path.exists, False for a name too long for the system
         raise HeaderError(f"{keyword}: {os.fspath(path)!r} does not exist")
     if not path.is_file():
         raise HeaderError(f"{keyword}: {path} is not a regular file")
@@ -208,13 +208,6 @@ def read_file(slot: str, path: Path) -> ModelFile:
     except (HeaderError, OSError) as error:
         raise HeaderError(f"{keyword}: {path} cannot be read: {error}") from error
     return ModelFile(slot, path, kind, tensors)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # such as a name that is too long
-        return False
 
 
 def _check_numbers(tensors: Mapping[str, Tensor]) -> None:

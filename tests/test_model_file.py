@@ -290,8 +290,9 @@ def test_a_file_that_cannot_be_read_is_refused_with_its_place(
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(HeaderError, match="does not exist"):
-        read_file("vae_path", tmp_path / ("x" * 5000))
+    for slot in ("vae", "model"):
+        with pytest.raises(HeaderError, match=f"{slot}: .* does not exist"):
+            read(tmp_path, **{slot: tmp_path / ("x" * 5000)})
     with pytest.raises(HeaderError, match=r"vae: .* is not a regular file"):
         read_file("vae_path", tmp_path)
 
