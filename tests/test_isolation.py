@@ -43,6 +43,12 @@ DRAW: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "steps": 2
 LONG: dict[str, Any] = {**DRAW, "steps": 10_000, "timeout": 40.0}  # ends only if it is stopped
 CONTROL_SECONDS = 1.0  # beyond one step; the exact figure is the benchmark's
 
+
+def slowly(*values: str) -> list[Any]:
+    """What only the long run looks at."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals and fork")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -139,7 +145,10 @@ def queued(engine: Engine, count: int) -> Callable[[], bool]:
 
 
 @posix
-@pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGFPE", "SIGKILL", "SIGTERM"])
+@pytest.mark.parametrize(
+    "name",
+    ["SIGSEGV", "SIGKILL", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIGABRT", "SIGFPE", "SIGTERM"))],
+)
 def test_a_child_that_dies_of_a_signal_is_an_error_and_the_next_call_works(name: str, engine: Engine) -> None:
     before = engine.pid
     error = crash(engine, getattr(signal, name), prompt=f"a cat and {name}")
@@ -241,6 +250,7 @@ def test_three_crashes_in_a_row_on_the_same_input_refuse_it(engine: Engine, monk
 
 
 @posix
+@pytest.mark.slow
 def test_crashes_on_different_inputs_are_not_added(engine: Engine) -> None:
     for number in range(4):
         assert crash(engine, prompt=f"cat {number}").signal == "SIGKILL"
@@ -701,7 +711,10 @@ threading.Event().wait()
 
 
 @linux
-@pytest.mark.parametrize("ways", ["idle", "drawing", "idle forked", "drawing forked"])
+@pytest.mark.parametrize(
+    "ways",
+    ["drawing", "idle forked", *(pytest.param(ways, marks=pytest.mark.slow) for ways in ("idle", "drawing forked"))],
+)
 def test_the_child_ends_when_its_parent_is_killed(ways: str, demo_model: DemoModel, tmp_path: Path) -> None:
     with running(f"WAYS = {ways.split()}\n{_KILLED}", demo_model, tmp_path) as program:
         holder = [int(program.wait_for("forked")[0])] if "forked" in ways else []
@@ -741,6 +754,7 @@ def test_a_fork_refuses_and_the_parents_engine_goes_on(demo_model: DemoModel, tm
 
 
 @linux
+@pytest.mark.slow
 def test_results_use_up_no_descriptors(engine: Engine) -> None:
     import resource
 

@@ -165,7 +165,7 @@ def test_several_loras_add_up(models: dict[str, DemoModel], lora: Lora, tmp_path
     assert compare(draw(models["q8_0"], both), reference).psnr > LEAST_FLOAT["q8_0"]
 
 
-@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize("dtype", ["F32", *(pytest.param(name, marks=pytest.mark.slow) for name in ("F16", "BF16"))])
 def test_lora_file_may_be_of_each_float_type(
     dtype: str, models: dict[str, DemoModel], lora: Lora, tmp_path: Path
 ) -> None:

@@ -69,7 +69,7 @@ engine cannot write the iq1, iq2 and iq3 types while it runs (ggml has no from_f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
@@ -150,11 +150,6 @@ TYPES = {
 }
 UNMERGEABLE = ["iq3_s", "iq3_xxs", "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s"]
 LEAST_SUM = 44.0  # dB, for each of these
-QUICK = {"q4_K"}  # the commonest of blocks of 256
-
-
-def slow_unless_quick(types: Iterable[str]) -> list[Any]:
-    return [pytest.param(type, marks=() if type in QUICK else pytest.mark.slow) for type in types]
 
 
 def kinds_and_types() -> list[Any]:
@@ -240,7 +235,7 @@ def test_kind_draws_as_the_merged_model(
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", ["lora", "loha-alpha", "lokr-w2-split", "diff"])
-@pytest.mark.parametrize("dtype", ["F16", "BF16"])
+@pytest.mark.parametrize("dtype", ["F16", pytest.param("BF16", marks=pytest.mark.slow)])
 def test_half_precision_files_draw_as_the_merged_model(
     dtype: str, kind: str, mode: str, engine_of: OpenEngine, merged: Callable[[str], Pixels], tmp_path: Path
 ) -> None:
@@ -249,7 +244,7 @@ def test_half_precision_files_draw_as_the_merged_model(
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("type", ["f16", "q8_0"])
+@pytest.mark.parametrize("type", [pytest.param("f16", marks=pytest.mark.slow), "q8_0"])
 def test_quantised_lora_file_draws_as_its_dequantised_factors(
     type: str, mode: str, engine_of: OpenEngine, demo_model: DemoModel, tmp_path: Path
 ) -> None:
@@ -308,7 +303,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("type", ["f16", "q8_0"])
+@pytest.mark.parametrize("type", [pytest.param("f16", marks=pytest.mark.slow), "q8_0"])
 def test_order_of_loras_does_not_matter(
     type: str, mode: str, engine_of: OpenEngine, demo_model: DemoModel, pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -322,7 +317,7 @@ def test_order_of_loras_does_not_matter(
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("type", ["f16", "q8_0"])
+@pytest.mark.parametrize("type", [pytest.param("f16", marks=pytest.mark.slow), "q8_0"])
 def test_nothing_sticks(type: str, mode: str, engine_of: OpenEngine, pair: tuple[Path, Path]) -> None:
     engine, (one, two) = engine_of(type, mode), pair
     base, first, _, again, zero, after = (
@@ -335,7 +330,7 @@ def test_nothing_sticks(type: str, mode: str, engine_of: OpenEngine, pair: tuple
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("type", ["f16", "q8_0"])
+@pytest.mark.parametrize("type", [pytest.param("f16", marks=pytest.mark.slow), "q8_0"])
 def test_opposite_loras_cancel(type: str, mode: str, engine_of: OpenEngine, tmp_path: Path) -> None:
     one, same = (lora().write(tmp_path / name) for name in ("one.safetensors", "same.safetensors"))
     engine = engine_of(type, mode)
@@ -376,7 +371,8 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Wide:
 
 
 @pytest.mark.filterwarnings("ignore::sdcffi.LoraQualityWarning")
-@pytest.mark.parametrize("type", slow_unless_quick(TYPES))
+@pytest.mark.slow
+@pytest.mark.parametrize("type", TYPES)
 def test_lora_on_each_weight_type(type: str, wide: Wide) -> None:
     least, model, summed = TYPES[type], of_type(wide.model, type), wide.summed(type)
     merged_picture = draw(of_type(wide.merged, type))
@@ -396,7 +392,8 @@ def test_lora_on_each_weight_type(type: str, wide: Wide) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::sdcffi.LoraQualityWarning")
-@pytest.mark.parametrize("type", slow_unless_quick(UNMERGEABLE))
+@pytest.mark.slow
+@pytest.mark.parametrize("type", UNMERGEABLE)
 def test_type_that_ggml_cannot_write_works_at_runtime_only(type: str, wide: Wide) -> None:
     model = of_type(wide.model, type)
     summed_picture = draw(wide.summed(type))
