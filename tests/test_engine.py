@@ -290,10 +290,10 @@ def test_an_engine_that_is_dropped_frees_its_model(demo_model: DemoModel, isolat
             gc.collect()
             assert pid is None or not Path(f"/proc/{pid}").exists()
 
-    drop(3)
+    drop(2)
     before = resident()
-    drop(5)
-    assert resident() - before < 60 << 20  # five models are 130 MB
+    drop(4)
+    assert resident() - before < 60 << 20  # four models are 104 MB
 
 
 def test_threads_wait_for_each_other_and_get_their_own_pictures(engine: Engine) -> None:

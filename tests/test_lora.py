@@ -148,7 +148,7 @@ def test_lora_on_a_model_quantised_while_loading(
 
 
 @pytest.mark.parametrize("mode", ["at_runtime", "immediately"])
-@pytest.mark.parametrize("multiplier", [0.5, -0.7])
+@pytest.mark.parametrize("multiplier", [pytest.param(0.5, marks=pytest.mark.slow), -0.7])
 def test_multiplier_scales_the_lora(
     multiplier: float, mode: str, demo_model: DemoModel, lora: Lora, tmp_path: Path
 ) -> None:

@@ -33,7 +33,7 @@ def assert_same(ours: list[Pixels], theirs: list[Pixels]) -> None:
 
 
 @pytest.mark.parametrize("scheduler", ["discrete", "karras"])
-@pytest.mark.parametrize("sampler", ["euler", "euler_a", "dpm++2m"])
+@pytest.mark.parametrize("sampler", ["euler", pytest.param("euler_a", marks=pytest.mark.slow), "dpm++2m"])
 def test_sampler_and_scheduler_draw_as_sd_cli(
     sampler: str, scheduler: str, engine: Engine, demo_model: DemoModel, sd_cli: SdCli, tmp_path: Path
 ) -> None:
