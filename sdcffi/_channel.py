@@ -122,7 +122,7 @@ class _Memory:
 
         @property
         def name(self) -> str:
-            return str(self._handle.tagname)
+            return self._handle.tagname
 
         def send(self, connection: Connection) -> None:
             pass

@@ -35,12 +35,13 @@ def crash_error(crash: Crashed, log: tuple[str, ...], parameters: object) -> Nat
     NativeCrashError
     """
     sections = dict(_sections(crash.output))
-    name = _signal_name(crash.exit_code)
+    told = " ".join(sections.get("sdcffi-signal:", ())).strip()  # Windows has it only here
+    name = _signal_name(crash.exit_code) or told or None
     assertion = " ".join(sections.get("sdcffi-assert:", ())).strip()
     rest = "\n".join(sections.get("", ())).strip()
     return NativeCrashError(
         f"the engine's process {_how(crash.exit_code, name)}{_why(name, assertion, rest)}",
-        log,
+        log or tuple(sections.get("sdcffi-log:", ())[1:]),
         signal=name,
         exit_code=crash.exit_code,
         assertion=assertion,

@@ -21,16 +21,23 @@ __all__ = ["anonymous_file", "fill", "view"]
 def anonymous_file() -> int:
     """Give the descriptor of a new file without a name; the caller closes it."""
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("sdcffi", os.MFD_CLOEXEC)
+        return os.memfd_create("sdcffi")
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
 
 
 if sys.platform == "win32":
 
-    def fill(buffers: Sequence[memoryview]) -> Any:
-        """Copy buffers one behind the other into new shared memory; give the mapping, whose `name` opens it."""
-        mapping = mmap.mmap(-1, sum(buffer.nbytes for buffer in buffers), tagname=f"sdcffi-{secrets.token_hex(16)}")
+    class Mapping(mmap.mmap):
+        """Shared memory that knows its name."""
+
+        tagname = ""
+
+    def fill(buffers: Sequence[memoryview]) -> Mapping:
+        """Copy buffers one behind the other into new shared memory; give the mapping, which keeps it there."""
+        tagname = f"sdcffi-{secrets.token_hex(16)}"
+        mapping = Mapping(-1, sum(buffer.nbytes for buffer in buffers), tagname=tagname)
+        mapping.tagname = tagname
         for buffer in buffers:
             mapping.write(buffer)
         return mapping
