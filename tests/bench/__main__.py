@@ -12,6 +12,7 @@ memory    peak resident memory of the whole process against sd-cli's
 as sd-cli the same, with sd-cli's settings: free each model after its use, and load no image encoder. Engine keeps
           them, so that a second call and image input work; with the tiny model that is a visible part of the memory.
 
+The engine works in the process that is measured (isolated=False); ``tests.bench.isolation`` tells what a child adds.
 Run it on an idle machine with free cores: ggml's threads spin while they wait, so a neighbour costs every program much.
 """
 
@@ -41,7 +42,8 @@ once = as_sd_cli == "True"
 context = ContextParams(vae_decode_only=once, free_params_immediately=once)
 log = []
 files = {"diffusion_model": diffusion_model, "llm": llm, "taesd": taesd}
-with Engine(**files, threads=int(threads), backend="cpu", context=context, on_log=log.append) as engine:
+how = {"threads": int(threads), "backend": "cpu", "context": context, "isolated": False}
+with Engine(**files, **how, on_log=log.append) as engine:
     result = engine.generate("a cat", width=int(size), height=int(size), steps=int(steps), cfg_scale=1.0, seed=42)
     result.save(output)
 print(next(line.text for line in log if "generate_image completed" in line.text))
