@@ -56,6 +56,9 @@ _PARTS = {
     "taesd": ("tae.",),
 }
 _INTEGERS = ("I32", "I64")  # of real models only position_ids; the engine crashes where it multiplies by them
+# The engine keeps the vectors of XL's two encoders in one buffer and reads one encoder's with the other's offsets.
+_EMBEDDING_WIDTHS = {"sd1": (768,), "sd2": (1024,)}
+_EMBEDDING_TYPES = ("F32", "F16", "BF16")
 _LORA = re.compile(r"lora_(down|up|mid|A|B)\b|lora\.(down|up)\.|hada_w[12]_|lokr_w[12]")
 # What a file is by itself, told from its names as they stand in it.
 _KINDS = {
@@ -278,8 +281,8 @@ def _check_together(model: Model, params: ContextParams) -> None:
         return
     if params.control_net_path is not None and not architecture.is_unet:
         raise ValueError(f"control_net: {architecture.title} takes none; Stable Diffusion 1, 2 and XL do")
-    if params.embeddings and not architecture.is_unet:
-        raise ValueError(f"embeddings: {architecture.title} takes none; Stable Diffusion 1, 2 and XL do")
+    if params.embeddings and architecture.name not in _EMBEDDING_WIDTHS:
+        raise ValueError(f"embeddings: {architecture.title} takes none; Stable Diffusion 1 and 2 do")
     if params.high_noise_diffusion_model_path is not None and architecture.name != "wan":
         raise ValueError(f"high_noise_diffusion_model: only Wan 2.2 has one, this is {architecture.title}")
     missing = [] if model.opaque else _missing(model, architecture, params)
@@ -311,14 +314,11 @@ def _check_unprefixed(model: Model) -> None:
                 )
 
 
-_EMBEDDING_WIDTHS = {"sd1": (768,), "sd2": (1024,), "sdxl": (768, 1280)}
-
-
 def _check_embedding(file: ModelFile, model: Model) -> None:
-    """Only single precision is read right: half is taken for single, and a mix of both writes past its end."""
+    """The engine passes over what it does not take, and the word then stands for nothing."""
     if file.format == "torch":
         return
-    widths = _EMBEDDING_WIDTHS.get(model.architecture.name if model.architecture else "", (768, 1024, 1280))
+    widths = _EMBEDDING_WIDTHS.get(model.architecture.name if model.architecture else "", (768, 1024))
     words = {name: tensor for name, tensor in file.tensors.items() if tensor.shape[-1:] and tensor.shape[-1] in widths}
     if not words:
         shapes = ", ".join(f"{name} {tensor.shape}" for name, tensor in list(file.tensors.items())[:3])
@@ -326,7 +326,6 @@ def _check_embedding(file: ModelFile, model: Model) -> None:
             f"{file.keyword}: {file.path} has no tensor of width {' or '.join(map(str, widths))}: {shapes}"
         )
     for name, tensor in words.items():
-        if tensor.dtype != "F32":
-            raise ValueError(
-                f"{file.keyword}: {file.path}: tensor {name!r} is {tensor.dtype}; the engine reads F32 only: convert it"
-            )
+        if tensor.dtype not in _EMBEDDING_TYPES:
+            legal = ", ".join(_EMBEDDING_TYPES)
+            raise ValueError(f"{file.keyword}: {file.path}: tensor {name!r} is {tensor.dtype}, not one of {legal}")

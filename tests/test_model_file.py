@@ -218,7 +218,7 @@ def test_whether_pictures_can_be_encoded_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shapes", "dtype", "said"),
     [
-        ({"emb_params": (2, 768)}, np.float16, "is F16; the engine reads F32 only"),
+        ({"emb_params": (2, 768)}, np.int64, "is I64, not one of F32, F16, BF16"),
         ({"emb_params": (2, 1024)}, np.float32, "no tensor of width 768"),
     ],
 )
@@ -226,12 +226,20 @@ def test_an_embedding_that_is_misread_is_refused(
     shapes: Shapes, dtype: type[np.generic], said: str, tmp_path: Path
 ) -> None:
     model = write(tmp_path / "model.safetensors", SD1, np.float16)
-    good = write(tmp_path / "good.safetensors", {"emb_params": (2, 768)}, np.float32)
-    read_model(ContextParams(model_path=model, embeddings=[Embedding(name="word", path=good)]))
+    for kind in (np.float32, np.float16):
+        good = write(tmp_path / "good.safetensors", {"emb_params": (2, 768)}, kind)
+        read_model(ContextParams(model_path=model, embeddings=[Embedding(name="word", path=good)]))
     bad = write(tmp_path / "bad.safetensors", shapes, dtype)
     with pytest.raises(ValueError, match=r"embeddings\['word'\]") as caught:
         read_model(ContextParams(model_path=model, embeddings=[Embedding(name="word", path=bad)]))
     assert said in str(caught.value)
+
+
+def test_embeddings_are_for_models_with_one_text_encoder(tmp_path: Path) -> None:
+    word = Embedding(name="word", path=write(tmp_path / "word.safetensors", {"emb_params": (2, 768)}, np.float32))
+    model = write(tmp_path / "model.safetensors", SDXL, np.float16)
+    with pytest.raises(ValueError, match=r"embeddings: .*XL.* takes none"):
+        read_model(ContextParams(model_path=model, embeddings=[word]))
 
 
 # Headers.
