@@ -13,6 +13,7 @@ from typing import Any
 
 from ._job import Done, Failed, Job, Message
 from ._session import Session
+from .errors import OutOfMemoryError
 
 __all__ = ["InProcess", "perform", "start_thread"]
 
@@ -40,6 +41,8 @@ def perform(session: Session, job: Job, name: str, arguments: tuple[Any, ...]) -
     try:
         job.check()
         return Done(getattr(session, name)(job, *arguments))
+    except MemoryError as error:
+        return Failed(OutOfMemoryError(f"Python got no more memory while it did '{name}' {error}".rstrip()))
     except BaseException as error:
         return Failed(error)
 

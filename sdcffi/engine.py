@@ -403,7 +403,9 @@ class Engine:
         check_integer("preview_interval", preview_interval, 1, math.inf)
         if preview is not None and not listeners.on_preview:
             raise ValueError(f"preview={preview!r} needs on_preview=, which is given the previews")
-        previews = PreviewOptions(preview or "proj", preview_interval) if listeners.on_preview else None
+        previews = (
+            PreviewOptions("proj" if preview is None else preview, preview_interval) if listeners.on_preview else None
+        )
         started = time.perf_counter()
         with self._calls.call(listeners, timeout) as call:
             usable = self._usable_loras(call, checked, strict)

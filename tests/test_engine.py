@@ -65,6 +65,7 @@ def engine(demo_model: DemoModel, isolated: bool) -> Iterator[Engine]:
         ({"seed": (1 << 63) - 1, "batch_count": 2}, ValueError, "seed must be at most 9223372036854775806"),
         ({"seed": "7"}, TypeError, "seed must be an integer, not '7'"),
         ({"preview": "rough", "on_preview": print}, ValueError, "preview must be one of .*proj, tae, vae, not 'rough'"),
+        ({"preview": "", "on_preview": print}, ValueError, "preview must be one of .*, not ''"),
         ({"preview": "proj"}, ValueError, "preview='proj' needs on_preview="),
         ({"preview_interval": None}, TypeError, "preview_interval must be an integer, not None"),
         ({"loras": 7}, TypeError, "loras is a sequence"),

@@ -43,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "_callbacks": {"events"},
     "_marshal": {"errors", "params"},
     "_session": {"errors", "lora", "result", "_callbacks", "_library", "_marshal"},
-    "_inprocess": {"_job", "_session"},
+    "_inprocess": {"errors", "_job", "_session"},
     "_shm": set(),
     "_channel": {"_shm", "errors"},
     "_child": {"errors", "events", "_channel", "_inprocess", "_job", "_session"},
