@@ -21,7 +21,7 @@ import pytest
 from sdcffi._tensor_header import HeaderError, read_header
 from sdcffi.demo import DemoModel
 
-SHORT = {"parameters": 90, "engines": 5, "loras": 50, "parts": 6, "conversions": 49}
+SHORT = {"parameters": 60, "engines": 4, "loras": 60, "parts": 4, "conversions": 72}
 FULL = {"parameters": 1800, "engines": 200, "loras": 800, "parts": 400, "conversions": 800}
 FILES = ("loras", "parts", "conversions")
 # Of `fuzzing`'s words; "native exception" is none of them: refused, if late.

@@ -124,7 +124,7 @@ def references(merged: DemoModel, models: dict[str, DemoModel]) -> dict[str, dic
 
 @pytest.mark.filterwarnings("ignore::sdcffi.LoraQualityWarning")
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("type", ["f16", "q8_0", "q4_0"])
+@pytest.mark.parametrize("type", ["f16", "q8_0", pytest.param("q4_0", marks=pytest.mark.slow)])
 def test_lora_draws_as_the_merged_model(
     type: str, mode: str, models: dict[str, DemoModel], lora: Lora, references: dict[str, dict[str, Pixels]]
 ) -> None:

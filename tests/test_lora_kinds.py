@@ -112,7 +112,7 @@ KINDS: dict[str, Callable[[], Adapter]] = {
     "lokr-both-split": lambda: lora_references.lokr(low_rank="w1 w2", alpha=2.0),
     "lokr-rank-1": lambda: lora_references.lokr(low_rank="w2", rank=1, alpha=0.5),
 }
-# On quantised weights these add nothing to the other kinds: they differ in names and scales only.
+# These differ from the other kinds in names and scales only.
 SCALES = {"lora-kohya", "lora-no-alpha", "lora-ranks-1-2-8-32", "lora-qk", "loha", "loha-rank-1", "lokr-idle-alpha"}
 LEAST = {"f16": 54.0, "q8_0": 48.0}  # dB against the float model merged in numpy: 4 below the worst of the table
 MOST_NONE = 42.0  # dB against no LoRA: above the kind that changes least
@@ -154,7 +154,7 @@ LEAST_SUM = 44.0  # dB, for each of these
 
 def kinds_and_types() -> list[Any]:
     return [
-        pytest.param(kind, type, marks=pytest.mark.slow if type == "q8_0" and kind in SCALES else ())
+        pytest.param(kind, type, marks=pytest.mark.slow if kind in SCALES else ())
         for kind in KINDS
         for type in ("f16", "q8_0")
     ]
