@@ -197,6 +197,7 @@ class Calls:
             if self._lost is None and isinstance(message, Crashed):
                 self._lost = crash_error(message, (), None)
             raise self._lost or SDError("the engine's process has ended, and restart is 'never'")
+        self._refuse_what_crashes(self.opening.params)
         self.runner.open()
         try:
             device = self._perform(call, "open", (self.opening,), self.opening.params)
@@ -210,7 +211,6 @@ class Calls:
             raise
 
     def _perform(self, call: Call, name: str, arguments: tuple[Any, ...], parameters: object) -> Any:
-        self._refuse_what_crashes(parameters)
         call.check()
         lines: deque[str] = deque(maxlen=KEPT_LINES)
         with call.reaching(self.runner):

@@ -5,16 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from sdcli import THREADS, SdCli
+from leftovers import nothing_left
+from sdcli import THREADS, Pixels, SdCli
 
 from sdcffi import Engine
 from sdcffi._locate import locate
 from sdcffi.demo import DemoModel, write_model
 
 OpenEngine = Callable[..., Engine]
+
+# What the fixture `engine` draws to see that it is as before; modules that use it draw the same.
+UNDISTURBED: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "steps": 2, "cfg_scale": 1.0, "seed": 7}
 
 # Two test processes on two cores: OpenMP threads that spin while they wait would take each other's time.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -53,3 +59,27 @@ def sd_cli() -> SdCli:
     if not name or not path.is_file():
         pytest.fail(f"{build.directory} has no sd-cli to compare with. Run: python build_native.py --with-cli")
     return SdCli(path)
+
+
+@pytest.fixture(scope="module")
+def shared(demo_model: DemoModel) -> Iterator[Engine]:
+    """An engine for the whole module: each test leaves it usable, or the next one fails."""
+    with Engine(**demo_model.engine_arguments(), threads=1, backend="cpu") as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def expected(shared: Engine) -> Pixels:
+    """What `UNDISTURBED` draws, by a child that was never disturbed."""
+    return shared.generate(**UNDISTURBED).arrays[0].copy()
+
+
+@pytest.fixture
+def engine(shared: Engine, expected: Pixels, tmp_path: Path) -> Iterator[Engine]:
+    """The shared engine, which afterwards draws what it drew before and has left nothing behind."""
+    shared.supports()  # so that it has its child
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    with nothing_left(temporary):
+        yield shared
+        assert np.array_equal(shared.generate(**UNDISTURBED).arrays[0], expected)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,28 +35,6 @@ else:
     import resource
 
 slow = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def shared(demo_model: DemoModel) -> Iterator[Engine]:
-    with Engine(**demo_model.engine_arguments(), threads=1, backend="cpu") as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
-def expected(shared: Engine) -> Pixels:
-    return shared.generate(**DRAW).arrays[0].copy()
-
-
-@pytest.fixture
-def engine(shared: Engine, expected: Pixels, tmp_path: Path) -> Iterator[Engine]:
-    """The shared engine, which afterwards draws what it drew before and has left nothing behind."""
-    shared.supports()  # so that it has its child
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    with nothing_left(temporary):
-        yield shared
-        assert np.array_equal(shared.generate(**DRAW).arrays[0], expected)
 
 
 # Killed

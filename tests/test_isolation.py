@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from leftovers import PATIENCE, is_running, nothing_left, wait_until
+from leftovers import PATIENCE, is_running, wait_until
 from programs import running
 
 from sdcffi import (
@@ -51,30 +51,6 @@ def slowly(*values: str) -> list[Any]:
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals and fork")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-
-
-@pytest.fixture(scope="module")
-def shared(demo_model: DemoModel) -> Iterator[Engine]:
-    """An engine for the whole module: each test leaves it usable, or the next one fails."""
-    with Engine(**demo_model.engine_arguments(), threads=1, backend="cpu") as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
-def expected(shared: Engine) -> Pixels:
-    """What `DRAW` draws, by a child that was never disturbed."""
-    return shared.generate(**DRAW).arrays[0].copy()
-
-
-@pytest.fixture
-def engine(shared: Engine, expected: Pixels, tmp_path: Path) -> Iterator[Engine]:
-    """The shared engine, which afterwards draws what it drew before and has left nothing behind."""
-    shared.supports()  # so that it has its child
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    with nothing_left(temporary):
-        yield shared
-        assert np.array_equal(shared.generate(**DRAW).arrays[0], expected)
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["isolated", "in-process"])
