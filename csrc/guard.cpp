@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdint>
 #include <cstdlib>
 #include <string>
 
 #include "ggml-backend.h"
 #include "ggml.h"
 #include "guarded.hpp"
+#include "thrown.hpp"
 
 #if defined(_WIN32)
 #include <windows.h>
@@ -64,6 +66,63 @@ const char* type_name(ggml_backend_dev_t device) {
 }
 
 using score_function = int (*)();
+
+void refuse_if(bool wrong, const std::string& text) {
+    if (wrong) {
+        throw sdcffi::Refused(text);
+    }
+}
+
+void refuse_null(int64_t count, const void* array, const std::string& name) {
+    refuse_if(count > 0 && array == nullptr, name + " is NULL");
+}
+
+void refuse_other_than_rgb(const sd_image_t& image, const std::string& name) {
+    refuse_if(image.data == nullptr || image.width == 0 || image.height == 0 || image.channel != 3,
+              name + " has no pixels, or not three channels");
+}
+
+void check(const sd_sample_params_t& sample) {
+    refuse_null(sample.custom_sigmas_count, sample.custom_sigmas, "custom_sigmas");
+    refuse_null(static_cast<int64_t>(sample.guidance.slg.layer_count), sample.guidance.slg.layers, "slg.layers");
+}
+
+// What the engine follows or computes with without looking.
+void check(const sd_vid_gen_params_t& params) {
+    refuse_if(params.width < 1 || params.height < 1, "width and height must be at least 1");
+    refuse_if(params.video_frames < 1, "video_frames must be at least 1");
+    refuse_null(params.lora_count, params.loras, "loras");
+    for (uint32_t i = 0; i < params.lora_count; i++) {
+        refuse_null(1, params.loras[i].path, "a LoRA's path");
+    }
+    if (params.init_image.data != nullptr) {
+        refuse_other_than_rgb(params.init_image, "init_image");
+    }
+    if (params.end_image.data != nullptr) {
+        refuse_other_than_rgb(params.end_image, "end_image");
+    }
+    refuse_null(params.control_frames_size, params.control_frames, "control_frames");
+    for (int i = 0; i < params.control_frames_size; i++) {
+        refuse_other_than_rgb(params.control_frames[i], "a control frame");
+    }
+    check(params.sample_params);
+    check(params.high_noise_sample_params);
+}
+
+void require_channels(const sd_image_t* picture, uint32_t least, uint32_t most) {
+    if (picture == nullptr || picture->data == nullptr || picture->width == 0 || picture->height == 0 ||
+        picture->channel < least || picture->channel > most) {
+        throw sdcffi::Refused("no picture of " + std::to_string(least) + " channels");
+    }
+}
+
+// The engine counts the bytes of a picture in an int.
+void require_countable(const sd_image_t* picture, int factor) {
+    const double bytes = double(picture->width) * factor * picture->height * factor * picture->channel;
+    if (bytes > INT32_MAX) {
+        throw sdcffi::Refused("the upscaled picture would have more than 2^31 bytes");
+    }
+}
 
 }  // namespace
 
@@ -189,9 +248,63 @@ sdg_status sdg_generate_image(sd_ctx_t* context, const sd_img_gen_params_t* para
     });
 }
 
+sdg_status sdg_generate_video(sd_ctx_t* context, const sd_vid_gen_params_t* params, sd_image_t** frames, int* count,
+                              sdg_error* error) {
+    *frames = nullptr;
+    *count  = 0;
+    return guard(error, [&] {
+        refuse_null(1, context, "the context");
+        refuse_null(1, params, "params");
+        refuse_if(!sd_ctx_supports_video_generation(context), "the model makes no videos");
+        check(*params);
+        return (*frames = generate_video(context, params, count)) != nullptr;
+    });
+}
+
 sdg_status sdg_convert(const char* input, const char* vae, const char* output, sd_type_t type,
                        const char* tensor_type_rules, bool convert_name, sdg_error* error) {
     return guard(error, [&] { return convert(input, vae, output, type, tensor_type_rules, convert_name); });
+}
+
+sdg_status sdg_new_upscaler(const char* path, bool offload_params_to_cpu, bool direct, int threads, int tile_size,
+                            upscaler_ctx_t** upscaler, sdg_error* error) {
+    *upscaler = nullptr;
+    return guard(error, [&] {
+        return (*upscaler = new_upscaler_ctx(path, offload_params_to_cpu, direct, threads, tile_size)) != nullptr;
+    });
+}
+
+sdg_status sdg_free_upscaler(upscaler_ctx_t* upscaler, sdg_error* error) {
+    return guard(error, [&] {
+        free_upscaler_ctx(upscaler);
+        return true;
+    });
+}
+
+int sdg_upscale_factor(upscaler_ctx_t* upscaler) {
+    return get_upscale_factor(upscaler);
+}
+
+sdg_status sdg_upscale(upscaler_ctx_t* upscaler, const sd_image_t* picture, sd_image_t* upscaled, sdg_error* error) {
+    *upscaled = {};
+    return guard(error, [&] {
+        if (upscaler == nullptr) {
+            throw sdcffi::Refused("no upscaler");
+        }
+        require_channels(picture, 3, 3);
+        const int factor = get_upscale_factor(upscaler);
+        require_countable(picture, factor);
+        *upscaled = upscale(upscaler, *picture, static_cast<uint32_t>(factor));
+        return upscaled->data != nullptr;
+    });
+}
+
+sdg_status sdg_preprocess_canny(const sd_image_t* picture, float high_threshold, float low_threshold, float weak,
+                                float strong, bool inverse, sdg_error* error) {
+    return guard(error, [&] {
+        require_channels(picture, 3, 4);
+        return preprocess_canny(*picture, high_threshold, low_threshold, weak, strong, inverse);
+    });
 }
 
 void sdg_free(void* memory) {

@@ -94,9 +94,26 @@ SDG_API enum scheduler_t sdg_default_scheduler(const sd_ctx_t* context, enum sam
  * are freed with sdg_free, each once. */
 SDG_API enum sdg_status sdg_generate_image(sd_ctx_t* context, const sd_img_gen_params_t* params,
                                            sd_image_t** images, int* count, sdg_error* error);
+/* The same for the frames of one video. Refused, with a text: a model of pictures, counts and sizes below 1, counts
+ * whose array or an element of it is NULL, and pictures that do not have three channels. */
+SDG_API enum sdg_status sdg_generate_video(sd_ctx_t* context, const sd_vid_gen_params_t* params,
+                                           sd_image_t** frames, int* count, sdg_error* error);
 SDG_API enum sdg_status sdg_convert(const char* input, const char* vae, const char* output, enum sd_type_t type,
                                     const char* tensor_type_rules, bool convert_name, sdg_error* error);
 SDG_API void sdg_free(void* memory);
+
+/* Upscaling networks. The caller owns what *upscaler receives and gives it to sdg_free_upscaler once. A tile_size of 0
+ * takes pictures whole. */
+SDG_API enum sdg_status sdg_new_upscaler(const char* path, bool offload_params_to_cpu, bool direct, int threads,
+                                         int tile_size, upscaler_ctx_t** upscaler, sdg_error* error);
+SDG_API enum sdg_status sdg_free_upscaler(upscaler_ctx_t* upscaler, sdg_error* error);
+SDG_API int sdg_upscale_factor(upscaler_ctx_t* upscaler); /* the network's own, the only one it can */
+/* `picture` has three channels; upscaled->data is the caller's, who frees it with sdg_free. */
+SDG_API enum sdg_status sdg_upscale(upscaler_ctx_t* upscaler, const sd_image_t* picture, sd_image_t* upscaled,
+                                    sdg_error* error);
+/* Draws the edges of `picture`, of three or four channels, over it. */
+SDG_API enum sdg_status sdg_preprocess_canny(const sd_image_t* picture, float high_threshold, float low_threshold,
+                                             float weak, float strong, bool inverse, sdg_error* error);
 
 /* LoRA. A row says what became, or would become, of one file's tensors; names are the engine's own. */
 typedef struct {

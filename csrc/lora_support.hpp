@@ -259,9 +259,31 @@ inline std::vector<LoraWish> wishes(const sd_lora_t* loras, uint32_t count) {
     return std::vector<LoraWish>(loras, loras + count);
 }
 
+const std::string low_noise_name  = "lora.model.diffusion_model.";
+const std::string high_noise_name = "lora.model.high_noise_diffusion_model.";
+
+inline bool is_diffusion_lora_name(const std::string& name) {
+    return is_diffusion_model_name(name) || starts_with(name, high_noise_name);
+}
+
+// Upstream puts the high-noise model's prefix before the file's names, of which it then knows one kind only.
+inline void name_for_high_noise(String2TensorStorage& storages) {
+    String2TensorStorage renamed;
+    for (auto& [name, storage] : storages) {
+        if (starts_with(name, low_noise_name)) {
+            storage.name = high_noise_name + name.substr(low_noise_name.size());
+        }
+        renamed[storage.name] = storage;
+    }
+    storages.swap(renamed);
+}
+
 template <typename Engine>
 std::shared_ptr<LoraModel> read_part(Engine& engine, const LoraWish& wish, ggml_backend_t backend, LoraModel::filter_t filter) {
-    auto lora = std::make_shared<LoraModel>(wish.path, backend, wish.path, wish.is_high_noise ? "model.high_noise_" : "", engine.version);
+    auto lora = std::make_shared<LoraModel>(wish.path, backend, wish.path, "", engine.version);
+    if (wish.is_high_noise) {
+        name_for_high_noise(lora->model_loader.get_tensor_storage_map());
+    }
     if (lora->load_failed || !lora->load_from_file(engine.n_threads, filter)) {
         throw std::runtime_error("LoRA " + wish.path + " cannot be read");
     }
@@ -292,7 +314,7 @@ LoraReport examine(Engine& engine, const Adapter& adapter) {
     }
     if (loaded < report.total) {
         for (auto& [name, storage] : storages) {  // those that no part of any model would ask for
-            if (!is_cond_stage_model_name(name) && !is_diffusion_model_name(name) && !is_first_stage_model_name(name)) {
+            if (!is_cond_stage_model_name(name) && !is_diffusion_lora_name(name) && !is_first_stage_model_name(name)) {
                 report.skipped.insert(name);
             }
         }
@@ -312,7 +334,7 @@ std::shared_ptr<Adapter> read(Engine& engine, const LoraWish& wish) {
             adapter->models.push_back(read_part(engine, wish, engine.backend, nullptr));
         } else {
             adapter->models.push_back(read_part(engine, wish, engine.clip_backend, is_cond_stage_model_name));
-            adapter->models.push_back(read_part(engine, wish, engine.backend, is_diffusion_model_name));
+            adapter->models.push_back(read_part(engine, wish, engine.backend, is_diffusion_lora_name));
             adapter->models.push_back(read_part(engine, wish, engine.vae_backend, is_first_stage_model_name));
         }
         adapter->report         = examine(engine, *adapter);
