@@ -11,19 +11,22 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .errors import UnsupportedParameterError
-from .params import Struct
+from .params import Guidance, SampleParams, Struct
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ._library import Library
 
-__all__ = ["Marshaller", "adopt_images"]
+__all__ = ["Marshaller", "adopt_images", "adopt_pixels"]
+
+_ALWAYS_READ: dict[str, Struct] = {"sd_sample_params_t": SampleParams(), "sd_guidance_params_t": Guidance()}
 
 
 class Marshaller:
@@ -59,24 +62,64 @@ class Marshaller:
 
     def fill(self, target: Any, params: Struct, path: str = "") -> None:
         """Set those fields of `target` that are set in `params`."""
-        fields = dict(self._ffi.typeof(target).fields)
+        ctypes = dict(self._ffi.typeof(target).fields)
         for name, value in params.given().items():
             where = f"{path}{name}"
-            if name not in fields:
+            if name not in ctypes:
                 raise UnsupportedParameterError(
                     f"{where} is not a parameter of the built engine"
                     f" (stable-diffusion.cpp {self._library.text(self._library.lib.sd_commit())})"
                 )
-            ctype = fields[name].type
+            ctype = ctypes[name].type
             if ctype.kind == "struct" and ctype.cname == "sd_image_t":
                 self._set_image(getattr(target, name), value)
             elif ctype.kind == "struct":
                 self.fill(getattr(target, name), value, f"{where}.")
             elif ctype.kind == "pointer" and ctype.item.cname != "char":
                 setattr(target, name, self.array(ctype.item, value, where))
-                setattr(target, next(key for key in _count_names(name) if key in fields), len(value))
+                setattr(target, next(key for key in _count_names(name) if key in ctypes), len(value))
             else:
                 setattr(target, name, self._scalar(ctype, value, where))
+
+    def read(self, source: Any, like: Struct) -> Any:
+        """Give what stands in a C struct: finite numbers, switches and enumerations; the rest stays None.
+
+        Of the structs within, those of sampling are read, and those that are set in `like`.
+        """
+        ctypes = dict(self._ffi.typeof(source).fields)
+        values: dict[str, Any] = {}
+        for item in fields(like):  # type: ignore[arg-type]
+            if item.name not in ctypes:
+                continue
+            ctype, value = ctypes[item.name].type, getattr(source, item.name)
+            if ctype.kind == "struct":
+                below = _ALWAYS_READ.get(ctype.cname, getattr(like, item.name))
+                values[item.name] = self.read(value, below) if isinstance(below, Struct) else None
+            elif ctype.kind == "enum":
+                values[item.name] = self._name(ctype, value)
+            elif ctype.kind == "primitive" and math.isfinite(value):
+                values[item.name] = value
+        return type(like)(**values)
+
+    def values(self, source: Any) -> dict[str, Any]:
+        """Give what stands in a C struct by dotted names, of enumerations the name; what is pointed to is left out."""
+        found: dict[str, Any] = {}
+        for name, field in self._ffi.typeof(source).fields:
+            kind, value = field.type.kind, getattr(source, name)
+            if kind == "struct":
+                found |= {f"{name}.{below}": inner for below, inner in self.values(value).items()}
+            elif kind == "enum":
+                found[name] = next(
+                    (key for key, number in self._library.enum(field.type).items() if number == value), None
+                )
+            elif kind == "primitive":
+                found[name] = value
+            elif field.type.cname == "char *" and value != self._ffi.NULL:
+                found[name] = self._library.text(value)
+        return found
+
+    def _name(self, ctype: Any, value: int) -> str | None:
+        return next((name for name, number in self._library.enum(ctype).items() if number == value), None)
 
     def text(self, value: str | os.PathLike[str], where: str) -> Any:
         """Give a C string for a text or path.
@@ -110,7 +153,7 @@ class Marshaller:
         if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
             raise TypeError(f"{where} must be a number, not {value!r}")
         if ctype.cname in ("float", "double"):
-            if not math.isfinite(value):
+            if not math.isfinite(float(self._ffi.cast(ctype, float(value)))):  # single precision overflows earlier
                 raise ValueError(f"{where} must be finite, not {value!r}")
             return float(value)
         return self._integer(ctype, value, where)
@@ -151,6 +194,13 @@ class Marshaller:
         self._alive.append(array)
         return array if len(values) else self._ffi.NULL
 
+    def image(self, pixels: NDArray[np.uint8]) -> Any:
+        """Give a new `sd_image_t` on a C-contiguous array (H, W, C), which it shares."""
+        picture = self._ffi.new("sd_image_t *")
+        self._alive.append(picture)
+        self._set_image(picture, pixels)
+        return picture
+
     def _set_image(self, target: Any, pixels: NDArray[np.uint8]) -> None:
         target.height, target.width, target.channel = pixels.shape
         target.data = self._ffi.from_buffer("uint8_t[]", pixels)
@@ -178,11 +228,13 @@ def adopt_images(library: Library, images: Any, count: int) -> list[NDArray[np.u
     list of uint8 arrays (H, W, C)
         Views on native memory, not copies. Each picture's memory is freed when the last view on it is gone.
     """
-    ffi, lib = library.ffi, library.lib
-    arrays = []
-    for image in ffi.unpack(images, count):
-        data = ffi.gc(image.data, lib.sdg_free)
-        shape = image.height, image.width, image.channel
-        arrays.append(np.frombuffer(ffi.buffer(data, math.prod(shape)), np.uint8).reshape(shape))
-    lib.sdg_free(images)
+    arrays = [adopt_pixels(library, image) for image in library.ffi.unpack(images, count)]
+    library.lib.sdg_free(images)
     return arrays
+
+
+def adopt_pixels(library: Library, image: Any) -> NDArray[np.uint8]:
+    """Take over the pixels of one `sd_image_t`, as `adopt_images` does."""
+    data = library.ffi.gc(image.data, library.lib.sdg_free)
+    shape = image.height, image.width, image.channel
+    return np.frombuffer(library.ffi.buffer(data, math.prod(shape)), np.uint8).reshape(shape)

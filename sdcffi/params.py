@@ -8,14 +8,15 @@ Values are checked when they are carried into the C struct, before any native ca
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ._sampling_params import Cache, Guidance, SampleParams, SkipLayerGuidance, Tiling
+from ._struct import MaskPixels, Pixels, StrPath, Struct
+from ._video_params import VideoParams
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from .lora import Lora
 
 __all__ = [
@@ -31,33 +32,8 @@ __all__ = [
     "StrPath",
     "Struct",
     "Tiling",
+    "VideoParams",
 ]
-
-StrPath: TypeAlias = "str | os.PathLike[str]"
-Pixels: TypeAlias = "NDArray[Any]"
-_Struct = TypeVar("_Struct", bound="Struct")
-
-
-class Struct:
-    """Base of the dataclasses that stand for a C struct named `C_STRUCT`."""
-
-    C_STRUCT: ClassVar[str]
-
-    def given(self) -> dict[str, Any]:
-        """Give the fields that are set, by name."""
-        return {
-            item.name: value
-            for item in fields(self)  # type: ignore[arg-type]
-            if (value := getattr(self, item.name)) is not None
-        }
-
-    def updated(self: _Struct, other: _Struct | None) -> _Struct:
-        """Give this with the fields that are set in `other`; structs within are updated in turn."""
-        changes: dict[str, Any] = {}
-        for name, value in other.given().items() if other else ():
-            below = getattr(self, name)
-            changes[name] = below.updated(value) if isinstance(below, Struct) else value
-        return replace(self, **changes)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,45 +53,85 @@ class ContextParams(Struct):
 
     Parameters
     ----------
-    model_path, clip_l_path, clip_g_path, clip_vision_path, t5xxl_path, llm_path, llm_vision_path : path, optional
-        A whole checkpoint, and text and vision encoders.
-    diffusion_model_path, high_noise_diffusion_model_path : path, optional
-        A diffusion model alone; the second one for Wan 2.2.
-    vae_path, taesd_path, control_net_path, photo_maker_path : path, optional
-        Autoencoder, tiny autoencoder, ControlNet, PhotoMaker.
+    model_path : path, optional
+        A whole checkpoint, or a diffusers directory.
+    clip_l_path, clip_g_path, t5xxl_path, llm_path : path, optional
+        Text encoder.
+    clip_vision_path, llm_vision_path : path, optional
+        Vision encoder.
+    diffusion_model_path : path, optional
+        A diffusion model alone.
+    high_noise_diffusion_model_path : path, optional
+        Wan 2.2's second diffusion model, for the steps of high noise.
+    vae_path : path, optional
+        Autoencoder.
+    taesd_path : path, optional
+        Tiny autoencoder: quick, with less detail.
+    control_net_path : path, optional
+        ControlNet.
+    photo_maker_path : path, optional
+        PhotoMaker.
     embeddings : sequence of Embedding, optional
         Textual-inversion embeddings.
     tensor_type_rules : str, optional
         ``"regex=type,..."``: weight types by tensor name.
-    vae_decode_only, free_params_immediately : bool, optional
-        The engine's own defaults (true) crash it on image input and on the second call; `Engine` sets false.
+    vae_decode_only : bool, optional
+        Leave the autoencoder's encoder out. The engine's own default (true) crashes it on image input; `Engine` sets
+        false.
+    free_params_immediately : bool, optional
+        Free weights after their use. The engine's own default (true) crashes it on the second call; `Engine` sets
+        false.
     n_threads : int, optional
         CPU threads, 1 to 512: OpenMP ends the process where it gets no more. None: the physical cores, as the engine
         counts them.
     wtype : str, optional
         Weight type to convert to while loading (``"q8_0"``). None: as in the file.
-    rng_type, sampler_rng_type : str, optional
-        ``"std_default"``, ``"cuda"`` or ``"cpu"``.
+    rng_type : str, optional
+        Where the first noise comes from: ``"cuda"`` (as in the AUTOMATIC1111 interface), ``"cpu"`` (as in ComfyUI and
+        PyTorch) or ``"std_default"``.
+    sampler_rng_type : str, optional
+        The same for noise that samplers add. None: as `rng_type`.
     prediction : str, optional
         ``"eps"``, ``"v"``, ``"edm_v"``, ``"sd3_flow"``, ... None: told from the model.
     lora_apply_mode : str, optional
         ``"auto"``, ``"immediately"`` or ``"at_runtime"``.
-    offload_params_to_cpu, keep_clip_on_cpu, keep_control_net_on_cpu, keep_vae_on_cpu : bool, optional
-        Keep weights, or run a part, outside the GPU.
+    offload_params_to_cpu : bool, optional
+        Keep the weights in main memory and bring them to the GPU when needed.
+    keep_clip_on_cpu : bool, optional
+        Run the text encoders on the CPU.
+    keep_control_net_on_cpu : bool, optional
+        Run the ControlNet on the CPU.
+    keep_vae_on_cpu : bool, optional
+        Run the autoencoder on the CPU.
     enable_mmap : bool, optional
         Read files through a memory map.
-    flash_attn, diffusion_flash_attn, diffusion_conv_direct, vae_conv_direct : bool, optional
-        Other kernels for attention and convolution.
+    flash_attn : bool, optional
+        Flash attention everywhere: less memory, other rounding.
+    diffusion_flash_attn : bool, optional
+        Flash attention in the diffusion model only.
+    diffusion_conv_direct : bool, optional
+        Convolutions without an intermediate matrix, in the diffusion model: less memory.
+    vae_conv_direct : bool, optional
+        The same in the autoencoder.
     tae_preview_only : bool, optional
         Use the tiny autoencoder for previews only.
-    circular_x, circular_y : bool, optional
-        Pad around the edges: pictures that tile.
-    force_sdxl_vae_conv_scale, chroma_use_dit_mask, chroma_use_t5_mask, qwen_image_zero_cond_t : bool, optional
-        Switches of single models.
+    circular_x : bool, optional
+        Pad around the left and right edges: pictures that tile in width.
+    circular_y : bool, optional
+        Pad around the upper and lower edges: pictures that tile in height.
+    force_sdxl_vae_conv_scale : bool, optional
+        Scale within Stable Diffusion XL's autoencoder, which else leaves half precision's range.
+    chroma_use_dit_mask : bool, optional
+        Mask padded tokens in Chroma's transformer.
+    chroma_use_t5_mask : bool, optional
+        Mask padded tokens in Chroma's text encoder.
+    qwen_image_zero_cond_t : bool, optional
+        Give reference pictures of Qwen-Image-Edit the time step 0.
     chroma_t5_mask_pad : int, optional
         Padding of Chroma's text mask, in tokens.
     max_vram : float, optional
-        Gigabytes of GPU memory to stay below, at least 0; 0 is no limit.
+        Gigabytes of GPU memory within which a graph is to run, in parts, at least 0; 0 is no limit. Acts on a GPU with
+        `offload_params_to_cpu`.
     """
 
     C_STRUCT = "sd_ctx_params_t"
@@ -163,114 +179,12 @@ class ContextParams(Struct):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tiling(Struct):
-    """Decode and encode in tiles, which takes less memory: `sd_tiling_params_t`.
-
-    Parameters
-    ----------
-    enabled : bool
-        True unless said otherwise.
-    tile_size_x, tile_size_y : int, optional
-        Tile size in latent pixels.
-    target_overlap : float, optional
-        Part of a tile that overlaps its neighbour, 0 to 0.5.
-    rel_size_x, rel_size_y : float, optional
-        Tile size as a part of the picture (up to 1) or as a count of tiles (above 1); 0 uses `tile_size_*`.
-    """
-
-    C_STRUCT = "sd_tiling_params_t"
-    enabled: bool = True
-    tile_size_x: int | None = None
-    tile_size_y: int | None = None
-    target_overlap: float | None = None
-    rel_size_x: float | None = None
-    rel_size_y: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class SkipLayerGuidance(Struct):
-    """Skip-layer guidance (Stable Diffusion 3.5): `sd_slg_params_t`.
-
-    Parameters
-    ----------
-    layers : sequence of int, optional
-        Layers that the extra pass leaves out.
-    layer_start, layer_end : float, optional
-        Part of the steps in which it acts, 0 to 1.
-    scale : float, optional
-        Strength; 0 is off.
-    """
-
-    C_STRUCT = "sd_slg_params_t"
-    layers: Sequence[int] | None = None
-    layer_start: float | None = None
-    layer_end: float | None = None
-    scale: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Guidance(Struct):
-    """How strongly the prompt acts: `sd_guidance_params_t`.
-
-    Parameters
-    ----------
-    txt_cfg : float, optional
-        Classifier-free guidance by the text; 1 is off.
-    img_cfg : float, optional
-        The same by the image, for instruction-editing models. None: as `txt_cfg`.
-    distilled_guidance : float, optional
-        The guidance value that distilled models (FLUX.1 dev) take as input.
-    slg : SkipLayerGuidance, optional
-        Skip-layer guidance.
-    """
-
-    C_STRUCT = "sd_guidance_params_t"
-    txt_cfg: float | None = None
-    img_cfg: float | None = None
-    distilled_guidance: float | None = None
-    slg: SkipLayerGuidance | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleParams(Struct):
-    """The denoising loop: `sd_sample_params_t`.
-
-    Parameters
-    ----------
-    guidance : Guidance, optional
-        How strongly the prompt acts.
-    scheduler, sample_method : str, optional
-        Names as in sd-cli. None: what the engine takes for the model.
-    sample_steps : int, optional
-        Denoising steps, at least 1.
-    eta : float, optional
-        Noise added back at each step, for samplers that do.
-    shifted_timestep : int, optional
-        For NitroSD models: 0 to 1000, 0 is off.
-    custom_sigmas : sequence of float, optional
-        Noise levels from high to low, in place of a scheduler: at least 2, above 0 but for the last.
-    flow_shift : float, optional
-        Shift of flow models (SD3, Wan). None: the model's own.
-    """
-
-    C_STRUCT = "sd_sample_params_t"
-    guidance: Guidance | None = None
-    scheduler: str | None = None
-    sample_method: str | None = None
-    sample_steps: int | None = None
-    eta: float | None = None
-    shifted_timestep: int | None = None
-    custom_sigmas: Sequence[float] | None = None
-    flow_shift: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class PhotoMaker(Struct):
     """Pictures of a person for PhotoMaker: `sd_pm_params_t`.
 
     Parameters
     ----------
-    id_images : sequence of uint8 arrays (H, W, 3), optional
+    id_images : sequence of pictures, optional
         Photographs.
     id_embed_path : path, optional
         Identity embedding, for version 2.
@@ -285,82 +199,30 @@ class PhotoMaker(Struct):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cache(Struct):
-    """Reuse of results between steps: `sd_cache_params_t`; each mode reads its own fields.
-
-    Parameters
-    ----------
-    mode : str
-        ``"easycache"``, ``"ucache"``, ``"dbcache"``, ``"taylorseer"``, ``"cache_dit"``, ``"spectrum"``.
-    reuse_threshold, start_percent, end_percent, error_decay_rate : float, optional
-        EasyCache and UCache: error allowed, and part of the steps (0 to 1) in which it acts.
-    use_relative_threshold, reset_error_on_compute : bool, optional
-        UCache: how the error is measured and summed.
-    Fn_compute_blocks, Bn_compute_blocks, max_warmup_steps, max_cached_steps : int, optional
-        DBCache and Cache-DiT: blocks always computed, and counts of steps.
-    max_continuous_cached_steps : int, optional
-        DBCache and Cache-DiT: most steps in a row that are not computed.
-    residual_diff_threshold : float, optional
-        DBCache and Cache-DiT: difference allowed.
-    taylorseer_n_derivatives, taylorseer_skip_interval : int, optional
-        TaylorSeer.
-    scm_mask : str, optional
-        Steps to compute, as ``"1,1,0,1"``.
-    scm_policy_dynamic : bool, optional
-        Whether `scm_mask` may be departed from.
-    spectrum_w, spectrum_lam, spectrum_flex_window, spectrum_stop_percent : float, optional
-        Spectrum.
-    spectrum_m, spectrum_window_size, spectrum_warmup_steps : int, optional
-        Spectrum.
-    """
-
-    C_STRUCT = "sd_cache_params_t"
-    mode: str
-    reuse_threshold: float | None = None
-    start_percent: float | None = None
-    end_percent: float | None = None
-    error_decay_rate: float | None = None
-    use_relative_threshold: bool | None = None
-    reset_error_on_compute: bool | None = None
-    Fn_compute_blocks: int | None = None
-    Bn_compute_blocks: int | None = None
-    residual_diff_threshold: float | None = None
-    max_warmup_steps: int | None = None
-    max_cached_steps: int | None = None
-    max_continuous_cached_steps: int | None = None
-    taylorseer_n_derivatives: int | None = None
-    taylorseer_skip_interval: int | None = None
-    scm_mask: str | None = None
-    scm_policy_dynamic: bool | None = None
-    spectrum_w: float | None = None
-    spectrum_m: int | None = None
-    spectrum_lam: float | None = None
-    spectrum_window_size: int | None = None
-    spectrum_flex_window: float | None = None
-    spectrum_warmup_steps: int | None = None
-    spectrum_stop_percent: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Hires(Struct):
     """A second pass at a larger size: `sd_hires_params_t`.
 
     Parameters
     ----------
     enabled : bool
-        True unless said otherwise.
+        Draw a second pass: True unless said otherwise.
     upscaler : str, optional
-        How the first picture is enlarged, by sd-cli's names (``"Latent"``, ``"Lanczos"``, ``"Model"``, ...).
+        How the first picture is enlarged: the latent by ``"Latent"`` (bilinear; what None means), ``"Latent
+        (nearest)"``, ``"Latent (nearest-exact)"``, ``"Latent (antialiased)"``, ``"Latent (bicubic)"`` or ``"Latent
+        (bicubic antialiased)"``; the decoded picture by ``"Lanczos"``, ``"Nearest"`` or ``"Model"``. ``"None"``: no
+        second pass.
     model_path : path, optional
-        Upscaling network, for the upscaler ``"Model"``.
+        Upscaling network, for the upscaler ``"Model"``, as for `Upscaler`; what it makes is resized to the target.
     scale : float, optional
         Factor of the size, unless a target is given.
-    target_width, target_height : int, optional
-        Size in pixels.
+    target_width : int, optional
+        Width in pixels, in place of `scale`.
+    target_height : int, optional
+        Height in pixels, in place of `scale`.
     steps : int, optional
         Steps of the second pass. None: as the first.
     denoising_strength : float, optional
-        How far the second pass may go away from the first, 0 to 1.
+        How far the second pass may go away from the first, above 0 and up to 1. None: the engine's 0.7.
     upscale_tile_size : int, optional
         Tile size of the upscaling network in pixels.
     """
@@ -387,17 +249,28 @@ class ImageParams(Struct):
     ----------
     loras : sequence of Lora, optional
         Adapters.
-    prompt, negative_prompt : str, optional
-        What to draw and what not; at most 50,000 bytes in UTF-8 each, without NUL, weights as in ``(text:1.2)``.
+    prompt : str, optional
+        What to draw, with weights as in ``(text:1.2)``; at most 50,000 bytes in UTF-8, without NUL.
+    negative_prompt : str, optional
+        What to leave out; acts where guidance is not 1.
     clip_skip : int, optional
         Last layers of CLIP to leave out, at least 1.
-    init_image, mask_image, control_image : uint8 array, optional
-        Picture to start from (H, W, 3), part of it to draw anew (H, W, 1), and ControlNet's hint (H, W, 3).
-    ref_images : sequence of uint8 arrays (H, W, 3), optional
+    init_image : picture, optional
+        Picture to start from: whatever `Engine.generate` takes; of a `Result`'s parameters, a uint8 array (H, W, 3).
+    mask_image : picture or box, optional
+        Part of `init_image` to draw anew: white, or within ``(left, top, right, bottom)``; of a `Result`'s parameters,
+        a uint8 array (H, W, 1).
+    control_image : picture, optional
+        ControlNet's hint.
+    ref_images : sequence of pictures, optional
         Reference pictures of editing models, at least 64 pixels a side; multiples of 16 unless they are resized.
-    auto_resize_ref_image, increase_ref_index : bool, optional
-        How reference pictures are scaled and numbered.
-    width, height : int, optional
+    auto_resize_ref_image : bool, optional
+        Scale reference pictures to the area of the result.
+    increase_ref_index : bool, optional
+        Number reference pictures apart, for models that tell them by number.
+    width : int, optional
+        Pixels.
+    height : int, optional
         Pixels.
     sample_params : SampleParams, optional
         The denoising loop.
@@ -428,7 +301,7 @@ class ImageParams(Struct):
     ref_images: Sequence[Pixels] | None = None
     auto_resize_ref_image: bool | None = None
     increase_ref_index: bool | None = None
-    mask_image: Pixels | None = None
+    mask_image: MaskPixels | None = None
     width: int | None = None
     height: int | None = None
     sample_params: SampleParams | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import sdcffi
 from sdcffi import (
     Cache,
     ContextParams,
@@ -25,9 +27,13 @@ from sdcffi import (
     SkipLayerGuidance,
     Tiling,
     UnsupportedParameterError,
+    VideoParams,
+    cli,
 )
 from sdcffi._library import Library, load
 from sdcffi._marshal import Marshaller
+from sdcffi._parameter_table import FUNCTIONS, UNREACHED, parameter_table
+from sdcffi._parameters import parameters
 from sdcffi.params import Embedding, Struct
 
 STRUCTS: list[type[Struct]] = [
@@ -42,22 +48,8 @@ STRUCTS: list[type[Struct]] = [
     SampleParams,
     SkipLayerGuidance,
     Tiling,
+    VideoParams,
 ]
-
-# C fields without a Python field of the same name.
-NOT_PUBLIC = {
-    "sd_ctx_params_t.embedding_count": "length of embeddings",
-    "sd_slg_params_t.layer_count": "length of layers",
-    "sd_sample_params_t.custom_sigmas_count": "length of custom_sigmas",
-    "sd_pm_params_t.id_images_count": "length of id_images",
-    "sd_img_gen_params_t.lora_count": "length of loras",
-    "sd_img_gen_params_t.ref_images_count": "length of ref_images",
-    "sd_image_t.width": "shape of the array",
-    "sd_image_t.height": "shape of the array",
-    "sd_image_t.channel": "shape of the array",
-    "sd_image_t.data": "the array",
-    "sd_vid_gen_params_t.*": "video is not bound yet",
-}
 
 
 @pytest.fixture(scope="module")
@@ -77,21 +69,53 @@ def header_fields(library: Library) -> Iterator[str]:
             yield from (f"{name}.{field}" for field, _ in ctype.fields)
 
 
+def header_functions(library: Library) -> set[str]:
+    return {name for name in dir(library.lib) if not name.startswith("sdg_") and callable(getattr(library.lib, name))}
+
+
 def test_every_c_field_is_public_or_has_a_reason(library: Library) -> None:
     public = {f"{struct.C_STRUCT}.{field.name}" for struct in STRUCTS for field in dataclasses.fields(struct)}  # type: ignore[arg-type]
-    reasons = set(NOT_PUBLIC)
+    reasons = {name for name in UNREACHED if "." in name}
     everything = set(header_fields(library))
-    missing = {field for field in everything - public - reasons if f"{field.partition('.')[0]}.*" not in reasons}
-    assert not missing, "fields of the header that nobody can reach"
+    assert not everything - public - reasons, "fields of the header that nobody can reach"
     unknown = public - everything - {"sd_lora_t.name"}  # a label, which `Lora.given` leaves out
     assert not unknown, "dataclass fields that this header does not have"
-    stale = {reason for reason in reasons if not reason.endswith("*") and reason not in everything}
-    assert not stale, "reasons for fields that are gone"
+    assert not reasons - everything, "reasons for fields that are gone"
+    assert not reasons & public, "reasons for fields that can be reached"
+
+
+def test_every_function_is_reached_or_has_a_reason(library: Library) -> None:
+    reasons = {name for name in UNREACHED if "." not in name}
+    assert FUNCTIONS.keys() | reasons == header_functions(library)
+    assert not FUNCTIONS.keys() & reasons
+
+
+def test_what_functions_are_reached_by_exists() -> None:
+    for python in FUNCTIONS.values():
+        found: Any = sdcffi
+        for name in python.split("."):
+            found = getattr(found, name, None)
+        assert found is not None, python
+
+
+def test_the_table_in_the_docs_is_that_of_the_build() -> None:
+    written = Path(sdcffi.__file__).with_name("docs") / "parameters.md"
+    expected = written.read_text(encoding="utf-8").splitlines()
+    assert list(parameter_table()) == expected, "run: python -m sdcffi info --parameters > sdcffi/docs/parameters.md"
+
+
+@pytest.mark.parametrize(("command", "struct"), [("generate", ImageParams), ("video", VideoParams)])
+def test_every_parameter_has_its_flag(command: str, struct: type[Struct]) -> None:
+    values = {bool: [], int: ["1"], float: ["0.5"], str: ["x"]}
+    for item in (*parameters(ContextParams), *parameters(struct)):
+        options = cli.parser().parse_args([command, item.flag, *(["1"] if item.many else values[item.kind])])
+        assert getattr(options, item.name) is not None, item.flag
 
 
 def test_engine_and_generate_reach_every_field_of_their_structs() -> None:
     assert "context" in inspect.signature(Engine).parameters
     assert "params" in inspect.signature(Engine.generate).parameters
+    assert "params" in inspect.signature(Engine.generate_video).parameters
 
 
 def sample(struct: type[Struct], pictures: np.ndarray[Any, Any]) -> Struct:
@@ -100,6 +124,8 @@ def sample(struct: type[Struct], pictures: np.ndarray[Any, Any]) -> Struct:
         "embeddings": [Embedding(name="word", path="word.pt")],
         "loras": [Lora("a.safetensors", 0.5, True), Lora("b.safetensors")],
         "sample_params": None,
+        "high_noise_sample_params": SampleParams(sample_steps=5),
+        "control_frames": [pictures, pictures],
         "guidance": None,
         "slg": None,
         "layers": [7, 8, 9],
@@ -156,7 +182,9 @@ def test_every_field_arrives_in_the_c_struct(struct: type[Struct], library: Libr
             assert (native.width, native.height, native.channel) == (5, 4, 3), name
             assert native.data == library.ffi.from_buffer("uint8_t[]", pictures), f"{name} was copied"
         elif isinstance(value, list):
-            count = next(key for key in NOT_PUBLIC if NOT_PUBLIC[key] == f"length of {name}").partition(".")[2]
+            count = next(
+                key for key in fields if key in (f"{name}_size", f"{name.removesuffix('s')}_count", f"{name}_count")
+            )
             assert getattr(target, count) == len(value), name
     if isinstance(params, ImageParams):
         assert target.loras[0].multiplier == 0.5
@@ -164,6 +192,9 @@ def test_every_field_arrives_in_the_c_struct(struct: type[Struct], library: Libr
         assert library.text(target.loras[1].path) == "b.safetensors"
         assert target.hires.scale == 3
         assert target.ref_images[1].height == 4
+    if isinstance(params, VideoParams):
+        assert target.high_noise_sample_params.sample_steps == 5
+        assert target.control_frames[1].data == target.init_image.data
 
 
 def test_a_count_field_is_found_for_each_array(library: Library, marshaller: Marshaller) -> None:
@@ -176,7 +207,7 @@ def test_a_count_field_is_found_for_each_array(library: Library, marshaller: Mar
     assert target.guidance.slg.layers[0] == 3
 
 
-@pytest.mark.parametrize("struct", [ContextParams, SampleParams, ImageParams])
+@pytest.mark.parametrize("struct", [ContextParams, SampleParams, ImageParams, VideoParams])
 def test_what_is_not_set_keeps_the_native_default(
     struct: type[Struct], library: Library, marshaller: Marshaller
 ) -> None:
@@ -201,6 +232,20 @@ def test_a_field_that_this_engine_lacks_is_an_error_only_when_set(marshaller: Ma
         marshaller.struct(Later(temporal_tiling=True))
 
 
+@pytest.mark.parametrize("struct", STRUCTS)
+def test_a_name_that_only_another_engine_has_is_refused_with_those_of_this_one(
+    struct: type[Struct], library: Library, marshaller: Marshaller
+) -> None:
+    fields = dict(library.ffi.typeof(struct.C_STRUCT).fields)
+    enums = {name: field.type for name, field in fields.items() if field.type.kind == "enum"}
+    assert bool(enums) == (struct in (Cache, ContextParams, Hires, SampleParams))
+    for name, ctype in enums.items():
+        legal = re.escape(", ".join(library.enum(ctype)))
+        target = library.ffi.new(f"{struct.C_STRUCT} *")
+        with pytest.raises(ValueError, match=rf"{name} must be one of {legal}, not 'of_tomorrow'"):
+            marshaller.fill(target[0], struct(**{name: "of_tomorrow"}))
+
+
 @pytest.mark.parametrize(
     ("params", "error", "message"),
     [
@@ -209,6 +254,7 @@ def test_a_field_that_this_engine_lacks_is_an_error_only_when_set(marshaller: Ma
         (ImageParams(width=True), TypeError, r"width must be a number, not True"),
         (ImageParams(width="8"), TypeError, r"width must be a number, not '8'"),  # type: ignore[arg-type]
         (ImageParams(strength=math.nan), ValueError, r"strength must be finite, not nan"),
+        (ImageParams(strength=1e39), ValueError, r"strength must be finite, not 1e\+39"),
         (ImageParams(prompt="a\0b"), ValueError, r"prompt must not contain a NUL"),
         (ImageParams(prompt="\ud800"), ValueError, r"prompt cannot be encoded"),
         (ImageParams(prompt=3), TypeError, r"prompt must be a string or a path, not 3"),  # type: ignore[arg-type]

@@ -1,0 +1,134 @@
+"""The table of what the built engine can be asked: each C name with its Python name, its flag and its default."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ._calls import run_alone
+from ._parameters import Parameter, parameters
+from ._requests import Opening
+from .engine import Engine
+from .params import ContextParams, ImageParams, StrPath, Struct, VideoParams
+
+__all__ = ["FUNCTIONS", "STRUCTS", "UNREACHED", "parameter_table"]
+
+# Each struct that a call takes, and the call.
+STRUCTS: dict[type[Struct], Any] = {
+    ContextParams: Engine,
+    ImageParams: Engine.generate,
+    VideoParams: Engine.generate_video,
+}
+# What the functions of stable-diffusion.h are reached by.
+FUNCTIONS = {
+    "new_sd_ctx": "Engine",
+    "free_sd_ctx": "Engine.close",
+    "generate_image": "Engine.generate",
+    "generate_video": "Engine.generate_video",
+    "sd_ctx_supports_image_generation": "Engine.capabilities",
+    "sd_ctx_supports_video_generation": "Engine.capabilities",
+    "sd_get_default_sample_method": "Engine.capabilities",
+    "sd_get_default_scheduler": "Engine.capabilities",
+    "sd_sample_method_name": "Engine.capabilities",
+    "sd_scheduler_name": "Engine.capabilities",
+    "sd_set_log_callback": "Engine",
+    "sd_set_progress_callback": "Engine",
+    "sd_set_preview_callback": "Engine.generate",
+    "sd_get_num_physical_cores": "Upscaler",
+    "new_upscaler_ctx": "Upscaler",
+    "free_upscaler_ctx": "Upscaler.close",
+    "upscale": "Upscaler.upscale",
+    "get_upscale_factor": "Upscaler.factor",
+    "preprocess_canny": "canny",
+    "convert": "convert",
+    "sd_commit": "Engine.commit",
+    "sd_ctx_params_init": "Engine",
+    "sd_img_gen_params_init": "Engine.generate",
+    "sd_vid_gen_params_init": "Engine.generate_video",
+    "sd_sample_params_init": "SampleParams",
+    "sd_cache_params_init": "Cache",
+    "sd_hires_params_init": "Hires",
+    **{
+        f"{kind}_name": "Engine.capabilities"
+        for kind in ("sd_type", "sd_rng_type", "sd_prediction", "sd_preview", "sd_lora_apply_mode", "sd_hires_upscaler")
+    },
+}
+_LENGTH, _ARRAY = "length of the sequence", "the array itself"
+_NAMED = "names are read from the header and looked up in Python, which refuses unknown ones"
+_TEXT = "text for logs; `Result.record` tells the same, and more"
+# What has no name of its own in Python, and why.
+UNREACHED = {
+    "sd_ctx_params_t.embedding_count": _LENGTH,
+    "sd_slg_params_t.layer_count": _LENGTH,
+    "sd_sample_params_t.custom_sigmas_count": _LENGTH,
+    "sd_pm_params_t.id_images_count": _LENGTH,
+    "sd_img_gen_params_t.lora_count": _LENGTH,
+    "sd_img_gen_params_t.ref_images_count": _LENGTH,
+    "sd_vid_gen_params_t.lora_count": _LENGTH,
+    "sd_vid_gen_params_t.control_frames_size": _LENGTH,
+    "sd_image_t.width": _ARRAY,
+    "sd_image_t.height": _ARRAY,
+    "sd_image_t.channel": _ARRAY,
+    "sd_image_t.data": _ARRAY,
+    "sd_ctx_params_to_str": _TEXT,
+    "sd_sample_params_to_str": _TEXT,
+    "sd_img_gen_params_to_str": _TEXT,
+    "sd_get_system_info": "instruction sets; `sdcffi info` tells them as the build's options",
+    "sd_version": "the version of the source package; `sdcffi info` tells it from the manifest",
+    **{
+        f"str_to_{kind}": _NAMED
+        for kind in (
+            *("sd_type", "rng_type", "sample_method", "scheduler", "prediction", "preview", "lora_apply_mode"),
+            "sd_hires_upscaler",
+        )
+    },
+}
+_TABLES = ("tiling", "cache", "hires", "slg", "high_noise")  # keywords that take a whole struct
+_OF_THE_MACHINE = {"n_threads": "the physical cores"}
+
+
+def parameter_table(library: StrPath | None = None) -> Iterator[str]:
+    """Give the lines of the table as Markdown, with the defaults that the built engine tells.
+
+    Parameters
+    ----------
+    library : path, optional
+        See `Engine`.
+    """
+    opening = Opening(library, "cpu")
+    found = run_alone(opening, "describe")
+    defaults = run_alone(opening, "defaults", [struct() for struct in STRUCTS])
+    yield "# Every parameter of the engine"
+    yield ""
+    yield f"stable-diffusion.cpp {found.upstream_commit}; written by `sdcffi info --parameters`."
+    for (struct, call), values in zip(STRUCTS.items(), defaults, strict=True):
+        yield from ("", f"## {struct.C_STRUCT}", "", "| C | Python | flag | default |", "| --- | --- | --- | --- |")
+        keywords = inspect.signature(call).parameters
+        for item in parameters(struct):
+            name = ".".join(item.path)
+            python, default = _python(item, call, keywords), _default(item, values.get(name, ""))
+            yield f"| {name} | `{python}` | `{item.flag}` | {default} |"
+    yield from ("", "## Functions", "", "| C | Python |", "| --- | --- |")
+    yield from (f"| {name} | `{python}` |" for name, python in sorted(FUNCTIONS.items()))
+    yield from ("", "## Without a name in Python", "", "| C | why |", "| --- | --- |")
+    yield from (f"| {name} | {reason} |" for name, reason in sorted(UNREACHED.items()))
+
+
+def _python(item: Parameter, call: Any, keywords: Mapping[str, Any]) -> str:
+    if item.name in keywords and item.name not in _TABLES:
+        return f"{call.__name__}({item.name}=)"
+    return f"{item.struct.__name__}.{item.path[-1]}"
+
+
+def _default(item: Parameter, value: Any) -> str:
+    if item.path[-1] in _OF_THE_MACHINE:
+        return _OF_THE_MACHINE[item.path[-1]]
+    if value is None:
+        return "chosen by the engine"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:.6g}" if math.isfinite(value) else "chosen by the engine"
+    return str(value) or "none"

@@ -1,0 +1,177 @@
+"""Every parameter under one name: flags of the command line, keys of parameter files, and the table in the docs.
+
+The fields, their types and what they mean come from the dataclasses of `params`; here stands only what a field is
+called where it is not its own name. Names are the long flags of upstream's sd-cli with underscores.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
+
+from . import params
+from .params import Struct
+
+__all__ = ["Parameter", "build", "flag_of", "flatten", "parameters"]
+
+# What the names of a struct's fields begin with; a struct that is not here adds nothing.
+_PREFIXES = {
+    "slg": "slg_",
+    "vae_tiling_params": "vae_",
+    "cache": "cache_",
+    "hires": "hires_",
+    "pm_params": "pm_",
+    "high_noise_sample_params": "high_noise_",
+}
+_NAMES = {
+    "wtype": "type",
+    "n_threads": "threads",
+    "rng_type": "rng",
+    "sampler_rng_type": "sampler_rng",
+    "offload_params_to_cpu": "offload_to_cpu",
+    "keep_clip_on_cpu": "clip_on_cpu",
+    "keep_vae_on_cpu": "vae_on_cpu",
+    "keep_control_net_on_cpu": "control_net_cpu",
+    "enable_mmap": "mmap",
+    "flash_attn": "fa",
+    "diffusion_flash_attn": "diffusion_fa",
+    "sample_method": "sampler",
+    "sample_steps": "steps",
+    "shifted_timestep": "timestep_shift",
+    "custom_sigmas": "sigmas",
+    "txt_cfg": "cfg_scale",
+    "img_cfg": "img_cfg_scale",
+    "distilled_guidance": "guidance",
+}
+_WHOLE_NAMES = {  # by path, without a prefix
+    "slg.layers": "skip_layers",
+    "slg.layer_start": "skip_layer_start",
+    "slg.layer_end": "skip_layer_end",
+    "vae_tiling_params.enabled": "vae_tiling",
+    "vae_tiling_params.target_overlap": "vae_tile_overlap",
+    "vae_tiling_params.rel_size_x": "vae_relative_tile_size_x",
+    "vae_tiling_params.rel_size_y": "vae_relative_tile_size_y",
+    "cache.scm_mask": "scm_mask",
+    "cache.scm_policy_dynamic": "scm_policy_dynamic",
+    "hires.enabled": "hires",
+    "hires.target_width": "hires_width",
+    "hires.target_height": "hires_height",
+}
+# What flags give once for each element.
+_SINGULAR = {
+    "loras": "lora",
+    "ref_images": "ref_image",
+    "control_frames": "control_frame",
+    "pm_id_images": "pm_id_image",
+    "embeddings": "embedding",
+}
+_KINDS: dict[str, type] = {"bool": bool, "int": int, "float": float}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One field that a caller can set.
+
+    Attributes
+    ----------
+    path : tuple of str
+        Its C name from the outermost struct on: ``("sample_params", "guidance", "txt_cfg")``.
+    struct : type
+        The dataclass that holds it.
+    name : str
+        What it is called in files, and with dashes as a flag: ``"cfg_scale"``.
+    kind : type
+        bool, int, float or str; str also for paths and pictures, which files and flags give by path.
+    annotation : str
+        Its type in the dataclass, without None.
+    many : bool
+        Whether it is a sequence.
+    help : str
+        What it means, by the dataclass's docstring.
+    """
+
+    path: tuple[str, ...]
+    struct: type[Struct]
+    name: str
+    kind: type
+    annotation: str
+    many: bool
+    help: str
+
+    @property
+    def flag(self) -> str:
+        """What it is called on the command line."""
+        return flag_of(self.name)
+
+
+def flag_of(name: str) -> str:
+    """Give the flag of a name in `parameters`, or of another keyword."""
+    return "--" + _SINGULAR.get(name, name).replace("_", "-")
+
+
+def parameters(struct: type[Struct]) -> tuple[Parameter, ...]:
+    """Give every parameter of a struct and of the structs within, in the order of their fields."""
+    return tuple(_walk(struct, (), ""))
+
+
+def _walk(struct: type[Struct], above: tuple[str, ...], prefix: str) -> Iterator[Parameter]:
+    meanings = _meanings(struct.__doc__ or "")
+    for field in fields(struct):  # type: ignore[arg-type]
+        path = (*above, field.name)
+        annotation = str(field.type).removesuffix(" | None")
+        inner = getattr(params, annotation, None)
+        if isinstance(inner, type) and issubclass(inner, Struct):
+            yield from _walk(inner, path, prefix + _PREFIXES.get(field.name, ""))
+            continue
+        element = annotation.removeprefix("Sequence[").removesuffix("]")
+        many = element != annotation
+        kind = _KINDS.get(element, str)
+        yield Parameter(path, struct, _name(path, prefix), kind, element, many, meanings.get(field.name, ""))
+
+
+def _name(path: tuple[str, ...], prefix: str) -> str:
+    whole = _WHOLE_NAMES.get(".".join(path[-2:]))
+    if whole is not None:
+        outer = _PREFIXES[path[0]] if path[0] in _PREFIXES and path[0] != path[-2] else ""
+        return outer + whole
+    return prefix + _NAMES.get(path[-1], path[-1].removesuffix("_path"))
+
+
+def _meanings(docstring: str) -> dict[str, str]:
+    """Read the parameters of a numpydoc docstring: the text below ``name, name : type``."""
+    found: dict[str, str] = {}
+    entries = re.findall(r"^ {4}(\w+(?:, \w+)*) : [^\n]*\n((?: {8}[^\n]*\n)+)", docstring, re.MULTILINE)
+    for names, text in entries:
+        meaning = re.sub(r"``|`", "", " ".join(text.split()))
+        found.update(dict.fromkeys(names.split(", "), meaning))
+    return found
+
+
+def build(struct: type[Struct], values: Mapping[tuple[str, ...], Any]) -> Any:
+    """Give a struct with values by path; structs within are made where one of their values is given.
+
+    Raises
+    ------
+    ValueError
+        If a struct lacks a value that it must have.
+    """
+    own = {path[0]: value for path, value in values.items() if len(path) == 1}
+    for name in {path[0] for path in values if len(path) > 1}:
+        inner = {path[1:]: value for path, value in values.items() if path[0] == name}
+        annotation = next(str(item.type) for item in fields(struct) if item.name == name)  # type: ignore[arg-type]
+        own[name] = build(getattr(params, annotation.removesuffix(" | None")), inner)
+    required = [item.name for item in fields(struct) if item.default is MISSING]  # type: ignore[arg-type]
+    if missing := [name for name in required if name not in own]:
+        raise ValueError(f"{struct.__name__} needs {' and '.join(missing)}, but only {', '.join(own)} given")
+    return struct(**own)
+
+
+def flatten(struct: Struct) -> dict[tuple[str, ...], Any]:
+    """Give the values that are set in a struct and in the structs within, by path: what `build` takes."""
+    values: dict[tuple[str, ...], Any] = {}
+    for name, value in struct.given().items():
+        below = flatten(value) if isinstance(value, Struct) else {(): value}
+        values |= {(name, *path): leaf for path, leaf in below.items()}
+    return values

@@ -1,0 +1,39 @@
+"""What the engine's parameters have in common: a dataclass that stands for a C struct."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from .images import ImageLike, MaskLike
+
+__all__ = ["MaskPixels", "Pixels", "StrPath", "Struct"]
+
+StrPath: TypeAlias = "str | os.PathLike[str]"
+Pixels: TypeAlias = "ImageLike"
+MaskPixels: TypeAlias = "MaskLike"
+_Struct = TypeVar("_Struct", bound="Struct")
+
+
+class Struct:
+    """Base of the dataclasses that stand for a C struct named `C_STRUCT`."""
+
+    C_STRUCT: ClassVar[str]
+
+    def given(self) -> dict[str, Any]:
+        """Give the fields that are set, by name."""
+        return {
+            item.name: value
+            for item in fields(self)  # type: ignore[arg-type]
+            if (value := getattr(self, item.name)) is not None
+        }
+
+    def updated(self: _Struct, other: _Struct | None) -> _Struct:
+        """Give this with the fields that are set in `other`; structs within are updated in turn."""
+        changes: dict[str, Any] = {}
+        for name, value in other.given().items() if other else ():
+            below = getattr(self, name)
+            changes[name] = below.updated(value) if isinstance(below, Struct) else value
+        return replace(self, **changes)  # type: ignore[type-var]

@@ -1,0 +1,267 @@
+"""What is set when a model is loaded acts as it says, and as the same flag of sd-cli.
+
+On a CPU, nothing to see: where weights and parts are kept (offload_to_cpu, clip_on_cpu, vae_on_cpu, control_net_cpu)
+and max_vram; diffusion_conv_direct finds no convolution in a transformer.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sdcli import Pixels, SdCli, run
+
+from sdcffi import ContextParams, Engine, ImageParams, SampleParams
+from sdcffi.demo import DemoModel
+
+OpenEngine = Callable[..., Engine]
+
+DRAW: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 32, "steps": 2, "cfg_scale": 1.0, "seed": 7}
+
+
+@dataclass
+class Drawn:
+    """A picture, and the log from loading on."""
+
+    pixels: Pixels
+    log: list[str]
+
+    def says(self, text: str) -> bool:
+        return any(text in line for line in self.log)
+
+    def size(self, part: str) -> float:
+        """Megabytes of a part's weights."""
+        (line,) = (line for line in self.log if f"- {part} params backend buffer size" in line)
+        return float(line.partition("=")[2].partition("MB")[0])
+
+
+@pytest.fixture
+def draw(open_engine: OpenEngine, demo_model: DemoModel) -> Callable[..., Drawn]:
+    """Draws with an engine opened for it, in this process."""
+
+    def draw(call: dict[str, Any] | None = None, model: DemoModel = demo_model, **keywords: Any) -> Drawn:
+        log: list[str] = []
+        engine = open_engine(model, isolated=False, on_log=lambda line: log.append(line.text), **keywords)
+        return Drawn(engine.generate(**{**DRAW, **(call or {})}).arrays[0].copy(), log)
+
+    return draw
+
+
+@pytest.fixture(scope="module")
+def plain(demo_model: DemoModel) -> Drawn:
+    log: list[str] = []
+    with Engine(
+        **demo_model.engine_arguments(),
+        threads=1,
+        backend="cpu",
+        isolated=False,
+        on_log=lambda line: log.append(line.text),
+    ) as engine:
+        return Drawn(engine.generate(**DRAW).arrays[0].copy(), log)
+
+
+def psnr(one: Pixels, other: Pixels) -> float:
+    error = float(np.mean((one.astype(float) - other) ** 2))
+    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({"mmap": True}, "using mmap for I/O"),
+        ({"vae_conv_direct": True}, "Using Conv2d direct in the vae model"),
+        *(
+            pytest.param(changed, "", marks=pytest.mark.slow)
+            for changed in (
+                {"offload_to_cpu": True},
+                {"clip_on_cpu": True},
+                {"vae_on_cpu": True},
+                {"control_net_cpu": True},
+                {"max_vram": 1.0},
+                {"diffusion_conv_direct": True},
+                {"prediction": "flux2_flow"},
+                {"threads": 2},
+            )
+        ),
+    ],
+    ids=str,
+)
+def test_how_it_is_done_leaves_the_picture_as_it_is(
+    changed: dict[str, Any], line: str, draw: Callable[..., Drawn], plain: Drawn
+) -> None:
+    drawn = draw(**changed)
+    assert psnr(drawn.pixels, plain.pixels) > 50
+    assert drawn.says(line)
+    assert not line or not plain.says(line)
+
+
+@pytest.mark.parametrize(
+    ("changed", "everywhere"),
+    [({"fa": True}, True), pytest.param({"diffusion_fa": True}, False, marks=pytest.mark.slow)],
+)
+def test_flash_attention_is_another_way_to_the_same_picture(
+    changed: dict[str, Any], everywhere: bool, draw: Callable[..., Drawn], plain: Drawn
+) -> None:
+    drawn = draw(**changed)
+    assert 45 < psnr(drawn.pixels, plain.pixels) < math.inf, "rounded otherwise, so it was used"
+    assert drawn.says("Using flash attention in the diffusion model")
+    assert any(line.endswith("Using flash attention") for line in drawn.log) is everywhere
+
+
+def test_without_an_encoder_less_is_loaded(draw: Callable[..., Drawn], plain: Drawn) -> None:
+    drawn = draw(context=ContextParams(vae_decode_only=True))
+    assert drawn.size("taesd") < 0.6 * plain.size("taesd")
+    assert np.array_equal(drawn.pixels, plain.pixels)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "across", "down"),
+    [
+        ({"context": ContextParams(circular_x=True)}, True, False),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ({}, False, False),
+                ({"circular": True}, True, True),
+                ({"context": ContextParams(circular_y=True)}, False, True),
+            )
+        ),
+    ],
+    ids=["x", "none", "both", "y"],
+)
+def test_circular_pictures_meet_at_their_edges(
+    keywords: dict[str, Any], across: bool, down: bool, open_engine: OpenEngine, demo_model: DemoModel
+) -> None:
+    engine = open_engine(demo_model, isolated=False, **keywords)
+    pictures = np.stack(engine.generate(**{**DRAW, "height": 64, "batch_count": 2}).arrays)
+    for axis, meet in ((2, across), (1, down)):
+        likeness = np.corrcoef(pictures.take(0, axis).flat, pictures.take(-1, axis).flat)[0, 1]
+        assert likeness > 0.6 if meet else likeness < 0.3
+
+
+@pytest.mark.slow
+def test_each_kind_of_random_numbers_draws_another_picture(draw: Callable[..., Drawn], plain: Drawn) -> None:
+    pictures = [plain.pixels, draw(rng="cpu").pixels, draw(rng="std_default").pixels]
+    assert np.array_equal(draw(rng="cuda").pixels, plain.pixels), "the engine's own"
+    assert max(psnr(pictures[i], pictures[j]) for i, j in ((0, 1), (0, 2), (1, 2))) < 20
+
+
+@pytest.mark.slow
+def test_the_samplers_random_numbers_act_where_it_adds_noise(draw: Callable[..., Drawn], plain: Drawn) -> None:
+    ancestral = {"sampler": "euler_a"}
+    assert not np.array_equal(draw(ancestral, sampler_rng="cpu").pixels, draw(ancestral).pixels)
+    assert np.array_equal(draw(sampler_rng="cpu").pixels, plain.pixels), "euler adds none"
+
+
+@pytest.mark.parametrize(
+    ("prediction", "line"),
+    [
+        ("v", "v-prediction mode"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("eps", "eps-prediction mode"),
+                ("edm_v", "v-prediction EDM mode"),
+                ("flux2_flow", "Flux2 FLOW mode"),
+            )
+        ),
+    ],
+)
+def test_a_prediction_can_be_given(prediction: str, line: str, draw: Callable[..., Drawn], plain: Drawn) -> None:
+    drawn = draw(prediction=prediction)
+    assert drawn.says(f"running in {line}")
+    assert np.array_equal(drawn.pixels, plain.pixels) == (prediction == "flux2_flow")
+
+
+@pytest.mark.parametrize(
+    ("prediction", "shift"), [("sd3_flow", 3.0), pytest.param("flux_flow", 1.0, marks=pytest.mark.slow)]
+)
+def test_a_flow_that_is_given_has_the_shift_of_its_kind(
+    prediction: str, shift: float, open_engine: OpenEngine, demo_model: DemoModel
+) -> None:
+    engine = open_engine(demo_model, isolated=False, prediction=prediction)
+    drawn = [
+        engine.generate(**DRAW, params=ImageParams(sample_params=SampleParams(flow_shift=given))).arrays[0].copy()
+        for given in (None, shift, 2.0)
+    ]
+    assert np.array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+
+
+def test_weights_quantised_while_loading_draw_as_the_quantised_file(
+    draw: Callable[..., Drawn], models: dict[str, DemoModel], plain: Drawn
+) -> None:
+    while_loading = draw(type="q8_0")
+    from_file = draw(model=models["q8_0"], tensor_type_rules="text_encoders=q8_0,tae=q8_0")
+    assert np.array_equal(while_loading.pixels, from_file.pixels)
+    assert while_loading.size("flux") < 0.6 * plain.size("flux")
+    assert not np.array_equal(while_loading.pixels, plain.pixels)
+
+
+def test_rules_quantise_the_tensors_that_they_name(
+    draw: Callable[..., Drawn], models: dict[str, DemoModel], plain: Drawn
+) -> None:
+    ruled = draw(tensor_type_rules=r"model\.diffusion_model=q8_0")
+    assert np.array_equal(ruled.pixels, draw(model=models["q8_0"]).pixels)
+    assert ruled.size("flux") < 0.6 * plain.size("flux")
+    assert ruled.size("qwen3") == plain.size("qwen3")
+    some = draw(tensor_type_rules=r"double_blocks=q8_0")
+    assert ruled.size("flux") < some.size("flux") < plain.size("flux")
+
+
+def test_a_tiny_autoencoder_for_previews_only_needs_another_for_the_picture(
+    draw: Callable[..., Drawn],
+) -> None:
+    with pytest.raises(ValueError, match="it also needs vae="):
+        draw(context=ContextParams(tae_preview_only=True))
+
+
+@pytest.mark.parametrize(
+    ("keywords", "call"),
+    [
+        ({"circular": True}, {}),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ({"context": ContextParams(circular_x=True)}, {}),
+                ({"rng": "std_default"}, {}),
+                ({"rng": "cuda", "sampler_rng": "cpu"}, {"sampler": "euler_a"}),
+                ({"fa": True}, {}),
+                ({"diffusion_fa": True}, {}),
+                ({"vae_conv_direct": True}, {}),
+                ({"diffusion_conv_direct": True}, {}),
+                ({"mmap": True}, {}),
+                ({"offload_to_cpu": True}, {}),
+                ({"max_vram": 1.0}, {}),
+                ({"clip_on_cpu": True, "vae_on_cpu": True}, {}),
+                ({"prediction": "v"}, {}),
+                ({"prediction": "edm_v"}, {}),
+                ({"tensor_type_rules": r"double_blocks=q4_0,llm=q8_0"}, {}),
+                ({"type": "q5_K"}, {}),
+            )
+        ),
+    ],
+    ids=lambda value: re.sub(r"\w+=None(, )?", "", str(value)),
+)
+def test_the_picture_is_that_of_sd_cli(
+    keywords: dict[str, Any],
+    call: dict[str, Any],
+    draw: Callable[..., Drawn],
+    demo_model: DemoModel,
+    sd_cli: SdCli,
+    tmp_path: Path,
+) -> None:
+    command = sd_cli.command(demo_model, tmp_path / "theirs.png", **DRAW, **call)
+    for name, value in keywords.items():
+        flag = "--circularx" if isinstance(value, ContextParams) else f"--{name.replace('_', '-')}"
+        command += [flag] if value is True or isinstance(value, ContextParams) else [flag, str(value)]
+    run(command)
+    theirs = np.asarray(Image.open(tmp_path / "theirs.png").convert("RGB"))
+    assert np.array_equal(draw(call, **keywords).pixels, theirs)

@@ -1,0 +1,55 @@
+"""The one table of names: complete, unambiguous, and leading back to the fields."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from sdcffi import Cache, ContextParams, ImageParams, SampleParams
+from sdcffi._parameters import build, parameters
+from sdcffi.params import Guidance, SkipLayerGuidance, Struct
+
+
+def leaves(struct: Struct) -> int:
+    """Count the fields of a struct and of the structs within that are set."""
+    return sum(leaves(value) if isinstance(value, Struct) else 1 for value in struct.given().values())
+
+
+@pytest.mark.parametrize("struct", [ContextParams, ImageParams])
+def test_each_parameter_has_a_name_of_its_own_and_a_meaning(struct: type[Struct]) -> None:
+    found = parameters(struct)
+    names = [item.name for item in found]
+    assert len(set(names)) == len(names)
+    assert not [item.name for item in found if not item.help]
+    assert {item.path[0] for item in found} == {item.name for item in fields(struct)}  # type: ignore[arg-type]
+
+
+def test_names_of_the_context_and_of_the_call_do_not_meet() -> None:
+    assert not {item.name for item in parameters(ContextParams)} & {item.name for item in parameters(ImageParams)}
+
+
+@pytest.mark.parametrize("struct", [ContextParams, ImageParams])
+def test_a_value_for_each_path_arrives_in_its_field(struct: type[Struct]) -> None:
+    values: dict[tuple[str, ...], Any] = {item.path: index for index, item in enumerate(parameters(struct))}
+    built = build(struct, values)
+    for path, value in values.items():
+        found: Any = built
+        for name in path:
+            found = getattr(found, name)
+        assert found == value
+    assert leaves(built) == len(values)
+
+
+def test_structs_within_are_made_only_where_a_value_is_given() -> None:
+    assert build(ImageParams, {("width",): 8}) == ImageParams(width=8)
+    path = ("sample_params", "guidance", "slg", "scale")
+    guidance = Guidance(slg=SkipLayerGuidance(scale=2.5))
+    assert build(ImageParams, {path: 2.5}) == ImageParams(sample_params=SampleParams(guidance=guidance))
+
+
+def test_a_struct_without_what_it_must_have_is_refused() -> None:
+    assert build(ImageParams, {("cache", "mode"): "easycache"}).cache == Cache(mode="easycache")
+    with pytest.raises(ValueError, match=r"Cache needs mode, but only scm_mask given"):
+        build(ImageParams, {("cache", "scm_mask"): "1,0"})
