@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ._files import replacing
 from .images import to_pillow
@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from .params import ImageParams, StrPath
+    from ._records import Origin
+    from .metadata import GenerationParameters
+    from .params import ImageParams, StrPath, VideoParams
 
-__all__ = ["LoraReport", "Result", "check_picture_path"]
+__all__ = ["LoraReport", "Recorded", "Result", "check_picture_path"]
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,65 @@ class LoraReport:
         return f"{self.path}: applied {self.applied} of {self.total} tensors, mode {self.mode}"
 
 
+class Recorded:
+    """The part of `Result` and `VideoResult` that tells what made them."""
+
+    arrays: list[NDArray[np.uint8]]
+    parameters: ImageParams | VideoParams
+    loras: tuple[LoraReport, ...]
+    origin: Origin | None
+
+    def _seed_of(self, index: int) -> int:
+        """Give the seed of one picture or frame; each kind of result has its own."""
+        raise NotImplementedError
+
+    def record(self, index: int = 0, *, digests: bool = True, paths: bool = False) -> GenerationParameters:
+        """Tell everything that made a picture.
+
+        Parameters
+        ----------
+        index : int
+            Which one of the batch, or frame of the video.
+        digests : bool
+            Whether to take the sha256 of the model's files, which reads them once: seconds for gigabytes. Digests are
+            kept in the user's cache directory. A file that has changed since it was loaded gets none, with a warning.
+        paths : bool
+            Whether to tell the absolute paths of files too, not only their names.
+
+        Raises
+        ------
+        ValueError
+            If there is no such picture, or this result was not drawn by an `Engine`.
+        """
+        from .metadata import GenerationParameters  # not in the child, which knows results too and must start soon
+
+        if not 0 <= index < len(self.arrays):
+            raise ValueError(f"index must be from 0 to {len(self.arrays) - 1}, not {index!r}")
+        if self.origin is None:
+            raise ValueError("this result does not know the engine that drew it")
+        return GenerationParameters.of(
+            self.origin,
+            self.parameters,
+            seed=self._seed_of(index),
+            index=index,
+            shape=self.arrays[index].shape,
+            lora_modes=[report.mode for report in self.loras],
+            digests=digests,
+            paths=paths,
+        )
+
+    def _texts(self, index: int, picture_format: str, digests: bool, paths: bool) -> dict[str, Any]:
+        """Give the keyword arguments with which Pillow writes the record into a file of this format."""
+        from ._picture_text import KEEPS_TEXTS, save_arguments
+
+        if self.origin is None or picture_format not in KEEPS_TEXTS:
+            return {}
+        record = self.record(index, digests=digests, paths=paths)
+        return save_arguments(picture_format, record.infotext(), record.to_json())
+
+
 @dataclass(frozen=True)
-class Result:
+class Result(Recorded):
     """Pictures of one call, and what made them.
 
     Attributes
@@ -78,6 +137,8 @@ class Result:
         What became of each adapter.
     seconds : float
         Wall time of the call.
+    origin : Origin, optional
+        Model, engine and device, for `record`.
     """
 
     arrays: list[NDArray[np.uint8]]
@@ -85,13 +146,17 @@ class Result:
     parameters: ImageParams
     loras: tuple[LoraReport, ...]
     seconds: float
+    origin: Origin | None = field(default=None, repr=False)
 
     @cached_property
     def images(self) -> list[Image.Image]:
         """Pillow images, copied from `arrays` at the first access."""
         return [to_pillow(array) for array in self.arrays]
 
-    def save(self, pattern: StrPath) -> list[Path]:
+    def _seed_of(self, index: int) -> int:
+        return self.seeds[index]
+
+    def save(self, pattern: StrPath, *, metadata: bool = True, digests: bool = True, paths: bool = False) -> list[Path]:
         """Write the pictures; the file's ending chooses the format (PNG, JPEG, WebP, ...).
 
         Parameters
@@ -100,6 +165,11 @@ class Result:
             With several pictures, ``{index}`` and ``{seed}`` in it are replaced; without them, ``out.png`` becomes
             ``out_0.png``, ``out_1.png``, ... Files are written to a temporary name and moved, so that an existing
             file is replaced whole or not at all.
+        metadata : bool
+            Whether PNG, JPEG and WebP files tell what made them: AUTOMATIC1111's parameters, which viewers show, and
+            the record that `GenerationParameters.from_png` reads. Other formats hold neither. False writes pixels only.
+        digests, paths : bool
+            See `record`.
 
         Returns
         -------
@@ -111,12 +181,21 @@ class Result:
         ValueError
             If the ending is no picture format, or the directory does not exist.
         """
-        paths = [self._path(Path(pattern).expanduser(), index) for index in range(len(self.arrays))]
-        for path, image in zip(paths, self.images, strict=True):
-            picture_format = check_picture_path(path)
-            with replacing(path) as temporary:
-                image.save(temporary, format=picture_format)
-        return paths
+        targets = [self._path(Path(pattern).expanduser(), index) for index in range(len(self.arrays))]
+        for index, target in enumerate(targets):
+            self.save_one(index, target, metadata=metadata, digests=digests, paths=paths)
+        return targets
+
+    def save_one(
+        self, index: int, path: StrPath, *, metadata: bool = True, digests: bool = True, paths: bool = False
+    ) -> Path:
+        """Write one picture of the batch, from 0, under exactly this path; else as `save`."""
+        target = Path(path).expanduser()
+        picture_format = check_picture_path(target)
+        texts = self._texts(index, picture_format, digests, paths) if metadata else {}
+        with replacing(target) as temporary:
+            self.images[index].save(temporary, format=picture_format, **texts)
+        return target
 
     def _path(self, pattern: Path, index: int) -> Path:
         name = pattern.name.replace("{index}", str(index)).replace("{seed}", str(self.seeds[index]))

@@ -1,0 +1,228 @@
+"""Parameters by name, from a file that people write, from a line of a batch, or from the command line's flags.
+
+    model = "sd_xl_turbo_1.0.q8_0.gguf"     # TOML; the same as JSON: {"model": "...", ...}
+    prompt = "a lovely cat"
+    steps = 4
+    loras = [{path = "ink.safetensors", multiplier = 0.8}, "night.safetensors"]
+    vae_tiling = true
+    cache = {mode = "easycache", reuse_threshold = 0.2}
+
+Names are those of `_parameters`, of keywords of `Engine` and its calls, and of structs (``tiling``, ``cache``,
+``hires``, ``slg``, ``high_noise``, ``context``, ``params``), whose tables have the C names. Paths, of pictures too, are
+relative to the current directory.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ._parameters import Parameter, build, flatten, parameters
+from ._serialize import check_keys, decode, plain, read_table
+from .engine import Engine
+from .lora import Lora
+from .metadata import GenerationParameters
+from .params import ContextParams, Embedding, ImageParams, StrPath, Struct, VideoParams
+from .reproduction import find_files, restored
+
+__all__ = ["Arguments", "as_arguments", "parse_lora", "parse_mask", "read_arguments"]
+
+Values = dict[tuple[str, ...], Any]
+
+# Where the structs stand that calls have a keyword for.
+_TABLES = {
+    "params": (),
+    "tiling": ("vae_tiling_params",),
+    "cache": ("cache",),
+    "hires": ("hires",),
+    "slg": ("sample_params", "guidance", "slg"),
+    "high_noise": ("high_noise_sample_params",),
+}
+# What belongs to a run and not to what is drawn.
+_OF_A_RUN = frozenset(
+    {"self", "timeout", "grace", "isolated", "restart", "on_log", "on_progress", "on_preview", "load_weights", "fps"}
+    | {"preview", "preview_interval", "preview_noisy"}
+)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Keyword arguments, to be used as ``Engine(**arguments.engine).generate(**arguments.generate)``.
+
+    Attributes
+    ----------
+    call : type
+        `ImageParams` or `VideoParams`.
+    context_values, call_values : dict
+        Values by the path of their C fields.
+    engine_others, call_others : dict
+        Keywords that are no C fields: ``backend``, ``resize``, ...
+    """
+
+    call: type[ImageParams] | type[VideoParams] = ImageParams
+    context_values: Values = field(default_factory=dict)
+    call_values: Values = field(default_factory=dict)
+    engine_others: dict[str, Any] = field(default_factory=dict)
+    call_others: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def engine(self) -> dict[str, Any]:
+        """Keywords of `Engine`."""
+        return {**self.engine_others, "context": build(ContextParams, self.context_values)}
+
+    @property
+    def generate(self) -> dict[str, Any]:
+        """Keywords of `Engine.generate`, or of `Engine.generate_video`."""
+        params = build(self.call, self.call_values)
+        return {"prompt": params.prompt, **self.call_others, "params": params}
+
+    def table(self) -> dict[str, Any]:
+        """Give them as plain data by name: what `as_arguments` takes, and JSON can hold."""
+        named = {item.path: item.name for item in (*parameters(ContextParams), *parameters(self.call))}
+        values = {named[path]: plain(value) for path, value in {**self.context_values, **self.call_values}.items()}
+        return {**values, **self.engine_others, **self.call_others}
+
+    def updated(self, other: Arguments) -> Arguments:
+        """Give these with what is set in `other`, value by value."""
+        return Arguments(
+            other.call,
+            self.context_values | other.context_values,
+            self.call_values | other.call_values,
+            self.engine_others | other.engine_others,
+            self.call_others | other.call_others,
+        )
+
+
+def read_arguments(path: StrPath, *, video: bool = False) -> Arguments:
+    """Read a file of parameters, JSON or TOML.
+
+    Parameters
+    ----------
+    path : path
+        A table of names, or a record that was written with its files' paths:
+        ``result.record(paths=True).to_file(...)``. Its pictures are not in it.
+    video : bool
+        Whether it is for `Engine.generate_video`.
+
+    Returns
+    -------
+    Arguments
+        Two dictionaries: ``Engine(**arguments.engine)``, ``engine.generate(**arguments.generate)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the file cannot be read, or has an unknown name, with those near it. Values are checked by the calls.
+    """
+    return as_arguments(read_table(path), str(path), video=video)
+
+
+def as_arguments(table: Mapping[str, Any], source: str = "parameters", *, video: bool = False) -> Arguments:
+    """Do as `read_arguments` with a table that was read already, such as a line of JSON; `source` is its name."""
+    if "sdcffi" in table:
+        return _of_record(table, source)
+    call: type[ImageParams] | type[VideoParams] = VideoParams if video else ImageParams
+    tables = {name: value for name, value in table.items() if isinstance(value, Mapping) and name != "embeddings"}
+    flat = {name: value for name, value in table.items() if name not in tables}
+    of_context, of_call = ({item.name: item for item in parameters(struct)} for struct in (ContextParams, call))
+    engine_others = _keywords(Engine) - of_context.keys() - {"context"}
+    call_others = _keywords(Engine.generate_video if video else Engine.generate) - of_call.keys() - _TABLES.keys()
+    check_keys(flat, of_context.keys() | of_call.keys() | engine_others | call_others, source)
+    check_keys(tables, {"context", *_legal_tables(call)}, source)
+    nested: Values = {}
+    for name, path in _legal_tables(call).items():
+        nested |= dict(_leaves(call, tables.get(name, {}), f"{source}: {name}", path))
+    return Arguments(
+        call,
+        dict(_leaves(ContextParams, tables.get("context", {}), f"{source}: context"))
+        | {item.path: _value(item, flat[name], source) for name, item in of_context.items() if name in flat},
+        nested | {item.path: _value(item, flat[name], source) for name, item in of_call.items() if name in flat},
+        {name: value for name, value in flat.items() if name in engine_others},
+        {name: value for name, value in flat.items() if name in call_others},
+    )
+
+
+def _keywords(function: Any) -> set[str]:
+    return set(inspect.signature(function).parameters) - _OF_A_RUN
+
+
+def _legal_tables(call: type[Struct]) -> dict[str, tuple[str, ...]]:
+    first = {item.path[0] for item in parameters(call)}
+    return {name: path for name, path in _TABLES.items() if not path or path[0] in first}
+
+
+def _leaves(
+    struct: type[Struct], table: Mapping[str, Any], where: str, above: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Give the values of a table of C names by their paths."""
+    below = {item.path[len(above) :]: item for item in parameters(struct) if item.path[: len(above)] == above}
+    check_keys(table, {path[0] for path in below}, where)
+    for name, value in table.items():
+        if (name,) in below:
+            yield (*above, name), _value(below[name,], value, where)
+        elif isinstance(value, Mapping):
+            yield from _leaves(struct, value, f"{where}.{name}", (*above, name))
+        else:
+            raise TypeError(f"{where}.{name} must be a table of parameters, not {value!r}")
+
+
+def _value(parameter: Parameter, value: Any, source: str) -> Any:
+    where = f"{source}: {parameter.name}"
+    if parameter.annotation == "Lora":
+        return [_lora(item, f"{where}[{index}]") for index, item in enumerate(_listed(value, where))]
+    if parameter.annotation == "Embedding":
+        items = [{"name": n, "path": p} for n, p in value.items()] if isinstance(value, Mapping) else value
+        return [_embedding(item, f"{where}[{index}]") for index, item in enumerate(_listed(items, where))]
+    return parse_mask(value) if parameter.annotation == "MaskPixels" and isinstance(value, str) else value
+
+
+def _listed(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{where} must be a list, not {value!r}")
+    return value
+
+
+def _lora(item: Any, where: str) -> Any:
+    if isinstance(item, Mapping):
+        return decode(Lora, item, where)
+    if isinstance(item, str):
+        return parse_lora(item)
+    return tuple(item) if isinstance(item, list) else item
+
+
+def parse_lora(text: str) -> tuple[str, float]:
+    """Read ``PATH[:SCALE]``."""
+    path, colon, scale = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return text, 1.0
+    try:
+        return path, float(scale)
+    except ValueError:  # a colon of the path itself, such as a drive's
+        return text, 1.0
+
+
+def parse_mask(text: str) -> str | tuple[int, ...]:
+    """Read ``LEFT,TOP,RIGHT,BOTTOM``, or a path."""
+    return tuple(map(int, text.split(","))) if re.fullmatch(r"\d+(,\d+){3}", text) else text
+
+
+def _embedding(item: Any, where: str) -> Embedding:
+    """Read a table, or ``NAME=PATH``; a path alone is named by its stem, as sd-cli names those of its directory."""
+    if isinstance(item, str):
+        name, equals, path = item.partition("=")
+        item = {"name": name, "path": path} if equals else {"name": Path(item).stem, "path": item}
+    return decode(Embedding, item, where)
+
+
+def _of_record(table: Mapping[str, Any], source: str) -> Arguments:
+    record = GenerationParameters.from_dict(table, source)
+    if record.pictures:
+        roles = ", ".join(picture.role for picture in record.pictures)
+        raise ValueError(f"{source}: drawn from pictures that are not in it ({roles}); replay() takes them again")
+    context, params = restored(record, find_files(record), whole=False)
+    params = replace(params, seed=record.seed - record.index)
+    return Arguments(type(params), flatten(context), flatten(params), {"backend": record.backend}, {"lora_tags": False})

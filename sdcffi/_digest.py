@@ -1,0 +1,119 @@
+"""Digests of model files, computed once: kept in this process and in the user's cache directory.
+
+A kept digest counts for a file of the same path, size, modification time and inode. On disk those of large files are
+kept, except of what was modified in the last seconds: a later change could leave its time as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ._build.places import cache_directory
+from ._files import replacing
+
+__all__ = ["FileState", "file_state", "sha256", "tensors_sha256"]
+
+_BLOCK = 1 << 20
+_LEAST_KEPT = 32 << 20  # bytes; less is read in no time
+_SETTLED = 2 * 10**9  # nanoseconds; the coarsest file systems count in two seconds
+_kept: dict[str, tuple[FileState, str]] = {}
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What tells whether a file is still the one that it was; of a directory, over the files in it."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+
+def file_state(path: Path) -> FileState | None:
+    """Give the state of a file, or of a diffusers directory; None if it is not there."""
+    try:
+        parts = [file.stat() for file in _files(path)]
+        return FileState(
+            sum(part.st_size for part in parts), max(part.st_mtime_ns for part in parts), path.stat().st_ino
+        )
+    except (OSError, ValueError):
+        return None
+
+
+def sha256(path: Path) -> str:
+    """Give the sha256 of a file in hexadecimal; of a directory, that of its files' digests and relative names.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    """
+    return _kept_digest(path, "")
+
+
+def tensors_sha256(path: Path) -> str | None:
+    """Give the sha256 of what follows a safetensors file's header, by which web interfaces know a LoRA; else None."""
+    return _kept_digest(path, "tensors") if path.suffix.lower() == ".safetensors" else None
+
+
+def _kept_digest(path: Path, part: str) -> str:
+    state = file_state(path)
+    key = hashlib.sha256(f"{path.absolute()}\0{part}".encode("utf-8", "surrogateescape")).hexdigest()
+    if state is not None and (found := _look_up(key, state)):
+        return found
+    digest = _computed(path, part)
+    if state is not None and file_state(path) == state:  # else it changed while it was read
+        _keep(key, state, digest)
+    return digest
+
+
+def _computed(path: Path, part: str) -> str:
+    if not path.is_dir():
+        return _hashed(path, part)
+    lines = (f"{_hashed(file, part)}  {file.relative_to(path).as_posix()}\n" for file in _files(path))
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _hashed(path: Path, part: str) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        if part == "tensors":
+            file.seek(8 + int.from_bytes(file.read(8), "little"))
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _files(path: Path) -> Iterator[Path]:
+    return iter(sorted(file for file in path.rglob("*") if file.is_file())) if path.is_dir() else iter([path])
+
+
+def _look_up(key: str, state: FileState) -> str | None:
+    if key not in _kept:
+        try:
+            kept = json.loads((_directory() / key).read_text(encoding="utf-8"))
+            _kept[key] = FileState(**kept["state"]), str(kept["sha256"])
+        except (OSError, ValueError, TypeError, KeyError):  # none, or damaged: it is computed again
+            return None
+    before, digest = _kept[key]
+    return digest if before == state else None
+
+
+def _keep(key: str, state: FileState, digest: str) -> None:
+    _kept[key] = state, digest
+    if state.size < _LEAST_KEPT or time.time_ns() - state.mtime_ns < _SETTLED:
+        return
+    try:
+        _directory().mkdir(parents=True, exist_ok=True)
+        with replacing(_directory() / key) as temporary:
+            temporary.write_text(json.dumps({"state": asdict(state), "sha256": digest}), encoding="utf-8")
+    except OSError:  # a cache that cannot be written costs time, no more
+        return
+
+
+def _directory() -> Path:
+    return cache_directory() / "digests"

@@ -1,0 +1,86 @@
+"""The text ``parameters`` that AUTOMATIC1111's web interface writes into pictures, and viewers read.
+
+The prompt, ``Negative prompt: ...``, and one line of ``Name: value`` with commas between; see `create_infotext` of
+its ``modules/processing.py`` and `quote` of ``modules/infotext_utils.py``. Readers take the last line for the values,
+so a prompt may hold lines like them; one that holds ``Negative prompt:`` cannot be told from the format's own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .lora import Lora
+
+__all__ = ["infotext", "lora_name", "plain_name", "sampler_label", "scheduler_label"]
+
+# sd_samplers_kdiffusion.py; what has no name there keeps the engine's.
+_SAMPLERS = {
+    "euler": "Euler",
+    "euler_a": "Euler a",
+    "heun": "Heun",
+    "dpm2": "DPM2",
+    "dpm++2s_a": "DPM++ 2S a",
+    "dpm++2m": "DPM++ 2M",
+    "lcm": "LCM",
+}
+# sd_schedulers.py; the engine's "discrete" takes even timesteps as k-diffusion's get_sigmas does.
+_SCHEDULERS = {
+    "discrete": "Uniform",
+    "karras": "Karras",
+    "exponential": "Exponential",
+    "ays": "Align Your Steps",
+    "sgm_uniform": "SGM Uniform",
+    "simple": "Simple",
+    "kl_optimal": "KL Optimal",
+}
+
+
+def sampler_label(name: str | None) -> str | None:
+    """Give a sampler's name as viewers know it."""
+    return _SAMPLERS.get(name or "", name)
+
+
+def scheduler_label(name: str | None) -> str | None:
+    """Give a scheduler's name as viewers know it."""
+    return _SCHEDULERS.get(name or "", name)
+
+
+def lora_name(lora: Lora) -> str:
+    """Give the name that stands for an adapter in a tag."""
+    return plain_name(lora.name or Path(lora.path).stem).replace(">", "")
+
+
+def plain_name(name: str) -> str:
+    """Take out what separates values, as the web interface does with names of files."""
+    return name.replace(",", "").replace(":", "")
+
+
+def infotext(prompt: str, negative_prompt: str, loras: Sequence[Lora], values: Mapping[str, Any]) -> str:
+    """Compose the text.
+
+    Parameters
+    ----------
+    prompt, negative_prompt : str
+        As drawn, without LoRA tags.
+    loras : sequence of Lora
+        Become tags behind the prompt.
+    values : mapping
+        The last line, in order; None is left out.
+    """
+    tags = "".join(map(_tag, loras))
+    line = ", ".join(f"{name}: {_quoted(value)}" for name, value in values.items() if value is not None)
+    negative = f"\nNegative prompt: {negative_prompt}" if negative_prompt else ""
+    text = f"{prompt}{tags}{negative}\n{line}".strip()
+    return text.encode("utf-8", "replace").decode()  # names of files may hold bytes that are no UTF-8
+
+
+def _tag(lora: Lora) -> str:
+    return f" <lora:{'|high_noise|' * lora.is_high_noise}{lora_name(lora)}:{lora.multiplier:g}>"
+
+
+def _quoted(value: Any) -> str:
+    text = f"{value:.7g}" if isinstance(value, float) else str(value)
+    return json.dumps(text, ensure_ascii=False) if any(sign in text for sign in ",:\n") else text

@@ -1,0 +1,100 @@
+"""Two texts in a picture file: AUTOMATIC1111's parameters, and the record of sdcffi.
+
+PNG holds them as text chunks ``parameters`` and ``sdcffi``. JPEG and WebP hold the first as EXIF UserComment, where
+the web interface has it too, and the second as EXIF ImageDescription.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["KEEPS_TEXTS", "read_texts", "save_arguments"]
+
+_PARAMETERS, _RECORD = "parameters", "sdcffi"
+_EXIF_IFD, _USER_COMMENT, _IMAGE_DESCRIPTION = 0x8769, 0x9286, 0x010E
+_UNICODE = b"UNICODE\0"
+_MOST_EXIF = {"JPEG": 65_500, "WEBP": 1 << 30}  # bytes; a JPEG segment has 65,533
+KEEPS_TEXTS = frozenset({"PNG", *_MOST_EXIF})
+
+
+def save_arguments(picture_format: str, parameters: str, record: str) -> dict[str, Any]:
+    """Give the keyword arguments with which Pillow saves a picture and these texts in it.
+
+    Parameters
+    ----------
+    picture_format : str
+        One of `KEEPS_TEXTS`, as Pillow names it.
+    parameters, record : str
+        The second one is ASCII.
+
+    Warns
+    -----
+    UserWarning
+        If a JPEG has no room for them.
+    """
+    if picture_format == "PNG":
+        from PIL.PngImagePlugin import PngInfo
+
+        info = PngInfo()
+        info.add_text(_PARAMETERS, parameters)
+        info.add_text(_RECORD, record)
+        return {"pnginfo": info}
+    for texts in ((parameters, record), (None, record), (parameters, None)):
+        exif = _exif(*texts)
+        if len(exif) <= _MOST_EXIF[picture_format]:
+            if None in texts:
+                left_out = "AUTOMATIC1111's parameters" if texts[0] is None else "the record of sdcffi"
+                warnings.warn(f"a JPEG holds 64 KB of metadata: {left_out} left out", stacklevel=4)
+            return {"exif": exif}
+    return {}
+
+
+def _exif(parameters: str | None, record: str | None) -> bytes:
+    from PIL import Image
+
+    exif = Image.Exif()
+    if record is not None:
+        exif[_IMAGE_DESCRIPTION] = record
+    if parameters is not None:
+        exif[_EXIF_IFD] = {_USER_COMMENT: _UNICODE + parameters.encode("utf_16_be")}
+    return exif.tobytes()
+
+
+def read_texts(path: Path) -> tuple[str | None, str | None]:
+    """Read AUTOMATIC1111's parameters and the record of sdcffi; None for what is not there.
+
+    Raises
+    ------
+    ValueError
+        If the file is not there or no picture.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            image.load()  # a PNG's text may follow its pixels
+            return (*_texts(image),)  # type: ignore[return-value]
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+
+
+def _texts(image: Image.Image) -> Iterator[str | None]:
+    if image.format == "PNG":
+        for name in (_PARAMETERS, _RECORD):
+            text = image.info.get(name)
+            yield str(text) if isinstance(text, str) else None
+        return
+    exif = image.getexif()
+    comment = exif.get_ifd(_EXIF_IFD).get(_USER_COMMENT)
+    description = exif.get(_IMAGE_DESCRIPTION)
+    if isinstance(comment, bytes) and comment.startswith(_UNICODE):
+        yield comment[len(_UNICODE) :].decode("utf_16_be", "replace")
+    else:
+        yield None
+    yield description if isinstance(description, str) else None

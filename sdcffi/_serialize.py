@@ -1,0 +1,211 @@
+"""Parameters as plain data and back: for files of parameters, and for the record in a picture.
+
+What a parameter struct points to outside of itself (files, pictures) is taken out by `detach`, under its role: the C
+field's name with what it stands in, such as ``"model_path"``, ``"loras[0].path"`` or ``"ref_images[1]"``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .lora import Lora
+from .params import StrPath, Struct
+
+__all__ = ["attach_files", "attach_pictures", "check_keys", "decode", "detach", "encode", "plain", "read_table"]
+
+_S = TypeVar("_S", bound=Struct)
+
+
+def detach(struct: _S, prefix: str = "") -> tuple[_S, dict[str, Path], dict[str, np.ndarray[Any, Any]]]:
+    """Take files and pictures out of a struct.
+
+    Returns
+    -------
+    struct : Struct
+        Plain data, as `decode` makes it again: names of files in place of their paths, and no pictures.
+    files : dict of str to Path
+        The paths by role.
+    pictures : dict of str to array
+        The pictures by role.
+    """
+    files: dict[str, Path] = {}
+    pictures: dict[str, np.ndarray[Any, Any]] = {}
+    changes: dict[str, Any] = {}
+    for name, value in struct.given().items():
+        role = f"{prefix}{name}"
+        if name.endswith("path"):
+            files[role] = Path(value)
+            changes[name] = Path(value).name
+        elif isinstance(value, np.ndarray) and value.ndim == 3:
+            pictures[role] = value
+            changes[name] = None
+        elif isinstance(value, Struct):
+            changes[name], more, shown = detach(value, f"{role}.")
+            files |= more
+            pictures |= shown
+        elif _holds(value, Struct):
+            parts = [detach(item, f"{role}[{index}].") for index, item in enumerate(value)]
+            changes[name] = [part for part, _, _ in parts]
+            files |= {key: path for _, more, _ in parts for key, path in more.items()}
+        elif _holds(value, np.ndarray):
+            pictures |= {f"{role}[{index}]": item for index, item in enumerate(value)}
+            changes[name] = None
+        else:
+            changes[name] = plain(value)
+    return replace(struct, **changes), files, pictures  # type: ignore[type-var]
+
+
+def _holds(value: Any, kind: type) -> bool:
+    return isinstance(value, Sequence) and bool(value) and all(isinstance(item, kind) for item in value)
+
+
+def attach_files(struct: _S, files: Mapping[str, Path], prefix: str = "") -> _S:
+    """Give a struct with the paths of `files` in the roles that they have; others stay."""
+    changes: dict[str, Any] = {}
+    for name, value in struct.given().items():
+        role = f"{prefix}{name}"
+        if role in files:
+            changes[name] = files[role]
+        elif isinstance(value, Struct):
+            changes[name] = attach_files(value, files, f"{role}.")
+        elif _holds(value, Struct):
+            changes[name] = [attach_files(item, files, f"{role}[{index}].") for index, item in enumerate(value)]
+    return replace(struct, **changes)  # type: ignore[type-var]
+
+
+def attach_pictures(struct: _S, pictures: Mapping[str, Any]) -> _S:
+    """Give a struct with the pictures that `detach` took out."""
+    whole: dict[str, Any] = {}
+    for role, picture in pictures.items():
+        base, is_element, _ = role.partition("[")
+        if is_element:
+            whole.setdefault(base, []).append(picture)
+        else:
+            whole[base] = picture
+    for base, value in whole.items():
+        struct = _with(struct, base.split("."), value)
+    return struct
+
+
+def _with(struct: Any, names: Sequence[str], value: Any) -> Any:
+    name, *below = names
+    return replace(struct, **{name: _with(getattr(struct, name), below, value) if below else value})
+
+
+def encode(struct: Struct) -> dict[str, Any]:
+    """Give the fields that are set as plain data: what JSON can hold."""
+    values = ((item.name, getattr(struct, item.name)) for item in fields(struct))  # type: ignore[arg-type]
+    return {name: plain(value) for name, value in values if value is not None}
+
+
+def plain(value: Any) -> Any:
+    """Give a value as JSON can hold it."""
+    if isinstance(value, Struct):
+        return encode(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(item) for item in value]
+    return value
+
+
+def decode(kind: type[_S], data: Any, where: str) -> _S:
+    """Make a struct of plain data.
+
+    Parameters
+    ----------
+    kind : type
+        The dataclass; its fields' annotations say which structs stand within.
+    data : mapping
+        Its fields by name.
+    where : str
+        What to call it in messages.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no mapping, or has a key that is no field, or lacks one that must be there.
+    """
+    if not isinstance(data, Mapping):
+        raise TypeError(f"{where} must be a table of parameters, not {data!r}")
+    kinds = {item.name: _struct_within(item.type) for item in fields(kind)}  # type: ignore[arg-type]
+    check_keys(data, kinds, where)
+    values = {name: _decoded(kinds[name], value, f"{where}.{name}") for name, value in data.items()}
+    try:
+        return kind(**values)
+    except TypeError as error:  # a field without a default is missing
+        raise ValueError(f"{where}: {str(error).partition('__init__() ')[2] or error}") from error
+
+
+def _decoded(kind: type[Struct] | None, value: Any, where: str) -> Any:
+    if kind is None:
+        return value
+    if isinstance(value, list):
+        return [decode(kind, item, f"{where}[{index}]") for index, item in enumerate(value)]
+    return decode(kind, value, where)
+
+
+def _struct_within(annotation: str) -> type[Struct] | None:
+    """Find the struct that a field's annotation names, as in ``"Sequence[Lora] | None"``."""
+    kinds: list[type[Struct]] = [Lora, *Struct.__subclasses__()]
+    structs = {struct.__name__: struct for struct in kinds}
+    return next((structs[word] for word in re.findall(r"\w+", annotation) if word in structs), None)
+
+
+def check_keys(data: Iterable[str], legal: Iterable[str], where: str) -> None:
+    """Refuse unknown names.
+
+    Raises
+    ------
+    ValueError
+        With the name and those near it.
+    """
+    names = sorted(legal)
+    for key in data:
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, 3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"legal: {', '.join(names)}"
+            raise ValueError(f"{where}: unknown parameter {key!r}; {hint}")
+
+
+def read_table(path: StrPath) -> dict[str, Any]:
+    """Read a JSON or TOML file, told by its ending.
+
+    Raises
+    ------
+    ValueError
+        If it is neither, is not there, or holds no table at its top.
+    """
+    source = Path(path).expanduser()
+    try:
+        text = source.read_text(encoding="utf-8")
+        if source.suffix.lower() == ".toml":
+            return _toml(text)
+        if source.suffix.lower() != ".json":
+            raise ValueError("its ending must be .json or .toml")
+        data = json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{source} cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{source} must hold a table of parameters, not {type(data).__name__}")
+    return data
+
+
+def _toml(text: str) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    return tomllib.loads(text)

@@ -1,0 +1,308 @@
+"""What made a picture, to be kept with it and to draw it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ._files import replacing
+from ._infotext import infotext, lora_name, plain_name, sampler_label, scheduler_label
+from ._picture_text import read_texts
+from ._records import FileRecord, Origin, PictureRecord
+from ._serialize import check_keys, decode, detach, encode, read_table
+from .params import ContextParams, Guidance, ImageParams, SampleParams, StrPath, Struct, VideoParams
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["GenerationParameters"]
+
+_FORMAT = 1
+_KINDS: dict[str, type[Struct]] = {"image": ImageParams, "video": VideoParams}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationParameters:
+    """Everything that made one picture. `Result.record` gives it, `from_png` reads it from a file.
+
+    Attributes
+    ----------
+    kind : str
+        ``"image"`` or ``"video"``.
+    context : ContextParams
+        The model and its options as they were asked for, with names of files in place of paths.
+    params : ImageParams or VideoParams
+        The call as it was asked for, LoRA tags taken out of the prompt, without pictures.
+    resolved_context, resolved_params
+        Numbers, switches and names with the engine's own defaults filled in: threads, steps, sampler, scheduler, ...
+        None remains what the engine decides within (eta, flow shift).
+    seed, index : int
+        This picture's seed, and its place in the batch or video, from 0.
+    width, height : int
+        Pixels of the picture.
+    files, pictures : tuple of FileRecord, tuple of PictureRecord
+        What was read.
+    lora_modes : tuple of str
+        How each adapter was applied: ``"immediately"`` or ``"at_runtime"``.
+    upscale_factor, upscale_tile_size : float, int, optional
+        How a network, which stands in `files` as ``"upscaler"``, enlarged the picture afterwards.
+    commit, build, version : str
+        The engine's commit, the key of its build, and sdcffi's version.
+    backend, device, hardware : str
+        Such as ``"cuda"``, ``"CUDA0"`` and the device's own name.
+    """
+
+    kind: str = "image"
+    context: ContextParams
+    params: ImageParams | VideoParams
+    resolved_context: ContextParams
+    resolved_params: ImageParams | VideoParams
+    seed: int
+    index: int
+    width: int
+    height: int
+    files: tuple[FileRecord, ...] = ()
+    pictures: tuple[PictureRecord, ...] = ()
+    lora_modes: tuple[str, ...] = ()
+    upscale_factor: float | None = None
+    upscale_tile_size: int | None = None
+    commit: str
+    build: str
+    version: str
+    backend: str
+    device: str
+    hardware: str
+
+    @classmethod
+    def of(
+        cls,
+        origin: Origin,
+        params: ImageParams | VideoParams,
+        *,
+        seed: int,
+        index: int,
+        shape: Sequence[int],
+        lora_modes: Sequence[str] = (),
+        digests: bool = True,
+        paths: bool = False,
+    ) -> GenerationParameters:
+        """Put together what made a picture; see `Result.record`."""
+        from . import __version__
+
+        context, model_files, _ = detach(origin.context)
+        call, call_files, pictures = detach(params)
+        upscaling = origin.upscaling
+        afterwards = {"upscaler": upscaling.path} if upscaling else {}
+        return cls(
+            kind=next(kind for kind, struct in _KINDS.items() if isinstance(params, struct)),
+            context=context,
+            params=call,
+            resolved_context=origin.resolved_context,
+            resolved_params=origin.resolved_params,  # type: ignore[arg-type]
+            seed=seed,
+            index=index,
+            width=shape[1],
+            height=shape[0],
+            files=tuple(
+                FileRecord.of(role, path, origin.states.get(path), digests, paths)
+                for role, path in (model_files | call_files | afterwards).items()
+            ),
+            pictures=tuple(PictureRecord.of(role, pixels) for role, pixels in pictures.items()),
+            lora_modes=tuple(lora_modes),
+            upscale_factor=upscaling.factor if upscaling else None,
+            upscale_tile_size=upscaling.tile_size if upscaling else None,
+            commit=origin.commit,
+            build=origin.build,
+            version=__version__,
+            backend=origin.device.backend,
+            device=origin.device.name,
+            hardware=origin.device.description,
+        )
+
+    @property
+    def whole(self) -> ImageParams | VideoParams:
+        """The call with the engine's own defaults filled in."""
+        return self.resolved_params.updated(self.params)  # type: ignore[arg-type]
+
+    def infotext(self) -> str:
+        """Give the text that AUTOMATIC1111's web interface writes into pictures, and viewers read."""
+        whole = self.whole
+        values = {**_sampling_values(whole), "Seed": self.seed, **self._picture_values(), **self._file_values()}
+        return infotext(whole.prompt or "", whole.negative_prompt or "", whole.loras or (), values)
+
+    def _picture_values(self) -> dict[str, Any]:
+        call: Any = self.whole
+        hires = self.params.given().get("hires")
+        first = call.width or self.width, call.height or self.height
+        second_size = tuple(round(side / (self.upscale_factor or 1)) for side in (self.width, self.height))
+        width, height = first if hires and hires.enabled else second_size
+        started = any(picture.role == "init_image" for picture in self.pictures)
+        values = {
+            "Size": f"{width}x{height}",
+            "Denoising strength": call.strength if started else None,
+            "Clip skip": call.clip_skip if (call.clip_skip or 0) > 1 else None,
+        }
+        if hires and hires.enabled:
+            second = call.hires
+            values |= {
+                "Denoising strength": second.denoising_strength,
+                "Hires resize": f"{second_size[0]}x{second_size[1]}",
+                "Hires steps": second.steps or None,
+                "Hires upscaler": second.upscaler,
+            }
+        if call.given().get("batch_count", 1) > 1:
+            values |= {"Batch size": call.batch_count, "Batch pos": self.index}
+        if self.upscale_factor is not None:
+            network = next(file.name for file in self.files if file.role == "upscaler")
+            values |= {"Postprocess upscale by": self.upscale_factor, "Postprocess upscaler": plain_name(network)}
+        return values
+
+    def _file_values(self) -> dict[str, Any]:
+        by_role = {file.role: file for file in self.files}
+        model = by_role.get("model_path") or by_role.get("diffusion_model_path")
+        vae = by_role.get("vae_path")
+        hashes = [
+            f"{lora_name(lora)}: {file.tensors_sha256[:12]}"
+            for index, lora in enumerate(self.params.loras or ())
+            if (file := by_role.get(f"loras[{index}].path")) and file.tensors_sha256
+        ]
+        return {
+            "Model hash": model.sha256[:10] if model and model.sha256 else None,
+            "Model": plain_name(Path(model.name).stem) if model else None,
+            "VAE hash": vae.sha256[:10] if vae and vae.sha256 else None,
+            "VAE": plain_name(vae.name) if vae else None,
+            "Lora hashes": ", ".join(hashes) or None,
+            "Version": f"sdcffi {self.version}",
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give it as plain data; None is left out."""
+        data: dict[str, Any] = {"sdcffi": _FORMAT}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, Struct):
+                data[item.name] = encode(value)
+            elif item.name in ("files", "pictures"):
+                data[item.name] = [{key: x for key, x in asdict(part).items() if x is not None} for part in value]
+            elif value is not None:
+                data[item.name] = list(value) if isinstance(value, tuple) else value
+        return data
+
+    def to_json(self, indent: int | None = None) -> str:
+        """Give it as JSON, in ASCII."""
+        return json.dumps(self.to_dict(), indent=indent)
+
+    @classmethod
+    def from_dict(cls, data: Any, source: str = "record") -> GenerationParameters:
+        """Read what `to_dict` gave; see `from_json`."""
+        if not isinstance(data, Mapping) or "sdcffi" not in data:
+            raise ValueError(f"{source} is no record of sdcffi: it has no key 'sdcffi'")
+        if data["sdcffi"] != _FORMAT:
+            raise ValueError(f"{source} has format {data['sdcffi']!r}; this sdcffi reads {_FORMAT}: use a newer one")
+        values = {name: value for name, value in data.items() if name != "sdcffi"}
+        names = [item.name for item in fields(cls)]
+        check_keys(values, names, source)
+        optional = [item.name for item in fields(cls) if item.default is None]
+        if missing := [name for name in names if name not in values and name not in optional]:
+            raise ValueError(f"{source} is damaged: it has no {', '.join(missing)}")
+        if values["kind"] not in _KINDS:
+            raise ValueError(f"{source}: kind must be one of {', '.join(_KINDS)}, not {values['kind']!r}")
+        try:
+            return cls(**_decoded(values, source))
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{source} is damaged: {error}") from error
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "record") -> GenerationParameters:
+        """Read what `to_json` gave.
+
+        Parameters
+        ----------
+        text : str
+        source : str
+            What to call it in messages.
+
+        Raises
+        ------
+        ValueError
+            If it is no such text, is damaged, or of a newer sdcffi, with what is missing or unknown.
+        """
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{source} is no JSON: {error}") from error
+        return cls.from_dict(data, source)
+
+    @classmethod
+    def from_png(cls, path: StrPath) -> GenerationParameters:
+        """Read the record in a picture that `Result.save` wrote: PNG, JPEG or WebP.
+
+        Raises
+        ------
+        ValueError
+            If the file is no picture, or has no record, or a damaged one.
+        """
+        parameters, record = read_texts(Path(path).expanduser())
+        if record is None and parameters is not None:
+            raise ValueError(f"{path} has AUTOMATIC1111's parameters, but no record of sdcffi: another program's")
+        if record is None:
+            raise ValueError(f"{path} has no record of sdcffi; it was lost, or another program wrote the picture")
+        return cls.from_json(record, f"the record in {path}")
+
+    def to_file(self, path: StrPath) -> Path:
+        """Write it as JSON; the file's ending must be ``.json``.
+
+        Raises
+        ------
+        ValueError
+            If it is another one.
+        """
+        target = Path(path).expanduser()
+        if target.suffix.lower() != ".json":
+            raise ValueError(f"{target}: records are written as .json")
+        with replacing(target) as temporary:
+            temporary.write_text(self.to_json(indent=1) + "\n", encoding="utf-8")
+        return target
+
+    @classmethod
+    def from_file(cls, path: StrPath) -> GenerationParameters:
+        """Read a record from JSON or TOML.
+
+        Raises
+        ------
+        ValueError
+            If there is none, or a damaged one.
+        """
+        return cls.from_dict(read_table(path), str(path))
+
+
+def _sampling_values(call: ImageParams | VideoParams) -> dict[str, Any]:
+    sample = call.sample_params or SampleParams()
+    guidance = sample.guidance or Guidance()
+    return {
+        "Steps": sample.sample_steps,
+        "Sampler": sampler_label(sample.sample_method),
+        "Schedule type": scheduler_label(sample.scheduler) if sample.custom_sigmas is None else None,
+        "CFG scale": guidance.txt_cfg,
+    }
+
+
+def _decoded(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    params = _KINDS[values["kind"]]
+    integers = {name: values[name] for name in ("seed", "index", "width", "height")}
+    for name, value in integers.items():
+        if type(value) is not int or value < 0:
+            raise ValueError(f"{source} is damaged: {name} must be an integer from 0, not {value!r}")
+    return {
+        **values,
+        "context": decode(ContextParams, values["context"], f"{source}: context"),
+        "params": decode(params, values["params"], f"{source}: params"),
+        "resolved_context": decode(ContextParams, values["resolved_context"], f"{source}: resolved_context"),
+        "resolved_params": decode(params, values["resolved_params"], f"{source}: resolved_params"),
+        "files": tuple(FileRecord(**item) for item in values["files"]),
+        "pictures": tuple(PictureRecord(**{**item, "shape": tuple(item["shape"])}) for item in values["pictures"]),
+        "lora_modes": tuple(values["lora_modes"]),
+    }

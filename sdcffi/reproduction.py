@@ -1,0 +1,385 @@
+"""Draw a picture again from what its file tells."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._digest import file_state, sha256
+from ._records import FileRecord, PictureRecord
+from ._resize import RULES, resized
+from ._serialize import attach_files, attach_pictures
+from .engine import Engine
+from .errors import UnsupportedParameterError
+from .images import Alpha, Box, ImageLike, MaskLike, as_mask, as_rgb, box_mask, to_pillow
+from .metadata import GenerationParameters
+from .params import ContextParams, ImageParams, StrPath, VideoParams
+from .result import Result
+from .upscaler import Upscaler
+from .video import VideoResult
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL import Image
+
+__all__ = ["Mismatch", "Replay", "find_files", "replay", "restored"]
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """What is not as it was when a picture was drawn.
+
+    Attributes
+    ----------
+    what : str
+        ``"engine commit"``, ``"native build"``, ``"sdcffi"``, ``"backend"``, ``"device"``, ``"threads"``, or the role
+        of a file.
+    recorded, now : str
+        What it was, and what it is.
+    """
+
+    what: str
+    recorded: str
+    now: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.recorded} when it was drawn, now {self.now}"
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A picture that was drawn again.
+
+    Attributes
+    ----------
+    recorded : GenerationParameters
+        What the file told.
+    result : Result or VideoResult
+        What was drawn now; of pictures, the last one is the one in question.
+    differences : tuple of Mismatch
+        What is not as it was; empty where everything is.
+    max_difference : int or None
+        Largest difference of a sample, 0 to 255; 0 is bit for bit. None where the file's format is lossy, or the sizes
+        differ.
+    psnr : float or None
+        Peak signal-to-noise ratio in dB, ``10 log10(255**2 / mean squared error)``; infinite for equal pictures.
+    """
+
+    recorded: GenerationParameters
+    result: Result | VideoResult
+    differences: tuple[Mismatch, ...]
+    max_difference: int | None
+    psnr: float | None
+
+    @property
+    def array(self) -> NDArray[np.uint8]:
+        """The picture, uint8 (H, W, 3)."""
+        return _in_question(self.recorded, self.result)
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture as Pillow image."""
+        return to_pillow(self.array)
+
+    def save(self, path: StrPath) -> Path:
+        """Write the picture as `Result.save` does; of a video, all of it as `VideoResult.save` does."""
+        if isinstance(self.result, VideoResult):
+            return self.result.save(path)[0]
+        return self.result.save_one(len(self.result.arrays) - 1, path)
+
+    def lines(self) -> list[str]:
+        """Tell in lines what came out and what differs."""
+        if self.max_difference is None:
+            same = "the picture was drawn again; the file's pixels cannot be compared with it"
+        elif self.max_difference == 0:
+            same = "the picture is the same, bit for bit"
+        else:
+            same = f"the picture differs: by up to {self.max_difference} of 255, PSNR {self.psnr:.1f} dB"
+        return [same, *(str(difference) for difference in self.differences)]
+
+
+def replay(
+    path: StrPath,
+    *,
+    models: StrPath | Iterable[StrPath] | None = None,
+    init_image: ImageLike | None = None,
+    mask_image: MaskLike | None = None,
+    control_image: ImageLike | None = None,
+    ref_images: Sequence[ImageLike] = (),
+    end_image: ImageLike | None = None,
+    control_frames: Sequence[ImageLike] = (),
+    id_images: Sequence[ImageLike] = (),
+    alpha: Alpha = "refuse",
+    backend: str | None = None,
+    timeout: float | None = None,
+    **engine: Any,
+) -> Replay:
+    """Draw the picture in a file again: the same model, parameters and seed, on the same backend.
+
+    Parameters
+    ----------
+    path : path
+        A PNG, JPEG or WebP that `Result.save` wrote.
+    models : path or iterable of paths, optional
+        Directories in which the model's files and adapters are looked up by name, with the directories below them;
+        of several files of a name the one with the recorded size and digest is taken. The current directory itself,
+        and paths that stand in the record, are always looked at.
+    init_image, mask_image, control_image, ref_images, end_image, control_frames, id_images : optional
+        The pictures that it was drawn from, which are not in the file, as they were given then: the recorded digest
+        tells by which rule of ``resize=`` they were brought to size.
+    alpha : str or tuple
+        What was given then for transparent pixels, see `Engine.generate`.
+    backend : str, optional
+        None: the recorded one.
+    timeout : float, optional
+        Seconds that drawing may take. None: any time.
+    **engine
+        Further keywords of `Engine`, which win over what was recorded: ``threads``, ``library``, ``isolated``,
+        ``on_progress``, ...
+
+    Returns
+    -------
+    Replay
+        The picture, and what differs.
+
+    Raises
+    ------
+    ValueError
+        If the file has no usable record, a model's file is not found, or a picture is missing or another one.
+    SDError
+        As `Engine` and `Engine.generate` raise.
+
+    Notes
+    -----
+    Bit for bit is to be expected from the same build of the engine on the same device with as many threads. On another
+    commit of the engine the defaults of then are asked for. Picture `i` of a batch is drawn alone from ``seed + i``,
+    but for batches drawn from pictures: there the autoencoder's noise comes from the first seed, so that those before
+    it are drawn too.
+    """
+    path = Path(path).expanduser()
+    record = GenerationParameters.from_png(path)
+    one = {"init_image": init_image, "control_image": control_image, "mask_image": mask_image, "end_image": end_image}
+    several = {"ref_images": ref_images, "control_frames": control_frames, "pm_params.id_images": id_images}
+    pictures = _checked_pictures(record, one, several, alpha)
+    files = find_files(record, models)
+    keywords = {"backend": backend or record.backend, **engine}
+    result, unsupported = _draw(record, files, pictures, timeout, keywords)
+    if record.upscale_factor is not None and isinstance(result, Result):
+        result = _enlarged(result, record, files["upscaler"], timeout, keywords)
+    differences = (*unsupported, *_differences(record, result), *_changed_files(record, files))
+    return Replay(record, result, differences, *_compared(path, _in_question(record, result)))
+
+
+def _enlarged(
+    result: Result, record: GenerationParameters, network: Path, timeout: float | None, keywords: Mapping[str, Any]
+) -> Result:
+    mine = {name: value for name, value in keywords.items() if name in inspect.signature(Upscaler).parameters}
+    with Upscaler(network, tile_size=record.upscale_tile_size or 0, **mine) as upscaler:
+        return upscaler.upscale(result, record.upscale_factor, timeout=timeout)
+
+
+def _in_question(record: GenerationParameters, result: Result | VideoResult) -> NDArray[np.uint8]:
+    return result.arrays[record.index if isinstance(result, VideoResult) else -1]
+
+
+def restored(
+    record: GenerationParameters, files: Mapping[str, Path], whole: bool
+) -> tuple[ContextParams, ImageParams | VideoParams]:
+    """Give context and call of a record with the paths of its files.
+
+    Parameters
+    ----------
+    files : mapping of str to Path
+        What `find_files` gave.
+    whole : bool
+        With what the engine took by itself then, or as it was asked.
+    """
+    context = record.resolved_context.updated(record.context) if whole else record.context
+    if whole and len(set(record.lora_modes)) == 1:
+        context = replace(context, lora_apply_mode=record.lora_modes[0])
+    params = record.whole if whole else record.params
+    return attach_files(context, files), attach_files(params, files)
+
+
+def _draw(
+    record: GenerationParameters,
+    files: Mapping[str, Path],
+    pictures: Mapping[str, Any],
+    timeout: float | None,
+    keywords: Mapping[str, Any],
+) -> tuple[Result | VideoResult, list[Mismatch]]:
+    unsupported: list[Mismatch] = []
+    threads = record.resolved_context.n_threads
+    asked, asked_params = restored(record, files, whole=False)
+    context, whole_params = restored(record, files, whole=True)
+    try:
+        engine = Engine(context=context, **keywords)
+    except UnsupportedParameterError as error:  # of a default, perhaps: only what was asked for is then tried
+        unsupported.append(Mismatch("parameters", "known to the engine", error.message))
+        engine = Engine(context=replace(asked, n_threads=threads), **keywords)
+    with engine:
+        if engine.commit == record.commit:
+            return _generate(engine, record, asked_params, pictures, timeout), unsupported
+        try:
+            return _generate(engine, record, whole_params, pictures, timeout), unsupported
+        except UnsupportedParameterError as error:
+            unsupported.append(Mismatch("parameters", "known to the engine", error.message))
+            return _generate(engine, record, asked_params, pictures, timeout), unsupported
+
+
+def _generate(
+    engine: Engine,
+    record: GenerationParameters,
+    params: ImageParams | VideoParams,
+    pictures: Mapping[str, Any],
+    timeout: float | None,
+) -> Result | VideoResult:
+    prompt = params.prompt or ""
+    if isinstance(params, VideoParams):
+        params = replace(attach_pictures(params, pictures), seed=record.seed)
+        return engine.generate_video(prompt, params=params, lora_tags=False, strict=False, timeout=timeout)
+    before = record.index if pictures else 0
+    params = replace(attach_pictures(params, pictures), seed=record.seed - before, batch_count=before + 1)
+    return engine.generate(prompt, params=params, lora_tags=False, strict=False, timeout=timeout)
+
+
+def _checked_pictures(
+    record: GenerationParameters,
+    one: Mapping[str, ImageLike | Box | None],
+    several: Mapping[str, Sequence[ImageLike]],
+    alpha: Alpha,
+) -> dict[str, NDArray[np.uint8]]:
+    pictures = {role: _taken(role, image, one, alpha) for role, image in one.items() if image is not None}
+    for base, images in several.items():
+        pictures |= {f"{base}[{index}]": as_rgb(image, base, alpha) for index, image in enumerate(images)}
+    expected = {picture.role: picture for picture in record.pictures}
+    if extra := sorted(pictures.keys() - expected.keys()):
+        raise ValueError(f"{', '.join(extra)}: the picture was drawn without")
+    if missing := [_described(picture) for role, picture in expected.items() if role not in pictures]:
+        raise ValueError(f"the picture was drawn from others, which are not in it; give {', '.join(missing)}")
+    return {role: _as_drawn(pictures[role], picture) for role, picture in expected.items()}
+
+
+def _taken(role: str, image: Any, others: Mapping[str, Any], alpha: Alpha) -> NDArray[np.uint8]:
+    if role != "mask_image":
+        return as_rgb(image, role, alpha)
+    if not isinstance(image, (tuple, list)):
+        return as_mask(image, role, alpha)
+    if others["init_image"] is None:
+        raise ValueError("mask_image as a box needs init_image")
+    height, width = as_rgb(others["init_image"], "init_image", alpha).shape[:2]
+    return box_mask(image, (width, height), role)
+
+
+def _as_drawn(pixels: NDArray[np.uint8], expected: PictureRecord) -> NDArray[np.uint8]:
+    """Give the picture as the engine got it: as it is, or by whichever rule brings it to what was recorded."""
+    height, width, _ = expected.shape
+    for rule in RULES:
+        brought = resized(pixels, (width, height), rule)
+        if PictureRecord.of(expected.role, brought) == expected:
+            return brought
+    found = PictureRecord.of(expected.role, pixels)
+    raise ValueError(f"another picture was used: {_described(expected)}, not {_described(found)}")
+
+
+def _described(picture: PictureRecord) -> str:
+    height, width, _ = picture.shape
+    return f"{picture.role} ({width}x{height}, sha256 of its pixels {picture.sha256[:12]}...)"
+
+
+def find_files(record: GenerationParameters, models: StrPath | Iterable[StrPath] | None = None) -> dict[str, Path]:
+    """Find the files of a record by name, size and digest.
+
+    Parameters
+    ----------
+    models : path or iterable of paths, optional
+        See `replay`.
+
+    Returns
+    -------
+    dict of str to Path
+        Absolute paths by role. Where no file of the name has the recorded content, the first one of that name.
+
+    Raises
+    ------
+    ValueError
+        With the names that were not found, or the directory that does not exist.
+    """
+    folders = [Path(folder).expanduser() for folder in _as_paths(models)]
+    if wrong := [str(folder) for folder in folders if not folder.is_dir()]:
+        raise ValueError(f"models: {', '.join(wrong)} is not a directory")
+    found: dict[str, Path] = {}
+    for file in record.files:
+        candidates = list(_candidates(file, folders))
+        if match := next((path for path in candidates if _is_same(path, file)), next(iter(candidates), None)):
+            found[file.role] = match.absolute()
+    if missing := [file.name for file in record.files if file.role not in found]:
+        where = ", ".join(map(str, [*folders, Path.cwd()]))
+        raise ValueError(f"not found: {', '.join(missing)}; looked in {where}. Name other directories with models=")
+    return found
+
+
+def _as_paths(models: StrPath | Iterable[StrPath] | None) -> list[StrPath]:
+    if models is None:
+        return []
+    return [models] if isinstance(models, (str, os.PathLike)) else list(models)
+
+
+def _candidates(file: FileRecord, folders: Iterable[Path]) -> Iterator[Path]:
+    direct = [Path(file.path)] if file.path else []
+    for path in (*direct, *(folder / file.name for folder in folders), Path(file.name)):
+        if path.exists():
+            yield path
+    for folder in folders:
+        for directory, below, names in os.walk(folder):
+            if file.name in names or file.name in below:
+                yield Path(directory) / file.name
+
+
+def _is_same(path: Path, file: FileRecord) -> bool:
+    state = file_state(path)
+    if state is None or state.size != file.size:
+        return False
+    return file.sha256 is None or sha256(path) == file.sha256
+
+
+def _changed_files(record: GenerationParameters, files: Mapping[str, Path]) -> Iterator[Mismatch]:
+    for file in record.files:
+        path = files[file.role]
+        if not _is_same(path, file):
+            state = file_state(path)
+            now = f"{state.size if state else 'no'} bytes, sha256 {sha256(path)[:12]}..."
+            yield Mismatch(f"{file.role} {file.name}", f"{file.size} bytes, sha256 {(file.sha256 or '?')[:12]}...", now)
+
+
+def _differences(record: GenerationParameters, result: Result | VideoResult) -> Iterator[Mismatch]:
+    now = result.record(0, digests=False)
+    for what, name in {"engine commit": "commit", "native build": "build", "sdcffi": "version"}.items():
+        yield from _difference(what, getattr(record, name), getattr(now, name))
+    yield from _difference("backend", record.backend, now.backend)
+    yield from _difference("device", f"{record.device} ({record.hardware})", f"{now.device} ({now.hardware})")
+    yield from _difference("threads", record.resolved_context.n_threads, now.resolved_context.n_threads)
+    yield from _difference("LoRA modes", ", ".join(record.lora_modes), ", ".join(now.lora_modes))
+
+
+def _difference(what: str, recorded: object, now: object) -> Iterator[Mismatch]:
+    if recorded != now:
+        yield Mismatch(what, str(recorded), str(now))
+
+
+def _compared(path: Path, drawn: NDArray[np.uint8]) -> tuple[int | None, float | None]:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB")) if image.format == "PNG" else None
+    if pixels is None or pixels.shape != drawn.shape:
+        return None, None
+    difference = np.abs(pixels.astype(np.int16) - drawn)
+    error = float(np.mean(difference.astype(np.float64) ** 2))
+    return int(difference.max()), float(10 * np.log10(255**2 / error)) if error else float("inf")
