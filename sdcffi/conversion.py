@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ._calls import run_alone
+from ._conversion_check import check_writable, check_written, source_tensors
 from ._files import replacing
 from ._model_file import read_file
-from ._session import Conversion, Opening
+from ._requests import Conversion, Opening
 from ._weight_types import check_rules, check_type
 from .events import Listeners
 
@@ -40,11 +41,13 @@ def convert(
     input : path
         Model file: one file, whose header is read first.
     output : path
-        File to write: ``.gguf``, or ``.safetensors`` for float types. It is written to a temporary name and moved.
+        File to write: ``.gguf``, or ``.safetensors`` for f32, f16 and bf16. It is written to a temporary name, read
+        again, and moved if it holds every tensor in the type asked for, or in its own where the engine keeps that:
+        biases, norms, some small layers, and what does not divide into the type's blocks.
     type : str
         Weight type, such as ``"q8_0"``, ``"q4_0"``, ``"f16"``.
     vae : path, optional
-        Autoencoder to put into the file too.
+        Autoencoder to put into the file too, under names that begin with ``vae.``.
     tensor_type_rules : str, optional
         Weight types by tensor name: ``"regex=type,..."``; the first pattern found in a name counts.
     convert_name : bool
@@ -62,27 +65,29 @@ def convert(
     TypeError, ValueError
         For a bad argument, before anything native runs.
     SDError
-        If the engine cannot convert the file.
+        If the engine cannot convert the file, or what it wrote is not what was asked for; nothing is kept.
     """
     source, target = Path(input).expanduser(), Path(output).expanduser()
-    read_file("input", source)
-    if vae is not None:
-        read_file("vae", Path(vae))
+    model = read_file("input", source)
+    autoencoder = None if vae is None else read_file("vae", Path(vae))
     check_type("type", type)
     check_rules("tensor_type_rules", tensor_type_rules)
     if target.suffix not in (".gguf", ".safetensors"):
         raise ValueError(f"output must end in .gguf or .safetensors, not {target.name!r}")
     if not target.parent.is_dir():
         raise ValueError(f"directory {target.parent} does not exist")
+    check_writable(target, type, tensor_type_rules)
+    tensors = source_tensors(model, autoencoder)
     with replacing(target) as temporary:
         request = Conversion(
             source,
             temporary,
             type,
-            None if vae is None else Path(vae).expanduser(),
+            autoencoder.path if autoencoder else None,
             tensor_type_rules or "",
             convert_name,
         )
         listeners = Listeners(on_log, on_progress)
         run_alone(Opening(library), "convert", request, isolated=isolated, listeners=listeners, timeout=timeout)
+        check_written(temporary, tensors, type, tensor_type_rules, renamed=convert_name)
     return target

@@ -1,0 +1,140 @@
+"""Refuse a bad call for a video before native code sees it; what pictures share with it stands in `_validate_call`."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+from ._model_architecture import Architecture
+from ._model_file import Model
+from ._pictures import drawn_size
+from ._pixels import MOST_SIDE
+from ._prompt import check_prompt
+from ._ranges import check_integer, check_integers, check_number
+from ._validate_call import (
+    MOST_SCALE,
+    MOST_STEPS,
+    check_cache,
+    check_fit,
+    check_guidance,
+    check_picture,
+    check_sampling,
+    check_tiling,
+    sequence,
+)
+from .params import SampleParams, VideoParams
+
+__all__ = ["check_video"]
+
+_MOST_FRAMES = 10_000
+_DEFAULT_SIZE, _DEFAULT_FRAMES = 512, 6  # sd_vid_gen_params_init
+_FRAMES_STEP = 4  # frames in a latent behind the first one
+_HIGH_NOISE_READ = {"guidance", "sample_method", "sample_steps", "eta"}
+
+
+def check_video(params: VideoParams, model: Model) -> VideoParams:
+    """Check one call against its model.
+
+    Parameters
+    ----------
+    params : VideoParams
+    model : Model
+        What `check_context` gave; what it does not know is not checked.
+
+    Returns
+    -------
+    VideoParams
+        The same.
+
+    Raises
+    ------
+    TypeError, ValueError
+        With the value and the legal set.
+
+    Warns
+    -----
+    UserWarning
+        Where the engine rounds size or number of frames, with what will come out.
+    """
+    _check_model(model.architecture)
+    check_prompt("prompt", params.prompt)
+    check_prompt("negative_prompt", params.negative_prompt)
+    check_integers(1, MOST_SIDE, width=params.width, height=params.height)
+    check_integer("video_frames", params.video_frames, 1, _MOST_FRAMES)
+    check_integer("clip_skip", params.clip_skip, -1, 100)
+    check_number("strength", params.strength, 0, 1)
+    check_number("vace_strength", params.vace_strength, 0, MOST_SCALE)
+    check_number("moe_boundary", params.moe_boundary, 0, 1)
+    check_sampling(params.sample_params or SampleParams(), model)
+    _check_high_noise(params, model)
+    _check_pictures(params, model)
+    check_tiling(params.vae_tiling_params)
+    check_cache(params.cache, model)
+    _warn_of_rounding(params, model)
+    return params
+
+
+def _check_model(architecture: Architecture | None) -> None:
+    if architecture is None:
+        return
+    if not architecture.is_video:
+        raise ValueError(f"{architecture.title} draws pictures only; no videos can be made with it: use generate()")
+    if not architecture.name.startswith("wan"):
+        raise ValueError(f"the engine makes videos with Wan only, not with {architecture.title}")
+
+
+def _check_high_noise(params: VideoParams, model: Model) -> None:
+    sample = params.high_noise_sample_params
+    given = sample.given() if sample else {}
+    asked = [f"high_noise.{name}" for name in given] + ["moe_boundary"] * (params.moe_boundary is not None)
+    asked += [f"LoRA {lora.path} with is_high_noise" for lora in params.loras or () if lora.is_high_noise]
+    if asked and model.has_high_noise is False:
+        raise ValueError(f"{asked[0]} needs a high-noise model: give Engine high_noise_diffusion_model=")
+    if unread := sorted(given.keys() - _HIGH_NOISE_READ):
+        legal = ", ".join(sorted(_HIGH_NOISE_READ))
+        raise ValueError(f"high_noise.{unread[0]}: the engine reads the low-noise loop's; legal: {legal}")
+    if sample:
+        check_integer("high_noise_steps", sample.sample_steps, -1, MOST_STEPS, "-1 goes by moe_boundary")
+        check_guidance(sample, "high_noise_")
+
+
+def _check_pictures(params: VideoParams, model: Model) -> None:
+    pictures = {"init_image": params.init_image, "end_image": params.end_image}
+    frames = () if params.control_frames is None else sequence("control_frames", params.control_frames)
+    pictures.update({f"control_frames[{index}]": frame for index, frame in enumerate(frames)})
+    for name, picture in pictures.items():
+        if picture is not None:
+            _check_given(name, picture, params, model)
+
+
+def _check_given(name: str, picture: Any, params: VideoParams, model: Model) -> None:
+    check_picture(name, picture, 3)
+    kind, architecture = name.partition("[")[0], model.architecture
+    if architecture and kind not in architecture.video_inputs:
+        legal = ", ".join(architecture.video_inputs) or "none"
+        raise ValueError(f"{kind} would not be read by {architecture.title}, which takes {legal}")
+    if model.encodes is False:
+        raise ValueError(f"{kind} needs an autoencoder with an encoder, and vae_decode_only=False in the context")
+    check_fit(name, picture, drawn_size(params, model), model)
+
+
+def _warn_of_rounding(params: VideoParams, model: Model) -> None:
+    frames = _DEFAULT_FRAMES if params.video_frames is None else params.video_frames
+    made = (frames - 1) // _FRAMES_STEP * _FRAMES_STEP + 1
+    multiple = model.pixel_multiple or 1
+    asked = params.width or _DEFAULT_SIZE, params.height or _DEFAULT_SIZE
+    width, height = (math.ceil(side / multiple) * multiple for side in asked)
+    title = model.architecture.title if model.architecture else "the model"
+    if params.video_frames is not None and made != frames:
+        warnings.warn(
+            f"asked for {frames} frames; {title} makes one more than a multiple of {_FRAMES_STEP}:"
+            f" {made} will come out",
+            stacklevel=4,
+        )
+    if (width, height) != asked:
+        warnings.warn(
+            f"asked for {asked[0]}x{asked[1]} pixels; {title} draws in multiples of {multiple}:"
+            f" {width}x{height} will come out",
+            stacklevel=4,
+        )
