@@ -122,6 +122,149 @@ def test_failure_is_status_1(generate: Callable[..., int], tmp_path: Path, capfd
     assert "missing.safetensors does not exist" in second
 
 
+def test_an_error_is_told_for_machines_too(generate: Callable[..., int], capfd: Capture) -> None:
+    assert generate("--json", steps=0) == 2
+    assert json.loads(capfd.readouterr().out) == {
+        "error": "steps must be from 1 to 10000, not 0",
+        "type": "ValueError",
+    }
+
+
+def test_generate_tells_the_result_for_machines(generate: Callable[..., int], tmp_path: Path, capfd: Capture) -> None:
+    assert generate("--json") == 0
+    told = json.loads(capfd.readouterr().out)
+    assert told["pictures"] == [{"path": str(tmp_path / "out.png"), "seed": 42}]
+    assert told["loras"] == []
+    assert told["seconds"] > 0
+
+
+def test_saved_parameters_draw_the_same_again_and_flags_win(
+    models: dict[str, DemoModel], tmp_path: Path, capfd: Capture
+) -> None:
+    model = models["q8_0"]
+    written = {**DRAW, "threads": THREADS, "backend": "cpu", "prompt": 'a "cat"\nin 日本', "seed": -1}
+    written |= {name: str(path) for name, path in model.engine_arguments().items()}
+    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in written.items()]
+    lines += [f'loras = [["{model.lora}", 0.5]]', "vae_tiling = true", "vae_tile_overlap = 0.25"]
+    (tmp_path / "first.toml").write_text("\n".join(lines), encoding="utf-8")
+    first, again, other = (tmp_path / f"{name}.png" for name in ("first", "again", "other"))
+    saved = tmp_path / "saved.json"
+    common = ["generate", "--params"]
+    assert cli.main([*common, str(tmp_path / "first.toml"), "-o", str(first), "--save-params", str(saved)]) == 0
+    settings = json.loads(saved.read_text(encoding="utf-8"))
+    assert settings["seed"] >= 0
+    assert settings["vae_tile_overlap"] == 0.25
+    assert cli.main([*common, str(saved), "-o", str(again)]) == 0
+    assert cli.main([*common, str(saved), "-o", str(other), "--seed", str(settings["seed"] + 1)]) == 0
+    pixels = [np.asarray(Image.open(path)) for path in (first, again, other)]
+    assert np.array_equal(pixels[0], pixels[1])
+    assert not np.array_equal(pixels[0], pixels[2])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.json", '{"stepps": 4}', "unknown parameter 'stepps'; did you mean steps"),
+        ("a.json", "[1]", "must hold a table of parameters, not list"),
+        ("a.json", "{", "a.json cannot be read: "),
+        ("a.toml", "a = ", "a.toml cannot be read: "),
+        ("a.json", '{"prompt": "a", "cache_reuse_threshold": 0.2}', "Cache needs mode"),
+        ("a.json", '{"prompt": "a", "steps": "4"}', "steps must be an integer, not '4'"),
+    ],
+)
+def test_a_bad_parameter_file_is_named(
+    name: str, content: str, said: str, models: dict[str, DemoModel], tmp_path: Path, capfd: Capture
+) -> None:
+    (tmp_path / name).write_text(content)
+    files = flags(**models["q8_0"].engine_arguments(), backend="cpu", output=tmp_path / "out.png")
+    assert cli.main(["generate", "--params", str(tmp_path / name), *files]) == 2
+    assert said in capfd.readouterr().err
+
+
+def batch(models: dict[str, DemoModel], prompts: Path, output: Path, *more: str) -> int:
+    keywords = {**DRAW, "steps": 1, "threads": THREADS, "backend": "cpu", **models["q8_0"].engine_arguments()}
+    return cli.main(["generate", "--prompts", str(prompts), *flags(**keywords, output=output), *more])
+
+
+def test_a_file_of_prompts_is_drawn_and_what_is_finished_is_passed_over(
+    models: dict[str, DemoModel], tmp_path: Path, capfd: Capture
+) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat\n\na dog\n")
+    files = [tmp_path / "p_0001.png", tmp_path / "p_0003.png"]
+    assert batch(models, prompts, tmp_path / "p.png") == 0
+    assert capfd.readouterr().out == "".join(f"{file} (seed 42)\n" for file in files)
+    assert not np.array_equal(*(np.asarray(Image.open(file)) for file in files))
+    kept = files[0].stat().st_mtime_ns
+    files[1].unlink()
+    assert batch(models, prompts, tmp_path / "p.png") == 0
+    out, err = capfd.readouterr()
+    assert out == f"{files[1]} (seed 42)\n"
+    assert "1 of 2 lines are finished already" in err
+    assert files[0].stat().st_mtime_ns == kept
+    assert batch(models, prompts, tmp_path / "p.png") == 0
+    assert capfd.readouterr().out == ""
+
+
+def test_lines_of_json_have_parameters_of_their_own_and_a_failing_one_does_not_stop_the_rest(
+    models: dict[str, DemoModel], tmp_path: Path, capfd: Capture
+) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    lines = [
+        {"prompt": "a cat", "seed": 1, "batch_count": 2},
+        {"prompt": "b", "steps": 0},
+        {"prompt": "c", "width": 32},
+    ]
+    prompts.write_text("\n".join(map(json.dumps, lines)))
+    name = tmp_path / "{line}-{index}.png"
+    assert batch(models, prompts, name, "--json") == 1
+    out, err = capfd.readouterr()
+    told = [json.loads(line) for line in out.splitlines()]
+    assert [(item["line"], item["seed"]) for item in told[:3]] == [(1, 1), (1, 2), (3, 42)]
+    assert told[3]["type"] == "SDError"
+    assert np.asarray(Image.open(tmp_path / "0003-0.png")).shape == (64, 32, 3)
+    assert "line 2: steps must be from 1 to 10000, not 0" in err
+    assert "1 of 3 lines" in err
+    assert batch(models, prompts, name) == 1
+    assert "2 of 3 lines are finished already" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "output", "said"),
+    [
+        ("p.txt", "\n", "p.png", "holds no prompt"),
+        ("p.jsonl", '{"prompt": "a"}\n{"promt": "b"}', "p.png", "line 2: unknown parameter 'promt'"),
+        ("p.jsonl", "a cat", "p.png", "line 1 is no JSON"),
+        ("p.jsonl", '{"prompt": "a", "threads": 2}', "p.png", "line 1: model and engine are one for all lines"),
+        ("p.jsonl", '{"seed": 1}', "p.png", "line 1: there is no prompt"),
+        ("p.txt", "a", "{seed}.png", "use {line}"),
+        ("p.txt", "a", "p.xyz", "does not end like a picture"),
+    ],
+)
+def test_a_bad_file_of_prompts_is_refused_before_drawing(
+    name: str, content: str, output: str, said: str, models: dict[str, DemoModel], tmp_path: Path, capfd: Capture
+) -> None:
+    (tmp_path / name).write_text(content)
+    assert batch(models, tmp_path / name, tmp_path / output) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert said in err
+
+
+def test_models_inspect_tells_family_types_and_what_else_is_needed(
+    models: dict[str, DemoModel], capfd: Capture
+) -> None:
+    path = models["q8_0"].diffusion_model
+    assert cli.main(["models", "inspect", str(path)]) == 0
+    out = capfd.readouterr().out
+    for words in (f"{path}: a diffusion model of FLUX.2, gguf", "q8_0: 23 tensors", "also needs: llm=, vae= or taesd="):
+        assert words in out
+    assert cli.main(["models", "inspect", "--json", str(path)]) == 0
+    report = json.loads(capfd.readouterr().out)
+    assert report["parameters"] == 1_648_128
+    assert report["bytes"] == path.stat().st_size
+
+
 def test_info_as_json_tells_what_was_built(capfd: Capture) -> None:
     assert cli.main(["info", "--json", "--backend", "cpu"]) == 0
     out, err = capfd.readouterr()
@@ -154,6 +297,7 @@ def test_convert_writes_a_smaller_model_that_draws_alike(
     assert compare(one, other).psnr > 40
 
 
+@pytest.mark.slow  # test_demo draws the same
 def test_demo_draws_with_and_without_the_lora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
     monkeypatch.setenv("SDCFFI_CACHE", str(tmp_path / "cache"))
     assert cli.main(["demo", "--output", str(tmp_path / "out"), "--threads", str(THREADS)]) == 0
@@ -167,6 +311,15 @@ def test_demo_draws_with_and_without_the_lora(tmp_path: Path, monkeypatch: pytes
     assert all(words in out for words in said)
     assert (tmp_path / "cache" / "demo" / "dit-q8_0.gguf").is_file()
     assert not list((tmp_path / "cache" / "demo").glob(".*")), "temporary files are left"
+
+
+def test_the_completion_script_completes_commands_and_flags(tmp_path: Path, capfd: Capture) -> None:
+    assert cli.main(["completion", "bash"]) == 0
+    script = tmp_path / "completion.bash"
+    script.write_text(capfd.readouterr().out)
+    ask = 'source "$0"; COMP_WORDS=(sdcffi generate --cache-m); COMP_CWORD=2; _shtab_sdcffi; echo "${COMPREPLY[@]}"'
+    done = subprocess.run(["bash", "-c", ask, str(script)], capture_output=True, text=True, check=True)
+    assert "--cache-mode" in done.stdout.split()
 
 
 @pytest.mark.parametrize("arguments", [[], ["paint"], ["generate"]], ids=["none", "unknown", "no prompt"])

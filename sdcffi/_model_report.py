@@ -1,0 +1,114 @@
+"""What ``sdcffi models inspect`` tells of a model's file, from its header alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ._memory import compute_bytes, weight_bytes
+from ._model_file import UNKNOWN, Model, examine
+from ._upscaler_file import read_network
+from .params import ImageParams
+
+__all__ = ["inspect_model", "model_lines"]
+
+_PICTURE = 512  # pixels a side of the picture whose memory is told
+
+
+def inspect_model(path: Path) -> dict[str, Any]:
+    """Describe a file.
+
+    Parameters
+    ----------
+    path : Path
+        A safetensors or gguf file, or a diffusers directory; PyTorch's formats are not looked into.
+
+    Returns
+    -------
+    dict
+        ``path``, ``bytes``, ``format``, ``kind``, ``family`` (None where it is not known), ``parts``, ``needs``
+        (keywords of `Engine`), ``tensors``, ``parameters``, ``types`` (tensors, parameters and bytes of each weight
+        type), ``pixel_multiple`` and ``memory``, in bytes, estimated as before each call.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read.
+    """
+    kind, model, params, needs = examine(path)
+    if kind == UNKNOWN:
+        kind = _network(path) or kind
+    architecture = model.architecture
+    types = _types(model)
+    picture = ImageParams(width=_PICTURE, height=_PICTURE)
+    return {
+        "path": str(path),
+        "bytes": sum(file.path.stat().st_size for file in model.files),
+        "format": model.files[0].format,
+        "kind": kind,
+        "family": architecture and architecture.title,
+        "parts": sorted(model.parts) if architecture else [],
+        "needs": needs,
+        "tensors": sum(count["tensors"] for count in types.values()),
+        "parameters": sum(count["parameters"] for count in types.values()),
+        "types": types,
+        "pixel_multiple": model.pixel_multiple,
+        "memory": {
+            "weights": weight_bytes(model, params),
+            f"picture_{_PICTURE}": compute_bytes(model, picture, params),
+        },
+    }
+
+
+def _network(path: Path) -> str | None:
+    try:
+        network = read_network("model", path)
+    except ValueError:
+        return None
+    return f"an upscaling network of factor {network.factor}" if network.factor else None
+
+
+def _types(model: Model) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for file in model.files:
+        for tensor in file.tensors.values():
+            count = found.setdefault(tensor.dtype.lower(), {"tensors": 0, "parameters": 0, "bytes": 0})
+            count["tensors"] += 1
+            count["parameters"] += math.prod(tensor.shape)
+            count["bytes"] += tensor.size
+    return dict(sorted(found.items(), key=lambda item: -item[1]["bytes"]))
+
+
+def model_lines(report: dict[str, Any]) -> Iterator[str]:
+    """Give the lines for people of what `inspect_model` found."""
+    family = f" of {report['family']}" if report["family"] else ""
+    yield f"{report['path']}: {report['kind']}{family}, {report['format']}, {_size(report['bytes'])}"
+    if report["format"] == "torch":
+        yield "its tensors are not looked into; safetensors and gguf files are"
+        return
+    yield f"{report['tensors']} tensors, {_count(report['parameters'])} parameters"
+    for name, count in report["types"].items():
+        share = count["parameters"] / max(1, report["parameters"])
+        yield f"  {name}: {count['tensors']} tensors, {share:.1%} of the parameters, {_size(count['bytes'])}"
+    if report["parts"]:
+        yield f"parts: {', '.join(report['parts'])}"
+    if report["needs"]:
+        yield f"also needs: {', '.join(report['needs'])}"
+    if report["pixel_multiple"]:
+        yield f"width and height: multiples of {report['pixel_multiple']}"
+        yield f"memory: about {_size(report['memory']['weights'])} for the weights"
+        picture = report["memory"][f"picture_{_PICTURE}"]
+        yield f"        about {_size(picture)} more to draw {_PICTURE}x{_PICTURE}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def _count(number: int) -> str:
+    for unit, name in ((1e9, "billion"), (1e6, "million")):
+        if number >= unit:
+            return f"{number / unit:.2f} {name}"
+    return str(number)

@@ -1,0 +1,94 @@
+"""The command line `sdcffi`; the only part of the package that prints. Each command has a module of its own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from .. import __version__
+from ..errors import SDError
+from . import completion, convert, demo, generate, info, lora, models, replay, upscale, video
+from ._flags import in_flags
+from ._terminal import say, warnings_in_one_line
+
+__all__ = ["main", "parser"]
+
+_USAGE, _FAILURE, _INTERRUPTED = 2, 1, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments without the program's name. None takes those of the process.
+
+    Returns
+    -------
+    int
+        0; 1 if it failed, or what `replay` drew differs; 2 for bad arguments; 130 after Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["build"]:
+        from .. import _build
+
+        return _build.main(arguments[1:])
+    try:
+        options = parser().parse_args(arguments)
+    except SystemExit as error:
+        return int(error.code or 0)
+    try:
+        run: Callable[[argparse.Namespace], int | None] = options.run
+        with warnings_in_one_line(options):
+            status = run(options) or 0
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _fail(options, "interrupted", "KeyboardInterrupt", _INTERRUPTED)
+    except (ValueError, TypeError) as error:
+        return _fail(options, str(error), type(error).__name__, _USAGE)
+    except SDError as error:
+        for line in error.log if options.verbose else ():
+            say(line)
+        return _fail(options, error.message, type(error).__name__, _FAILURE)
+    except BrokenPipeError:  # whoever read our output has gone; Python would complain again when it flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _FAILURE
+    except OSError as error:
+        return _fail(options, str(error), type(error).__name__, _FAILURE)
+    return status
+
+
+def _fail(options: argparse.Namespace, message: str, kind: str, status: int) -> int:
+    message = in_flags(_in_one_line(message), options)
+    say(f"sdcffi: error: {message}")
+    if getattr(options, "json", False):
+        print(json.dumps({"error": message, "type": kind}))
+    return status
+
+
+def _in_one_line(message: str) -> str:
+    return re.sub(r"\s*\n\s*", " ", re.sub(r"(?<![:;.,])\s*\n\s*", "; ", message.strip()))
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells errors in one line; the usage stands in --help."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(_USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Give the parser of all commands; what a command needs is imported when it runs."""
+    whole = _Parser(prog="sdcffi", description="Draw pictures with stable-diffusion.cpp.")
+    whole.add_argument("--version", action="version", version=f"sdcffi {__version__}")
+    commands = whole.add_subparsers(required=True, metavar="COMMAND")
+    for command in (generate, video, upscale, convert, replay, models, lora, info, demo, completion):
+        command.add(commands)
+    commands.add_parser("build", help="build the native library for this machine", add_help=False)
+    return whole

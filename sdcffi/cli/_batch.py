@@ -1,0 +1,140 @@
+"""Draw a file of prompts: what is finished is passed over, what fails is told, and the rest is drawn."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import SDError
+from ..result import check_picture_path
+from ._flags import in_flags, preview_keywords
+from ._terminal import line_bar, logger, say
+from ._upscaling import upscaling
+
+if TYPE_CHECKING:
+    from .._arguments import Arguments
+    from ..result import Result
+
+__all__ = ["run_batch"]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One line of the file: its number, what it is drawn with, and where its pictures go."""
+
+    line: int
+    arguments: Arguments
+    output: Path
+
+    @property
+    def files(self) -> list[Path]:
+        count = self.arguments.call_values.get(("batch_count",), 1)
+        several = range(count) if isinstance(count, int) else range(1)
+        if "{index}" in self.output.name:
+            return [self.output.with_name(self.output.name.replace("{index}", str(index))) for index in several]
+        if len(several) <= 1:
+            return [self.output]
+        return [self.output.with_name(f"{self.output.stem}_{index}{self.output.suffix}") for index in several]
+
+
+def run_batch(options: argparse.Namespace, given: Arguments, output: Path) -> None:
+    """Draw every line of the file that ``--prompts`` names.
+
+    Pictures are numbered by their line: ``out.png`` becomes ``out_0001.png``; ``{line}`` in the name places the number.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read or a line is malformed; before anything is drawn.
+    SDError
+        At the end, if a line could not be drawn; each was told when it failed.
+    """
+    if options.save_params:
+        raise ValueError("--save-params is for a single call; the pictures of a batch tell their parameters")
+    jobs = list(_jobs(Path(options.prompts), given, output))
+    waiting = [job for job in jobs if not all(file.exists() for file in job.files)]
+    if len(waiting) < len(jobs):
+        say(f"sdcffi: {len(jobs) - len(waiting)} of {len(jobs)} lines are finished already")
+    failures = _draw(options, given, waiting) if waiting else 0
+    if failures:
+        raise SDError(f"{failures} of {len(waiting)} lines of {options.prompts} could not be drawn; run it again")
+
+
+def _jobs(path: Path, given: Arguments, output: Path) -> Iterator[_Job]:
+    from .._arguments import as_arguments
+
+    text = sys.stdin.read() if str(path) == "-" else _read(path)
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if not lines:
+        raise ValueError(f"{path} holds no prompt")
+    digits = max(4, len(str(lines[-1][0])))
+    for number, line in lines:
+        where = f"{path}, line {number}"
+        own = _parsed(line, where) if path.suffix in (".jsonl", ".ndjson") else {"prompt": line}
+        target = Path(own.pop("output")).expanduser() if "output" in own else _numbered(output, f"{number:0{digits}d}")
+        of_the_line = as_arguments(own, where)
+        if of_the_line.context_values or of_the_line.engine_others:
+            raise ValueError(f"{where}: model and engine are one for all lines; name them by flags or --params")
+        arguments = given.updated(of_the_line)
+        if not isinstance(arguments.generate["prompt"], str):
+            raise ValueError(f"{where}: there is no prompt")
+        if "{seed}" in target.name:
+            raise ValueError("{seed} in --output: a batch goes on by the names of its files; use {line}")
+        check_picture_path(target)
+        yield _Job(number, arguments, target)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.expanduser().read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _parsed(line: str, where: str) -> dict[str, Any]:
+    try:
+        own = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is no JSON: {error}") from error
+    if not isinstance(own, dict):
+        raise ValueError(f"{where} must be an object of parameters, not {type(own).__name__}")
+    return own
+
+
+def _numbered(output: Path, number: str) -> Path:
+    if "{line}" in output.name:
+        return output.with_name(output.name.replace("{line}", number))
+    return output.with_name(f"{output.stem}_{number}{output.suffix}")
+
+
+def _draw(options: argparse.Namespace, given: Arguments, jobs: list[_Job]) -> int:
+    from ..engine import Engine
+
+    failures = 0
+    previews = preview_keywords(options)
+    with (
+        line_bar(len(jobs)) as (bar, shown),
+        Engine(**given.engine, on_progress=shown, on_log=logger(options)) as engine,
+        upscaling(options, given, shown) as enlarge,
+    ):
+        for job in jobs:
+            try:
+                result = engine.generate(**job.arguments.generate, **previews, timeout=options.timeout)
+                _save(enlarge(result), job, options)
+            except (ValueError, TypeError, SDError) as error:
+                failures += 1
+                say(f"sdcffi: error: line {job.line}: {in_flags(str(error), options)}")
+            bar.update()
+    return failures
+
+
+def _save(result: Result, job: _Job, options: argparse.Namespace) -> None:
+    paths = result.save(job.output, metadata=options.metadata, digests=options.digests, paths=options.paths)
+    for path, seed in zip(paths, result.seeds, strict=True):
+        told = {"line": job.line, "path": str(path), "seed": seed}
+        say(json.dumps(told) if options.json else f"{path} (seed {seed})", sys.stdout)

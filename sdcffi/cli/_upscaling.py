@@ -1,0 +1,59 @@
+"""The step after drawing: what was drawn is enlarged by a network."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ._terminal import logger
+
+if TYPE_CHECKING:
+    from .._arguments import Arguments
+    from ..events import Progress
+    from ..result import Result
+
+__all__ = ["add_upscaling", "check_upscaling", "upscaling"]
+
+
+def add_upscaling(command: argparse.ArgumentParser) -> None:
+    """Add its flags."""
+    group = command.add_argument_group("afterwards")
+    group.add_argument("--upscale-model", metavar="PATH", help="enlarge the pictures by this network")
+    group.add_argument("--upscale-repeats", type=int, default=1, metavar="INT", help="so many times (default: 1)")
+    group.add_argument("--upscale-tile-size", type=int, default=128, metavar="INT", help="pixels (default: 128)")
+
+
+def check_upscaling(options: argparse.Namespace) -> None:
+    """Refuse what cannot enlarge, before minutes of work."""
+    from .._ranges import check_integer
+    from .._upscaler_file import MOST_PASSES, read_network
+
+    check_integer("upscale_repeats", options.upscale_repeats, 1, MOST_PASSES)
+    if options.upscale_model is not None:
+        read_network("upscale_model", Path(options.upscale_model))
+
+
+@contextmanager
+def upscaling(
+    options: argparse.Namespace, given: Arguments, on_progress: Callable[[Progress], None]
+) -> Iterator[Callable[[Result], Result]]:
+    """Give what enlarges a result, or leaves it as it is where that is not asked for."""
+    if options.upscale_model is None:
+        yield lambda result: result
+        return
+    from ..upscaler import Upscaler
+
+    engine = given.engine
+    keywords = {name: engine[name] for name in ("backend", "library") if name in engine}
+    with Upscaler(
+        options.upscale_model,
+        tile_size=options.upscale_tile_size,
+        threads=engine["context"].n_threads,
+        on_log=logger(options),
+        on_progress=on_progress,
+        **keywords,
+    ) as upscaler:
+        yield lambda result: upscaler.upscale(result, upscaler.factor**options.upscale_repeats)

@@ -1,0 +1,30 @@
+"""``sdcffi completion``: the script that completes commands and flags in a shell."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..errors import SDError
+
+__all__ = ["add"]
+
+_SHELLS = ("bash", "zsh", "tcsh")
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    text = "print a completion script; for bash: source <(sdcffi completion bash)"
+    command = commands.add_parser("completion", help=text, description=text)
+    command.set_defaults(run=_run, verbose=False)
+    command.add_argument("shell", choices=_SHELLS)
+
+
+def _run(options: argparse.Namespace) -> None:
+    try:
+        import shtab
+    except ImportError as error:
+        raise SDError("completion scripts are made by shtab, which is not installed: pip install shtab") from error
+    from . import parser
+
+    print(shtab.complete(parser(), options.shell))

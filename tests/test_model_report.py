@@ -1,0 +1,61 @@
+"""What `sdcffi models inspect` says of each kind of file, against the tensors as the files' own libraries read them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from full_size import sd1
+from safetensors import safe_open
+from upscaling_networks import random_weights, write_network
+
+from sdcffi._model_report import inspect_model, model_lines
+from sdcffi.demo import DemoModel
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "family", "needs"),
+    [
+        ("diffusion_model", "a diffusion model", "FLUX.2", ["llm=", "vae= or taesd="]),
+        ("llm", "a text encoder", None, []),
+        ("taesd", "an autoencoder", None, []),
+        ("lora", "a LoRA", None, []),
+    ],
+)
+def test_a_file_is_told_by_its_header(
+    name: str, kind: str, family: str | None, needs: list[str], demo_model: DemoModel
+) -> None:
+    path = getattr(demo_model, name)
+    report = inspect_model(path)
+    assert (report["kind"], report["family"], report["needs"]) == (kind, family, needs)
+    with safe_open(path, "numpy") as file:
+        shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118  # it is no mapping
+    assert report["tensors"] == len(shapes)
+    assert report["parameters"] == sum(map(math.prod, shapes))
+    assert sum(count["tensors"] for count in report["types"].values()) == len(shapes)
+
+
+def test_a_whole_checkpoint_needs_nothing_else(tmp_path: Path) -> None:
+    report = inspect_model(sd1().write(tmp_path / "sd1.safetensors"))
+    assert report["kind"] == "a whole model"
+    assert report["family"] == "Stable Diffusion 1"
+    assert report["parts"] == ["clip_l", "diffusion_model", "vae"]
+    assert report["needs"] == []
+    assert report["memory"]["weights"] == pytest.approx(report["types"]["f16"]["bytes"], rel=0.02)
+    assert any("1.07 billion parameters" in line for line in model_lines(report))
+
+
+def test_a_pytorch_file_says_that_it_is_not_looked_into(tmp_path: Path) -> None:
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "old.ckpt", "w") as archive:
+        archive.writestr("archive/data.pkl", b"x")
+    assert "not looked into" in "\n".join(model_lines(inspect_model(tmp_path / "old.ckpt")))
+
+
+def test_an_upscaling_network_is_told_from_a_file_of_unknown_kind(tmp_path: Path) -> None:
+    weights = random_weights(4)
+    assert inspect_model(write_network(tmp_path / "a.safetensors", weights))["kind"].endswith("of factor 4")
+    del weights["conv_last.weight"]
+    assert inspect_model(write_network(tmp_path / "b.safetensors", weights))["kind"] == "a file of unknown kind"
