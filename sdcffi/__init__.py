@@ -29,10 +29,15 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from ._arguments import read_arguments
+    from ._records import FileRecord, PictureRecord
+    from .capabilities import Capabilities
     from .conversion import convert
+    from .edges import canny
     from .engine import Engine
     from .events import Log, Preview, Progress
     from .lora import Lora
+    from .metadata import GenerationParameters
     from .params import (
         Cache,
         ContextParams,
@@ -43,8 +48,12 @@ if TYPE_CHECKING:
         SampleParams,
         SkipLayerGuidance,
         Tiling,
+        VideoParams,
     )
+    from .reproduction import Replay, replay
     from .result import LoraReport, Result
+    from .upscaler import Upscaler, UpscaleResult
+    from .video import VideoResult
 
 __version__ = "0.1.0"
 
@@ -53,9 +62,12 @@ __all__ = [
     "BuildError",
     "Cache",
     "CancelledError",
+    "Capabilities",
     "ContextParams",
     "Engine",
+    "FileRecord",
     "GenerationError",
+    "GenerationParameters",
     "GenerationTimeoutError",
     "Guidance",
     "Hires",
@@ -74,22 +86,34 @@ __all__ = [
     "NativeError",
     "OutOfMemoryError",
     "PhotoMaker",
+    "PictureRecord",
     "Preview",
     "Progress",
+    "Replay",
     "Result",
     "SDError",
     "SampleParams",
     "SkipLayerGuidance",
     "Tiling",
     "UnsupportedParameterError",
+    "UpscaleResult",
+    "Upscaler",
+    "VideoParams",
+    "VideoResult",
     "__version__",
+    "canny",
     "convert",
+    "read_arguments",
+    "replay",
 ]
 
 _HOMES = {
     "Cache": "params",
+    "Capabilities": "capabilities",
     "ContextParams": "params",
     "Engine": "engine",
+    "FileRecord": "_records",
+    "GenerationParameters": "metadata",
     "Guidance": "params",
     "Hires": "params",
     "ImageParams": "params",
@@ -97,13 +121,22 @@ _HOMES = {
     "Lora": "lora",
     "LoraReport": "result",
     "PhotoMaker": "params",
+    "PictureRecord": "_records",
     "Preview": "events",
     "Progress": "events",
+    "Replay": "reproduction",
     "Result": "result",
     "SampleParams": "params",
     "SkipLayerGuidance": "params",
     "Tiling": "params",
+    "UpscaleResult": "upscaler",
+    "Upscaler": "upscaler",
+    "VideoParams": "params",
+    "VideoResult": "video",
+    "canny": "edges",
     "convert": "conversion",
+    "read_arguments": "_arguments",
+    "replay": "reproduction",
 }
 
 

@@ -3,7 +3,7 @@
     engine thread, in C                     Python
     -------------------                     ------
     sd_log_cb       --> on_log        -->   Events.log       --> job.emit(Log)
-    sd_progress_cb  --> on_progress   -->   Events.progress  --> job.emit(Progress)
+    sd_progress_cb  --> on_progress   -->   Events.progress  --> Phases --> job.emit(Progress)
     sd_preview_cb   --> on_preview    -->   Events.preview   --> job.emit(Preview)
 
 The engine has one slot for each callback in the whole process, so `listening` fills them for the time of one call,
@@ -17,7 +17,6 @@ first one wins), the guard is told to cancel, and `listening` raises it again wh
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .events import Log, Preview, Progress
+from ._phases import Phases
+from .events import Log, Preview
 
 if TYPE_CHECKING:
     from ._job import Job
@@ -37,14 +37,6 @@ __all__ = ["KEPT_LINES", "Events", "PreviewOptions", "listening"]
 
 KEPT_LINES = 50
 _LEVELS = ("debug", "info", "warn", "error")
-
-# The engine sends every phase's progress through one callback without a tag; its log says when the phase changes.
-_PHASES = (
-    (re.compile(r"loading LoRA from|loading tensors from"), "lora"),
-    (re.compile(r"loading tensors completed"), "sample"),
-    (re.compile(r"generating image: "), "sample"),
-    (re.compile(r"decoding \d+ latents"), "decode"),
-)
 
 
 @dataclass(frozen=True)
@@ -70,11 +62,11 @@ class Events:
     """Receives what the trampolines bring during one native call."""
 
     def __init__(self, job: Job, phase: str, preview_interval: int) -> None:
-        self.phase = phase
         self.error: BaseException | None = None
         self._job = job
-        self._one_phase = phase != "sample"
+        self._phases = Phases(phase, job.emit)
         self._preview_interval = preview_interval
+        self._previewed = 0, 0  # the sampling's number, and its step
         self._kept: deque[str] = deque(maxlen=KEPT_LINES)
 
     def lines(self) -> tuple[str, ...]:
@@ -86,21 +78,27 @@ class Events:
         record = Log(_LEVELS[level] if 0 <= level < len(_LEVELS) else _LEVELS[-1], text.rstrip())
         if record.level != "debug":
             self._kept.append(f"{record.level}: {record.text}")
-        if not self._one_phase:
-            self.phase = next((phase for pattern, phase in _PHASES if pattern.search(record.text)), self.phase)
         self._job.emit(record)
+        self._phases.hear(record.text)
 
     def progress(self, step: int, steps: int, seconds: float) -> None:
         """Take a progress report."""
-        self._job.emit(Progress(self.phase, step, steps, seconds))
+        self._phases.report(step, steps, seconds)
 
     def wants_preview(self, step: int) -> bool:
-        """Tell whether the preview of this step is to be given on."""
-        return step % self._preview_interval == 0
+        """Tell whether a preview is to be given on, of a step numbered by the engine.
+
+        Samplers of second order come twice, with the negative number first; one preview a step is enough.
+        """
+        done = abs(step)
+        if done % self._preview_interval:
+            return False
+        before, self._previewed = self._previewed, (self._phases.begun, done)
+        return before != self._previewed
 
     def preview(self, step: int, frames: tuple[Any, ...], is_noisy: bool) -> None:
         """Take a preview, whose frames are copies."""
-        self._job.emit(Preview(step, frames, is_noisy))
+        self._job.emit(Preview(abs(step), frames, is_noisy, self._phases.image, self._phases.images))
 
 
 class _Trampolines:

@@ -25,13 +25,14 @@ from ._crash import crash_error
 from ._inprocess import InProcess
 from ._job import Crashed, Done, Failed, Runner
 from ._ranges import check_number
-from ._session import Opening
+from ._requests import Opening
 from ._worker import Worker
 from .errors import CancelledError, GenerationTimeoutError, NativeCrashError, NativeError, SDError
 from .events import Listeners, Log
 
 if TYPE_CHECKING:
     from ._library import Device
+    from ._requests import Opened
 
 __all__ = ["GRACE", "Call", "Calls", "adopted", "run_alone"]
 
@@ -107,7 +108,7 @@ class Calls:
     ) -> None:
         self.opening = opening
         self._approve = approve
-        self.device: Device | None = None
+        self.opened: Opened | None = None
         self.runner: Runner = Worker() if isolated else InProcess()
         self._restart = restart and isolated
         self._grace = grace
@@ -192,7 +193,7 @@ class Calls:
         """See that there is a session, opening one where it was lost."""
         if self.runner.alive:
             return
-        if self.device is not None and not self._restart:
+        if self.opened is not None and not self._restart:
             message = self.runner.receive(0)
             if self._lost is None and isinstance(message, Crashed):
                 self._lost = crash_error(message, (), None)
@@ -200,12 +201,12 @@ class Calls:
         self._refuse_what_crashes(self.opening.params)
         self.runner.open()
         try:
-            device = self._perform(call, "open", (self.opening,), self.opening.params)
+            opened = self._perform(call, "open", (self.opening,), self.opening.params)
             if self.opening.params is not None:
                 if self._approve:
-                    self._approve(device)
+                    self._approve(opened.device)
                 self._perform(call, "load", (), self.opening.params)
-            self.device = device
+            self.opened = opened
         except BaseException:
             self.runner.close()
             raise

@@ -57,7 +57,7 @@ def choose_usable(
         if reason := _why_not(report):
             if strict:
                 raise LoraError(f"LoRA {report.path}: {reason}. strict=False draws without it")
-            warnings.warn(f"LoRA {report.path} is left out: {reason}", LoraWarning, stacklevel=4)
+            warnings.warn(f"LoRA {report.path} is left out: {reason}", LoraWarning, stacklevel=5)
             continue
         usable.append(lora)
     return tuple(usable), any(_UNDER_FIVE_BITS.intersection(report.types) for report in reports)
@@ -87,7 +87,7 @@ def warn_of_coarse_weights() -> None:
         "LoRA on weights of less than five bits: on the tiny test models the picture is 22 (q2_K) to 34 dB (q4_K) from"
         " that of weights merged in float (q8_0: 51 dB), about what quantisation costs without LoRA",
         LoraQualityWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
 
 

@@ -68,7 +68,8 @@ def _loaded(model: Model, params: ContextParams) -> Iterator[tuple[str, Tensor]]
 def _converted(name: str, tensor: Tensor, kind: str | None) -> int:
     elements = math.prod(tensor.shape)
     block, size = block_sizes().get(kind or "", (0, 0))
-    if block and (tensor.shape[-1:] or (1,))[0] % block == 0 and not _KEPT.search(name):
+    row = (tensor.shape[-1:] or (1,))[0]
+    if block and row % block == 0 and (block == 1 or row != elements) and not _KEPT.search(name):
         return elements // block * size
     return elements * _WIDENED[tensor.dtype] if tensor.dtype in _WIDENED else tensor.size
 

@@ -13,6 +13,9 @@ from ._lora_architecture import UNET_TEXT
 
 __all__ = ["Architecture", "identify"]
 
+_CACHES_OF_UNET = ("ucache",)
+_CACHES_OF_DIT = ("easycache", "dbcache", "taylorseer", "cache_dit")
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -31,6 +34,8 @@ class Architecture:
         False: it works on pixels.
     is_video : bool
         It makes videos only.
+    video_inputs : tuple of str
+        Which of `init_image`, `end_image` and `control_frames` it reads; the engine passes over the others.
     is_unet : bool
         It takes ControlNets and embeddings.
     takes_references, takes_hint : bool
@@ -49,6 +54,22 @@ class Architecture:
     takes_references: bool = True
     takes_hint: bool = False
     has_ays: bool = False
+    video_inputs: tuple[str, ...] = ()
+
+    @property
+    def takes_embeddings(self) -> bool:
+        """Whether textual inversion works: XL's two buffers are mixed up by the engine."""
+        return self.name in ("sd1", "sd2")
+
+    @property
+    def acting_caches(self) -> tuple[str, ...]:
+        """Cache modes that do something for it, by `init_sample_cache_runtime` of sample-cache.cpp."""
+        return (*_CACHES_OF_UNET, "spectrum") if self.is_unet else ("spectrum", *_CACHES_OF_DIT)
+
+    @property
+    def idle_caches(self) -> tuple[str, ...]:
+        """Cache modes that do nothing for it."""
+        return _CACHES_OF_DIT if self.is_unet else _CACHES_OF_UNET
 
 
 _UNET = Architecture("", "", 64, ("clip_l",), is_unet=True, takes_references=False)
@@ -70,7 +91,7 @@ _TABLE = {
         Architecture("z_image", "Z-Image", 8, ("llm",)),
         Architecture("ernie_image", "ERNIE-Image", 16, ("llm",)),
         Architecture("wan", "Wan", 16, ("t5xxl",), is_video=True),
-        Architecture("wan_ti2v", "Wan 2.2 TI2V", 32, ("t5xxl",), is_video=True),
+        Architecture("wan_ti2v", "Wan 2.2 TI2V", 32, ("t5xxl",), is_video=True, video_inputs=("init_image",)),
     )
 }
 # Parts of names that only one kind has, the most special first.
@@ -89,7 +110,7 @@ _MARKS = {
     "blocks.0.cross_attn.norm_k.weight": "wan",
 }
 _HINT_CHANNELS = (128, 196)  # of img_in, in FLUX.1 Control and Flex.2
-_TI2V_CHANNELS = 147456  # of the patch embedding, input times output
+_TI2V_CHANNELS, _I2V_CHANNELS = 147456, 184320  # of Wan's patch embedding, input times output
 
 
 def identify(shapes: Mapping[str, tuple[int, ...]]) -> Architecture | None:
@@ -110,8 +131,21 @@ def _variant(found: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> Arch
     channels = shapes.get("img_in.weight", (0,))[-1]
     if found.name == "flux" and channels in _HINT_CHANNELS:
         return replace(found, takes_hint=True)
-    if found.name == "wan" and math.prod(shapes.get("patch_embedding.weight", ())[:-3]) == _TI2V_CHANNELS:
+    return _wan(found, shapes) if found.name == "wan" else found
+
+
+def _wan(found: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
+    """Tell the kinds apart as `WanRunner` of wan.hpp does."""
+    first_last = ("init_image", "end_image")
+    channels = math.prod(shapes.get("patch_embedding.weight", ())[:-3])
+    if any(name.startswith("img_emb.") for name in shapes):
+        return replace(found, title="Wan 2.1 I2V", encoders=("t5xxl", "clip_vision"), video_inputs=first_last)
+    if channels == _TI2V_CHANNELS:
         return _TABLE["wan_ti2v"]
+    if channels == _I2V_CHANNELS:
+        return replace(found, title="Wan 2.2 I2V", video_inputs=first_last)
+    if any(name.startswith("vace_blocks.") for name in shapes):
+        return replace(found, title="Wan VACE", video_inputs=("init_image", "control_frames"))
     return found
 
 

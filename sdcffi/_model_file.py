@@ -11,14 +11,16 @@ import os
 import re
 import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ._model_architecture import Architecture, identify
 from ._tensor_header import HeaderError, Tensor, read_header
-from .params import ContextParams
+from .params import ContextParams, StrPath
 
-__all__ = ["Model", "ModelFile", "read_file", "read_model"]
+__all__ = ["UNKNOWN", "Model", "ModelFile", "examine", "read_file", "read_model"]
+
+UNKNOWN = "a file of unknown kind"
 
 _PREFIXES = {  # what the engine puts before names that do not have it
     "diffusion_model_path": "model.diffusion_model.",
@@ -51,6 +53,7 @@ _PARTS = {
         "text_encoders.clip_l.",
     ),
     "t5xxl": ("text_encoders.t5xxl.", "te3."),
+    "clip_vision": ("clip_vision.",),
     "llm": ("text_encoders.",),
     "vae": ("first_stage_model.", "vae."),
     "taesd": ("tae.",),
@@ -108,7 +111,8 @@ class Model:
     architecture : Architecture or None
         None where it is not known.
     parts : frozenset of str
-        ``"diffusion_model"``, ``"clip_l"``, ``"clip_g"``, ``"t5xxl"``, ``"llm"``, ``"vae"``, ``"taesd"``: those there.
+        ``"diffusion_model"``, ``"clip_l"``, ``"clip_g"``, ``"t5xxl"``, ``"clip_vision"``, ``"llm"``, ``"vae"``,
+        ``"taesd"``: those there.
     opaque : bool
         Whether there are PyTorch files, whose tensors only the engine reads.
     encodes : bool or None
@@ -130,6 +134,12 @@ class Model:
         return self.architecture.pixel_multiple if self.architecture else None
 
     @property
+    def has_high_noise(self) -> bool | None:
+        """Whether there is a high-noise model beside; None where nothing is known."""
+        slots = {file.slot for file in self.files}
+        return "high_noise_diffusion_model_path" in slots if slots else None
+
+    @property
     def is_video(self) -> bool:
         """Whether it makes videos only."""
         return self.architecture is not None and self.architecture.is_video
@@ -143,9 +153,53 @@ def read_model(params: ContextParams) -> Model:
     ValueError
         If a file cannot be read, is in another one's place, or if one is missing.
     """
-    files = tuple(
-        file for slot, value in params.given().items() if slot.endswith("_path") for file in _files(slot, Path(value))
+    model = _gathered(
+        params,
+        [file for slot, value in params.given().items() if slot.endswith("_path") for file in _files(slot, value)],
     )
+    _check_together(model, params)
+    for embedding in params.embeddings or ():
+        _check_embedding(read_file(f"embeddings[{embedding.name!r}]", Path(embedding.path)), model)
+    return model
+
+
+def examine(path: Path) -> tuple[str, Model, ContextParams, list[str]]:
+    """Tell what a file is by itself, wherever it belongs.
+
+    Returns
+    -------
+    str
+        ``"a whole model"``, ``"a diffusion model"``, ``"a LoRA"``, ``"a file of unknown kind"``, ...
+    Model
+        What it makes alone.
+    ContextParams
+        With the file in its place; for what is no model in the place of one.
+    list of str
+        The keywords of `Engine` that have to come with it.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read.
+    """
+    whole = ContextParams(model_path=path, vae_decode_only=False)
+    files = _of_diffusers(path) if os.path.isdir(path) else [read_file("model_path", path)]
+    model, kind = _gathered(whole, files), _kind(files[0])
+    if kind not in (None, "a diffusion model"):
+        return str(kind), replace(model, architecture=None), whole, []
+    if model.architecture is None:
+        alone = replace(whole, model_path=None, diffusion_model_path=path)
+        files = [replace(file, slot="diffusion_model_path") for file in files]
+        model, whole = _gathered(alone, files), alone
+    if model.architecture is None:
+        return kind or UNKNOWN, model, whole, []
+    missing = [] if model.opaque else _missing(model, model.architecture, whole)
+    kind = "a whole model" if model.parts - {"diffusion_model"} else "a diffusion model"
+    return kind, model, whole, missing
+
+
+def _gathered(params: ContextParams, found: Iterable[ModelFile]) -> Model:
+    files = tuple(found)
     opaque = any(file.format == "torch" for file in files)
     names = {name: tensor for file in files for name, tensor in file.prefixed}
     diffusion = {
@@ -155,7 +209,7 @@ def read_model(params: ContextParams) -> Model:
     }
     architecture = identify(diffusion)
     takes_hint = architecture.takes_hint if architecture else None
-    model = Model(
+    return Model(
         files=files,
         architecture=architecture,
         parts=_parts(files, names),
@@ -163,25 +217,26 @@ def read_model(params: ContextParams) -> Model:
         encodes=_encodes(params, names, opaque),
         takes_hint=takes_hint if params.control_net_path is None else True,
     )
-    _check_together(model, params)
-    for embedding in params.embeddings or ():
-        _check_embedding(read_file(f"embeddings[{embedding.name!r}]", Path(embedding.path)), model)
-    return model
 
 
-def _files(slot: str, path: Path) -> list[ModelFile]:
-    if slot != "model_path" or not os.path.isdir(path):
-        file = read_file(slot, path)
-        _check_place(file)
-        return [file]
+def _files(slot: str, value: StrPath) -> list[ModelFile]:
+    path = Path(value)
+    if slot == "model_path" and os.path.isdir(path):  # unlike Path.is_dir, False for a name too long for the system
+        return _of_diffusers(path)
+    file = read_file(slot, path)
+    _check_place(file)
+    return [file]
+
+
+def _of_diffusers(path: Path) -> list[ModelFile]:
     first = next(iter(_DIFFUSERS))
     if not (path / first).is_file():
         raise ValueError(f"model: {path} is a directory without {first}: no diffusers model that the engine reads")
     found = []
     for name, prefix in _DIFFUSERS.items():
         if (path / name).is_file():
-            file = read_file(slot, path / name)
-            found.append(ModelFile(slot, file.path, file.format, {prefix + key: t for key, t in file.tensors.items()}))
+            file = read_file("model_path", path / name)
+            found.append(replace(file, tensors={prefix + key: tensor for key, tensor in file.tensors.items()}))
     return found
 
 
@@ -281,7 +336,7 @@ def _check_together(model: Model, params: ContextParams) -> None:
         return
     if params.control_net_path is not None and not architecture.is_unet:
         raise ValueError(f"control_net: {architecture.title} takes none; Stable Diffusion 1, 2 and XL do")
-    if params.embeddings and architecture.name not in _EMBEDDING_WIDTHS:
+    if params.embeddings and not architecture.takes_embeddings:
         raise ValueError(f"embeddings: {architecture.title} takes none; Stable Diffusion 1 and 2 do")
     if params.high_noise_diffusion_model_path is not None and architecture.name != "wan":
         raise ValueError(f"high_noise_diffusion_model: only Wan 2.2 has one, this is {architecture.title}")

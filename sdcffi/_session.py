@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._callbacks import PreviewOptions, listening
 from ._library import Device, load
-from ._marshal import Marshaller, adopt_images
+from ._marshal import Marshaller, adopt_images, adopt_pixels
+from ._requests import Conversion, Description, Edges, Offer, Opened, Opening, Resolved, UpscalerParams
 from .errors import GenerationError, LoraError, ModelLoadError, NativeError, SDError
 from .lora import Lora
 from .result import LoraReport
@@ -20,75 +19,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ._job import Job
-    from .params import ContextParams, ImageParams, StrPath
+    from .params import ContextParams, ImageParams, Struct, VideoParams
 
-__all__ = ["Conversion", "Description", "Opening", "Session"]
+__all__ = ["Session"]
 
-
-@dataclass(frozen=True)
-class Opening:
-    """What a session is opened with, at first and again after a crash.
-
-    Attributes
-    ----------
-    library : path or None
-        See `_locate.locate`.
-    backend : str
-        See `Library.use_backend`; ``"auto"`` gives way to the environment variable SDCFFI_BACKEND.
-    params : ContextParams or None
-        The model; None opens the backend only.
-    weights : bool
-        False reads only which tensors the model has: the session can then check adapters, not draw.
-    lora_cache : int
-        Bytes of adapters to keep between calls.
-    """
-
-    library: StrPath | None = None
-    backend: str = "auto"
-    params: ContextParams | None = None
-    weights: bool = True
-    lora_cache: int = 0
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """A model file to be written with other weight types, see `conversion.convert`."""
-
-    input: Path
-    output: Path
-    type: str
-    vae: Path | None
-    tensor_type_rules: str
-    convert_name: bool
-
-
-@dataclass(frozen=True)
-class Description:
-    """What was built, and what it finds on this machine.
-
-    Attributes
-    ----------
-    directory : Path
-        Where the native library lies.
-    manifest : dict
-        What the build wrote about itself.
-    upstream_commit, ggml_version : str
-        As the library tells them.
-    device : Device
-        The one that is computed on.
-    devices : tuple of Device
-        Of the backends that could be loaded.
-    skipped : dict of str to str
-        The other backends, with the reason.
-    """
-
-    directory: Path
-    manifest: dict[str, Any]
-    upstream_commit: str
-    ggml_version: str
-    device: Device
-    devices: tuple[Device, ...]
-    skipped: dict[str, str]
+# Enumerations whose names can be given as parameters.
+_ENUMS = (
+    *("lora_apply_mode_t", "prediction_t", "preview_t", "rng_type_t", "sample_method_t", "scheduler_t"),
+    *("sd_cache_mode_t", "sd_hires_upscaler_t", "sd_type_t"),
+)
 
 
 class Session:
@@ -109,19 +48,29 @@ class Session:
         self._context: Any = None
         self._poison: NativeError | None = None
 
-    def open(self, job: Job, opening: Opening) -> Device:
-        """Load library and backend; give the device that the engine computes on."""
+    def open(self, job: Job, opening: Opening) -> Opened:
+        """Load library and backend; tell what they are."""
         self._library = load(opening.library)
         if self._own_process:
             self._library.lib.sdg_catch_crashes()
         self._opening = opening
         self._device = self._use_backend(job, opening.backend)
-        return self._device
+        library = self._library
+        build = str(library.build.manifest.get("key", ""))
+        return Opened(self._device, library.text(library.lib.sd_commit()), build)
 
     def load(self, job: Job) -> None:
-        """Load the model."""
-        library, params = self._library, self._opening.params
+        """Load the model, or the upscaling network."""
+        params = self._opening.params
         assert params is not None
+        if isinstance(params, UpscalerParams):
+            self._context = self._new_upscaler(job, params)
+        else:
+            self._context = self._new_context(job, params)
+            self._library.lib.sdg_set_lora_cache(self._context, self._opening.lora_cache)
+
+    def _new_context(self, job: Job, params: ContextParams) -> Any:
+        library = self._library
         marshaller = Marshaller(library)
         struct = marshaller.struct(params)
         out = library.ffi.new("sd_ctx_t **")
@@ -133,8 +82,24 @@ class Session:
                 "the model could not be loaded",
                 events.lines,
             )
-        self._context = out[0]
-        library.lib.sdg_set_lora_cache(self._context, self._opening.lora_cache)
+        self._resolved = marshaller.read(struct[0], params)
+        return out[0]
+
+    def _new_upscaler(self, job: Job, params: UpscalerParams) -> Any:
+        library = self._library
+        path = Marshaller(library).text(params.path, "model")
+        threads = params.threads or library.lib.sd_get_num_physical_cores()
+        out = library.ffi.new("upscaler_ctx_t **")
+        with listening(library, job) as events:
+            library.check(
+                lambda error: library.lib.sdg_new_upscaler(
+                    path, params.offload_to_cpu, params.direct, threads, params.tile_size, out, error
+                ),
+                ModelLoadError,
+                f"the upscaling network {params.path} could not be loaded",
+                events.lines,
+            )
+        return out[0]
 
     def _use_backend(self, job: Job, backend: str) -> Device:
         if backend == "auto":
@@ -144,7 +109,7 @@ class Session:
 
     def generate_image(
         self, job: Job, params: ImageParams, preview: PreviewOptions | None = None
-    ) -> tuple[list[NDArray[np.uint8]], list[LoraReport]]:
+    ) -> tuple[list[NDArray[np.uint8]], list[LoraReport], Resolved]:
         """Draw pictures.
 
         Returns
@@ -153,7 +118,20 @@ class Session:
             Views on native memory that they own.
         list of LoraReport
             What became of each adapter.
+        Resolved
+            What the engine read.
         """
+        return self._generate(job, params, preview, self._library.lib.sdg_generate_image, "the picture")
+
+    def generate_video(
+        self, job: Job, params: VideoParams, preview: PreviewOptions | None = None
+    ) -> tuple[list[NDArray[np.uint8]], list[LoraReport], Resolved]:
+        """Make a video; what it gives is as of `generate_image`, with a frame for each picture."""
+        return self._generate(job, params, preview, self._library.lib.sdg_generate_video, "the video")
+
+    def _generate(
+        self, job: Job, params: Struct, preview: PreviewOptions | None, function: Any, what: str
+    ) -> tuple[list[NDArray[np.uint8]], list[LoraReport], Resolved]:
         library = self._library
         marshaller = Marshaller(library)
         struct = marshaller.struct(params)
@@ -164,15 +142,24 @@ class Session:
             raise SDError("the engine was opened without weights: it cannot draw")
         if preview:
             marshaller.enum(library.ffi.typeof("enum preview_t"), preview.mode, "preview")
-        with listening(library, job, "sample", preview) as events:
+        with listening(library, job, preview=preview) as events:
             self._guarded(
-                lambda error: library.lib.sdg_generate_image(context, struct, images, count, error),
+                lambda error: function(context, struct, images, count, error),
                 GenerationError,
-                "the picture could not be drawn",
+                f"{what} could not be drawn",
                 events.lines,
             )
             arrays = adopt_images(library, images[0], count[0])
-            return arrays, self._lora_reports(context)
+            self._fill_defaults(context, struct.sample_params)
+            return arrays, self._lora_reports(context), Resolved(self._resolved, marshaller.read(struct[0], params))
+
+    def _fill_defaults(self, context: Any, sample: Any) -> None:
+        """Write what the engine chooses for the model where nothing was asked for into a struct that it has read."""
+        lib = self._library.lib
+        if sample.sample_method == lib.SAMPLE_METHOD_COUNT:
+            sample.sample_method = lib.sdg_default_sampler(context)
+        if sample.scheduler == lib.SCHEDULER_COUNT:
+            sample.scheduler = lib.sdg_default_scheduler(context, sample.sample_method)
 
     def check_loras(self, job: Job, loras: Sequence[Lora]) -> list[LoraReport]:
         """Tell what adapters would do to the weights, without changing any. The files are read, and kept for use."""
@@ -233,11 +220,61 @@ class Session:
             self._poison = error
             raise
 
-    def supports(self, job: Job) -> dict[str, bool]:
-        """Tell what the loaded model can make: ``"image"`` and ``"video"``."""
-        context, lib = self._usable(), self._library.lib
+    def offer(self, job: Job) -> Offer:
+        """Tell what build and model offer."""
+        context, library, lib = self._usable(), self._library, self._library.lib
+        with job.using(library):
+            sampler = lib.sdg_default_sampler(context)
+            scheduler = lib.sdg_default_scheduler(context, sampler)
+            return Offer(
+                bool(lib.sdg_supports_image(context)),
+                bool(lib.sdg_supports_video(context)),
+                library.text(lib.sd_sample_method_name(sampler)),
+                library.text(lib.sd_scheduler_name(scheduler)),
+                library.text(lib.sd_commit()),
+                {name: self._names(name) for name in _ENUMS},
+            )
+
+    def _names(self, enum: str) -> tuple[str, ...]:
+        try:
+            return tuple(self._library.enum(self._library.ffi.typeof(f"enum {enum}")))
+        except self._library.ffi.error:
+            return ()
+
+    def upscale_factor(self, job: Job) -> int:
+        """Tell how many times wider and higher the upscaling network makes a picture."""
+        context = self._usable()
         with job.using(self._library):
-            return {"image": lib.sdg_supports_image(context), "video": lib.sdg_supports_video(context)}
+            return int(self._library.lib.sdg_upscale_factor(context))
+
+    def upscale(self, job: Job, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Enlarge a picture by the network's factor; the array is a view on native memory that it owns."""
+        library = self._library
+        context, marshaller = self._usable(), Marshaller(library)
+        picture, upscaled = marshaller.image(pixels), library.ffi.new("sd_image_t *")
+        with listening(library, job, "upscale") as events:
+            self._guarded(
+                lambda error: library.lib.sdg_upscale(context, picture, upscaled, error),
+                GenerationError,
+                "the picture could not be upscaled",
+                events.lines,
+            )
+            return adopt_pixels(library, upscaled[0])
+
+    def canny(self, job: Job, pixels: NDArray[np.uint8], edges: Edges) -> NDArray[np.uint8]:
+        """Give the edges of a picture; the array itself is not changed."""
+        library = self._library
+        marshaller, copy = Marshaller(library), pixels.copy()
+        picture = marshaller.image(copy)
+        thresholds = edges.high_threshold, edges.low_threshold, edges.weak, edges.strong, edges.inverse
+        with listening(library, job) as events:
+            library.check(
+                lambda error: library.lib.sdg_preprocess_canny(picture, *thresholds, error),
+                GenerationError,
+                "the edges could not be found",
+                events.lines,
+            )
+        return copy
 
     def convert(self, job: Job, request: Conversion) -> None:
         """Write a model with other weight types."""
@@ -274,6 +311,12 @@ class Session:
                 dict(library.skipped),
             )
 
+    def defaults(self, job: Job, structs: Sequence[Struct]) -> list[dict[str, Any]]:
+        """Tell what the engine writes into each struct, see `Marshaller.values`."""
+        with job.using(self._library):
+            marshaller = Marshaller(self._library)
+            return [marshaller.values(marshaller.struct(struct)[0]) for struct in structs]
+
     def _usable(self) -> Any:
         if self._context is None:
             raise SDError("the engine is closed")
@@ -286,9 +329,11 @@ class Session:
         context, self._context = self._context, None
         if context is None or self._poison is not None:
             return
+        lib = self._library.lib
+        free = lib.sdg_free_upscaler if isinstance(self._opening.params, UpscalerParams) else lib.sdg_free_context
         with listening(self._library, job) as events:
             self._library.check(
-                lambda error: self._library.lib.sdg_free_context(context, error),
+                lambda error: free(context, error),
                 NativeError,
                 "the model could not be freed",
                 events.lines,

@@ -67,8 +67,8 @@ def read_header(path: Path, *, whole_model: bool = False) -> tuple[str, dict[str
     path : Path
         A regular file.
     whole_model : bool
-        Allow what models have and adapters do not: a header of up to 64 MiB (else 16), and in safetensors tensors
-        without elements, with which some checkpoints mark what they predict (``v_pred``).
+        Allow what models have and adapters do not: a header of up to 64 MiB (else 16), and tensors without elements
+        (in gguf those of one dimension), with which some checkpoints mark what they predict (``v_pred``).
 
     Returns
     -------
@@ -88,7 +88,7 @@ def read_header(path: Path, *, whole_model: bool = False) -> tuple[str, dict[str
         start = file.read(9)
         file.seek(0)
         if start[:4] == b"GGUF":
-            return "gguf", _checked(_read_gguf(_Reader(file, size, most)), size)
+            return "gguf", _checked(_read_gguf(_Reader(file, size, most), whole_model), size)
         if start[:4] == b"PK\x03\x04" or (path.suffix.lower() in (".ckpt", ".pt", ".pth") and start[8:9] != b"{"):
             return "torch", {}
         return "safetensors", _checked(_read_safetensors(_Reader(file, size, most), whole_model), size)
@@ -100,7 +100,7 @@ def _checked(tensors: dict[str, Tensor], size: int) -> dict[str, Tensor]:
             raise HeaderError(
                 f"tensor {name!r}: its data ends at byte {tensor.begin + tensor.size}, the file at {size}: truncated"
             )
-    in_order = sorted(tensors.items(), key=lambda item: item[1].begin)
+    in_order = sorted((item for item in tensors.items() if item[1].size), key=lambda item: item[1].begin)
     for (first, before), (second, after) in pairwise(in_order):
         if after.begin < before.begin + before.size:
             raise HeaderError(f"tensor {second!r}: its data overlaps that of {first!r}")
@@ -245,7 +245,7 @@ def _elements(name: str, shape: list[int], format_name: str, may_be_empty: bool 
     return math.prod(shape)
 
 
-def _read_gguf(reader: _Reader) -> dict[str, Tensor]:
+def _read_gguf(reader: _Reader, may_be_empty: bool) -> dict[str, Tensor]:
     reader.take(4)
     version = reader.number("I")
     if version not in (2, 3):
@@ -260,7 +260,7 @@ def _read_gguf(reader: _Reader) -> dict[str, Tensor]:
         name = reader.text()
         if name in entries:
             raise HeaderError(f"tensor {name!r}: it stands in the header twice")
-        entries[name] = _gguf_entry(name, reader, sizes)
+        entries[name] = _gguf_entry(name, reader, sizes, may_be_empty)
     start = -(-reader.position // alignment) * alignment
     for name, (*_, offset, _size) in entries.items():
         if offset % alignment:
@@ -304,12 +304,14 @@ def _gguf_types() -> dict[int, tuple[str, int, int]]:
     }
 
 
-def _gguf_entry(name: str, reader: _Reader, types: dict[int, tuple[str, int, int]]) -> tuple[str, list[int], int, int]:
+def _gguf_entry(
+    name: str, reader: _Reader, types: dict[int, tuple[str, int, int]], may_be_empty: bool
+) -> tuple[str, list[int], int, int]:
     dimensions = reader.number("I")
     if dimensions > _MOST_DIMENSIONS["gguf"]:
         raise HeaderError(f"tensor {name!r}: {dimensions} dimensions; at most {_MOST_DIMENSIONS['gguf']} in gguf")
     shape = [reader.number("Q") for _ in range(dimensions)]
-    elements = _elements(name, shape, "gguf")
+    elements = _elements(name, shape, "gguf", may_be_empty and shape == [0])
     kind, offset = reader.number("I"), reader.number("Q")
     if kind not in types:
         legal = ", ".join(f"{number} ({name})" for number, (name, *_) in sorted(types.items()))

@@ -12,11 +12,12 @@ from typing import Any
 
 from ._model_file import Model, read_model
 from ._ranges import check_integer, check_number
+from ._validate_call import check_preview
 from ._validate_image import check_image
 from ._weight_types import check_rules, check_type
 from .params import ContextParams, Embedding, StrPath
 
-__all__ = ["check_context", "check_image", "check_lora_options", "resolve_seed"]
+__all__ = ["check_context", "check_image", "check_lora_options", "check_preview", "resolve_seed"]
 
 _MAX_SEED = (1 << 63) - 1
 _MOST_BYTES = sys.maxsize  # of C's size_t, half

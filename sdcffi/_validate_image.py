@@ -10,22 +10,29 @@ from pathlib import Path
 from typing import Any
 
 from ._model_file import Model, read_file
+from ._pictures import LEAST_REFERENCE, REFERENCE_MULTIPLE, drawn_size
+from ._pixels import MOST_SIDE
 from ._prompt import check_prompt
 from ._ranges import check_integer, check_integers, check_number
-from .images import check_pixels
-from .params import Cache, Hires, ImageParams, PhotoMaker, SampleParams, SkipLayerGuidance, Tiling
+from ._upscaler_file import read_network
+from ._validate_call import (
+    MOST_SCALE,
+    MOST_STEPS,
+    check_cache,
+    check_fit,
+    check_picture,
+    check_sampling,
+    check_tiling,
+    sequence,
+)
+from .params import Hires, ImageParams, PhotoMaker, SampleParams
 
 __all__ = ["check_image"]
 
-_MOST_PIXELS = 16384  # a side; what stands beyond it overflows counts of the engine, or ends in minutes of allocation
-_MOST_STEPS = 10_000
 _MOST_BATCH = 10_000
-_MOST_SCALE = 1000  # of guidance and the like: real ones are below 50, and single precision overflows later
-_LEAST_REFERENCE = 64  # pixels a side; smaller ones divide by zero in tiled encoding
 _DEFAULT_SIZE = 512  # sd_img_gen_params_init
-_CACHES_OF_DIT = ("easycache", "dbcache", "taylorseer", "cache_dit")
-_IDLE_FOR_DIT = ("ucache",), f"spectrum, {', '.join(_CACHES_OF_DIT)}"
-_CACHED = 0.15, 0.95  # parts of the steps; sd_cache_params_init
+_DEFAULT_HIRES_SCALE = 2  # sd_hires_params_init
+_UPSCALERS_OF_PIXELS = ("Lanczos", "Nearest", "Model")
 
 
 def check_image(params: ImageParams, model: Model) -> ImageParams:
@@ -56,99 +63,35 @@ def check_image(params: ImageParams, model: Model) -> ImageParams:
         raise ValueError(f"{model.architecture.title} makes videos only; no pictures can be drawn with it")
     check_prompt("prompt", params.prompt)
     check_prompt("negative_prompt", params.negative_prompt)
-    check_integers(1, _MOST_PIXELS, width=params.width, height=params.height)
+    check_integers(1, MOST_SIDE, width=params.width, height=params.height)
     check_integer("batch_count", params.batch_count, 1, _MOST_BATCH)
     check_integer("clip_skip", params.clip_skip, -1, 100)
     check_number("strength", params.strength, 0, 1)
-    check_number("control_strength", params.control_strength, 0, _MOST_SCALE)
-    _check_sampling(params.sample_params or SampleParams(), model)
+    check_number("control_strength", params.control_strength, 0, MOST_SCALE)
+    check_sampling(params.sample_params or SampleParams(), model)
     _check_pictures(params, model)
-    _check_photo_maker(params.pm_params, model)
-    _check_tiling(params.vae_tiling_params)
-    _check_cache(params.cache, model)
-    _check_hires(params.hires)
+    _check_photo_maker(params.pm_params, params.prompt or "", model)
+    check_tiling(params.vae_tiling_params)
+    check_cache(params.cache, model)
+    _check_hires(params, model)
     _warn_of_size(params, model)
     return params
 
 
-def _check_sampling(sample: SampleParams, model: Model) -> None:
-    guidance = sample.guidance
-    check_integer("steps", sample.sample_steps, 1, _MOST_STEPS)
-    check_number("eta", sample.eta, 0, _MOST_SCALE)
-    check_integer("shifted_timestep", sample.shifted_timestep, 0, 1000)
-    check_number("flow_shift", sample.flow_shift, 0, _MOST_SCALE)
-    if sample.sample_method == "tcd":
-        check_number("eta", sample.eta, 0, 1, "of the sampler tcd")
-    if guidance:
-        check_number("cfg_scale", guidance.txt_cfg, -_MOST_SCALE, _MOST_SCALE)
-        check_number("guidance.img_cfg", guidance.img_cfg, -_MOST_SCALE, _MOST_SCALE)
-        check_number("guidance", guidance.distilled_guidance, 0, _MOST_SCALE)
-        _check_slg(guidance.slg)
-    if sample.custom_sigmas is not None:
-        _check_sigmas(sample.custom_sigmas)
-    else:
-        _check_scheduler(sample, model)
-
-
-def _check_scheduler(sample: SampleParams, model: Model) -> None:
-    reasons = {
-        "karras": "it divides by steps - 1",
-        "exponential": "it divides by steps - 1",
-        "gits": "its table begins with 2",
-    }
-    reason = reasons.get(str(sample.scheduler))
-    if sample.sample_steps == 1 and reason:
-        raise ValueError(f"steps must be at least 2 with the scheduler {sample.scheduler!r} ({reason}), not 1")
-    if sample.scheduler == "ays" and model.architecture and not model.architecture.has_ays:
-        raise ValueError(
-            "scheduler 'ays' has tables for Stable Diffusion 1 and XL and Stable Video Diffusion, none for"
-            f" {model.architecture.title}"
-        )
-
-
-def _check_sigmas(sigmas: Any) -> None:
-    values = _sequence("custom_sigmas", sigmas)
-    for index, sigma in enumerate(values):
-        check_number(f"custom_sigmas[{index}]", sigma, 0, 1e6)
-    if not 2 <= len(values) <= _MOST_STEPS + 1:
-        raise ValueError(f"custom_sigmas must have from 2 to {_MOST_STEPS + 1} values, not {len(values)}")
-    for index in range(len(values) - 1):
-        if values[index] <= 0:
-            raise ValueError(f"custom_sigmas[{index}] must be above 0 (only the last may be 0), not {values[index]!r}")
-        if values[index + 1] >= values[index]:
-            raise ValueError(
-                f"custom_sigmas must fall, but [{index + 1}] is {values[index + 1]!r} after {values[index]!r}"
-            )
-
-
-def _check_slg(slg: SkipLayerGuidance | None) -> None:
-    if slg is None:
-        return
-    check_number("slg.scale", slg.scale, -_MOST_SCALE, _MOST_SCALE)
-    check_number("slg.layer_start", slg.layer_start, 0, 1)
-    check_number("slg.layer_end", slg.layer_end, 0, 1)
-    if slg.layers is not None:
-        for index, layer in enumerate(_sequence("slg.layers", slg.layers)):
-            check_integer(f"slg.layers[{index}]", layer, 0, 999)
-
-
 def _check_pictures(params: ImageParams, model: Model) -> None:
     for name, channels in {"init_image": 3, "mask_image": 1, "control_image": 3}.items():
-        _check_picture(name, getattr(params, name), channels)
-    references = _sequence("ref_images", params.ref_images) if params.ref_images is not None else ()
+        check_picture(name, getattr(params, name), channels)
+    references = sequence("ref_images", params.ref_images) if params.ref_images is not None else ()
     for index, reference in enumerate(references):
-        _check_picture(f"ref_images[{index}]", reference, 3, _LEAST_REFERENCE)
+        check_picture(f"ref_images[{index}]", reference, 3, LEAST_REFERENCE)
     if params.mask_image is not None and params.init_image is None:
         raise ValueError("mask_image needs init_image")
-    if params.mask_image is not None and params.init_image is not None:
-        mask, init = params.mask_image.shape[:2], params.init_image.shape[:2]
-        if mask != init:
-            raise ValueError(f"mask_image is {mask[1]}x{mask[0]} pixels, init_image {init[1]}x{init[0]}; make them one")
+    _check_mask(params.mask_image, params.init_image)
     if params.control_image is not None and model.takes_hint is False:
         raise ValueError("control_image needs a ControlNet: give Engine control_net=")
     if references:
         _check_references(params, references)
-    _check_fit(params)
+    _check_fit(params, model)
     if (params.init_image is not None or references) and model.encodes is False:
         name = "init_image" if params.init_image is not None else "ref_images"
         raise ValueError(f"{name} needs an autoencoder with an encoder, and vae_decode_only=False in the context")
@@ -156,119 +99,90 @@ def _check_pictures(params: ImageParams, model: Model) -> None:
         raise ValueError(f"ref_images: {model.architecture.title} takes none; use init_image")
 
 
+def _check_mask(mask: Any, init: Any) -> None:
+    if mask is not None and mask.shape[:2] != init.shape[:2]:
+        raise ValueError(
+            f"mask_image is {mask.shape[1]}x{mask.shape[0]} pixels, init_image {init.shape[1]}x{init.shape[0]}; make"
+            " them one, or give resize= 'fit', 'crop', 'pad' or 'stretch'"
+        )
+
+
 def _check_references(params: ImageParams, references: Sequence[Any]) -> None:
     """Their latents are read in patches; scaled to the picture's area, a side must not round to no pixel."""
     area = min(1024**2, (params.width or _DEFAULT_SIZE) * (params.height or _DEFAULT_SIZE))
     for index, reference in enumerate(references):
         height, width = reference.shape[:2]
-        if not params.auto_resize_ref_image and (height % 16 or width % 16):
+        if not params.auto_resize_ref_image and (height % REFERENCE_MULTIPLE or width % REFERENCE_MULTIPLE):
             raise ValueError(
-                f"ref_images[{index}] must have a multiple of 16 pixels a side, not {width}x{height}; scale it, or give"
-                " params=ImageParams(auto_resize_ref_image=True)"
+                f"ref_images[{index}] must have a multiple of 16 pixels a side, not {width}x{height}; give resize="
+                " 'fit', 'crop', 'pad' or 'stretch'"
             )
         if params.auto_resize_ref_image and math.sqrt(area * min(height, width) / max(height, width)) < 16:
             raise ValueError(f"ref_images[{index}] is {width}x{height}: too narrow to be scaled to {area} pixels")
 
 
-def _check_fit(params: ImageParams) -> None:
-    """The engine scales a picture of another size by repeating pixels, and does not keep its aspect."""
-    width, height = params.width or _DEFAULT_SIZE, params.height or _DEFAULT_SIZE
+def _check_fit(params: ImageParams, model: Model) -> None:
+    size = drawn_size(params, model)
+    asked = params.width or size[0], params.height or size[1]
     for name in ("init_image", "control_image"):
-        picture = getattr(params, name)
-        if picture is None or picture.shape[:2] == (height, width):
-            continue
-        asked = f"{name} is {picture.shape[1]}x{picture.shape[0]} pixels, the result {width}x{height}"
-        if not 0.98 < picture.shape[1] * height / (picture.shape[0] * width) < 1.02:
-            raise ValueError(f"{asked}: another aspect; crop or scale it first, or set width and height")
-        warnings.warn(f"{asked}: the engine scales it by repeating pixels; scale it first", stacklevel=5)
+        check_fit(name, getattr(params, name), size, model)
+        if getattr(params, name) is not None and model.pixel_multiple is None and asked != size:
+            raise ValueError(
+                f"width and height must be multiples of 64 with {name}, not {asked[0]} and {asked[1]}: what this model"
+                " rounds them up to is not known"
+            )
 
 
-def _check_picture(name: str, picture: Any, channels: int, least: int = 1) -> None:
-    if picture is None:
-        return
-    check_pixels(picture, name, channels)
-    if not picture.flags.c_contiguous:
-        raise ValueError(f"{name} must be C-contiguous: use numpy.ascontiguousarray")
-    height, width = picture.shape[:2]
-    if not least <= min(height, width) or max(height, width) > _MOST_PIXELS:
-        raise ValueError(f"{name} must have from {least} to {_MOST_PIXELS} pixels a side, not {width}x{height}")
-
-
-def _check_photo_maker(params: PhotoMaker | None, model: Model) -> None:
+def _check_photo_maker(params: PhotoMaker | None, prompt: str, model: Model) -> None:
     if params is None:
         return
     check_number("pm_params.style_strength", params.style_strength, 0, 100)
-    pictures = _sequence("pm_params.id_images", params.id_images) if params.id_images is not None else ()
+    pictures = sequence("pm_params.id_images", params.id_images) if params.id_images is not None else ()
     for index, picture in enumerate(pictures):
-        _check_picture(f"pm_params.id_images[{index}]", picture, 3)
+        check_picture(f"pm_params.id_images[{index}]", picture, 3)
     if pictures and model.files and not any(file.slot == "photo_maker_path" for file in model.files):
         raise ValueError("pm_params.id_images needs PhotoMaker: give Engine photo_maker=")
+    if pictures and (len(re.findall(r"\bimg\b", prompt)) != 1 or not re.search(r"\w\s+img\b", prompt)):
+        raise ValueError(
+            "pm_params.id_images needs the word 'img' once in the prompt, after that for the person, as in 'a man img';"
+            f" not {prompt!r}"
+        )
     if params.id_embed_path is not None:
         read_file("pm_params.id_embed", Path(params.id_embed_path))
 
 
-def _check_tiling(tiling: Tiling | None) -> None:
-    if tiling is None:
-        return
-    check_number("tiling.target_overlap", tiling.target_overlap, 0, 0.5)
-    for name in ("tile_size_x", "tile_size_y"):
-        check_integer(f"tiling.{name}", getattr(tiling, name), 0, _MOST_PIXELS)
-        if 0 < (getattr(tiling, name) or 0) < 4:
-            raise ValueError(f"tiling.{name} must be 0 (the engine's 32) or at least 4, not {getattr(tiling, name)!r}")
-    for name in ("rel_size_x", "rel_size_y"):
-        check_number(f"tiling.{name}", getattr(tiling, name), 0, _MOST_SCALE)
-
-
-def _check_cache(cache: Cache | None, model: Model) -> None:
-    if cache is None:
-        return
-    if not isinstance(cache.mode, str):
-        raise TypeError(f"cache.mode must be a name such as 'easycache', not {cache.mode!r}")
-    if model.architecture:
-        idle, others = (_CACHES_OF_DIT, "ucache, spectrum") if model.architecture.is_unet else _IDLE_FOR_DIT
-        if cache.mode in idle:
-            raise ValueError(f"cache.mode {cache.mode!r} does nothing for {model.architecture.title}; {others} do")
-    for name in ("start_percent", "end_percent", "spectrum_stop_percent", "spectrum_w"):
-        check_number(f"cache.{name}", getattr(cache, name), 0, 1)
-    start = _CACHED[0] if cache.start_percent is None else cache.start_percent
-    end = _CACHED[1] if cache.end_percent is None else cache.end_percent
-    if cache.mode in ("easycache", "ucache") and not start < end:
-        raise ValueError(f"cache.end_percent must be above start_percent {start!r}, not {end!r}")
-    for name in ("reuse_threshold", "error_decay_rate", "residual_diff_threshold", "spectrum_flex_window"):
-        check_number(f"cache.{name}", getattr(cache, name), 0)
-    check_number("cache.spectrum_lam", cache.spectrum_lam, 0)
-    for name in ("Fn_compute_blocks", "Bn_compute_blocks", "max_warmup_steps", "spectrum_warmup_steps"):
-        check_integer(f"cache.{name}", getattr(cache, name), 0, _MOST_STEPS)
-    for name in ("max_cached_steps", "max_continuous_cached_steps"):
-        check_integer(f"cache.{name}", getattr(cache, name), -1, _MOST_STEPS, "-1 is no limit")
-    for name in ("taylorseer_n_derivatives", "taylorseer_skip_interval", "spectrum_m", "spectrum_window_size"):
-        check_integer(f"cache.{name}", getattr(cache, name), 1, 100)
-    if cache.scm_mask and not re.fullmatch(r"[01](,[01])*", cache.scm_mask):
-        raise ValueError(f"cache.scm_mask must be like '1,1,0,1', not {cache.scm_mask!r}")
-
-
-def _check_hires(hires: Hires | None) -> None:
+def _check_hires(params: ImageParams, model: Model) -> None:
+    hires = params.hires
     if hires is None or not hires.enabled:
         return
     check_number("hires.denoising_strength", hires.denoising_strength, 0, 1)
+    if hires.denoising_strength == 0:
+        raise ValueError("hires.denoising_strength must be above 0, not 0: the second pass would change nothing")
     check_number("hires.scale", hires.scale, 0, 16)
     for name in ("target_width", "target_height"):
-        check_integer(f"hires.{name}", getattr(hires, name), 0, _MOST_PIXELS)
-    check_integer("hires.steps", hires.steps, 0, _MOST_STEPS)
-    check_integer("hires.upscale_tile_size", hires.upscale_tile_size, 1, _MOST_PIXELS)
-    if hires.scale == 0 and not hires.target_width and not hires.target_height:
-        raise ValueError("hires.scale must be above 0 where no target size is given, not 0")
+        check_integer(f"hires.{name}", getattr(hires, name), 0, MOST_SIDE)
+    check_integer("hires.steps", hires.steps, 0, MOST_STEPS)
+    check_integer("hires.upscale_tile_size", hires.upscale_tile_size, 1, MOST_SIDE)
+    if not hires.target_width and not hires.target_height:
+        _check_scale(params, hires)
     if hires.upscaler == "Model" and hires.model_path is None:
         raise ValueError("hires.upscaler 'Model' needs hires.model_path")
     if hires.model_path is not None:
-        read_file("hires.model", Path(hires.model_path))
+        read_network("hires.model", Path(hires.model_path))
+    if hires.upscaler in _UPSCALERS_OF_PIXELS and model.encodes is False:
+        raise ValueError(
+            f"hires.upscaler {hires.upscaler!r} needs an autoencoder with an encoder, and vae_decode_only=False in the"
+            " context; those that begin with 'Latent' do not"
+        )
 
 
-def _sequence(name: str, values: Any) -> Sequence[Any]:
-    is_sequence = isinstance(values, Sequence) or getattr(values, "ndim", 0) >= 1
-    if isinstance(values, (str, bytes)) or not is_sequence:
-        raise TypeError(f"{name} must be a sequence, not {values!r}")
-    return values  # type: ignore[no-any-return]
+def _check_scale(params: ImageParams, hires: Hires) -> None:
+    scale = _DEFAULT_HIRES_SCALE if hires.scale is None else hires.scale
+    if scale == 0:
+        raise ValueError("hires.scale must be above 0 where no target size is given, not 0")
+    width, height = (round((side or _DEFAULT_SIZE) * scale) for side in (params.width, params.height))
+    if not min(width, height) >= 1 or max(width, height) > MOST_SIDE:
+        raise ValueError(f"hires.scale {scale!r} makes {width}x{height} pixels; a side has from 1 to {MOST_SIDE}")
 
 
 def _warn_of_size(params: ImageParams, model: Model) -> None:

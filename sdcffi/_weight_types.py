@@ -6,11 +6,16 @@ import re
 from functools import lru_cache
 from typing import Any
 
-__all__ = ["block_sizes", "check_rules", "check_type", "parse_rules"]
+__all__ = ["block_sizes", "check_rules", "check_type", "is_writable", "parse_rules"]
 
 # The engine divides by zero or aborts on these: nothing quantises to them, or they only exist inside it.
 _NOT_WRITABLE = frozenset({"q8_1", "q8_K", "i8", "i16", "i32", "i64", "f64"})
 _NEWEST = 40  # NVFP4, the last that the engine knows
+
+
+def is_writable(name: str) -> bool:
+    """Whether the engine can convert weights to the type of this name."""
+    return name not in _NOT_WRITABLE
 
 
 @lru_cache(maxsize=1)
@@ -20,7 +25,7 @@ def block_sizes() -> dict[str, tuple[int, int]]:
     import gguf
 
     names = {re.sub("_k$", "_K", kind.name.lower()): kind for kind in gguf.GGML_QUANT_SIZES if int(kind) <= _NEWEST}
-    return {name: gguf.GGML_QUANT_SIZES[kind] for name, kind in names.items() if name not in _NOT_WRITABLE}
+    return {name: gguf.GGML_QUANT_SIZES[kind] for name, kind in names.items() if is_writable(name)}
 
 
 def check_type(name: str, value: Any) -> None:

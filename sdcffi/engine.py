@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import math
-import time
 import warnings
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from ._async import as_coroutine, as_stream
-from ._callbacks import PreviewOptions
-from ._calls import GRACE, Call, Calls
-from ._library import Device
-from ._lora_policy import choose_usable, judge_applied, warn_of_coarse_weights
+from ._calls import GRACE
 from ._memory import MemoryCheck
-from ._ranges import check_integer, check_number
-from ._session import Opening
+from ._pictures import take_pictures
+from ._records import Origin
+from ._requests import Edges, Opening
+from ._resize import Resize
 from ._validate import check_context, check_image, check_lora_options, resolve_seed
+from ._video_generation import VideoGeneration
+from .capabilities import Capabilities, describe
 from .events import Listeners, LogFunction, PreviewFunction, ProgressFunction
-from .images import ImageLike, as_mask, as_rgb
-from .lora import Lora, LoraLike, as_loras, merge_tags
+from .images import Alpha, ImageLike, MaskLike
+from .lora import Lora, LoraLike, as_loras
 from .params import (
     Cache,
     ContextParams,
@@ -37,17 +34,13 @@ from .params import (
 )
 from .result import LoraReport, Result
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 __all__ = ["Engine"]
 
 # The engine's defaults of these two crash it on image input and on the second call.
 _USABLE = ContextParams(vae_decode_only=False, free_params_immediately=False)
 
 
-class Engine:
+class Engine(VideoGeneration):
     """A model, loaded to draw with; keywords are sd-cli's long flags with underscores.
 
     Parameters
@@ -84,6 +77,14 @@ class Engine:
         Read files through a memory map.
     fa, diffusion_fa : bool, optional
         Flash attention everywhere, or in the diffusion model.
+    diffusion_conv_direct, vae_conv_direct : bool, optional
+        Convolutions without a matrix of patches, which take less memory; the first acts on UNets only.
+    circular : bool, optional
+        Pad around the edges, so that pictures tile; in one direction only with ``circular_x`` or ``circular_y`` of
+        `context`.
+    max_vram : float, optional
+        Gigabytes of GPU memory within which a graph is to run, in parts; acts on a GPU with `offload_to_cpu`. 0 is no
+        limit, as None.
     context : ContextParams, optional
         Anything else, by its C name; the keywords above win.
     lora_dir : path, optional
@@ -168,6 +169,10 @@ class Engine:
         mmap: bool | None = None,
         fa: bool | None = None,
         diffusion_fa: bool | None = None,
+        diffusion_conv_direct: bool | None = None,
+        vae_conv_direct: bool | None = None,
+        circular: bool | None = None,
+        max_vram: float | None = None,
         context: ContextParams | None = None,
         lora_dir: StrPath | None = None,
         lora_cache: int = 1 << 30,
@@ -212,34 +217,21 @@ class Engine:
             enable_mmap=mmap,
             flash_attn=fa,
             diffusion_flash_attn=diffusion_fa,
+            diffusion_conv_direct=diffusion_conv_direct,
+            vae_conv_direct=vae_conv_direct,
+            circular_x=circular,
+            circular_y=circular,
+            max_vram=max_vram,
         )
         given, self._model = check_context(_USABLE.updated(context).updated(keywords))
         self._lora_dir = check_lora_options(lora_dir, lora_cache)
         self._standing: tuple[Lora, ...] = ()
         self._told_of_coarse_weights = False
-        if restart not in ("auto", "never"):
-            raise ValueError(f"restart must be 'auto' or 'never', not {restart!r}")
-        check_number("grace", grace, 0)
         self._memory = MemoryCheck(memory_check, self._model, given)
-        self._listeners = Listeners(on_log, on_progress, on_preview)
         opening = Opening(library, backend, given, load_weights, lora_cache)
+        self._states = Origin.look(given)
         approve = self._memory.check_weights if load_weights else None
-        self._calls = Calls(opening, isolated, restart == "auto", grace, approve)
-        with self._calls.call(self._listeners, timeout) as call:
-            self._calls.open(call)
-        # Ended before interpreter exit: after it the engine's callbacks and GPU drivers may be gone.
-        self._finalizer = weakref.finalize(self, self._calls.close)
-
-    @property
-    def device(self) -> Device:
-        """The device that this engine computes on."""
-        assert self._calls.device is not None  # __init__ opened it
-        return self._calls.device
-
-    @property
-    def pid(self) -> int | None:
-        """The number of the child process that does the native work; None without one."""
-        return self._calls.runner.pid
+        self._open(opening, isolated, restart, grace, timeout, Listeners(on_log, on_progress, on_preview), approve)
 
     def generate(
         self,
@@ -261,11 +253,14 @@ class Engine:
         lora_tags: bool = True,
         strict: bool = True,
         init_image: ImageLike | None = None,
-        mask_image: ImageLike | None = None,
+        mask_image: MaskLike | None = None,
         strength: float | None = None,
         control_image: ImageLike | None = None,
         control_strength: float | None = None,
+        canny: bool = False,
         ref_images: Sequence[ImageLike] | None = None,
+        resize: Resize = "error",
+        alpha: Alpha = "refuse",
         tiling: Tiling | None = None,
         cache: Cache | None = None,
         hires: Hires | None = None,
@@ -273,6 +268,7 @@ class Engine:
         params: ImageParams | None = None,
         preview: str | None = None,
         preview_interval: int = 1,
+        preview_noisy: bool = False,
         timeout: float | None = None,
         on_log: LogFunction | None = None,
         on_progress: ProgressFunction | None = None,
@@ -287,8 +283,8 @@ class Engine:
         negative_prompt : str, optional
             What to leave out; acts where `cfg_scale` is not 1.
         width, height : int, optional
-            Pixels, at least 1. None: the engine's 512. The engine rounds up to what the model needs (a multiple of 8,
-            16 or 64); a result of another size comes with a warning.
+            Pixels, at least 1. None: a given picture's, see Notes, else the engine's 512. The engine rounds up to what
+            the model needs (a multiple of 8, 16 or 64); a result of another size comes with a warning.
         steps : int, optional
             Denoising steps, at least 1. None: the engine's 20.
         cfg_scale : float, optional
@@ -314,25 +310,39 @@ class Engine:
             Whether an adapter that does not fit the model, or that has nothing for it, is an error; else it is left
             out with a `LoraWarning`.
         init_image, control_image : picture, optional
-            Picture to start from; ControlNet's hint. A Pillow image, a uint8 array (H, W, 3), a path or bytes; of the
-            result's size.
-        mask_image : picture, optional
-            White is drawn anew, black kept; needs `init_image`, of the same size.
+            Picture to start from; ControlNet's hint. A Pillow image, a path, a file's bytes, or an array (torch's on
+            the CPU too) of shape (H, W) or (H, W, 1|3|4), uint8 or floats from 0 to 1; see `images.as_rgb`.
+        mask_image : picture or box, optional
+            White is drawn anew, black kept; needs `init_image`, of the same size. As those, or bool, or a box
+            ``(left, top, right, bottom)`` in pixels of `init_image` that is white inside. The engine takes what is
+            128 or more for white, and each latent pixel (8 or 16 pixels a side) with white in it for white.
         strength : float, optional
             How far to go away from `init_image`, 0 to 1. None: the engine's 0.75.
         control_strength : float, optional
             Weight of ControlNet. None: the engine's 0.9.
+        canny : bool
+            Take the edges of `control_image` in its place, as `sdcffi.canny` gives them; they then stand in the
+            result's parameters.
         ref_images : sequence of pictures, optional
-            Reference pictures of editing models.
+            Reference pictures of editing models, of any size that has multiples of 16 pixels, at least 64, a side.
+        resize : str
+            What to do with a picture of another size than the result's; see Notes.
+        alpha : str or tuple
+            What to do with a transparent picture: ``"refuse"`` it, ``"ignore"`` its alpha channel and take the colours
+            as they are, or lay it on a colour: ``"white"``, ``"#ff8000"``, ``(255, 128, 0)``.
         tiling, cache, hires, slg : optional
             Decoding in tiles, reuse between steps, a second pass at a larger size, skip-layer guidance.
         params : ImageParams, optional
             Anything else, by its C name; the keywords above win.
         preview : str, optional
-            How previews are made: ``"proj"`` (a rough projection, cheap), ``"tae"`` (by the tiny autoencoder) or
-            ``"vae"`` (a whole decode at each of them). None: ``"proj"`` where something listens, else none.
+            How previews are made: ``"proj"`` (a rough projection, cheap, one pixel for 8 x 8), ``"tae"`` (by
+            the tiny autoencoder) or ``"vae"`` (a whole decode at each of them, by the autoencoder that decodes the
+            result; with ``tae_preview_only`` in the context the tiny one). None: ``"proj"`` where something listens,
+            else none.
         preview_interval : int
-            A preview every so many steps, at least 1.
+            A preview of every so many steps, at least 1, counted anew for each picture and each pass.
+        preview_noisy : bool
+            Show the noisy latent that goes into the step, not what the model predicts behind it.
         timeout : float, optional
             Seconds that the call may take, waiting for its turn included. None: any time.
         on_log, on_progress, on_preview : callable, optional
@@ -357,14 +367,29 @@ class Engine:
             If the process that did the native work has ended.
         CancelledError, GenerationTimeoutError
             If the call was stopped.
+
+        Notes
+        -----
+        The size that is drawn is `width` x `height`, rounded up to multiples that the model demands (8, 16 or 64).
+        Where neither is given it is that of `init_image`, else of the first of `ref_images`, else of
+        `control_image`; one that is not given follows from the other by that picture's aspect.
+
+        =============  =================================================  ===================================
+        `resize`       `init_image`, `mask_image`, `control_image`        the result's size
+        =============  =================================================  ===================================
+        ``"error"``    taken as they are; another size is refused         as above
+        ``"stretch"``  scaled to it, the aspect not kept                  as above
+        ``"crop"``     scaled to cover it, cut equally at both ends       as above
+        ``"pad"``      scaled to fit within, amid black bars              as above
+        ``"fit"``      scaled to fit within (a hint beside `init_image`:  what `init_image`, else the hint, has
+                       cut to its aspect)                                 then, to the nearest multiples
+        =============  =================================================  ===================================
+
+        Reference pictures keep their own size; all but ``"error"`` bring it to the nearest multiples of 16, at least
+        64. Pictures are scaled by Lanczos' kernel, masks by area. A mask becomes what `init_image` becomes; bars are
+        black in it, which is kept.
         """
-        if not isinstance(prompt, str):
-            raise TypeError(f"prompt must be a string, not {prompt!r}")
-        wanted = loras if loras is not None else (params and params.loras) or self._standing
-        if lora_tags:
-            prompt, checked = merge_tags(prompt, wanted, self._lora_dir)
-        else:
-            checked = as_loras(wanted, self._lora_dir)
+        prompt, checked = self._adapters(prompt, loras, params, lora_tags)
         keywords = ImageParams(
             prompt=prompt,
             negative_prompt=negative_prompt,
@@ -375,10 +400,10 @@ class Engine:
             seed=seed,
             batch_count=batch_count,
             control_strength=control_strength,
-            init_image=None if init_image is None else as_rgb(init_image, "init_image"),
-            mask_image=None if mask_image is None else as_mask(mask_image, "mask_image"),
-            control_image=None if control_image is None else as_rgb(control_image, "control_image"),
-            ref_images=None if ref_images is None else _pictures(ref_images),
+            init_image=init_image,
+            mask_image=mask_image,
+            control_image=control_image,
+            ref_images=ref_images,
             vae_tiling_params=tiling,
             cache=cache,
             hires=hires,
@@ -390,33 +415,22 @@ class Engine:
                 eta=eta,
             ),
         )
-        given = check_image((params or ImageParams()).updated(keywords), self._model)
+        given = take_pictures((params or ImageParams()).updated(keywords), self._model, resize, alpha)
+        given = check_image(given, self._model)
+        if not isinstance(canny, bool):
+            raise TypeError(f"canny must be True or False, not {canny!r}")
+        if canny and given.control_image is None:
+            raise ValueError("canny=True needs control_image")
         self._memory.check_picture(given, self.device)
         first_seed = resolve_seed(given.seed, given.batch_count)
-        listeners = Listeners(
-            on_log or self._listeners.on_log,
-            on_progress or self._listeners.on_progress,
-            on_preview or self._listeners.on_preview,
-        )
-        if preview_interval is None:
-            raise TypeError("preview_interval must be an integer, not None")
-        check_integer("preview_interval", preview_interval, 1, math.inf)
-        if preview is not None and not listeners.on_preview:
-            raise ValueError(f"preview={preview!r} needs on_preview=, which is given the previews")
-        previews = (
-            PreviewOptions("proj" if preview is None else preview, preview_interval) if listeners.on_preview else None
-        )
-        started = time.perf_counter()
-        with self._calls.call(listeners, timeout) as call:
-            usable = self._usable_loras(call, checked, strict)
-            given = replace(given, seed=first_seed, loras=usable or None)
-            arrays, reports = self._calls.run(call, "generate_image", given, previews, parameters=given)
-        seconds = time.perf_counter() - started
-        judge_applied(reports, strict)
+        listeners, previews = self._hearing(preview, preview_interval, preview_noisy, on_log, on_progress, on_preview)
+        given = replace(given, seed=first_seed)
+        edges = Edges() if canny else None
+        drawn = self._draw("generate_image", given, checked, strict, listeners, previews, timeout, edges)
         if self._model.pixel_multiple is None:
-            _warn_of_size(given, arrays[0].shape)
-        seeds = [first_seed + index for index in range(len(arrays))]
-        return Result(arrays, seeds, given, tuple(reports), seconds)
+            _warn_of_size(drawn.params, drawn.arrays[0].shape)
+        seeds = [first_seed + index for index in range(len(drawn.arrays))]
+        return Result(drawn.arrays, seeds, drawn.params, drawn.loras, drawn.seconds, drawn.origin)
 
     agenerate = as_coroutine(
         generate,
@@ -432,13 +446,6 @@ class Engine:
         Parameters and errors are those of `generate`, without its `on_` functions. Leaving the loop stops the call.
         """,
     )
-
-    def cancel(self) -> None:
-        """Stop every call that has begun, on whichever thread; each raises `CancelledError`.
-
-        May be called at any time and from any thread. A call that begins later is not stopped.
-        """
-        self._calls.cancel()
 
     def set_loras(self, loras: Iterable[LoraLike]) -> None:
         """Set the adapters of calls that do not name their own.
@@ -478,42 +485,16 @@ class Engine:
         with self._calls.call(self._listeners, timeout) as call:
             return self._lora_reports(call, checked)
 
-    def _lora_reports(self, call: Call, loras: tuple[Lora, ...]) -> list[LoraReport]:
-        reports: list[LoraReport] = self._calls.run(call, "check_loras", loras, parameters=loras)
-        return reports
+    def capabilities(self) -> Capabilities:
+        """Tell what this build can do with this model: what it takes and makes, and the legal names.
 
-    def _usable_loras(self, call: Call, loras: tuple[Lora, ...], strict: bool) -> tuple[Lora, ...]:
-        if not loras:
-            return ()
-        usable, coarse = choose_usable(loras, self._lora_reports(call, loras), self.device.backend, strict)
-        if coarse and not self._told_of_coarse_weights:
-            self._told_of_coarse_weights = True
-            warn_of_coarse_weights()
-        return usable
-
-    def supports(self) -> dict[str, bool]:
-        """Tell what the loaded model can make: ``"image"`` and ``"video"``."""
+        Returns
+        -------
+        Capabilities
+            Plain data; ``as_dict()`` goes into JSON.
+        """
         with self._calls.call(self._listeners) as call:
-            supported: dict[str, bool] = self._calls.run(call, "supports")
-        return supported
-
-    def close(self) -> None:
-        """Stop every call and give the model's memory back; a second call does nothing."""
-        self._finalizer()
-
-    def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def _pictures(images: Sequence[ImageLike]) -> list[NDArray[np.uint8]]:
-    if isinstance(images, (str, bytes)) or not isinstance(images, Iterable):
-        raise TypeError(f"ref_images must be a sequence of pictures, not {images!r}")
-    return [as_rgb(item, "ref_images") for item in images]
+            return describe(self._calls.run(call, "offer"), self._model, self.device)
 
 
 def _warn_of_size(params: ImageParams, shape: tuple[int, ...]) -> None:

@@ -42,23 +42,35 @@ class Log:
 class Progress:
     """How far a phase of a call has come.
 
+    A phase may come several times in a call: for each picture, adapter, file. Each time begins with step 0, rises, and
+    ends with `steps`. What the engine says nothing about in between is step 0 of 1, then 1 of 1.
+
     Attributes
     ----------
     phase : str
-        ``"load"`` (weights, in tensors), ``"lora"`` (an adapter's tensors), ``"sample"`` (denoising steps of one
-        image) or ``"decode"`` (tiles).
+        ``"load"``: weights, in tensors; the model's own also when merged adapters are taken out again.
+        ``"lora"``: one adapter's tensors.
+        ``"encode"``: each picture that goes in (tiles, where it is done in tiles), then the prompts.
+        ``"sample"``: denoising steps of one picture; with hires, all pictures' first passes and then the second ones.
+        ``"upscale"``: one picture, enlarged between two passes or by an upscaler, in tiles.
+        ``"decode"``: one picture, in tiles.
     step : int
         What is done, from 0 to `steps`.
     steps : int
-        What there is to do.
+        What there is to do; may still change at step 0. Of sampling, those that really run: image to image leaves out
+        the first ones, and a step for which a sampler asks the model twice is one.
     seconds : float
-        Seconds that the last step took.
+        What a step takes: of load and sample the mean so far, else the last one; 0 at step 0.
+    image, images : int
+        Which picture of the batch, from 1, and how many there are; both 0 in load, lora, and encode before sampling.
     """
 
     phase: str
     step: int
     steps: int
     seconds: float
+    image: int = 0
+    images: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,16 +80,20 @@ class Preview:
     Attributes
     ----------
     step : int
-        Denoising steps done.
+        Which denoising step, from 1.
     frames : tuple of uint8 arrays (H, W, 3)
         One, or a video's; copies, which are the caller's.
     is_noisy : bool
-        Whether it shows the noisy latent, not what the model predicts behind it.
+        Whether it shows the noisy latent that goes into the step, not what the model predicts behind it.
+    image, images : int
+        Which picture of the batch, from 1, and how many there are.
     """
 
     step: int
     frames: tuple[NDArray[np.uint8], ...] = field(repr=False)
     is_noisy: bool = False
+    image: int = 1
+    images: int = 1
 
 
 Event: TypeAlias = Log | Progress | Preview

@@ -77,7 +77,7 @@ def expected(shared: Engine) -> Pixels:
 @pytest.fixture
 def engine(shared: Engine, expected: Pixels, tmp_path: Path) -> Iterator[Engine]:
     """The shared engine, which afterwards draws what it drew before and has left nothing behind."""
-    shared.supports()  # so that it has its child
+    shared.capabilities()  # so that it has its child
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     with nothing_left(temporary):

@@ -16,7 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
+
 Shape = tuple[int, ...]
+Values = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,8 @@ class Names:
         self.layout.modules.append(Module(self.part, name, original, shape, bias))
 
 
-def write_zeros(tensors: Mapping[str, Shape], path: Path) -> Path:
-    """Write zeros in half precision: a header, and a hole as long as the data."""
+def write_zeros(tensors: Mapping[str, Shape], path: Path, values: Mapping[str, Values] | None = None) -> Path:
+    """Write zeros in half precision: a header, and a hole as long as the data, but for tensors that have values."""
     header: dict[str, Any] = {}
     offset = 0
     for name, shape in tensors.items():
@@ -101,6 +104,10 @@ def write_zeros(tensors: Mapping[str, Shape], path: Path) -> Path:
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + offset)
+        for name, value in (values or {}).items():
+            assert value.shape == tensors[name], name
+            file.seek(8 + len(text) + header[name]["data_offsets"][0])
+            file.write(value.astype("<f2").tobytes())
     return path
 
 
@@ -130,11 +137,17 @@ def sd1() -> Layout:
 
 
 def sdxl() -> Layout:
+    layout = sdxl_text()
+    unet(layout, SDXL_UNET)
+    autoencoder(layout)
+    return layout
+
+
+def sdxl_text() -> Layout:
+    """The text encoders of SDXL alone."""
     layout = Layout()
     clip(layout.named("text_encoder", "conditioner.embedders.0.transformer."))
     open_clip(layout.named("text_encoder_2", "conditioner.embedders.1.model."))
-    unet(layout, SDXL_UNET)
-    autoencoder(layout)
     return layout
 
 

@@ -79,14 +79,25 @@ def flag(legal: Sequence[Any] = (None, False, True), odd: Sequence[Any] = ()) ->
 
 
 def array(*more: Any) -> Field:
-    odd = [picture(1, 1), picture(7, 300), picture(SIZE, SIZE)[:, ::-1], Image.new("RGBA", (SIZE, SIZE))]
-    bad = [
-        *(picture(channels=number) for number in (1, 2, 4, 5)),
-        *(picture(dtype=kind) for kind in (np.float32, np.int8, np.uint16, bool)),
-        *(picture(0), np.zeros((SIZE, SIZE), np.uint8), np.zeros(3, np.uint8), np.zeros((1, 8, 8, 3), np.uint8)),
-        *([[0]], 7, nan, b"no picture", "/does/not/exist.png", "/", Strange(), *more),
+    legal = [
+        None,
+        picture(),
+        picture()[..., 0],
+        picture(channels=1) / 255,
+        Image.new("RGB", (SIZE, SIZE), "red"),
+        *more,
     ]
-    return Field([None, picture(), Image.new("RGB", (SIZE, SIZE), "red")], odd, bad)
+    odd = [
+        *(picture(1, 1), picture(7, 300), picture(SIZE, SIZE)[:, ::-1], picture(dtype=bool), picture(300, 2)),
+        *(picture(channels=4), Image.new("RGBA", (SIZE, SIZE)), Image.new("I;16", (SIZE, 40)), Image.new("I", (9, 9))),
+    ]
+    bad = [
+        *(picture(channels=number) for number in (2, 5)),
+        *(picture(dtype=kind) for kind in (np.float32, np.int8, np.uint16, complex, object)),
+        *(picture(0), np.full((SIZE, SIZE), nan), np.zeros(3, np.uint8), np.zeros((1, 8, 8, 3), np.uint8)),
+        *([[0]], 7, nan, b"no picture", "/does/not/exist.png", "/", Strange(), (0, 0, 0, 0), (0, 0, 7)),
+    ]
+    return Field(legal, odd, bad)
 
 
 PROMPT = text(
@@ -205,7 +216,9 @@ IMAGE: Table = {
     "pm_params": struct(PhotoMaker, PHOTOS),
     "auto_resize_ref_image": flag(),
     "increase_ref_index": flag(),
-    "init_image": Field([None, picture()], [picture(1, 1)], [picture(channels=1), "x.png", [[0]], np.zeros((4, 4, 3))]),
+    "init_image": Field(
+        [None, picture()], [picture(1, 1), picture(channels=1)], ["x.png", [[0]], picture(dtype=float)]
+    ),
     "sample_params": struct(SampleParams, SAMPLE),  # type: ignore[arg-type]
 }
 CALL: Table = {
@@ -226,11 +239,17 @@ CALL: Table = {
     "loras": Field([None, [], ()], [], [7, "x", ["/does/not/exist.safetensors"], [("a", nan)], [None], [Strange()]]),
     "lora_tags": Field([True, False], ["", 0], []),
     "init_image": array(),
-    "mask_image": array(picture()),
+    "mask_image": array((0, 0, 8, 8), [1, 1, 2, 2]),
     "strength": number([0.3, 0.75, 1], [0, 1e-9], [-0.1, 1.1, -5]),
     "control_image": Field([None], [], [*array().bad, picture()]),
     "control_strength": number([0, 0.9], [10], [-1, 1e30]),
-    "ref_images": Field([None, [], [picture(64, 64)]], [[picture(70, 90)]], [[picture(4, 4)], [7], 7]),
+    "ref_images": Field(
+        [None, [], [picture(64, 64)]], [[picture(70, 90)], [picture(4, 4)], [picture(1, 999)]], [[7], 7]
+    ),
+    "resize": Field(["error", "fit", "crop", "pad", "stretch"], [], ["", "zoom", None, 7, ["fit"]]),
+    "alpha": Field(
+        ["refuse", "ignore", "white", "#808080", (1, 2, 3)], [], ["", "nowhite", None, 7, (1, 2), (1, 2, 999)]
+    ),
     "params": struct(ImageParams, IMAGE),  # type: ignore[arg-type]
     "preview": name("proj", "tae"),
     "preview_interval": Field([1, 3], [], ["1", 0, -1, 1.5, True, None]),

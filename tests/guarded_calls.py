@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sdcffi._library import load
-from sdcffi._marshal import adopt_images
+from sdcffi._marshal import adopt_images, adopt_pixels
 from sdcffi.demo import write_model
 
 library = load()
@@ -88,6 +88,20 @@ def draw(context: Any, params: Any) -> Outcome:
     images, count = new("sd_image_t **"), new("int *")
     outcome = call(lib.sdg_generate_image, context, params, images, count)
     return outcome._replace(value=adopt_images(library, images[0], count[0])[0] if count[0] else None)
+
+
+def open_upscaler(file: Any, direct: bool = False) -> Outcome:
+    out = new("upscaler_ctx_t **")
+    outcome = call(lib.sdg_new_upscaler, file, False, direct, 1, 0, out)
+    return outcome._replace(value=out[0])
+
+
+def enlarge(upscaler: Any, picture: tuple[Any, ...] | None) -> Outcome:
+    """Upscale; the value is the picture."""
+    image = ffi.NULL if picture is None else new("sd_image_t *", picture)
+    upscaled = new("sd_image_t *")
+    outcome = call(lib.sdg_upscale, upscaler, image, upscaled)
+    return outcome._replace(value=adopt_pixels(library, upscaled[0]) if upscaled.data else None)
 
 
 def check_lora(context: Any, file: str | Path) -> Outcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,24 @@ class SdCli:
 
     def command(self, model: DemoModel, output: Path, **parameters: Any) -> list[str]:
         """The command line that draws with `model`; parameters are named as for `Engine` and `Engine.generate`."""
-        arguments = {**model.engine_arguments(), "threads": THREADS, **parameters, "output": output}
-        flags = [(FLAGS.get(name, "--" + name.replace("_", "-")), str(value)) for name, value in arguments.items()]
-        return [str(self.path), *(word for flag in flags for word in flag)]
+        return self.words({**model.engine_arguments(), **parameters}, output)
+
+    def words(self, parameters: Mapping[str, Any], output: Path) -> list[str]:
+        """The command line for parameters named as ours; one that is True is a flag alone."""
+        words = [str(self.path)]
+        for name, value in {"threads": THREADS, **parameters, "output": output}.items():
+            words.append(FLAGS.get(name, "--" + name.replace("_", "-")))
+            if value is not True:
+                words.append(str(value))
+        return words
 
     def draw(self, model: DemoModel, directory: Path, **parameters: Any) -> list[Pixels]:
         """Draw into `directory` and read the pictures back, in the order of the batch."""
-        run(self.command(model, directory / "sd-cli.png", **parameters))
+        return self.pictures(model.engine_arguments() | parameters, directory)
+
+    def pictures(self, parameters: Mapping[str, Any], directory: Path, *flags: str) -> list[Pixels]:
+        """The same for files of any kind among the parameters, and with sd-cli's own flags after them."""
+        run([*self.words(parameters, directory / "sd-cli.png"), *flags])
         return [np.asarray(Image.open(path).convert("RGB")) for path in sorted(directory.glob("sd-cli*.png"))]
 
 

@@ -129,11 +129,94 @@ void draw(sdg_error* error) {
     std::fflush(stdout);
 }
 
+uint8_t pixels[4 * 4 * 3]           = {};
+sd_image_t rgb                      = {4, 4, 3, pixels};
+sd_image_t grey                     = {4, 4, 1, pixels};
+sd_image_t missing                  = {4, 4, 3, nullptr};
+sd_lora_t nameless                  = {false, 1.f, nullptr};
+bool makes_videos                   = true;
+const std::string whole_video       = "whole";
+
+// What a caller may get wrong, each on top of a call that is right.
+const std::map<std::string, std::function<void(sd_vid_gen_params_t&)>> mistakes = {
+    {whole_video, [](sd_vid_gen_params_t&) {}},
+    {"width", [](sd_vid_gen_params_t& params) { params.width = -64; }},
+    {"height", [](sd_vid_gen_params_t& params) { params.height = 0; }},
+    {"video_frames", [](sd_vid_gen_params_t& params) { params.video_frames = -3; }},
+    {"loras", [](sd_vid_gen_params_t& params) { params.lora_count = 1; }},
+    {"lora path",
+     [](sd_vid_gen_params_t& params) {
+         params.loras      = &nameless;
+         params.lora_count = 1;
+     }},
+    {"control_frames", [](sd_vid_gen_params_t& params) { params.control_frames = nullptr; }},
+    {"control frame", [](sd_vid_gen_params_t& params) { params.control_frames = &missing; }},
+    {"init_image", [](sd_vid_gen_params_t& params) { params.init_image = grey; }},
+    {"end_image", [](sd_vid_gen_params_t& params) { params.end_image = grey; }},
+    {"custom_sigmas", [](sd_vid_gen_params_t& params) { params.sample_params.custom_sigmas_count = 2; }},
+    {"layers", [](sd_vid_gen_params_t& params) { params.high_noise_sample_params.guidance.slg.layer_count = 2; }},
+    {"model", [](sd_vid_gen_params_t&) { makes_videos = false; }},
+};
+
+void film(const std::string& mistake, sdg_error* error) {
+    sd_image_t* frames         = nullptr;
+    int count                  = -1;
+    sd_vid_gen_params_t params = {};
+    params.width = params.height = 64;
+    params.video_frames        = 5;
+    params.init_image = params.end_image = rgb;
+    params.control_frames      = &rgb;
+    params.control_frames_size = 1;
+    mistakes.at(mistake)(params);
+    // The stub does not look into its context.
+    const sdg_status status = sdg_generate_video(reinterpret_cast<sd_ctx_t*>(&rgb), &params, &frames, &count, error);
+    std::printf("%d %s, %d frames\n", static_cast<int>(status), error->text, count);
+    for (int i = 0; i < count; i++) {
+        sdg_free(frames[i].data);
+    }
+    sdg_free(frames);
+    makes_videos = true;
+}
+
+void film_nothing(sdg_error* error) {
+    sd_image_t* frames         = nullptr;
+    int count                  = -1;
+    sd_vid_gen_params_t params = {};
+    for (auto status : {sdg_generate_video(nullptr, &params, &frames, &count, error),
+                        sdg_generate_video(reinterpret_cast<sd_ctx_t*>(&rgb), nullptr, &frames, &count, error)}) {
+        std::printf("%d %d frames\n", static_cast<int>(status), count);
+    }
+}
+
+void enlarge(sdg_error* error) {
+    uint8_t pixels[3]        = {};
+    sd_image_t small         = {1, 1, 3, pixels};
+    sd_image_t large         = {};
+    upscaler_ctx_t* upscaler = nullptr;
+    sdg_new_upscaler("", false, false, 1, 0, &upscaler, error);
+    const sdg_status status = sdg_upscale(upscaler, &small, &large, error);
+    std::printf("%d %s\n", static_cast<int>(status), error->text);
+    std::fflush(stdout);
+    sdg_free(large.data);
+    sdg_free_upscaler(upscaler, error);
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
     sdg_error error;
     sdg_set_callbacks(nullptr, nullptr, nullptr);
+    if (std::strcmp(arguments[1], "film") == 0) {
+        wish = wishes.at(count > 3 ? arguments[3] : "succeed");
+        film(arguments[2], &error);
+        wish = wishes.at("succeed");
+        film(whole_video, &error);
+        return 0;
+    }
+    if (std::strcmp(arguments[1], "film_nothing") == 0) {
+        film_nothing(&error);
+        return 0;
+    }
     if (count > 2 && std::strcmp(arguments[2], "catch") == 0) {
         sdg_catch_crashes();
     }
@@ -142,16 +225,41 @@ int main(int count, char** arguments) {
         sdg_cancel();
         progress_callback(0, 1, 0.f, nullptr);  // nobody would catch here
     }
-    draw(&error);
+    const auto call = count > 2 && std::strcmp(arguments[2], "upscale") == 0 ? enlarge : draw;
+    call(&error);
     sdg_reset_cancel();
     wish = wishes.at("succeed");
-    draw(&error);
+    call(&error);
     return 0;
 }
 
 sd_image_t* generate_image(sd_ctx_t*, const sd_img_gen_params_t*) {
     wish();
     return &picture;
+}
+
+// The frames are the caller's, as upstream's are.
+sd_image_t* generate_video(sd_ctx_t*, const sd_vid_gen_params_t* params, int* count) {
+    *count = 0;
+    wish();
+    auto* frames = static_cast<sd_image_t*>(std::calloc(params->video_frames, sizeof(sd_image_t)));
+    for (; *count < params->video_frames; ++*count) {
+        frames[*count] = {4, 4, 3, static_cast<uint8_t*>(std::calloc(1, sizeof pixels))};
+    }
+    return frames;
+}
+
+sd_image_t upscale(upscaler_ctx_t*, sd_image_t, uint32_t) {
+    wish();
+    return {2, 2, 3, static_cast<uint8_t*>(std::calloc(12, 1))};
+}
+
+upscaler_ctx_t* new_upscaler_ctx(const char*, bool, bool, int, int) {
+    return static_cast<upscaler_ctx_t*>(std::malloc(1));
+}
+
+void free_upscaler_ctx(upscaler_ctx_t* upscaler) {
+    std::free(upscaler);
 }
 
 void sd_set_log_callback(sd_log_cb_t callback, void*) {
@@ -172,9 +280,11 @@ void sd_set_preview_callback(sd_preview_cb_t, preview_t, int, bool, bool, void*)
 sd_ctx_t* new_sd_ctx(const sd_ctx_params_t*) { return nullptr; }
 void free_sd_ctx(sd_ctx_t*) {}
 bool sd_ctx_supports_image_generation(const sd_ctx_t*) { return true; }
-bool sd_ctx_supports_video_generation(const sd_ctx_t*) { return false; }
+bool sd_ctx_supports_video_generation(const sd_ctx_t*) { return makes_videos; }
 sample_method_t sd_get_default_sample_method(const sd_ctx_t*) { return EULER_SAMPLE_METHOD; }
 scheduler_t sd_get_default_scheduler(const sd_ctx_t*, sample_method_t) { return DISCRETE_SCHEDULER; }
+int get_upscale_factor(upscaler_ctx_t*) { return 2; }
+bool preprocess_canny(sd_image_t, float, float, float, float, bool) { return true; }
 bool convert(const char*, const char*, const char*, sd_type_t, const char*, bool) { return false; }
 const char* sd_commit(void) { return ""; }
 const char* ggml_version(void) { return ""; }

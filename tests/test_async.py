@@ -196,12 +196,12 @@ def test_a_stream_gives_events_in_order_and_then_the_result(engine: Engine, expe
     *events, result = asyncio.run(main())
     assert isinstance(result, Result)
     assert pixels(result) == expected[7]
-    steps = [event.step for event in events if isinstance(event, Progress) and event.phase == "sample"]
-    assert steps == [0, 1, 2]
+    sampling = [event for event in events if isinstance(event, Progress) and event.phase == "sample"]
+    assert [event.step for event in sampling] == [0, 1, 2]
     assert [event.step for event in events if isinstance(event, Preview)] == [1, 2]
     lines = [event.text for event in events if isinstance(event, Log)]
     assert any("generating image: 1/1 - seed 7" in line for line in lines)
-    first_step = next(index for index, event in enumerate(events) if isinstance(event, Progress))
+    first_step = events.index(sampling[0])
     seed = next(index for index, event in enumerate(events) if isinstance(event, Log) and "- seed 7" in event.text)
     assert seed < first_step
 

@@ -212,7 +212,7 @@ def test_loading_and_sampling_report_their_progress(demo_model: DemoModel, isola
         engine.generate("a cat", **{**DRAW, "steps": 3}, loras=[demo_model.lora])
     sampling = [event.step for event in events if event.phase == "sample"]
     assert sampling[-3:] == [1, 2, 3]
-    assert {event.phase for event in events} == {"lora", "sample"}
+    assert {event.phase for event in events} == {"lora", "encode", "sample", "decode"}
 
 
 def test_log_lines_have_levels_and_go_to_the_call_first(demo_model: DemoModel, isolated: bool) -> None:
@@ -274,7 +274,7 @@ def test_an_exception_while_loading_comes_out(demo_model: DemoModel, isolated: b
 
 def test_a_closed_engine_refuses_and_closes_again(demo_model: DemoModel, isolated: bool) -> None:
     engine = Engine(**demo_model.engine_arguments(), threads=1, isolated=isolated)
-    assert engine.supports() == {"image": True, "video": False}
+    assert engine.capabilities().image
     engine.close()
     engine.close()
     with pytest.raises(SDError, match="the engine is closed"):
@@ -347,6 +347,7 @@ def test_a_failed_assertion_is_an_exception(demo_model: DemoModel, isolated: boo
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let bad parameters through to the engine."""
     monkeypatch.setattr("sdcffi.engine.check_image", lambda params, model: params)
+    monkeypatch.setattr("sdcffi.engine.take_pictures", lambda params, *_: params)
 
 
 def test_a_whole_life_prints_nothing(demo_model: DemoModel, isolated: bool) -> None:

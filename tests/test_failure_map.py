@@ -90,6 +90,9 @@ class Place:
     def draw(self, prompt: str = "a cat", **keywords: Any) -> Any:
         return self.engine.generate(prompt, **{**DRAW, **keywords})
 
+    def film(self, **keywords: Any) -> Any:
+        return self.engine.generate_video("a cat", **{**DRAW, **keywords})
+
     def sample(self, **fields: Any) -> Any:
         return self.draw(params=ImageParams(sample_params=SampleParams(**fields)))
 
@@ -274,18 +277,20 @@ CALLS = [
             f"{name} of {channels} channels",
             lambda place, name=name, channels=channels: place.draw(**{name: picture(channels=channels)}),
             ValueError,
-            "must be a uint8 array",
+            said,
         )
         for name in ("init_image", "control_image")
-        for channels in (1, 4)
+        for channels, said in ((2, "must be a uint8 or float (0 to 1) array"), (4, "is transparent in places"))
     ),
-    Row("init image of 0 rows", lambda place: place.draw(init_image=picture(0)), ValueError, "must be a uint8 array"),
-    Row("init image of another aspect", lambda place: place.draw(init_image=picture(32)), ValueError, "another aspect"),
+    Row("init image of 0 rows", lambda place: place.draw(init_image=picture(0)), ValueError, "must be a uint8"),
+    Row("init image of another size", lambda place: place.draw(init_image=picture(32)), ValueError, "give resize="),
     Row(
         "mask of 3 channels",
-        lambda place: place.draw(init_image=picture(), mask_image=picture()),
+        lambda place: place.draw(
+            init_image=picture(), mask_image=np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3)
+        ),
         ValueError,
-        "mask_image must be a uint8 array",
+        "mask_image has colours",
     ),
     Row(
         "mask of another size",
@@ -313,6 +318,7 @@ CALLS = [
     Row("prompt NULL", lambda place: place.draw(None), TypeError, "prompt must be a string, not None"),  # type: ignore[arg-type]
     Row("LoRA of integers", lambda place: place.lora(integer_lora()), LoraError, "may be integers"),
     Row("LoRA does not exist", lambda place: place.draw(loras=["/no.safetensors"]), LoraError, "does not exist"),
+    Row("generate_video on an image model", lambda place: place.film(), ValueError, "FLUX.2 draws pictures only"),
     Row("unknown sampler", lambda place: place.draw(sampler=3), TypeError, "sample_method must be one of"),
 ]
 
@@ -432,6 +438,7 @@ UNCHECKED = [
     ),
     Unchecked("prompt (cat:.)", lambda place: place.draw("(cat:.)"), "draws"),
     Unchecked("cfg NaN", lambda place: place.draw(cfg_scale=NAN)),
+    Unchecked("generate_video on an image model", lambda place: place.film()),
     Unchecked("free_params_immediately, twice", drawn_twice),
 ]
 
@@ -447,19 +454,26 @@ def unchecked() -> Iterator[None]:
         for name, instead in {
             "engine.check_context": lambda params: (params, Model()),
             "engine.check_image": lambda params, _model: params,
-            "engine.as_rgb": lambda image, _name: image,
-            "engine.as_loras": lambda items, _directory=None: tuple(map(Lora, items)),
+            "_video_generation.check_video": lambda params, _model: params,
+            "_video_generation.take_video_pictures": lambda params, *_: params,
+            "engine.take_pictures": lambda params, *_: params,
+            "_drawing.as_loras": lambda items, _directory=None: tuple(map(Lora, items)),
             "engine.MemoryCheck.check_weights": lambda *_: None,
             "engine.MemoryCheck.check_picture": lambda *_: None,
             "conversion.read_file": lambda *_: None,
             "conversion.check_type": lambda *_: None,
             "conversion.check_rules": lambda *_: None,
+            "conversion.check_writable": lambda *_: None,
+            "conversion.source_tensors": lambda *_: None,
         }.items():
             stack.enter_context(mock.patch(f"sdcffi.{name}", instead))
         yield
 
 
-QUICK = {"gguf of type 36", "weights of integers", "convert: bad regex", "width -64", "init image of 1 channel"}
+QUICK = {
+    *("gguf of type 36", "weights of integers", "convert: bad regex", "width -64", "init image of 1 channel"),
+    "generate_video on an image model",
+}
 WITH_SLOW = [pytest.param(row, marks=[] if row.line in QUICK else pytest.mark.slow) for row in UNCHECKED]
 
 
@@ -516,7 +530,7 @@ def test_a_closed_engine_is_not_used(isolated: bool, demo_model: DemoModel, tmp_
     with place.engines:
         place.engine.close()
         place.engine.close()
-        for act in (place.draw, place.engine.supports, lambda: place.engine.check_loras([demo_model.lora])):
+        for act in (place.draw, place.engine.capabilities, lambda: place.engine.check_loras([demo_model.lora])):
             with pytest.raises(SDError, match="the engine is closed"):
                 act()
 

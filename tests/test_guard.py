@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from full_size import sd1
+from upscaling_networks import random_weights, write_network
 
 from sdcffi._build.places import cache_directory, csrc_directory
 from sdcffi._build.sources import locate_source
@@ -87,10 +88,44 @@ RETURNED = {
 }
 
 
+@pytest.mark.parametrize("call", ["draw", "upscale"])
 @pytest.mark.parametrize("wish", RETURNED)
-def test_what_is_thrown_becomes_a_status_and_the_next_call_succeeds(stub: RunStub, wish: str) -> None:
-    run = stub(wish)
+def test_what_is_thrown_becomes_a_status_and_the_next_call_succeeds(stub: RunStub, wish: str, call: str) -> None:
+    run = stub(wish, call)
     assert (run.returncode, run.stdout.splitlines(), run.stderr) == (0, [RETURNED[wish], "0 "], "")
+
+
+@pytest.mark.parametrize("wish", [wish for wish in RETURNED if not wish.startswith("cancelled")])
+def test_what_is_thrown_while_a_video_is_made_becomes_a_status(stub: RunStub, wish: str) -> None:
+    run = stub("film", "whole", wish)
+    assert (run.returncode, run.stdout, run.stderr) == (0, f"{RETURNED[wish]}, 0 frames\n0 , 5 frames\n", "")
+
+
+MISTAKES = {
+    "width": "width and height must be at least 1",
+    "height": "width and height must be at least 1",
+    "video_frames": "video_frames must be at least 1",
+    "loras": "loras is NULL",
+    "lora path": "a LoRA's path is NULL",
+    "control_frames": "control_frames is NULL",
+    "control frame": "a control frame has no pixels, or not three channels",
+    "init_image": "init_image has no pixels, or not three channels",
+    "end_image": "end_image has no pixels, or not three channels",
+    "custom_sigmas": "custom_sigmas is NULL",
+    "layers": "slg.layers is NULL",
+    "model": "the model makes no videos",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_video_that_is_asked_for_wrongly_is_refused_and_the_next_one_is_made(stub: RunStub, mistake: str) -> None:
+    run = stub("film", mistake)
+    assert (run.returncode, run.stdout, run.stderr) == (0, f"1 {MISTAKES[mistake]}, 0 frames\n0 , 5 frames\n", "")
+
+
+def test_a_video_without_context_or_parameters_is_refused(stub: RunStub) -> None:
+    run = stub("film_nothing")
+    assert (run.returncode, run.stdout, run.stderr) == (0, "1 0 frames\n1 0 frames\n", "")
 
 
 def sections(text: str) -> dict[str, list[str]]:
@@ -311,6 +346,71 @@ def test_null_pointers_are_failures(model: Path) -> None:
     assert in_child(code, model) == ["FAILED"] * 8 + ["OK"]
 
 
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An upscaling network that makes pictures four times as wide and high."""
+    return write_network(tmp_path_factory.mktemp("network") / "x4.safetensors", random_weights(4))
+
+
+def test_what_an_upscaler_is_not_given_rightly_is_a_failure_and_it_goes_on(network: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(safetensors({"conv_first.weight": [1]}))
+    code = """
+        null = ffi.NULL
+        upscaler = open_upscaler(path(sys.argv[1])).value
+        pixels = new("uint8_t[]", 12)
+        pictures = [None, (2, 2, 3, null), (0, 2, 3, pixels), (2, 0, 3, pixels), (2, 2, 1, pixels), (2, 2, 4, pixels)]
+        pictures += [(6690, 6690, 3, pixels), (1 << 31, 1 << 31, 3, pixels)]
+        files = [null, path("/does/not/exist"), path(sys.argv[2])]
+        result = [[open_upscaler(file)[0] for file in files],
+                  [enlarge(upscaler, picture)[:2] for picture in pictures], enlarge(null, (2, 2, 3, pixels)).text,
+                  enlarge(upscaler, (2, 2, 3, pixels)).status, lib.sdg_upscale_factor(upscaler),
+                  [call(lib.sdg_free_upscaler, context).status for context in (upscaler, null)]]
+    """
+    files, pictures, nothing, after, factor, freed = in_child(code, network, bad)
+    assert files == ["FAILED"] * 3
+    assert pictures[:6] == [["FAILED", "no picture of 3 channels"]] * 6
+    assert pictures[6:] == [["FAILED", "the upscaled picture would have more than 2^31 bytes"]] * 2
+    assert (nothing, after, factor, freed) == ("no upscaler", "OK", 4, ["OK", "OK"])
+
+
+def test_a_network_of_nan_is_refused_and_stays(tmp_path: Path) -> None:
+    weights = random_weights(2)
+    weights["conv_last.bias"][0] = float("nan")
+    network = write_network(tmp_path / "nan.safetensors", weights)
+    code = """
+        upscaler = open_upscaler(path(sys.argv[1])).value
+        result = [enlarge(upscaler, (2, 2, 3, new("uint8_t[]", 12)))[:2] for _ in range(2)]
+    """
+    refused = ["FAILED", "the upscaled picture holds values that are not numbers"]
+    assert in_child(code, network) == [refused] * 2
+
+
+def test_an_upscaler_gives_its_backend_back(network: Path) -> None:
+    """With direct convolution a backend holds 16 MiB to work in: 64 of four, where the allocator may keep one's."""
+    code = """
+        def size_after_one_more():
+            upscaler = open_upscaler(path(sys.argv[1]), direct=True).value
+            enlarge(upscaler, (4, 4, 3, new("uint8_t[]", 48)))
+            call(lib.sdg_free_upscaler, upscaler)
+            return int(open("/proc/self/statm").read().split()[0]) * 4096 / 2**20
+        sizes = [size_after_one_more() for _ in range(6)]
+        result = sizes[-1] - sizes[1]
+    """
+    assert in_child(code, network) < 32
+
+
+@pytest.mark.parametrize("shape", [None, (8, 0, 3), (0, 8, 3), (8, 8, 1), (8, 8, 2)])
+def test_edges_of_no_picture_are_a_failure(shape: tuple[int, ...] | None) -> None:
+    code = """
+        width, height, channels = json.loads(sys.argv[1]) or (8, 8, 3)
+        data = ffi.NULL if sys.argv[1] == "null" else new("uint8_t[]", 256)
+        picture = new("sd_image_t *", (width, height, channels, data))
+        result = [call(lib.sdg_preprocess_canny, which, 0.1, 0.1, 0.8, 1, False)[:2] for which in (picture, ffi.NULL)]
+    """
+    assert in_child(code, json.dumps(shape)) == [["FAILED", "no picture of 3 channels"]] * 2
+
+
 def test_a_context_without_an_encoder_refuses_pictures(model: Path) -> None:
     code = """
         params = context_params(sys.argv[1])
@@ -377,8 +477,10 @@ def tensor(dimensions: tuple[int, ...] = (32,), type: int = 0, offset: int = 0, 
 
 
 ENTRY: Mapping[str, Any] = {"dtype": "F32", "shape": [32], "data_offsets": [0, 128]}
+MARK: Mapping[str, Any] = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
 ALIGNMENT = struct.pack("<Q", 17) + b"general.alignment"
 ARRAY = struct.pack("<IIQ", 9, 9, 1)
+TWICE = struct.pack("<QcIB", 1, b"k", 0, 1) * 2  # a key that ggml's reader refuses, and the lenient one does not
 BAD_FILES = {
     "no-object.safetensors": safetensors({"a": 5}),
     "no-header.safetensors": safetensors([1, 2]),
@@ -391,6 +493,7 @@ BAD_FILES = {
     "removed-type.gguf": gguf(tensor(type=4), 1),
     "unknown-type.gguf": gguf(tensor(type=200), 1),
     "zero.gguf": gguf(tensor((32, 0)), 1),
+    "zero-first.gguf": gguf(tensor((0, 32)), 1),
     "alignment.gguf": gguf(tensor(), 1, ALIGNMENT + struct.pack("<IQ", 10, 32), 1),
     "nested.gguf": gguf(metadata=bytes(8) + ARRAY + (bytes(8) + ARRAY) * 1_000_000, entries=1),
     "outside.gguf": gguf(tensor(offset=1 << 40), 1),
@@ -415,12 +518,63 @@ def test_a_file_that_is_wrong_is_refused_with_a_line_in_the_log(name: str, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("a.safetensors", safetensors({"a": ENTRY})), ("a.gguf", gguf(tensor(), 1))]
+    ("name", "content"),
+    [
+        ("a.safetensors", safetensors({"a": ENTRY})),
+        ("a.gguf", gguf(tensor(), 1)),
+        ("mark.safetensors", safetensors({"a": ENTRY, "v_pred": MARK, "b": {**MARK, "shape": [3, 0]}})),
+        ("mark.gguf", gguf(tensor((0,)), 1)),
+        ("lenient.gguf", gguf(tensor((0,)), 1, TWICE, 2)),
+    ],
 )
 def test_a_file_that_is_right_is_taken(name: str, content: bytes, tmp_path: Path) -> None:
     file = tmp_path / name
     file.write_bytes(content)
     assert convert(file)[0] == "OK"
+
+
+@pytest.mark.parametrize(("marks", "mode"), [({"v_pred": MARK}, "v-prediction"), ({}, "eps-prediction")])
+def test_a_tensor_without_elements_tells_what_a_model_predicts(
+    marks: dict[str, Any], mode: str, tmp_path: Path
+) -> None:
+    """Two names are enough to be taken for Stable Diffusion XL, where the weights are not asked for."""
+    names = ("model.diffusion_model.input_blocks.0.0.weight", "conditioner.embedders.1.weight")
+    file = tmp_path / "xl.safetensors"
+    file.write_bytes(safetensors({**marks, **dict.fromkeys(names, ENTRY)}))
+    code = """
+        lib.sdg_convert(path(sys.argv[1]), ffi.NULL, path(sys.argv[2]), 8, path(""), False, new("sdg_error *"))
+        def prediction(file):
+            lines.clear()
+            params = new("sd_ctx_params_t *")
+            lib.sd_ctx_params_init(params)
+            params.model_path, params.n_threads = path(file), 1
+            status = call(lib.sdg_new_empty_context, params, new("sd_ctx_t **"))[0]
+            return [status, *(line.split("running in ")[1].strip() for line in lines if "running in" in line)]
+        result = [prediction(file) for file in sys.argv[1:3]]
+    """
+    assert in_child(code, file, tmp_path / "xl.gguf") == [["OK", f"{mode} mode"]] * 2
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("layers.0.adaLN_sa_ln.weight", "layers.0.self_attention.norm_q.weight"),
+        ("double_blocks.0.img_attn.norm.key_norm.scale", "double_blocks.0.txt_attn.norm.key_norm.scale"),
+    ],
+    ids=["ERNIE-Image", "FLUX"],
+)
+def test_a_tensor_without_elements_where_a_size_is_read_from_it_is_no_crash(
+    names: tuple[str, ...], tmp_path: Path
+) -> None:
+    file = tmp_path / "model.safetensors"
+    first, empty = (f"model.diffusion_model.{name}" for name in names)
+    file.write_bytes(safetensors({first: ENTRY, empty: MARK}))
+    code = """
+        params = context_params(sys.argv[1])
+        params.diffusion_model_path = path(sys.argv[2])
+        result = open_context(params).status
+    """
+    assert in_child(code, tmp_path, file) == "FAILED"
 
 
 @pytest.mark.slow

@@ -16,8 +16,13 @@ PACKAGE = Path(sdcffi.__file__).parent
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "events": set(),
-    "params": set(),
-    "images": set(),
+    "_struct": set(),
+    "_sampling_params": {"_struct"},
+    "_video_params": {"_struct"},
+    "params": {"_sampling_params", "_struct", "_video_params"},
+    "_pixels": set(),
+    "images": {"_pixels"},
+    "_resize": set(),
     "_files": set(),
     "_tensor_header": set(),
     "_lora_architecture": set(),
@@ -25,43 +30,97 @@ ALLOWED: dict[str, set[str]] = {
     "_lora_names": {"errors", "params"},
     "lora": {"errors", "params", "_lora_file", "_lora_names"},
     "contact_sheet": set(),
-    "result": {"images", "_files"},
+    "_digest": {"_build", "_files"},
+    "_serialize": {"lora", "params"},
+    "_infotext": {"lora"},
+    "_picture_text": set(),
+    "_records": {"params", "_digest", "_serialize"},
+    "metadata": {"", "params", "_files", "_infotext", "_picture_text", "_records", "_serialize"},
+    "result": {"images", "metadata", "_files", "_picture_text", "_records"},
     "_lora_commands": {"contact_sheet", "result", "_files", "_lora_file"},
     "_ranges": set(),
     "_prompt": set(),
     "_weight_types": set(),
     "_model_architecture": {"_lora_architecture"},
     "_model_file": {"params", "_model_architecture", "_tensor_header"},
-    "_validate_image": {"images", "params", "_model_file", "_prompt", "_ranges"},
-    "_validate": {"params", "_model_file", "_ranges", "_validate_image", "_weight_types"},
+    "_pictures": {"images", "params", "_model_file", "_pixels", "_ranges", "_resize"},
+    "_upscaler_file": {"_model_file"},
+    "_validate_call": {"images", "params", "_model_file", "_pixels", "_ranges"},
+    "_validate_image": {
+        *("params", "_model_file", "_pictures", "_pixels", "_prompt", "_ranges", "_upscaler_file"),
+        "_validate_call",
+    },
+    "_validate_video": {
+        *("params", "_model_architecture", "_model_file", "_pictures", "_pixels", "_prompt", "_ranges"),
+        *("_validate_call", "_validate_image"),
+    },
+    "_validate": {"params", "_model_file", "_ranges", "_validate_call", "_validate_image", "_weight_types"},
     "_free_memory": set(),
     "_memory": {"errors", "params", "_free_memory", "_model_file", "_tensor_header", "_weight_types"},
     "_layout": {"errors"},
     "_locate": {"errors"},
     "_library": {"errors", "_layout", "_locate"},
     "_job": {"errors", "events"},
-    "_callbacks": {"events"},
+    "_phases": {"events"},
+    "_callbacks": {"events", "_phases"},
     "_marshal": {"errors", "params"},
-    "_session": {"errors", "lora", "result", "_callbacks", "_library", "_marshal"},
+    "_requests": set(),
+    "_session": {"_requests", "errors", "lora", "result", "_callbacks", "_library", "_marshal"},
     "_inprocess": {"errors", "_job", "_session"},
     "_shm": set(),
     "_channel": {"_shm", "errors"},
     "_child": {"errors", "events", "_channel", "_inprocess", "_job", "_session"},
     "_worker": {"errors", "_channel", "_job", "_shm"},
     "_crash": {"errors", "_job"},
-    "_calls": {"errors", "events", "_callbacks", "_crash", "_inprocess", "_job", "_ranges", "_session", "_worker"},
+    "_calls": {"errors", "events", "_callbacks", "_crash", "_inprocess", "_job", "_ranges", "_requests", "_worker"},
     "_async": {"_calls"},
-    "conversion": {"events", "_calls", "_files", "_model_file", "_session", "_weight_types"},
-    "_lora_policy": {"errors"},
-    "engine": {
-        *("events", "images", "lora", "params", "result", "_async", "_callbacks", "_calls", "_library"),
-        *("_lora_policy", "_memory", "_ranges", "_session", "_validate"),
+    "_handle": {"events", "_calls", "_ranges"},
+    "upscaler": {
+        *("events", "images", "result", "_async", "_calls", "_digest", "_files", "_handle", "_ranges", "_records"),
+        "_requests",
+        "_upscaler_file",
     },
+    "edges": {"events", "images", "_calls", "_ranges", "_requests"},
+    "_conversion_check": {"errors", "_model_file", "_tensor_header", "_weight_types"},
+    "conversion": {"events", "_calls", "_conversion_check", "_files", "_model_file", "_requests", "_weight_types"},
+    "_lora_policy": {"errors"},
+    "_drawing": {
+        "events",
+        "lora",
+        "_records",
+        "params",
+        "_callbacks",
+        "_calls",
+        "_handle",
+        "_lora_policy",
+        "_ranges",
+        "_validate",
+    },
+    "_video_file": {"errors", "images", "_ranges"},
+    "video": {"images", "result", "_files", "_video_file"},
+    "_video_generation": {
+        *("events", "images", "lora", "params", "video", "_async", "_drawing", "_pictures"),
+        *("_resize", "_validate", "_validate_video", "_video_file"),
+    },
+    "capabilities": {"_weight_types"},
+    "engine": {
+        *("events", "images", "lora", "params", "result", "_async", "_calls", "_drawing", "_records", "capabilities"),
+        *("_memory", "_pictures", "_ranges", "_requests", "_resize", "_validate", "_video_generation"),
+    },
+    "reproduction": {
+        *("errors", "engine", "images", "metadata", "params", "result", "upscaler", "video", "_digest", "_records"),
+        *("_resize", "_serialize"),
+    },
+    "_parameters": {"params"},
+    "_arguments": {"engine", "lora", "metadata", "params", "reproduction", "_parameters", "_serialize"},
     "_demo_model": {"conversion", "_files"},
     "demo": {"_build", "_demo_model", "engine", "lora"},
+    "_model_report": {"params", "_memory", "_model_file", "_upscaler_file"},
+    "_parameter_table": {"engine", "params", "_calls", "_parameters", "_requests"},
     "cli": {
-        *("", "errors", "events", "_build", "conversion", "demo", "engine", "lora", "result", "_session"),
-        *("_calls", "_lora_commands"),
+        *("", "errors", "events", "params", "_build", "conversion", "demo", "engine", "lora", "result", "_requests"),
+        *("_arguments", "_calls", "_files", "_lora_commands", "_model_report", "_parameter_table", "_parameters"),
+        *("images", "reproduction", "upscaler", "video", "_ranges", "_upscaler_file"),
     },
     "__init__": {"errors"},
     "__main__": {"cli"},
@@ -111,12 +170,12 @@ def test_the_import_graph_has_no_cycle() -> None:
 
 
 def test_only_the_command_line_prints() -> None:
-    printing = []
-    for path in PACKAGE.glob("*.py"):
+    printing = set()
+    for path in PACKAGE.rglob("*.py"):
         calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
         if any(isinstance(call.func, ast.Name) and call.func.id == "print" for call in calls):
-            printing.append(path.name)
-    assert printing == ["cli.py"]
+            printing.add(path.relative_to(PACKAGE).parts[0])
+    assert printing == {"cli", "_build"}
 
 
 def test_import_is_light_and_loads_nothing() -> None:

@@ -142,7 +142,7 @@ def test_a_child_that_dies_of_a_signal_is_an_error_and_the_next_call_works(name:
         error.log,
         error.parameters,
     )
-    engine.supports()
+    engine.capabilities()
     assert engine.pid != before
 
 
@@ -187,7 +187,7 @@ def test_without_restart_every_later_call_is_refused_with_the_reason(
 ) -> None:
     engine = open_engine(demo_model, restart="never")
     first = crash(engine, signal.SIGSEGV)
-    for call in (lambda: engine.generate(**DRAW), engine.supports):
+    for call in (lambda: engine.generate(**DRAW), engine.capabilities):
         with pytest.raises(NativeCrashError, match="SIGSEGV") as caught:
             call()
         assert (caught.value.signal, caught.value.log) == ("SIGSEGV", first.log)
@@ -706,7 +706,7 @@ engine = Engine(**MODEL)
 before = digest(engine.generate(**DRAW))
 fork = os.fork()
 if fork == 0:
-    for call in (lambda: engine.generate(**DRAW), engine.supports):
+    for call in (lambda: engine.generate(**DRAW), engine.capabilities):
         try:
             call()
         except SDError as error:

@@ -15,7 +15,8 @@ from sdcffi import BackendUnavailableError
 from sdcffi._job import Job
 from sdcffi._library import Device, Library, load
 from sdcffi._locate import locate
-from sdcffi._session import Opening, Session
+from sdcffi._requests import Opening
+from sdcffi._session import Session
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ LOAD = (
 
 
 def open_backend(name: str) -> Device:
-    return Session().open(Job(lambda _: None), Opening(backend=name))
+    return Session().open(Job(lambda _: None), Opening(backend=name)).device
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks the handler up in libstdc++.so.6")
@@ -145,7 +146,7 @@ def test_a_plugin_that_does_not_load_says_why(tmp_path: Path) -> None:
         "from sdcffi._job import Job; from sdcffi._library import load\n"
         "from sdcffi._session import Opening, Session\n"
         "from sdcffi import BackendUnavailableError\n"
-        "def open_backend(name): return Session().open(Job(lambda event: None), Opening(copy, name))\n"
+        "def open_backend(name): return Session().open(Job(lambda event: None), Opening(copy, name)).device\n"
         "assert open_backend('auto').backend == 'cpu'\n"
         "assert 'libggml-cuda.so' in load().skipped['cuda'], load().skipped\n"
         "try: open_backend('cuda')\n"

@@ -118,7 +118,8 @@ def test_memory_of_each_picture_is_freed_with_its_last_view() -> None:
     assert all(data in native.freed for data in native.data)
 
 
-@pytest.mark.parametrize("with_lora", [pytest.param(False, marks=pytest.mark.slow), True], ids=["plain", "lora"])
+@pytest.mark.slow
+@pytest.mark.parametrize("with_lora", [False, True], ids=["plain", "lora"])
 def test_generating_leaves_no_memory_in_use(with_lora: bool, open_engine: OpenEngine, demo_model: DemoModel) -> None:
     assert growth(open_engine(demo_model, isolated=False), demo_model, with_lora, calls=10) < 5 * PICTURE
 

@@ -81,16 +81,17 @@ def test_computing_follows_the_parameters(sd1: ContextParams) -> None:
 @pytest.mark.parametrize(
     ("fields", "size"),
     [
-        ({}, 3 * 64 * 4 + 64 * 4),
-        ({"wtype": "f16"}, 3 * 64 * 2 + 64 * 4),
-        ({"wtype": "q8_0"}, 3 * 2 * 34 + 64 * 4),
-        ({"wtype": "q4_K"}, 3 * 64 * 4 + 64 * 4),  # no block of 256 fits a row
-        ({"wtype": "q8_0", "tensor_type_rules": "blocks=f16,other=q4_0"}, 3 * 64 * 2 + 64 * 4),
-        ({"tensor_type_rules": "other=f16"}, 3 * 64 * 4 + 64 * 4),
+        ({}, 3 * 64 * 4 + 64 * 4 + 32 * 4),
+        ({"wtype": "f16"}, 3 * 64 * 2 + 64 * 4 + 32 * 2),
+        ({"wtype": "q8_0"}, 3 * 2 * 34 + 64 * 4 + 32 * 4),
+        ({"wtype": "q4_K"}, 3 * 64 * 4 + 64 * 4 + 32 * 4),  # no block of 256 fits a row
+        ({"wtype": "q8_0", "tensor_type_rules": "blocks=f16,other=q4_0"}, 3 * 64 * 2 + 64 * 4 + 32 * 2),
+        ({"tensor_type_rules": "other=f16"}, 3 * 64 * 4 + 64 * 4 + 32 * 4),
     ],
 )
 def test_weights_are_counted_in_the_type_they_get(fields: dict[str, str], size: int, tmp_path: Path) -> None:
-    path = write(tmp_path / "a.safetensors", {"blocks.0.weight": (3, 64), "blocks.0.bias": (64,)}, np.float32)
+    shapes = {"blocks.0.weight": (3, 64), "blocks.0.bias": (64,), "blocks.0.norm.weight": (32,)}
+    path = write(tmp_path / "a.safetensors", shapes, np.float32)
     params = ContextParams(model_path=path, **fields)  # type: ignore[arg-type]
     assert weight_bytes(read_model(params), params) == size
 

@@ -311,6 +311,15 @@ def test_empty_tensors_mark_what_a_checkpoint_predicts(tmp_path: Path) -> None:
     assert read_file("model_path", path).tensors["v_pred"].shape == (0,)
     with pytest.raises(HeaderError, match="no elements"):
         read_header(path)
+    path.write_bytes(gguf_bytes(shape=(0,)))
+    assert read_file("model_path", path).tensors["m.diff"].shape == (0,)
+    with pytest.raises(HeaderError, match="no elements"):
+        read_header(path)
+
+
+def test_an_empty_tensor_overlaps_none(tmp_path: Path) -> None:
+    header = {"t": ENTRY, "v_pred": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}
+    assert read_file("model_path", safetensors(tmp_path / "a.safetensors", header, b"12")).tensors.keys() == {*header}
 
 
 def test_a_tokenizer_of_many_words_is_passed_over_soon(tmp_path: Path) -> None:

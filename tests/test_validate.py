@@ -143,6 +143,10 @@ CALLS: list[tuple[str, ImageParams, type[Exception], str]] = [
     ("wan", ImageParams(), ValueError, "Wan makes videos only"),
     ("sd1", ImageParams(pm_params=PhotoMaker(id_images=[picture()])), ValueError, "give Engine photo_maker="),
     ("unknown", ImageParams(pm_params=PhotoMaker(style_strength=101)), ValueError, "style_strength must be from 0 to"),
+    *(
+        ("unknown", ImageParams(prompt=prompt, pm_params=PhotoMaker(id_images=[picture()])), ValueError, "'img' once")
+        for prompt in ("a man", "img", "(a man:1.2) img", "a man img and a woman img")
+    ),
     ("unknown", ImageParams(vae_tiling_params=Tiling(target_overlap=math.nan)), ValueError, "overlap must be finite"),
     ("unknown", ImageParams(vae_tiling_params=Tiling(target_overlap=0.6)), ValueError, "from 0 to 0.5, not 0.6"),
     ("unknown", ImageParams(vae_tiling_params=Tiling(tile_size_x=-1)), ValueError, "tiling.tile_size_x must be from 0"),
@@ -217,9 +221,28 @@ def test_the_size_that_will_come_out_is_said_before(
         check_image(ImageParams(width=width, height=height), models[model])
 
 
-def test_a_picture_to_be_scaled_is_warned_of(models: dict[str, Model]) -> None:
-    with pytest.warns(UserWarning, match="init_image is 256x256 pixels, the result 512x512: the engine scales it"):
-        check_image(ImageParams(init_image=picture(256, 256)), models["sd1"])
+@pytest.mark.parametrize(
+    ("model", "fields", "said"),
+    [
+        ("sd1", {"init_image": picture(256, 256)}, "init_image is 256x256 pixels, the result 512x512, in multiples of"),
+        (
+            "control",
+            {"control_image": picture(500, 512), "width": 500},
+            "control_image is 500x512 pixels, the result 512x",
+        ),
+        (
+            "unknown",
+            {"init_image": picture(128, 64), "width": 72, "height": 64},
+            "must be multiples of 64 with init_image",
+        ),
+    ],
+)
+def test_a_picture_that_the_engine_would_scale_is_refused(
+    model: str, fields: dict[str, Any], said: str, models: dict[str, Model]
+) -> None:
+    with pytest.raises(ValueError, match=r".") as caught:
+        check_image(ImageParams(**fields), models[model])
+    assert said in str(caught.value)
 
 
 @pytest.mark.parametrize(

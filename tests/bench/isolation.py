@@ -32,7 +32,7 @@ import numpy as np
 
 from sdcffi import Engine, Progress
 from sdcffi._calls import run_alone
-from sdcffi._session import Opening
+from sdcffi._requests import Opening
 from sdcffi.demo import write_model
 
 AIMS = {"overhead": 0.010, "start": 0.5, "interrupt": 0.1}  # seconds

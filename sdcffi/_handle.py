@@ -1,0 +1,78 @@
+"""What `Engine` and `Upscaler` have in common: a session that is opened when they are made, and closed once."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar
+
+from ._calls import Calls
+from ._ranges import check_number
+from .events import Listeners
+
+if TYPE_CHECKING:
+    from ._library import Device
+    from ._requests import Opened, Opening
+
+__all__ = ["Handle"]
+
+_Self = TypeVar("_Self", bound="Handle")
+
+
+class Handle:
+    """The owner of a session; parameters are those of `Engine`."""
+
+    def _open(
+        self,
+        opening: Opening,
+        isolated: bool,
+        restart: str,
+        grace: float,
+        timeout: float | None,
+        listeners: Listeners,
+        approve: Callable[[Device], None] | None = None,
+    ) -> None:
+        if restart not in ("auto", "never"):
+            raise ValueError(f"restart must be 'auto' or 'never', not {restart!r}")
+        check_number("grace", grace, 0)
+        self._listeners = listeners
+        self._calls = Calls(opening, isolated, restart == "auto", grace, approve)
+        with self._calls.call(listeners, timeout) as call:
+            self._calls.open(call)
+        # Ended before interpreter exit: after it the engine's callbacks and GPU drivers may be gone.
+        self._finalizer = weakref.finalize(self, self._calls.close)
+
+    @property
+    def device(self) -> Device:
+        """The device that is computed on."""
+        return self._opened.device
+
+    @property
+    def _opened(self) -> Opened:
+        assert self._calls.opened is not None  # it was opened
+        return self._calls.opened
+
+    @property
+    def pid(self) -> int | None:
+        """The number of the child process that does the native work; None without one."""
+        return self._calls.runner.pid
+
+    def cancel(self) -> None:
+        """Stop every call that has begun, on whichever thread; each raises `CancelledError`.
+
+        May be called at any time and from any thread. A call that begins later is not stopped.
+        """
+        self._calls.cancel()
+
+    def close(self) -> None:
+        """Stop every call and give the model's memory back; a second call does nothing."""
+        self._finalizer()
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

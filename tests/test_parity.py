@@ -1,0 +1,368 @@
+"""Pictures are those of upstream's sd-cli, built from the same patched source: not one sample may differ.
+
+One table of combinations, on the tiny FLUX.2-shaped model; `test_sd1.py` has what it lacks. Each is drawn by the engine
+and by sd-cli, and has to differ from the picture without what it is about. Both sides keep their native defaults for
+all that a combination does not name, and so does the table where sd-cli has a default of its own: a mask that is white,
+reference pictures that are scaled, and the layers 7, 8 and 9 for skip-layer guidance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from parity import PICTURES, Case, assert_acts, assert_same, case, rows, split, write_pictures
+from safetensors.numpy import load_file, save_file
+from sdcli import THREADS, Pixels, SdCli
+
+from sdcffi import Cache, ContextParams, Engine, Hires, ImageParams, SampleParams, SkipLayerGuidance, Tiling
+from sdcffi._library import load
+from sdcffi.demo import DemoModel
+
+SMALL: dict[str, Any] = {"prompt": "a lovely cat", "width": 64, "height": 64, "steps": 3, "seed": 42, "cfg_scale": 1.0}
+
+
+def names(enum: str) -> list[str]:
+    """The names of an enumeration in the header that was built."""
+    library = load()
+    return list(library.enum(library.ffi.typeof(f"enum {enum}")))
+
+
+def sample(**values: Any) -> ImageParams:
+    return ImageParams(sample_params=SampleParams(**values))
+
+
+def context(**values: Any) -> dict[str, Any]:
+    return {"context": ContextParams(**values)}
+
+
+def references(*pictures: str, scaled: bool = True, **values: Any) -> dict[str, Any]:
+    params = ImageParams(auto_resize_ref_image=scaled, **values)
+    return {"ref_images": [PICTURES[name] for name in pictures], "params": params}
+
+
+LITTLE = {"width": 32, "height": 32, "steps": 4}  # enough for what the picture's size does not matter to
+LARGE = {"width": 128, "height": 128}  # 8 x 8 latent pixels; a tile has at least 4 x 4
+LONG = {"width": 32, "height": 32, "steps": 12}  # caches begin after some steps
+START = {"init_image": PICTURES["init"], "steps": 6}
+QUARTERS = Tiling(tile_size_x=4, tile_size_y=4)
+BLOCKS = {"Fn_compute_blocks": 1, "Bn_compute_blocks": 1, "residual_diff_threshold": 5.0, "max_warmup_steps": 2}
+BLOCKS_FLAGS = "--cache-option Fn=1,Bn=1,threshold=5,warmup=2"
+ETA_OF_1 = ("euler_a", "dpm++2s_a", "er_sde")  # samplers by the eta that the engine takes where none is set
+ETA_OF_0 = ("ddim_trailing", "tcd", "res_multistep", "res_2s")
+OWN_SCHEDULE = ("lcm", "tcd", "ddim_trailing")
+SAME_WEIGHTS = "the same numbers from another place"
+
+CASES = {
+    # prompt, guidance, seed, size
+    "prompt": case(prompt="a dog in a hat"),
+    "other letters": case(prompt="eine Katze, 猫"),
+    "weight in the prompt": case(prompt="a (lovely:1.6) cat"),
+    "brackets in the prompt": case(prompt="a ((lovely)) [cat]"),
+    "negative prompt": case(beside={"cfg_scale": 3.0}, negative_prompt="a dog"),
+    "cfg_scale": case(cfg_scale=3.0),
+    "cfg_scale below 1": case(cfg_scale=0.5),
+    "seed": case(seed=2**40 + 7),
+    "largest seed": case(seed=2**63 - 1),
+    "one step": case(steps=1),
+    "portrait": case(width=48, height=80),
+    "landscape": case(width=112, height=32),
+    "batch": case(beside=LITTLE, batch_count=3),
+    # pictures in
+    "image to image": case("--init-img {init}", beside={"steps": 6}, init_image=PICTURES["init"]),
+    "weak": case("--init-img {init}", beside=START, strength=0.2),
+    "not at all": case("--init-img {init}", beside=START, strength=0.0),
+    "whole": case("--init-img {init}", beside=START, strength=1.0),
+    "inpaint": case("--init-img {init} --mask {half}", beside=START, mask_image=PICTURES["half"]),
+    "inpaint, whole": case("--init-img {init} --mask {half}", beside=START, mask_image=PICTURES["half"], strength=1.0),
+    "inpaint, soft mask": case(  # which the engine rounds: white from the middle grey on
+        "--init-img {init} --mask {soft}", beside=START | {"mask_image": PICTURES["half"]}, mask_image=PICTURES["soft"]
+    ),
+    "reference": case("--ref-image {init}", **references("init")),
+    "two references": case(
+        "--ref-image {init} --ref-image {other}", beside=references("init"), **references("init", "other")
+    ),
+    "numbered references": case(
+        "--ref-image {init} --ref-image {other} --increase-ref-index",
+        beside=references("init", "other"),
+        **references("init", "other", increase_ref_index=True),
+        equal="FLUX.2 always numbers them",
+    ),
+    "scaled reference": case("--ref-image {wide}", beside=references("init"), **references("wide")),
+    "reference as it is": case(
+        "--ref-image {wide} --disable-auto-resize-ref-image",
+        beside=references("wide"),
+        **references("wide", scaled=False),
+    ),
+    "image and reference": case("--init-img {init} --ref-image {other}", beside=START, **references("other")),
+    # sampling
+    **{
+        f"sampler {name}": case(beside=LITTLE, sampler=name, equal="it is the model's own" if name == "euler" else "")
+        for name in names("sample_method_t")
+    },
+    **{
+        f"scheduler {name}": case(
+            beside=LITTLE, scheduler=name, equal="it is the model's own" if name == "discrete" else ""
+        )
+        for name in names("scheduler_t")
+        if name != "ays"  # has no table for this model, and is refused
+    },
+    **{
+        f"eta of {name}": case(
+            beside=LITTLE | {"sampler": name},
+            eta=0.4,
+            equal="it asks only whether there is one" if name == "er_sde" else "",
+        )
+        for name in [*ETA_OF_1, *ETA_OF_0]
+    },
+    **{f"no eta, {name}": case(beside=LITTLE | {"sampler": name}, eta=0.0) for name in ETA_OF_1},
+    **{f"no eta, {name}": case(beside=LITTLE | {"sampler": name}, eta=0.0, equal="its own") for name in ETA_OF_0},
+    "custom sigmas": case("--sigmas 1,0.7,0.2,0", params=sample(custom_sigmas=[1, 0.7, 0.2, 0])),
+    "skip-layer guidance": case(
+        "--skip-layers [0,3] --slg-scale 4 --skip-layer-start 0 --skip-layer-end 1",
+        slg=SkipLayerGuidance(layers=[0, 3], layer_start=0.0, layer_end=1.0, scale=4.0),
+    ),
+    "skip-layer guidance in some steps": case(
+        "--skip-layers [1] --slg-scale 4 --skip-layer-start 0.3 --skip-layer-end 0.6",
+        beside={"steps": 6, "slg": SkipLayerGuidance(layers=[1], layer_start=0.0, layer_end=1.0, scale=4.0)},
+        slg=SkipLayerGuidance(layers=[1], layer_start=0.3, layer_end=0.6, scale=4.0),
+    ),
+    "flow shift": case(
+        "--flow-shift 7",
+        engine={"prediction": "sd3_flow"},
+        beside={"params": sample(flow_shift=3.0)},
+        params=sample(flow_shift=7.0),
+    ),
+    "flow shift of FLUX.2": case(
+        "--flow-shift 7", params=sample(flow_shift=7.0), equal="FLUX.2 shifts by the picture's size"
+    ),
+    "timestep shift": case("--timestep-shift 250", params=sample(shifted_timestep=250), equal="for XL only"),
+    "distilled guidance": case(guidance=9.0, equal="the model has no input for it"),
+    "clip skip": case(clip_skip=2, equal="the model has no CLIP"),
+    **{
+        f"prediction {name}": case(engine={"prediction": name})
+        for name in ("eps", "v", "edm_v", "sd3_flow", "flux_flow")
+    },
+    "prediction flux2_flow": case(engine={"prediction": "flux2_flow"}, equal="it is the model's own"),
+    # random numbers
+    **{f"rng {name}": case(beside=LITTLE, engine={"rng": name}) for name in ("std_default", "cuda")},
+    "sampler_rng": case(beside=LITTLE | {"sampler": "euler_a"}, engine={"sampler_rng": "cuda"}),
+    # tiles
+    "tiles": case("--vae-tiling", beside=LARGE, tiling=Tiling(), equal="a tile is 32 latent pixels wide"),
+    "tile size": case("--vae-tiling --vae-tile-size 4x6", beside=LARGE, tiling=Tiling(tile_size_x=4, tile_size_y=6)),
+    "overlap": case(
+        "--vae-tiling --vae-tile-size 4x4 --vae-tile-overlap 0.1",
+        beside=LARGE | {"tiling": QUARTERS},
+        tiling=Tiling(tile_size_x=4, tile_size_y=4, target_overlap=0.1),
+    ),
+    "tile as a part": case(
+        "--vae-tiling --vae-relative-tile-size 0.5x0.75", beside=LARGE, tiling=Tiling(rel_size_x=0.5, rel_size_y=0.75)
+    ),
+    "number of tiles": case(
+        "--vae-tiling --vae-relative-tile-size 2x1.5", beside=LARGE, tiling=Tiling(rel_size_x=2, rel_size_y=1.5)
+    ),
+    "tiled encoding": case(
+        "--vae-tiling --vae-tile-size 4x4 --init-img {large}",
+        beside={**LARGE, "init_image": PICTURES["large"], "strength": 0.0},
+        tiling=QUARTERS,
+    ),
+    # caches
+    "easycache": case(
+        "--cache-mode easycache --cache-option threshold=2",
+        beside=LONG,
+        cache=Cache(mode="easycache", reuse_threshold=2.0),
+    ),
+    "easycache, start and end": case(
+        "--cache-mode easycache --cache-option threshold=2,start=0.3,end=0.8",
+        beside=LONG | {"cache": Cache(mode="easycache", reuse_threshold=2.0)},
+        cache=Cache(mode="easycache", reuse_threshold=2.0, start_percent=0.3, end_percent=0.8),
+    ),
+    "dbcache": case("--cache-mode dbcache " + BLOCKS_FLAGS, beside=LONG, cache=Cache(mode="dbcache", **BLOCKS)),
+    "taylorseer": case(
+        "--cache-mode taylorseer " + BLOCKS_FLAGS, beside=LONG, cache=Cache(mode="taylorseer", **BLOCKS)
+    ),
+    "cache-dit": case("--cache-mode cache-dit " + BLOCKS_FLAGS, beside=LONG, cache=Cache(mode="cache_dit", **BLOCKS)),
+    "cache-dit, threshold and warm-up": case(
+        "--cache-mode cache-dit --cache-option Fn=8,Bn=4,threshold=0.4,warmup=4",
+        beside=LONG | {"cache": Cache(mode="cache_dit", **BLOCKS)},
+        cache=Cache(
+            mode="cache_dit",
+            Fn_compute_blocks=8,
+            Bn_compute_blocks=4,
+            residual_diff_threshold=0.4,
+            max_warmup_steps=4,
+        ),
+    ),
+    "cache-dit, mask": case(
+        f"--cache-mode cache-dit {BLOCKS_FLAGS} --scm-mask 1,1,1,1,1,1,1,1,1,1,1,1 --scm-policy static",
+        beside=LONG | {"cache": Cache(mode="cache_dit", **BLOCKS)},
+        cache=Cache(mode="cache_dit", scm_mask=",".join("1" * 12), scm_policy_dynamic=False, **BLOCKS),
+        equal="the engine reads the mask and goes on as without",
+    ),
+    "spectrum": case("--cache-mode spectrum", beside=LONG, cache=Cache(mode="spectrum")),
+    "spectrum, parameters": case(
+        "--cache-mode spectrum --cache-option w=0.7,m=2,lam=0.5,window=3,flex=0.25,warmup=2,stop=0.7",
+        beside=LONG | {"cache": Cache(mode="spectrum")},
+        cache=Cache(
+            mode="spectrum",
+            spectrum_w=0.7,
+            spectrum_m=2,
+            spectrum_lam=0.5,
+            spectrum_window_size=3,
+            spectrum_flex_window=0.25,
+            spectrum_warmup_steps=2,
+            spectrum_stop_percent=0.7,
+        ),
+    ),
+    # a second pass
+    "hires": case("--hires", beside=LITTLE, hires=Hires()),
+    "hires, parameters": case(
+        "--hires --hires-width 48 --hires-height 80 --hires-steps 2 --hires-denoising-strength 0.4",
+        beside=LITTLE,
+        hires=Hires(target_width=48, target_height=80, steps=2, denoising_strength=0.4),
+    ),
+    "hires, scale": case("--hires --hires-scale 1.5", beside=LITTLE | {"hires": Hires()}, hires=Hires(scale=1.5)),
+    **{
+        f"hires, {name}": case(
+            f"--hires --hires-scale 1.5 --hires-upscaler '{name}'",
+            beside=LITTLE | {"hires": Hires(upscaler="Nearest" if name == "Latent" else "Latent", scale=1.5)},
+            hires=Hires(upscaler=name, scale=1.5),
+            equal="when it enlarges" if name == "Latent (antialiased)" else "",
+        )
+        for name in names("sd_hires_upscaler_t")
+        if name not in ("None", "Model")  # a model needs a file
+    },
+    **{
+        f"hires, schedule of {name}": case(
+            "--hires", beside=LITTLE | {"hires": Hires(), "scheduler": "discrete"}, sampler=name, hires=Hires()
+        )
+        for name in OWN_SCHEDULE
+    },
+    # the engine
+    "flash attention": case(engine={"fa": True}),
+    "flash attention in the transformer": case(engine={"diffusion_fa": True}),
+    "direct convolution": case(
+        "--vae-conv-direct", engine=context(vae_conv_direct=True), equal="the same sums in another order"
+    ),
+    "direct convolution in the transformer": case(
+        "--diffusion-conv-direct", engine=context(diffusion_conv_direct=True), equal="it has no convolution"
+    ),
+    "circular": case("--circular", engine=context(circular_x=True, circular_y=True)),
+    "circular in x": case("--circularx", engine=context(circular_x=True)),
+    "circular in y": case("--circulary", engine=context(circular_y=True)),
+    "circular tiles": case(
+        "--circular --vae-tiling --vae-tile-size 4x4",
+        beside=LARGE | {"tiling": QUARTERS},
+        engine=context(circular_x=True, circular_y=True),
+    ),
+    **{f"type {name}": case(engine={"type": name}) for name in ("q8_0", "q4_0", "q4_K", "bf16")},
+    "tensor_type_rules": case(engine={"tensor_type_rules": "double_blocks=q4_0"}),
+    "mmap": case(engine={"mmap": True}, equal=SAME_WEIGHTS),
+    "offload_to_cpu": case(engine={"offload_to_cpu": True}, equal=SAME_WEIGHTS),
+    "parts on the CPU": case(engine={"clip_on_cpu": True, "vae_on_cpu": True}, equal=SAME_WEIGHTS),
+    "max_vram": case("--max-vram 1", engine=context(max_vram=1.0), equal=SAME_WEIGHTS),
+    "two threads": case(engine={"threads": 2}, equal="each number is computed by one of them"),
+}
+QUICK = (
+    "negative prompt",
+    "batch",
+    "largest seed",
+    "image to image",
+    "inpaint",
+    "two references",
+    "sampler euler_a",
+    "sampler dpm++2m",
+    "scheduler karras",
+    "cache-dit",
+)
+
+
+@pytest.fixture(scope="module")
+def engine(demo_model: DemoModel) -> Iterator[Engine]:
+    with Engine(**demo_model.engine_arguments(), threads=THREADS, backend="cpu", rng="cpu") as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.mark.parametrize("row", rows(CASES, QUICK))
+def test_a_combination_draws_as_sd_cli(
+    row: Case,
+    engine: Engine,
+    open_engine: Callable[..., Engine],
+    demo_model: DemoModel,
+    pictures: dict[str, Path],
+    sd_cli: SdCli,
+    tmp_path: Path,
+) -> None:
+    drawing = open_engine(demo_model, **{"rng": "cpu", **row.engine}) if row.engine else engine
+    ours = drawing.generate(**{**SMALL, **row.beside, **row.generate}).arrays
+    given = {**demo_model.engine_arguments(), "rng": "cpu", **SMALL, **row.parameters()}
+    assert_same(ours, sd_cli.pictures(given, tmp_path, *split(row.flags, **pictures)))
+    assert_acts(row, ours, engine.generate(**{**SMALL, **row.beside}).arrays)
+
+
+def test_defaults_are_those_of_sd_cli(
+    open_engine: Callable[..., Engine], demo_model: DemoModel, sd_cli: SdCli, tmp_path: Path
+) -> None:
+    small: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "steps": 3}  # not cfg_scale, rng, ...
+    theirs = sd_cli.draw(demo_model, tmp_path, seed=42, **small)
+    assert_same(open_engine(demo_model).generate(**small, seed=42).arrays, theirs)
+
+
+@pytest.mark.slow
+def test_distilled_guidance_acts_as_in_sd_cli(
+    open_engine: Callable[..., Engine], demo_model: DemoModel, sd_cli: SdCli, tmp_path: Path
+) -> None:
+    distilled = with_guidance_input(demo_model, tmp_path)
+    ours = open_engine(distilled, rng="cpu").generate(**SMALL, guidance=9.0).arrays
+    assert_same(ours, sd_cli.draw(distilled, tmp_path, rng="cpu", guidance=9.0, **SMALL))
+    assert not np.array_equal(ours[0], open_engine(distilled, rng="cpu").generate(**SMALL).arrays[0])
+
+
+def with_guidance_input(model: DemoModel, directory: Path) -> DemoModel:
+    """The model with the layers that read the guidance value, as FLUX.2 dev has them."""
+    tensors = load_file(model.diffusion_model)
+    for layer in ("in_layer", "out_layer"):
+        name = f"model.diffusion_model.time_in.{layer}.weight"
+        tensors[name.replace("time_in", "guidance_in")] = tensors[name][::-1].copy()
+    save_file(tensors, directory / "distilled.safetensors")
+    return replace(model, diffusion_model=directory / "distilled.safetensors")
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a <lora:lora:0.8> lovely cat",
+        pytest.param("a lovely cat<lora:lora:0.5><lora:lora:0.25>", marks=pytest.mark.slow),
+        pytest.param("a lovely <lora:lora:-1>cat", marks=pytest.mark.slow),
+    ],
+)
+def test_lora_tags_act_as_in_sd_cli(
+    prompt: str,
+    open_engine: Callable[..., Engine],
+    engine: Engine,
+    demo_model: DemoModel,
+    sd_cli: SdCli,
+    tmp_path: Path,
+) -> None:
+    folder = demo_model.lora.parent
+    ours = open_engine(demo_model, rng="cpu", lora_dir=folder).generate(**{**SMALL, "prompt": prompt}).arrays
+    given = {**SMALL, "prompt": prompt, "lora_model_dir": folder}
+    assert_same(ours, sd_cli.draw(demo_model, tmp_path, rng="cpu", **given))
+    assert not np.array_equal(ours[0], engine.generate(**SMALL).arrays[0])
+
+
+def test_batch_pictures_are_those_of_their_seeds_alone(engine: Engine) -> None:
+    batch = engine.generate(**SMALL | LITTLE, batch_count=2)
+    assert batch.seeds == [SMALL["seed"], SMALL["seed"] + 1]
+    for picture, seed in zip(batch.arrays, batch.seeds, strict=True):
+        alone: Pixels = engine.generate(**SMALL | LITTLE | {"seed": seed}).arrays[0]
+        assert np.array_equal(picture, alone)
