@@ -67,13 +67,16 @@ _LORA = re.compile(r"lora_(down|up|mid|A|B)\b|lora\.(down|up)\.|hada_w[12]_|lokr
 _KINDS = {
     "a ControlNet": r"control_model\.|zero_convs\.|input_hint_block\.|controlnet_",
     "a text encoder": r"text_model\.|encoder\.block\.\d|model\.(layers\.\d|embed_tokens\.)|token_embd\.|(enc\.)?blk\.",
+    "a tiny autoencoder": r"(tae\.)?(en|de)coder\.(layers\.)?\d",
     "an autoencoder": r"(first_stage_model\.|vae\.)?((encoder|decoder)\.|(post_)?quant_conv\.|conv[12]\.)",
 }
-_KEYWORDS = {"a ControlNet": "control_net", "a text encoder": "clip_l=, t5xxl= or llm", "an autoencoder": "vae"}
+_AUTOENCODERS = {"a tiny autoencoder": "taesd", "an autoencoder": "vae"}
+_KEYWORDS = {"a ControlNet": "control_net", "a text encoder": "clip_l=, t5xxl= or llm", **_AUTOENCODERS}
 _TAKEN = {  # slots in which a kind is in its place
     "a ControlNet": {"control_net_path"},
     "a text encoder": {slot for slot in _PREFIXES if slot.startswith(("clip", "t5", "llm"))},
-    "an autoencoder": {"vae_path", "taesd_path"},
+    "a tiny autoencoder": {"taesd_path"},
+    "an autoencoder": {"vae_path"},
     "a diffusion model": {"model_path", "diffusion_model_path", "high_noise_diffusion_model_path"},
     "a LoRA": {"photo_maker_path"},
 }
@@ -303,7 +306,7 @@ def _kind(file: ModelFile) -> str | None:
         return "a diffusion model"
     for kind, pattern in _KINDS.items():
         matching = sum(bool(re.match(pattern, name)) for name in names)
-        if kind == "an autoencoder" and not any(len(tensor.shape) >= 4 for tensor in names.values()):
+        if kind in _AUTOENCODERS and not any(len(tensor.shape) >= 4 for tensor in names.values()):
             continue  # it has convolutions
         if matching > len(names) / 2 or (kind == "a ControlNet" and matching):
             return kind

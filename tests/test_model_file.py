@@ -23,6 +23,7 @@ CLIP: Shapes = {"cond_stage_model.transformer.text_model.embeddings.token_embedd
 CLIP_G: Shapes = {"conditioner.embedders.1.model.token_embedding.weight": (9, 1280)}
 VAE: Shapes = {f"first_stage_model.{side}.conv_in.weight": (4, 3, 3, 3) for side in ("encoder", "decoder")}
 ALONE: Shapes = {"encoder.conv_in.weight": (4, 3, 3, 3), "decoder.conv_in.weight": (4, 3, 3, 3)}
+TINY: Shapes = {"encoder.layers.0.weight": (4, 3, 3, 3), "decoder.1.weight": (4, 3, 3, 3)}
 LLM: Shapes = {"model.layers.0.self_attn.q_proj.weight": (8, 8), "model.embed_tokens.weight": (9, 8)}
 FLUX: Shapes = {"double_blocks.0.img_attn.qkv.weight": (24, 8), "img_in.weight": (8, 64)}
 FLUX2: Shapes = {**FLUX, "double_stream_modulation_img.lin.weight": (48, 8)}
@@ -62,7 +63,7 @@ def read(directory: Path, dtype: type[np.generic] = np.float16, **files: Shapes 
         ({"model": SDXL}, "sdxl", 64),
         ({"diffusion_model": unet(768), "clip_l": {"text_model.a": (2,)}, "vae": ALONE}, "sd1", 64),
         ({"diffusion_model": FLUX2, "llm": LLM, "vae": ALONE}, "flux2", 16),
-        ({"diffusion_model": FLUX2, "llm": LLM, "taesd": ALONE}, "flux2", 16),
+        ({"diffusion_model": FLUX2, "llm": LLM, "taesd": TINY}, "flux2", 16),
         ({"diffusion_model": FLUX, "clip_l": {"text_model.a": (2,)}, "t5xxl": LLM, "vae": ALONE}, "flux", 8),
         (
             {
@@ -185,6 +186,8 @@ def test_a_diffusers_directory_is_read(tmp_path: Path) -> None:
         ({"diffusion_model": LORA}, "diffusion_model: "),
         ({"model": ALONE}, "is an autoencoder; give it as vae="),
         ({"model": VAE}, "is an autoencoder; give it as vae="),
+        ({"diffusion_model": FLUX2, "llm": LLM, "taesd": ALONE}, "is an autoencoder; give it as vae="),
+        ({"diffusion_model": FLUX2, "llm": LLM, "vae": TINY}, "is a tiny autoencoder; give it as taesd="),
         ({"model": LLM}, "is a text encoder; give it as clip_l=, t5xxl= or llm="),
         ({"model": CONTROL}, "is a ControlNet; give it as control_net="),
         ({"model": SD1, "vae": SD1}, "vae: "),
@@ -207,7 +210,7 @@ def test_a_control_net_and_a_separate_autoencoder_pass(tmp_path: Path) -> None:
 
 
 def test_whether_pictures_can_be_encoded_is_told(tmp_path: Path) -> None:
-    decoder = {"decoder.conv_in.weight": (4, 3, 3, 3), "decoder.x": (2,)}
+    decoder = {"decoder.0.weight": (4, 3, 3, 3), "decoder.1.bias": (2,)}
     assert read(tmp_path, model=SD1).encodes
     assert read(tmp_path, model=SD1, taesd=decoder).encodes is False
     path = write(tmp_path / "a.safetensors", SD1)

@@ -19,7 +19,7 @@ from sdcffi.demo import DemoModel
     [
         ("diffusion_model", "a diffusion model", "FLUX.2", ["llm=", "vae= or taesd="]),
         ("llm", "a text encoder", None, []),
-        ("taesd", "an autoencoder", None, []),
+        ("taesd", "a tiny autoencoder", None, []),
         ("lora", "a LoRA", None, []),
     ],
 )
