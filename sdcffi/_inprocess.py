@@ -1,8 +1,8 @@
 """Run a session's operations on a thread of this process: ``Engine(..., isolated=False)``.
 
-A thread of its own, because the caller's must stay free to hear Ctrl-C and the clock, because OpenMP keeps a pool of
-threads for each thread that calls it, and because of the stack: the engine looks through prompts with a recursive
-std::regex, which overflows 8 MB at 30,000 characters and a macOS thread's 512 KB at a sixteenth of that.
+A thread of its own, because the caller's must stay free to hear Ctrl-C and the clock, and because of the stack: the
+engine looks through prompts with a recursive std::regex, which overflows 8 MB at 30,000 characters and a macOS
+thread's 512 KB at a sixteenth of that.
 """
 
 from __future__ import annotations

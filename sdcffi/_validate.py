@@ -57,7 +57,7 @@ def check_context(params: ContextParams) -> tuple[ContextParams, Model]:
 
 
 def _check_settings(params: ContextParams) -> None:
-    check_integer("n_threads", params.n_threads, 1, _MOST_THREADS, "OpenMP ends the process where it gets no more")
+    check_integer("n_threads", params.n_threads, 1, _MOST_THREADS, "the process ends where it gets no more")
     check_number("max_vram", params.max_vram, 0)
     check_integer("chroma_t5_mask_pad", params.chroma_t5_mask_pad, 0, 4096)
     check_type("wtype", params.wtype)

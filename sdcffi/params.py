@@ -82,7 +82,7 @@ class ContextParams(Struct):
         Free weights after their use. The engine's own default (true) crashes it on the second call; `Engine` sets
         false.
     n_threads : int, optional
-        CPU threads, 1 to 512: OpenMP ends the process where it gets no more. None: the physical cores, as the engine
+        CPU threads, 1 to 512: the process ends where it gets no more. None: the physical cores, as the engine
         counts them.
     wtype : str, optional
         Weight type to convert to while loading (``"q8_0"``). None: as in the file.

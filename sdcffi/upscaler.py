@@ -127,7 +127,7 @@ class Upscaler(Handle):
         on_log: LogFunction | None = None,
         on_progress: ProgressFunction | None = None,
     ) -> None:
-        check_integer("threads", threads, 1, _MOST_THREADS, "OpenMP ends the process where it gets no more")
+        check_integer("threads", threads, 1, _MOST_THREADS, "the process ends where it gets no more")
         if tile_size is None:
             raise TypeError("tile_size must be an integer, not None")
         check_integer("tile_size", tile_size, 0, _MOST_TILE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,9 +20,6 @@ OpenEngine = Callable[..., Engine]
 
 # What the fixture `engine` draws to see that it is as before; modules that use it draw the same.
 UNDISTURBED: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "steps": 2, "cfg_scale": 1.0, "seed": 7}
-
-# Two test processes on two cores: OpenMP threads that spin while they wait would take each other's time.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from sdcffi.demo import DemoModel
 
 Pixels = npt.NDArray[np.uint8]
 
-# Waiting ggml threads spin, so on a busy machine two of them take ten times as long as one.
+# As many test processes run as there are cores.
 THREADS = 1
 FLAGS = {"sampler": "--sampling-method"}  # where sd-cli's flag is not the keyword with dashes
 

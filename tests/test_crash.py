@@ -55,8 +55,8 @@ def test_log_lines_that_did_not_come_through_the_pipe_are_taken_from_the_report(
     [
         (
             1,
-            "libgomp: Thread creation failed\n",
-            "exited with status 1, after it wrote: libgomp: Thread creation failed",
+            "libthing: I give up\n",
+            "exited with status 1, after it wrote: libthing: I give up",
         ),
         (0, "", "exited with status 0"),
         pytest.param(-9, "", "ended by SIGKILL: .*want of memory", marks=signals),

@@ -261,7 +261,7 @@ def test_a_picture_that_the_engine_would_scale_is_refused(
         ({"embeddings": ["none"]}, TypeError, "embeddings must be a sequence of Embedding"),
         ({"embeddings": "none"}, TypeError, "embeddings must be a sequence of Embedding"),
         ({"embeddings": [Embedding(name=" ", path="none")]}, ValueError, "the word for 'none' is empty"),
-        ({"n_threads": 0}, ValueError, "n_threads must be from 1 to 512 (OpenMP ends the process"),
+        ({"n_threads": 0}, ValueError, "n_threads must be from 1 to 512 (the process ends"),
         ({"n_threads": 10_000}, ValueError, "not 10000"),
         ({"n_threads": True}, TypeError, "n_threads must be an integer, not True"),
         ({"max_vram": -1}, ValueError, "max_vram must be at least 0, not -1"),

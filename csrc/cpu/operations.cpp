@@ -1,0 +1,191 @@
+// Matrix products and two-dimensional convolutions of the CPU backend.
+#include <cstring>
+
+#include "ggml-cpu.h"
+#include "ggml.h"
+#include "product.hpp"
+#include "sdcffi_cpu.h"
+
+namespace sdcffi {
+namespace {
+
+// Fewer rows than these are ggml's: its dot products read the weights once, in their own type.
+constexpr int64_t kLeastRows = 8, kLeastRowsQuantised = 16, kLeastColumns = 8;
+
+// Strips of rows of a tensor, from any type.
+void pack(const ggml_tensor* tensor, const char* base, int64_t count, int strip, int64_t k, int depth, float* spare, float* to) {
+    const ggml_type_traits* traits = ggml_get_type_traits(tensor->type);
+    const size_t offset = ggml_row_size(tensor->type, k);
+    for (int64_t first = 0; first < count; first += strip) {
+        const int some = int(std::min<int64_t>(strip, count - first));
+        const float* rows[std::max(kTileRows, kTileColumns)];
+        for (int i = 0; i < some; i++) {
+            const char* row = base + (first + i) * tensor->nb[1] + offset;
+            if (tensor->type == GGML_TYPE_F32) {
+                rows[i] = reinterpret_cast<const float*>(row);
+                continue;
+            }
+            float* converted = spare + size_t(i) * kDepth;
+            if (tensor->type == GGML_TYPE_F16) {
+                ggml_cpu_fp16_to_fp32(reinterpret_cast<const ggml_fp16_t*>(row), converted, depth);
+            } else {
+                traits->to_float(row, converted, depth);
+            }
+            rows[i] = converted;
+        }
+        interleave(rows, some, strip, depth, to + size_t(first) * depth);
+    }
+}
+
+// dst[i1][i0] = src1[i1] . src0[i0]: rows are src1's, columns src0's.
+struct MatrixProduct {
+    const ggml_tensor *left, *right, *out;
+    int64_t rows, columns, depth, batch;
+    size_t stride;
+
+    explicit MatrixProduct(const ggml_tensor* node)
+        : left(node->src[1]), right(node->src[0]), out(node),
+          rows(node->ne[1]), columns(node->ne[0]), depth(left->ne[0]), batch(node->ne[2] * node->ne[3]),
+          stride(node->nb[1] / sizeof(float)) {}
+
+    void pack_rows(float* to, int64_t item, int64_t row, int count, int64_t k, int some, float* spare) const {
+        const char* base = static_cast<const char*>(left->data) + item % out->ne[2] * left->nb[2] + item / out->ne[2] * left->nb[3];
+        pack(left, base + row * left->nb[1], count, kTileRows, k, some, spare, to);
+    }
+
+    void pack_columns(float* to, int64_t item, int64_t column, int count, int64_t k, int some, float* spare) const {
+        const int64_t i2 = item % out->ne[2] / (out->ne[2] / right->ne[2]), i3 = item / out->ne[2] / (out->ne[3] / right->ne[3]);
+        const char* base = static_cast<const char*>(right->data) + i2 * right->nb[2] + i3 * right->nb[3] + column * right->nb[1];
+        const int whole = count / kTileColumns * kTileColumns, rest = count - whole;
+        pack(right, base, whole, kTileColumns, k, some, spare, to);
+        pack(right, base + whole * right->nb[1], rest, strip_width(rest), k, some, spare, to + size_t(whole) * some);
+    }
+
+    float* result(int64_t item, int64_t row, int64_t column) const {
+        char* plane = static_cast<char*>(out->data) + item % out->ne[2] * out->nb[2] + item / out->ne[2] * out->nb[3];
+        return reinterpret_cast<float*>(plane + row * out->nb[1]) + column;
+    }
+};
+
+bool is_readable(const ggml_tensor* tensor) {
+    return tensor->nb[0] == ggml_type_size(tensor->type) &&
+           (tensor->type == GGML_TYPE_F32 || ggml_get_type_traits(tensor->type)->to_float != nullptr);
+}
+
+bool is_ours(const ggml_tensor* node) {
+    const ggml_tensor *right = node->src[0], *left = node->src[1];
+    const int64_t least = ggml_is_quantized(right->type) ? kLeastRowsQuantised : kLeastRows;
+    return node->type == GGML_TYPE_F32 && node->ne[1] >= least && node->ne[0] >= kLeastColumns && is_readable(right) &&
+           is_readable(left) && !ggml_is_quantized(left->type);
+}
+
+// Weights are rows [channel out][channel in, y, x], the pixels of one picture columns.
+struct Convolution {
+    const ggml_tensor *kernel, *picture, *out;
+    int64_t rows, columns, depth, batch;
+    size_t stride;
+    int64_t step_x, step_y, pad_x, pad_y, apart_x, apart_y;
+
+    explicit Convolution(const ggml_tensor* node)
+        : kernel(node->src[0]), picture(node->src[1]), out(node),
+          rows(node->ne[2]), columns(node->ne[0] * node->ne[1]), depth(kernel->ne[0] * kernel->ne[1] * kernel->ne[2]),
+          batch(node->ne[3]), stride(node->nb[2] / sizeof(float)),
+          step_x(node->op_params[0]), step_y(node->op_params[1]), pad_x(node->op_params[2]), pad_y(node->op_params[3]),
+          apart_x(node->op_params[4]), apart_y(node->op_params[5]) {}
+
+    void pack_rows(float* to, int64_t, int64_t row, int count, int64_t k, int some, float* spare) const {
+        ggml_tensor flat = *kernel;  // one row for each output channel
+        flat.nb[1] = kernel->nb[3];
+        pack(&flat, static_cast<const char*>(kernel->data) + row * kernel->nb[3], count, kTileRows, k, some, spare, to);
+    }
+
+    void pack_columns(float* to, int64_t item, int64_t column, int count, int64_t k, int some, float*) const {
+        for (int first = 0; first < count; first += kTileColumns) {
+            const int here = std::min(count - first, kTileColumns);
+            pack_strip(to + size_t(first) * some, item, column + first, here, strip_width(here), k, some);
+        }
+    }
+
+    // What lies under each element of the kernel for pixels `column` and on, one line of the picture after the other.
+    void pack_strip(float* to, int64_t item, int64_t column, int count, int strip, int64_t k, int some) const {
+        const int64_t across = kernel->ne[0], down = kernel->ne[1], wide = out->ne[0];
+        const int64_t x0 = column % wide, y0 = column / wide;
+        int64_t kx = k % across, ky = k / across % down;
+        const char* plane = static_cast<const char*>(picture->data) + item * picture->nb[3] + k / (across * down) * picture->nb[2];
+        for (int i = 0; i < some; i++, to += strip) {
+            int64_t x = x0, y = y0;
+            for (int done = 0; done < count; x = 0, y++) {
+                const int here = int(std::min<int64_t>(wide - x, count - done));
+                copy_line(plane, x * step_x + kx * apart_x - pad_x, y * step_y + ky * apart_y - pad_y, here, to + done);
+                done += here;
+            }
+            for (int j = count; j < strip; j++) to[j] = 0.0f;
+            if (++kx == across) {
+                kx = 0;
+                if (++ky == down) {
+                    ky = 0;
+                    plane += picture->nb[2];
+                }
+            }
+        }
+    }
+
+    // `count` values of a line from x on, step_x apart; zeros outside of the picture.
+    void copy_line(const char* plane, int64_t x, int64_t y, int count, float* to) const {
+        const int64_t wide = picture->ne[0];
+        if (y < 0 || y >= picture->ne[1]) {
+            for (int i = 0; i < count; i++) to[i] = 0.0f;
+            return;
+        }
+        const float* line = reinterpret_cast<const float*>(plane + y * picture->nb[1]);
+        if (step_x != 1) {
+            for (int i = 0; i < count; i++, x += step_x) to[i] = x >= 0 && x < wide ? line[x] : 0.0f;
+            return;
+        }
+        int begin = 0, end = count;
+        for (; begin < end && x + begin < 0; begin++) to[begin] = 0.0f;
+        for (; end > begin && x + end > wide; end--) to[end - 1] = 0.0f;
+        copy(line + x + begin, to + begin, end - begin);
+    }
+
+    float* result(int64_t item, int64_t row, int64_t column) const {
+        return reinterpret_cast<float*>(static_cast<char*>(out->data) + item * out->nb[3] + row * out->nb[2]) + column;
+    }
+};
+
+bool is_our_convolution(const ggml_tensor* node) {
+    const ggml_tensor *kernel = node->src[0], *picture = node->src[1];
+    return node->type == GGML_TYPE_F32 && picture->type == GGML_TYPE_F32 && picture->nb[0] == sizeof(float) &&
+           ggml_is_contiguous(node) && ggml_is_contiguous(kernel) && is_readable(kernel) &&
+           !ggml_is_quantized(kernel->type);
+}
+
+bool is_computed_here(const ggml_tensor* node) {
+    switch (node->op) {
+        case GGML_OP_MUL_MAT:
+            return is_ours(node);
+        case GGML_OP_CONV_2D:
+            return is_our_convolution(node);
+        default:
+            return false;
+    }
+}
+
+}  // namespace
+}  // namespace sdcffi
+
+extern "C" bool sdcffi_cpu_forward(const ggml_compute_params* params, ggml_tensor* node) {
+    if (params->use_ref || !sdcffi::is_computed_here(node)) {
+        return false;
+    }
+    if (node->op == GGML_OP_MUL_MAT) {
+        sdcffi::multiply(params, sdcffi::MatrixProduct(node));
+    } else {
+        sdcffi::multiply(params, sdcffi::Convolution(node));
+    }
+    return true;
+}
+
+extern "C" size_t sdcffi_cpu_work_size(const ggml_tensor* node, int threads) {
+    return sdcffi::is_computed_here(node) ? sdcffi::kThreadFloats * sizeof(float) * threads : 0;
+}

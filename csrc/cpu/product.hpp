@@ -1,0 +1,156 @@
+// A product of matrices in tiles, for the CPU backend: c[row][column] = sum over k of a[row][k] * b[k][column].
+//
+//     for each task (rows x columns of c, shared out among the threads as they come free)
+//         for each kDepth of k
+//             pack a: strips of kTileRows rows,       [k][kTileRows]
+//             pack b: strips of kTileColumns columns, [k][kTileColumns]
+//             for each strip of b, for each strip of a: one tile in registers
+//
+// What a and b are is the problem's business: weights of any type, the pixels under a kernel. Each element of c is
+// summed in the same order whatever the tasks are, so the number of threads does not change a bit.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "ggml-cpu-impl.h"
+#include "simd.hpp"
+
+namespace sdcffi {
+
+constexpr int kDepth      = 256;  // of k, a multiple of every quantised type's block
+constexpr int kMostRows   = 512;  // of a task: a strip of b and all of a stay in the second-level cache
+constexpr int kMostColumns = 256;
+constexpr int kTasksPerThread = 4;  // so that a thread whose core is taken away holds up the others little
+
+constexpr int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// Floats that each thread needs: both packed blocks, and rows that are converted before they are packed.
+constexpr size_t kThreadFloats = size_t(kDepth) * (round_up(kMostRows, kTileRows) + round_up(kMostColumns, kTileColumns) +
+                                                   std::max(kTileRows, kTileColumns));
+
+// to[k * strip + i] = rows[i][k]; rows that are not there are zeros.
+inline void interleave(const float* const* rows, int count, int strip, int depth, float* to) {
+    int done = 0;
+    for (; done + kBlock <= count; done += kBlock) {
+        int k = 0;
+        for (; k + kBlock <= depth; k += kBlock) transpose_block(rows + done, k, to + k * strip + done, strip);
+        for (; k < depth; k++) {
+            for (int i = done; i < done + kBlock; i++) to[k * strip + i] = rows[i][k];
+        }
+    }
+    for (int i = done; i < strip; i++) {
+        for (int k = 0; k < depth; k++) to[k * strip + i] = i < count ? rows[i][k] : 0.0f;
+    }
+}
+
+// One tile of c, `vectors` wide; a and b are strips. What lies outside of c is computed and thrown away.
+template <int vectors>
+inline void multiply_tile(const float* a, const float* b, int depth, float* c, size_t stride, int rows, int columns, bool sum) {
+    Vector total[kTileRows][vectors];
+    for (int i = 0; i < kTileRows; i++) {
+        const float zero = 0.0f;
+        for (int j = 0; j < vectors; j++) total[i][j] = broadcast(&zero);
+    }
+    for (int k = 0; k < depth; k++) {
+        Vector right[vectors];
+        for (int j = 0; j < vectors; j++) right[j] = load(b + j * kWidth);
+        for (int i = 0; i < kTileRows; i++) {
+            const Vector left = broadcast(a + i);
+            for (int j = 0; j < vectors; j++) total[i][j] = multiply_add(left, right[j], total[i][j]);
+        }
+        a += kTileRows;
+        b += vectors * kWidth;
+    }
+    if (rows == kTileRows && columns == vectors * kWidth) {
+        for (int i = 0; i < kTileRows; i++, c += stride) {
+            for (int j = 0; j < vectors; j++) {
+                store(c + j * kWidth, sum ? add(load(c + j * kWidth), total[i][j]) : total[i][j]);
+            }
+        }
+        return;
+    }
+    float tile[kTileRows][vectors * kWidth];
+    for (int i = 0; i < kTileRows; i++) {
+        for (int j = 0; j < vectors; j++) store(tile[i] + j * kWidth, total[i][j]);
+    }
+    for (int i = 0; i < rows; i++, c += stride) {
+        for (int j = 0; j < columns; j++) c[j] = sum ? c[j] + tile[i][j] : tile[i][j];
+    }
+}
+
+// Strips of b: all kTileColumns wide but the last, which is one vector where that is enough.
+constexpr int strip_width(int columns) { return columns > kWidth ? kTileColumns : kWidth; }
+
+inline void multiply_block(const float* a, const float* b, int rows, int columns, int depth, float* c, size_t stride, bool sum) {
+    for (int column = 0; column < columns; column += kTileColumns) {
+        const int left = std::min(columns - column, kTileColumns);
+        const float* strip = b + size_t(column) * depth;
+        for (int row = 0; row < rows; row += kTileRows) {
+            const int height = std::min(rows - row, kTileRows);
+            auto tile = strip_width(left) == kTileColumns ? multiply_tile<kTileVectors> : multiply_tile<1>;
+            tile(a + size_t(row) * depth, strip, depth, c + row * stride + column, stride, height, left, sum);
+        }
+    }
+}
+
+// How a product is cut into tasks.
+struct Tasks {
+    int64_t rows, columns, row_blocks, column_blocks;
+
+    Tasks(int64_t all_rows, int64_t all_columns, int64_t batch, int threads) {
+        row_blocks    = (all_rows + kMostRows - 1) / kMostRows;
+        column_blocks = (all_columns + kMostColumns - 1) / kMostColumns;
+        const int64_t wanted = threads > 1 ? int64_t(kTasksPerThread) * threads : 1;
+        while (batch * row_blocks * column_blocks < wanted) {
+            const int64_t tall = all_rows / row_blocks, wide = all_columns / column_blocks;
+            if (wide >= tall && wide >= 2 * kTileColumns) {
+                column_blocks *= 2;
+            } else if (tall >= 4 * kTileRows) {
+                row_blocks *= 2;
+            } else if (wide >= 2 * kTileColumns) {
+                column_blocks *= 2;
+            } else {
+                break;
+            }
+        }
+        rows    = round_up((all_rows + row_blocks - 1) / row_blocks, kTileRows);
+        columns = round_up((all_columns + column_blocks - 1) / column_blocks, kTileColumns);
+        row_blocks    = (all_rows + rows - 1) / rows;
+        column_blocks = (all_columns + columns - 1) / columns;
+    }
+};
+
+// Computes this thread's share of a problem, which has
+//     rows, columns, depth, batch
+//     void pack_rows(float* to, int64_t item, int64_t row, int count, int64_t k, int depth, float* spare) const
+//     void pack_columns(...) the same for columns
+//     float* result(int64_t item, int64_t row, int64_t column) const, and stride: floats from one row to the next
+template <class Problem>
+void multiply(const ggml_compute_params* params, const Problem& problem) {
+    const Tasks tasks(problem.rows, problem.columns, problem.batch, params->nth);
+    const int64_t count = problem.batch * tasks.row_blocks * tasks.column_blocks;
+    float* a     = static_cast<float*>(params->wdata) + kThreadFloats * params->ith;
+    float* b     = a + size_t(kDepth) * round_up(kMostRows, kTileRows);
+    float* spare = b + size_t(kDepth) * round_up(kMostColumns, kTileColumns);
+    if (params->ith == 0) {
+        ggml_threadpool_chunk_set(params->threadpool, params->nth);
+    }
+    ggml_barrier(params->threadpool);
+    for (int64_t task = params->ith; task < count; task = ggml_threadpool_chunk_add(params->threadpool, 1)) {
+        const int64_t item = task / (tasks.row_blocks * tasks.column_blocks);
+        const int64_t row = task / tasks.column_blocks % tasks.row_blocks * tasks.rows;
+        const int64_t column = task % tasks.column_blocks * tasks.columns;
+        const int height = int(std::min(tasks.rows, problem.rows - row));
+        const int width  = int(std::min(tasks.columns, problem.columns - column));
+        for (int64_t k = 0; k < problem.depth; k += kDepth) {
+            const int depth = int(std::min<int64_t>(kDepth, problem.depth - k));
+            problem.pack_rows(a, item, row, height, k, depth, spare);
+            problem.pack_columns(b, item, column, width, k, depth, spare);
+            multiply_block(a, b, height, width, depth, problem.result(item, row, column), problem.stride, k > 0);
+        }
+    }
+}
+
+}  // namespace sdcffi

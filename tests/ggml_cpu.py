@@ -1,0 +1,192 @@
+"""Single operations of a built CPU backend, through ggml's own interface: what its kernels compute can be seen here.
+
+The plug-in is opened by itself, past the registry that the engine uses, so several variants can be had in one process.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cffi
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+# Opaque pointers and plain numbers only: nothing here depends on a struct's layout but ggml_init_params.
+_DECLARATIONS = """
+struct ggml_init_params { size_t mem_size; void * mem_buffer; bool no_alloc; };
+void * ggml_init(struct ggml_init_params params);
+void ggml_free(void * ctx);
+void * ggml_new_tensor_4d(void * ctx, int type, int64_t ne0, int64_t ne1, int64_t ne2, int64_t ne3);
+void * ggml_permute(void * ctx, void * a, int axis0, int axis1, int axis2, int axis3);
+void * ggml_mul_mat(void * ctx, void * a, void * b);
+void * ggml_conv_2d_direct(void * ctx, void * a, void * b, int s0, int s1, int p0, int p1, int d0, int d1);
+void * ggml_new_graph(void * ctx);
+void ggml_build_forward_expand(void * graph, void * tensor);
+size_t ggml_nbytes(const void * tensor);
+size_t ggml_row_size(int type, int64_t ne);
+int64_t ggml_blck_size(int type);
+const char * ggml_type_name(int type);
+size_t ggml_quantize_chunk(int type, const float * src, void * dst, int64_t start, int64_t nrows, int64_t n_per_row,
+                           const float * imatrix);
+void * ggml_backend_alloc_ctx_tensors(void * ctx, void * backend);
+void ggml_backend_buffer_free(void * buffer);
+void ggml_backend_tensor_set(void * tensor, const void * data, size_t offset, size_t size);
+void ggml_backend_tensor_get(const void * tensor, void * data, size_t offset, size_t size);
+int ggml_backend_graph_compute(void * backend, void * graph);
+void * ggml_backend_reg_dev_get(void * reg, size_t index);
+void * ggml_backend_dev_init(void * device, const char * params);
+void * ggml_backend_reg_get_proc_address(void * reg, const char * name);
+"""
+_PLUGIN = """
+void * ggml_backend_init(void);
+int ggml_backend_score(void);
+"""
+TYPES = {
+    "f32": 0,
+    "f16": 1,
+    "q4_0": 2,
+    "q5_1": 7,
+    "q8_0": 8,
+    "q2_K": 10,
+    "q4_K": 12,
+    "q6_K": 14,
+    "iq4_nl": 20,
+    "bf16": 30,
+}
+
+
+class Backend:
+    """The CPU backend in the plug-in at `path`, which lies beside ggml's base library."""
+
+    def __init__(self, path: Path, threads: int = 2) -> None:
+        self.ffi = cffi.FFI()
+        self.ffi.cdef(_DECLARATIONS + _PLUGIN)
+        self.base = self.ffi.dlopen(str(path.with_name("libsdcffi-ggml-base.so")))
+        self._plugin = self.ffi.dlopen(str(path))
+        registry = self._plugin.ggml_backend_init()
+        device = self.base.ggml_backend_reg_dev_get(registry, 0)
+        self.backend = self.base.ggml_backend_dev_init(device, self.ffi.NULL)
+        address = self.base.ggml_backend_reg_get_proc_address(registry, b"ggml_backend_set_n_threads")
+        self._set_threads = self.ffi.cast("void (*)(void *, int)", address)
+        self.set_threads(threads)
+
+    def set_threads(self, count: int) -> None:
+        self._set_threads(self.backend, count)
+
+    def multiply(
+        self, weights: Floats, values: Floats, kind: str = "f32", permuted: bool = False
+    ) -> tuple[Floats, Floats]:
+        """Give ``values @ weights.T`` for the last two axes, and the weights as `kind` holds them.
+
+        Arrays have four axes; those of `weights` before the last two divide the values'. `permuted` stores the values
+        with their second and third axis exchanged, as attention has them.
+        """
+        with Graph(self) as graph:
+            a, held = graph.tensor(weights, kind)
+            if permuted:
+                stored, _ = graph.tensor(np.ascontiguousarray(values.swapaxes(1, 2)), "f32")
+                b = self.base.ggml_permute(graph.context, stored, 0, 2, 1, 3)
+            else:
+                b, _ = graph.tensor(values, "f32")
+            shape = (*values.shape[:3], weights.shape[2])
+            return graph.run(self.base.ggml_mul_mat(graph.context, a, b), shape), held
+
+    def convolve(
+        self,
+        kernel: Floats,
+        pictures: Floats,
+        stride: tuple[int, int] = (1, 1),
+        padding: tuple[int, int] = (0, 0),
+        dilation: tuple[int, int] = (1, 1),
+        kind: str = "f16",
+    ) -> tuple[Floats, Floats]:
+        """Give the convolution of pictures (N, C, H, W) by a kernel (OUT, C, KH, KW), and the kernel as held.
+
+        Pairs are (x, y), as ggml's.
+        """
+        with Graph(self) as graph:
+            a, held = graph.tensor(kernel, kind)
+            b, _ = graph.tensor(pictures, "f32")
+            node = self.base.ggml_conv_2d_direct(graph.context, a, b, *stride, *padding, *dilation)
+            shape = [pictures.shape[0], kernel.shape[0]]
+            for axis, pair in ((2, 1), (3, 0)):
+                under = dilation[pair] * (kernel.shape[axis] - 1) + 1
+                shape.append((pictures.shape[axis] + 2 * padding[pair] - under) // stride[pair] + 1)
+            return graph.run(node, tuple(shape)), held
+
+
+class Graph:
+    """A graph of one operation, with its tensors; ends with the ``with`` statement."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.of, self.pending = backend, list[tuple[Any, bytes]]()
+
+    def __enter__(self) -> Graph:
+        parameters = self.of.ffi.new("struct ggml_init_params *", {"mem_size": 1 << 20, "no_alloc": True})
+        self.context = self.of.base.ggml_init(parameters[0])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.of.base.ggml_free(self.context)
+
+    def tensor(self, values: Floats, kind: str) -> tuple[Any, Floats]:
+        """Make a tensor of four axes, and give what it holds of the values."""
+        number, base, ffi = TYPES[kind], self.of.base, self.of.ffi
+        assert ffi.string(base.ggml_type_name(number)).decode() == kind
+        tensor = base.ggml_new_tensor_4d(self.context, number, *reversed(values.shape))
+        values = np.ascontiguousarray(values, np.float32)
+        if kind == "f32":
+            self.pending.append((tensor, values.tobytes()))
+            return tensor, values
+        data, held = quantised(self.of, values, kind)
+        self.pending.append((tensor, data))
+        return tensor, held
+
+    def run(self, node: Any, shape: tuple[int, ...]) -> Floats:
+        base, backend = self.of.base, self.of.backend
+        graph = base.ggml_new_graph(self.context)
+        base.ggml_build_forward_expand(graph, node)
+        buffer = base.ggml_backend_alloc_ctx_tensors(self.context, backend)
+        assert buffer
+        try:
+            for tensor, data in self.pending:
+                base.ggml_backend_tensor_set(tensor, data, 0, len(data))
+            assert base.ggml_backend_graph_compute(backend, graph) == 0
+            result = np.empty(shape, np.float32)
+            assert base.ggml_nbytes(node) == result.nbytes
+            base.ggml_backend_tensor_get(node, self.of.ffi.from_buffer(result, require_writable=True), 0, result.nbytes)
+            return result
+        finally:
+            base.ggml_backend_buffer_free(buffer)
+
+
+def quantised(backend: Backend, values: Floats, kind: str) -> tuple[bytes, Floats]:
+    """Give values in another type, and what they are read as (by the package gguf, independent of the engine)."""
+    from gguf import GGMLQuantizationType, dequantize
+
+    number, base, ffi = TYPES[kind], backend.base, backend.ffi
+    rows, width = values.size // values.shape[-1], values.shape[-1]
+    if kind == "bf16":
+        bits = values.view(np.uint32) + 0x8000 >> 16
+        return bits.astype(np.uint16).tobytes(), (bits << 16).astype(np.uint32).view(np.float32).reshape(values.shape)
+    if kind == "f16":
+        half = values.astype(np.float16)
+        return half.tobytes(), half.astype(np.float32)
+    data = bytearray(rows * base.ggml_row_size(number, width))
+    size = base.ggml_quantize_chunk(
+        number, ffi.cast("const float *", ffi.from_buffer(values)), ffi.from_buffer(data), 0, rows, width, ffi.NULL
+    )
+    assert size == len(data)
+    raw = np.frombuffer(bytes(data), np.uint8).reshape(rows, -1)
+    return bytes(data), dequantize(raw, GGMLQuantizationType(number)).astype(np.float32).reshape(values.shape)
+
+
+def runs_here(path: Path) -> bool:
+    """Tell whether this processor has what a variant was compiled for, as the variant itself tells."""
+    ffi = cffi.FFI()
+    ffi.cdef("int ggml_backend_score(void);")
+    score = getattr(ffi.dlopen(str(path)), "ggml_backend_score", None)
+    return score is None or score() > 0
