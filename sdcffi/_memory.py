@@ -35,9 +35,9 @@ _PASSED_OVER = ("model_ema", "text_encoders.llm.lm_head.", "text_encoders.llm.ou
 _WIDENED = {"F64": 4, "F8_E4M3": 2, "F8_E5M2": 2, "I64": 4}  # bytes an element in memory, unlike in the file
 
 _TEXT = 64 * _MIB  # 55 MiB for 512 tokens of Qwen3's 32 heads; CLIP takes less
-_VAE_PIXEL, _TAE_PIXEL = 6656, 1923  # bytes: 1664.06 MiB and 480.5 MiB at 512x512
+_VAE_PIXEL, _TAE_PIXEL = 2816, 898  # bytes: 704.06 MiB and 224.5 MiB at 512x512
 _RESULT_PIXEL = 15  # bytes: three floats and three bytes
-_UNET_LATENT = 12 << 10  # bytes for each latent pixel besides attention: 559.9 MiB at 64x64 latent pixels, 512 of it
+_UNET_LATENT = 12 << 10  # bytes for each latent pixel besides attention: 559.6 MiB at 64x64 latent pixels, 512 of it
 _UNET_HEADS = {"sd1": (8, 1), "sd2": (5, 1), "sdxl": (10, 4)}  # heads, and latent pixels a token, at the widest level
 _DIT_VALUE = 64  # bytes for each value of each token's width besides attention
 _DIT_WIDTHS = ("img_in.weight", "x_embedder.proj.weight", "x_embedder.weight", "x_embedder.proj.1.weight")

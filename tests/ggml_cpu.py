@@ -22,6 +22,8 @@ void ggml_free(void * ctx);
 void * ggml_new_tensor_4d(void * ctx, int type, int64_t ne0, int64_t ne1, int64_t ne2, int64_t ne3);
 void * ggml_permute(void * ctx, void * a, int axis0, int axis1, int axis2, int axis3);
 void * ggml_mul_mat(void * ctx, void * a, void * b);
+void * ggml_add(void * ctx, void * a, void * b);
+void * ggml_mul(void * ctx, void * a, void * b);
 void * ggml_conv_2d_direct(void * ctx, void * a, void * b, int s0, int s1, int p0, int p1, int d0, int d1);
 void * ggml_new_graph(void * ctx);
 void ggml_build_forward_expand(void * graph, void * tensor);
@@ -93,6 +95,12 @@ class Backend:
                 b, _ = graph.tensor(values, "f32")
             shape = (*values.shape[:3], weights.shape[2])
             return graph.run(self.base.ggml_mul_mat(graph.context, a, b), shape), held
+
+    def combine(self, operation: str, left: Floats, right: Floats) -> Floats:
+        """Give ``left + right`` (``"add"``) or ``left * right`` (``"mul"``); the right one is repeated."""
+        with Graph(self) as graph:
+            a, b = graph.tensor(left, "f32")[0], graph.tensor(right, "f32")[0]
+            return graph.run(getattr(self.base, f"ggml_{operation}")(graph.context, a, b), left.shape)
 
     def convolve(
         self,

@@ -1,19 +1,15 @@
-"""The CPU backend's own kernels against numpy in double precision: shapes, strides, types, threads, variants."""
+"""The CPU backend's own kernels against numpy in double precision: shapes, strides, types, threads."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from ggml_cpu import TYPES, Backend, Floats, runs_here
+from ggml_cpu import TYPES, Backend, Floats
 
-from sdcffi._build.pipeline import compile_native
-from sdcffi._build.plan import make_plan
-from sdcffi._build.request import BuildRequest
-from sdcffi._locate import locate, read_build
+from sdcffi._locate import locate
 
 # Of the largest value: single precision's 6e-8 times what some thousand sums of random signs gather.
 ROUNDING = 2e-6
@@ -136,13 +132,23 @@ def test_random_convolutions(backend: Backend, random: np.random.Generator) -> N
         assert convolved(backend, random, "f16", case) < ROUNDING, case
 
 
+@pytest.mark.parametrize("right", [(1, 5, 1, 1), (3, 5, 7, 1), (1, 1, 7, 1), (3, 1, 1, 1), (1, 1, 1, 1), (1, 5, 7, 11)])
+@pytest.mark.parametrize("operation", ["add", "mul"])
+def test_a_number_for_each_row_is_added_or_multiplied(
+    backend: Backend, random: np.random.Generator, operation: str, right: tuple[int, ...]
+) -> None:
+    left, numbers = normal(random, 3, 5, 7, 11), normal(random, *right)
+    expected = left + numbers if operation == "add" else left * numbers
+    assert np.array_equal(backend.combine(operation, left, numbers), expected)
+
+
 @pytest.fixture
-def one_thread_again(backend: Backend) -> Iterator[None]:
+def two_threads_again(backend: Backend) -> Iterator[None]:
     yield
     backend.set_threads(2)
 
 
-@pytest.mark.usefixtures("one_thread_again")
+@pytest.mark.usefixtures("two_threads_again")
 def test_the_number_of_threads_changes_no_bit(backend: Backend, random: np.random.Generator) -> None:
     weights, values = normal(random, 1, 1, 320, 640), normal(random, 1, 1, 600, 640)
     kernel, pictures = normal(random, 40, 30, 3, 3), normal(random, 1, 30, 50, 41)
@@ -153,23 +159,3 @@ def test_the_number_of_threads_changes_no_bit(backend: Backend, random: np.rando
     for products, pixels in found[1:]:
         assert np.array_equal(products, found[0][0])
         assert np.array_equal(pixels, found[0][1])
-
-
-@pytest.fixture(scope="module")
-def portable() -> list[Path]:
-    """Every CPU variant that runs here; the build is kept in the build cache."""
-    build = read_build(compile_native(make_plan(BuildRequest(backends=("cpu",), cpu="portable"))))
-    return [path for path in build.backends["cpu"] if runs_here(path)]
-
-
-@pytest.mark.slow
-def test_every_variant_of_a_portable_build_computes_the_same(portable: list[Path], random: np.random.Generator) -> None:
-    assert len(portable) >= 1
-    for path in portable:
-        backend = Backend(path)
-        for kind in ("f32", "f16", "q4_0", "q6_K"):
-            weights, values = normal(random, 1, 1, 333, 512), normal(random, 1, 1, 77, 512)
-            found, held = backend.multiply(weights, values, kind)
-            assert error(found, product(held, values)) < ROUNDING, (path.name, kind)
-        for case in CONVOLUTIONS:
-            assert convolved(backend, random, "f16", case) < ROUNDING, (path.name, case)

@@ -39,8 +39,8 @@ def test_weights_are_what_the_engine_logs(demo: ContextParams, sd1: ContextParam
     assert weight_bytes(read_model(sd1), sd1) / MIB == pytest.approx(2035.00, rel=0.02)
 
 
-# Largest buffers that the engine logged: unet 559.90 MB and vae 1664.06 MB at 512x512, and so on.
-@pytest.mark.parametrize(("side", "logged"), [(256, 416.02), (512, 1664.06)])
+# Largest buffers that the engine logged: unet 559.62 MB and vae 704.06 MB at 512x512, and so on.
+@pytest.mark.parametrize(("side", "logged"), [(256, 176.02), (512, 704.06)])
 def test_computing_stable_diffusion_is_near_what_the_engine_logs(side: int, logged: float, sd1: ContextParams) -> None:
     needed = compute_bytes(read_model(sd1), ImageParams(width=side, height=side), sd1)
     assert needed
@@ -48,14 +48,14 @@ def test_computing_stable_diffusion_is_near_what_the_engine_logs(side: int, logg
 
 
 def test_denoising_is_near_what_the_engine_logs(demo: ContextParams, sd1: ContextParams) -> None:
-    for side, logged in ((256, 49.57), (512, 559.90)):
+    for side, logged in ((256, 49.57), (512, 559.62)):
         assert 1 / 1.5 < _memory._unet("sd1", side * side // 64, flash=False) / MIB / logged < 1.5
     model = read_model(demo)
     for side, logged in ((64, 5.57), (256, 8.50), (512, 21.88)):
         assert 1 / 1.5 < _memory._transformer(model, side, side, 0, flash=False) / MIB / logged < 1.5
 
 
-@pytest.mark.parametrize(("side", "logged"), [(64, 55.25), (256, 120.13), (512, 480.50)])
+@pytest.mark.parametrize(("side", "logged"), [(64, 55.25), (256, 56.13), (512, 224.50)])
 def test_computing_the_tiny_model_is_near_what_the_engine_logs(side: int, logged: float, demo: ContextParams) -> None:
     needed = compute_bytes(read_model(demo), ImageParams(width=side, height=side), demo)
     assert needed

@@ -246,7 +246,7 @@ CASES = {
     "flash attention": case(engine={"fa": True}),
     "flash attention in the transformer": case(engine={"diffusion_fa": True}),
     "direct convolution": case(
-        "--vae-conv-direct", engine=context(vae_conv_direct=True), equal="the same sums in another order"
+        "--vae-conv-direct", engine=context(vae_conv_direct=True), equal="on the CPU each convolution is direct"
     ),
     "direct convolution in the transformer": case(
         "--diffusion-conv-direct", engine=context(diffusion_conv_direct=True), equal="it has no convolution"

@@ -1,4 +1,4 @@
-"""It is our patch that makes LoRA work on quantised weights: the same build without it ends the process."""
+"""The same build without some patches: what LoRA on quantised weights did, and what our CPU kernels must not change."""
 
 from __future__ import annotations
 
@@ -6,17 +6,27 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import sd1_model
+from parity import gradient
 
+from sdcffi import Engine, Tiling
 from sdcffi._build.pipeline import compile_native
 from sdcffi._build.places import csrc_directory
 from sdcffi._build.plan import make_plan
 from sdcffi._build.request import BuildRequest
 from sdcffi._locate import locate
-from sdcffi.demo import DemoModel
+from sdcffi.demo import DemoModel, compare
 
-PATCH = "0001-cast-quantised-tensors-by-rows.patch"
+LORA_PATCH = "0001-cast-quantised-tensors-by-rows.patch"
+CPU_PATCHES = (
+    "0033-products-and-convolutions-by-sdcffi.patch",
+    "0034-sleep-at-barriers.patch",
+    "0035-rotary-positions-in-one-operation.patch",
+)
 DRAW = (
     "import sys; from sdcffi import Engine\n"
     "model, llm, taesd, lora, mode, library = sys.argv[1:]\n"
@@ -28,10 +38,11 @@ DRAW = (
 
 @pytest.fixture(scope="module")
 def unpatched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A build like the package's own, without one patch; kept in the build cache."""
+    """A build like the package's own, without some patches; kept in the build cache."""
     csrc = tmp_path_factory.mktemp("unpatched") / "csrc"
     shutil.copytree(csrc_directory(), csrc)
-    (csrc / "patches" / PATCH).unlink()
+    for patch in (LORA_PATCH, *CPU_PATCHES):
+        (csrc / "patches" / patch).unlink()
     return compile_native(make_plan(BuildRequest(backends=("cpu",)), csrc))
 
 
@@ -52,3 +63,27 @@ def test_without_our_patch_merging_into_quantised_weights_fails_an_assertion(
     assert "GGML_ASSERT(src1->type == GGML_TYPE_F32)" in theirs.stderr
     at_runtime = draw(models["q8_0"], "at_runtime", unpatched)
     assert (at_runtime.returncode, at_runtime.stdout) == (0, "at_runtime (64, 64, 3)\n"), at_runtime.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "call",
+    [{}, {"init_image": gradient(96, 80), "strength": 0.6, "steps": 6}, {"tiling": Tiling(enabled=True)}],
+    ids=["text to image", "image to image", "tiles"],
+)
+@pytest.mark.parametrize("kind", ["flux2", "sd1"])
+def test_our_kernels_draw_what_upstreams_draw(
+    kind: str, call: dict[str, Any], unpatched: Path, demo_model: DemoModel, tmp_path: Path
+) -> None:
+    if kind == "sd1":
+        model = sd1_model.write(sd1_model.small().tensors, tmp_path / "small.safetensors")
+        files: dict[str, Any] = {"model": model, "taesd": sd1_model.write_taesd(tmp_path / "taesd.safetensors")}
+    else:
+        files = demo_model.engine_arguments()
+    parameters = {"prompt": "a lovely cat", "width": 96, "height": 80, "steps": 4, "cfg_scale": 3.0, "seed": 7, **call}
+    pictures = []
+    for library in (None, unpatched):
+        with Engine(**files, backend="cpu", threads=2, library=library) as engine:
+            pictures.append(engine.generate(**parameters, resize="stretch").arrays[0].copy())
+    assert compare(*pictures).psnr > 45
+    assert np.ptp(pictures[0]) > 100

@@ -1,4 +1,4 @@
-// Matrix products and two-dimensional convolutions of the CPU backend.
+// Matrix products, two-dimensional convolutions and biases of the CPU backend.
 #include <cstring>
 
 #include "ggml-cpu.h"
@@ -53,12 +53,10 @@ struct MatrixProduct {
         pack(left, base + row * left->nb[1], count, kTileRows, k, some, spare, to);
     }
 
-    void pack_columns(float* to, int64_t item, int64_t column, int count, int64_t k, int some, float* spare) const {
+    void pack_strip(float* to, int64_t item, int64_t column, int count, int64_t k, int some, float* spare) const {
         const int64_t i2 = item % out->ne[2] / (out->ne[2] / right->ne[2]), i3 = item / out->ne[2] / (out->ne[3] / right->ne[3]);
-        const char* base = static_cast<const char*>(right->data) + i2 * right->nb[2] + i3 * right->nb[3] + column * right->nb[1];
-        const int whole = count / kTileColumns * kTileColumns, rest = count - whole;
-        pack(right, base, whole, kTileColumns, k, some, spare, to);
-        pack(right, base + whole * right->nb[1], rest, strip_width(rest), k, some, spare, to + size_t(whole) * some);
+        const char* base = static_cast<const char*>(right->data) + i2 * right->nb[2] + i3 * right->nb[3];
+        pack(right, base + column * right->nb[1], count, strip_width(count), k, some, spare, to);
     }
 
     float* result(int64_t item, int64_t row, int64_t column) const {
@@ -99,15 +97,9 @@ struct Convolution {
         pack(&flat, static_cast<const char*>(kernel->data) + row * kernel->nb[3], count, kTileRows, k, some, spare, to);
     }
 
-    void pack_columns(float* to, int64_t item, int64_t column, int count, int64_t k, int some, float*) const {
-        for (int first = 0; first < count; first += kTileColumns) {
-            const int here = std::min(count - first, kTileColumns);
-            pack_strip(to + size_t(first) * some, item, column + first, here, strip_width(here), k, some);
-        }
-    }
-
     // What lies under each element of the kernel for pixels `column` and on, one line of the picture after the other.
-    void pack_strip(float* to, int64_t item, int64_t column, int count, int strip, int64_t k, int some) const {
+    void pack_strip(float* to, int64_t item, int64_t column, int count, int64_t k, int some, float*) const {
+        const int strip = strip_width(count);
         const int64_t across = kernel->ne[0], down = kernel->ne[1], wide = out->ne[0];
         const int64_t x0 = column % wide, y0 = column / wide;
         int64_t kx = k % across, ky = k / across % down;
@@ -160,12 +152,42 @@ bool is_our_convolution(const ggml_tensor* node) {
            !ggml_is_quantized(kernel->type);
 }
 
+// A sum or a product with one number for each row, such as a convolution's bias for each channel.
+bool is_by_rows(const ggml_tensor* node) {
+    const ggml_tensor *left = node->src[0], *right = node->src[1];
+    return node->type == GGML_TYPE_F32 && left->type == GGML_TYPE_F32 && right->type == GGML_TYPE_F32 &&
+           right->ne[0] == 1 && node->nb[0] == sizeof(float) && left->nb[0] == sizeof(float);
+}
+
+void combine_by_rows(const ggml_compute_params* params, const ggml_tensor* node) {
+    const ggml_tensor *left = node->src[0], *right = node->src[1];
+    const int64_t rows = ggml_nrows(node), width = node->ne[0];
+    for (int64_t row = rows * params->ith / params->nth; row < rows * (params->ith + 1) / params->nth; row++) {
+        const int64_t i1 = row % node->ne[1], i2 = row / node->ne[1] % node->ne[2], i3 = row / (node->ne[1] * node->ne[2]);
+        const auto at = [](const ggml_tensor* tensor, int64_t one, int64_t two, int64_t three) {
+            char* data = static_cast<char*>(tensor->data) + one * tensor->nb[1] + two * tensor->nb[2] + three * tensor->nb[3];
+            return reinterpret_cast<float*>(data);
+        };
+        const float* from = at(left, i1, i2, i3);
+        const float value = *at(right, i1 % right->ne[1], i2 % right->ne[2], i3 % right->ne[3]);
+        float* to = at(node, i1, i2, i3);
+        if (node->op == GGML_OP_ADD) {
+            for (int64_t i = 0; i < width; i++) to[i] = from[i] + value;
+        } else {
+            for (int64_t i = 0; i < width; i++) to[i] = from[i] * value;
+        }
+    }
+}
+
 bool is_computed_here(const ggml_tensor* node) {
     switch (node->op) {
         case GGML_OP_MUL_MAT:
             return is_ours(node);
         case GGML_OP_CONV_2D:
             return is_our_convolution(node);
+        case GGML_OP_ADD:
+        case GGML_OP_MUL:
+            return is_by_rows(node);
         default:
             return false;
     }
@@ -180,12 +202,15 @@ extern "C" bool sdcffi_cpu_forward(const ggml_compute_params* params, ggml_tenso
     }
     if (node->op == GGML_OP_MUL_MAT) {
         sdcffi::multiply(params, sdcffi::MatrixProduct(node));
-    } else {
+    } else if (node->op == GGML_OP_CONV_2D) {
         sdcffi::multiply(params, sdcffi::Convolution(node));
+    } else {
+        sdcffi::combine_by_rows(params, node);
     }
     return true;
 }
 
 extern "C" size_t sdcffi_cpu_work_size(const ggml_tensor* node, int threads) {
-    return sdcffi::is_computed_here(node) ? sdcffi::kThreadFloats * sizeof(float) * threads : 0;
+    const bool multiplies = node->op == GGML_OP_MUL_MAT || node->op == GGML_OP_CONV_2D;
+    return multiplies && sdcffi::is_computed_here(node) ? sdcffi::kThreadFloats * sizeof(float) * threads : 0;
 }

@@ -2,9 +2,10 @@
 //
 //     for each task (rows x columns of c, shared out among the threads as they come free)
 //         for each kDepth of k
-//             pack a: strips of kTileRows rows,       [k][kTileRows]
-//             pack b: strips of kTileColumns columns, [k][kTileColumns]
-//             for each strip of b, for each strip of a: one tile in registers
+//             pack a into strips of kTileRows rows, [k][kTileRows]
+//             for each kTileColumns columns
+//                 pack b into a strip, [k][kTileColumns]
+//                 for each strip of a: one tile in registers
 //
 // What a and b are is the problem's business: weights of any type, the pixels under a kernel. Each element of c is
 // summed in the same order whatever the tasks are, so the number of threads does not change a bit.
@@ -19,16 +20,17 @@
 
 namespace sdcffi {
 
-constexpr int kDepth      = 256;  // of k, a multiple of every quantised type's block
-constexpr int kMostRows   = 512;  // of a task: a strip of b and all of a stay in the second-level cache
-constexpr int kMostColumns = 256;
-constexpr int kTasksPerThread = 4;  // so that a thread whose core is taken away holds up the others little
+constexpr int kDepth          = 256;   // of k, a multiple of every quantised type's block
+constexpr int kMostRows       = 512;   // of a task: packed, they stay in the second-level cache
+constexpr int kMostColumns    = 1024;  // of a task: what packing the rows is shared by
+constexpr int kTasksPerThread = 4;     // so that a thread whose core is taken away holds up the others little
 
 constexpr int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-// Floats that each thread needs: both packed blocks, and rows that are converted before they are packed.
-constexpr size_t kThreadFloats = size_t(kDepth) * (round_up(kMostRows, kTileRows) + round_up(kMostColumns, kTileColumns) +
-                                                   std::max(kTileRows, kTileColumns));
+constexpr size_t kPackedRows = size_t(kDepth) * round_up(kMostRows, kTileRows), kPackedStrip = size_t(kDepth) * kTileColumns;
+
+// Floats that each thread needs: packed rows, a packed strip, and a strip of rows that are converted before.
+constexpr size_t kThreadFloats = kPackedRows + kPackedStrip + size_t(kDepth) * std::max(kTileRows, kTileColumns);
 
 // to[k * strip + i] = rows[i][k]; rows that are not there are zeros.
 inline void interleave(const float* const* rows, int count, int strip, int depth, float* to) {
@@ -80,18 +82,13 @@ inline void multiply_tile(const float* a, const float* b, int depth, float* c, s
     }
 }
 
-// Strips of b: all kTileColumns wide but the last, which is one vector where that is enough.
+// Strips of b are kTileColumns wide, or one vector where that is enough.
 constexpr int strip_width(int columns) { return columns > kWidth ? kTileColumns : kWidth; }
 
-inline void multiply_block(const float* a, const float* b, int rows, int columns, int depth, float* c, size_t stride, bool sum) {
-    for (int column = 0; column < columns; column += kTileColumns) {
-        const int left = std::min(columns - column, kTileColumns);
-        const float* strip = b + size_t(column) * depth;
-        for (int row = 0; row < rows; row += kTileRows) {
-            const int height = std::min(rows - row, kTileRows);
-            auto tile = strip_width(left) == kTileColumns ? multiply_tile<kTileVectors> : multiply_tile<1>;
-            tile(a + size_t(row) * depth, strip, depth, c + row * stride + column, stride, height, left, sum);
-        }
+inline void multiply_strip(const float* a, const float* b, int rows, int columns, int depth, float* c, size_t stride, bool sum) {
+    const auto tile = strip_width(columns) == kTileColumns ? multiply_tile<kTileVectors> : multiply_tile<1>;
+    for (int row = 0; row < rows; row += kTileRows) {
+        tile(a + size_t(row) * depth, b, depth, c + row * stride, stride, std::min(rows - row, kTileRows), columns, sum);
     }
 }
 
@@ -123,17 +120,17 @@ struct Tasks {
 };
 
 // Computes this thread's share of a problem, which has
-//     rows, columns, depth, batch
+//     rows, columns, depth, batch, and stride: floats from one row of c to the next
 //     void pack_rows(float* to, int64_t item, int64_t row, int count, int64_t k, int depth, float* spare) const
-//     void pack_columns(...) the same for columns
-//     float* result(int64_t item, int64_t row, int64_t column) const, and stride: floats from one row to the next
+//     void pack_strip(float* to, int64_t item, int64_t column, int count, int64_t k, int depth, float* spare) const
+//     float* result(int64_t item, int64_t row, int64_t column) const
 template <class Problem>
 void multiply(const ggml_compute_params* params, const Problem& problem) {
     const Tasks tasks(problem.rows, problem.columns, problem.batch, params->nth);
     const int64_t count = problem.batch * tasks.row_blocks * tasks.column_blocks;
     float* a     = static_cast<float*>(params->wdata) + kThreadFloats * params->ith;
-    float* b     = a + size_t(kDepth) * round_up(kMostRows, kTileRows);
-    float* spare = b + size_t(kDepth) * round_up(kMostColumns, kTileColumns);
+    float* b     = a + kPackedRows;
+    float* spare = b + kPackedStrip;
     if (params->ith == 0) {
         ggml_threadpool_chunk_set(params->threadpool, params->nth);
     }
@@ -141,14 +138,16 @@ void multiply(const ggml_compute_params* params, const Problem& problem) {
     for (int64_t task = params->ith; task < count; task = ggml_threadpool_chunk_add(params->threadpool, 1)) {
         const int64_t item = task / (tasks.row_blocks * tasks.column_blocks);
         const int64_t row = task / tasks.column_blocks % tasks.row_blocks * tasks.rows;
-        const int64_t column = task % tasks.column_blocks * tasks.columns;
+        const int64_t first = task % tasks.column_blocks * tasks.columns, end = std::min(first + tasks.columns, problem.columns);
         const int height = int(std::min(tasks.rows, problem.rows - row));
-        const int width  = int(std::min(tasks.columns, problem.columns - column));
         for (int64_t k = 0; k < problem.depth; k += kDepth) {
             const int depth = int(std::min<int64_t>(kDepth, problem.depth - k));
             problem.pack_rows(a, item, row, height, k, depth, spare);
-            problem.pack_columns(b, item, column, width, k, depth, spare);
-            multiply_block(a, b, height, width, depth, problem.result(item, row, column), problem.stride, k > 0);
+            for (int64_t column = first; column < end; column += kTileColumns) {
+                const int width = int(std::min<int64_t>(kTileColumns, end - column));
+                problem.pack_strip(b, item, column, width, k, depth, spare);
+                multiply_strip(a, b, height, width, depth, problem.result(item, row, column), problem.stride, k > 0);
+            }
         }
     }
 }
