@@ -74,11 +74,13 @@ class Engine(VideoGeneration):
     offload_to_cpu, clip_on_cpu, vae_on_cpu, control_net_cpu : bool, optional
         Keep weights, or run a part, outside the GPU.
     mmap : bool, optional
-        Read files through a memory map.
+        Leave weights that the CPU uses as they are stored in a memory map of their file: loaded when first needed, and
+        shared by processes. Such a file may be replaced meanwhile, but not be written to.
     fa, diffusion_fa : bool, optional
         Flash attention everywhere, or in the diffusion model.
     diffusion_conv_direct, vae_conv_direct : bool, optional
-        Convolutions without a matrix of patches, which take less memory; the first acts on UNets only.
+        Convolutions without a matrix of patches, which take less memory; the first acts on UNets only. On the CPU
+        each one is done so anyway.
     circular : bool, optional
         Pad around the edges, so that pictures tile; in one direction only with ``circular_x`` or ``circular_y`` of
         `context`.

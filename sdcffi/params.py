@@ -104,13 +104,14 @@ class ContextParams(Struct):
     keep_vae_on_cpu : bool, optional
         Run the autoencoder on the CPU.
     enable_mmap : bool, optional
-        Read files through a memory map.
+        Leave weights that the CPU uses as they are stored in a memory map of their file, which must not be written to
+        meanwhile.
     flash_attn : bool, optional
         Flash attention everywhere: less memory, other rounding.
     diffusion_flash_attn : bool, optional
         Flash attention in the diffusion model only.
     diffusion_conv_direct : bool, optional
-        Convolutions without an intermediate matrix, in the diffusion model: less memory.
+        Convolutions without an intermediate matrix, in the diffusion model: less memory. On the CPU always.
     vae_conv_direct : bool, optional
         The same in the autoencoder.
     tae_preview_only : bool, optional

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,24 @@ def plain(demo_model: DemoModel) -> Drawn:
 def psnr(one: Pixels, other: Pixels) -> float:
     error = float(np.mean((one.astype(float) - other) ** 2))
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_mapped_weights_stay_in_their_file_which_an_adapter_does_not_change(
+    open_engine: OpenEngine, demo_model: DemoModel
+) -> None:
+    files = [demo_model.diffusion_model, demo_model.llm, demo_model.taesd]
+    before = [path.read_bytes() for path in files]
+    engine = open_engine(demo_model, mmap=True, lora_apply_mode="immediately")
+    mapped = Path(f"/proc/{engine.pid}/maps").read_text()
+    assert all(str(path) in mapped for path in files)
+    pictures = [engine.generate(**DRAW, loras=loras).arrays[0].copy() for loras in ([], [demo_model.lora], [])]
+    copied = open_engine(demo_model, lora_apply_mode="immediately")
+    assert not any(str(path) in Path(f"/proc/{copied.pid}/maps").read_text() for path in files)
+    expected = [copied.generate(**DRAW, loras=loras).arrays[0] for loras in ([], [demo_model.lora], [])]
+    assert all(np.array_equal(*pair) for pair in zip(pictures, expected, strict=True))
+    assert not np.array_equal(pictures[0], pictures[1])
+    assert [path.read_bytes() for path in files] == before
 
 
 @pytest.mark.parametrize(
