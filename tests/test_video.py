@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cffi
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -196,17 +197,23 @@ class Stub:
 
     def __init__(self, library: Library) -> None:
         ffi = library.ffi
-        libc = ffi.dlopen(None)
+        of_c = cffi.FFI()  # declarations of their own: the library's are the process's
+        of_c.cdef("void *malloc(size_t);")
+        libc = of_c.dlopen(None)
+
+        def memory(kind: str, size: int) -> Any:
+            return ffi.cast(kind, int(of_c.cast("uintptr_t", libc.malloc(size))))
+
         self.seen: dict[str, Any] = {}
         self.look: Callable[[Any], dict[str, Any]] = lambda params: {}
 
         def generate(_context: Any, params: Any, frames: Any, count: Any, _error: Any) -> int:
             self.seen = self.look(params)
-            frames[0] = ffi.cast("sd_image_t *", libc.malloc(3 * ffi.sizeof("sd_image_t")))
+            frames[0] = memory("sd_image_t *", 3 * ffi.sizeof("sd_image_t"))
             for index in range(3):
                 frame = frames[0][index]
                 frame.width, frame.height, frame.channel = 4, 2, 3
-                frame.data = ffi.cast("uint8_t *", libc.malloc(24))
+                frame.data = memory("uint8_t *", 24)
                 ffi.memmove(frame.data, bytes([index]) * 24, 24)
             count[0] = 3
             return 0
@@ -236,7 +243,6 @@ def in_process(demo_model: DemoModel) -> Iterator[Engine]:
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
     library = load()
-    library.ffi.cdef("void *malloc(size_t);", override=True)
     stub = Stub(library)
     monkeypatch.setattr(library, "lib", Replaced(library.lib, sdg_generate_video=stub.function))
     return stub
