@@ -7,7 +7,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from ._kernel import control_groups, file_text, sysctl
+
 __all__ = ["free_memory"]
+
+# Where each version of control groups tells limit, use, and caches that can be dropped.
+_FILES = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "inactive_file"),
+}
 
 
 def free_memory() -> int | None:
@@ -21,7 +29,7 @@ def free_memory() -> int | None:
         if sys.platform == "linux":
             return min(_linux(Path("/")), default=None)
         if sys.platform == "darwin":
-            return _sysctl("kern.memorystatus_level") * _sysctl("hw.memsize") // 100
+            return sysctl("kern.memorystatus_level") * sysctl("hw.memsize") // 100
         if sys.platform == "win32":
             return _windows()
     except (OSError, ValueError):
@@ -31,52 +39,25 @@ def free_memory() -> int | None:
 
 def _linux(root: Path) -> Iterator[int]:
     """What each limit leaves; `root` is the file system's."""
-    for line in _text(root / "proc/meminfo").splitlines():
+    for line in file_text(root / "proc/meminfo").splitlines():
         if line.startswith("MemAvailable:"):
             yield int(line.split()[1]) * 1024
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        _, controllers, group = line.split(":", 2)
-        if not controllers:
-            yield from _control_groups(root / "sys/fs/cgroup", group, "memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            names = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
-            yield from _control_groups(root / "sys/fs/cgroup/memory", group, *names)
-    yield from _address_space(root)
-
-
-def _control_groups(mount: Path, group: str, limit: str, used: str, cache: str) -> Iterator[int]:
-    """Each group's own and those above it; in a container the group's path may not exist, then its root counts."""
-    here = mount / group.lstrip("/")
-    for directory in [here, *here.parents]:
-        most, now = _text(directory / limit).strip(), _text(directory / used).strip()
+    for version, directory in control_groups(root, "memory"):
+        limit, used, cache = _FILES[version]
+        most, now = file_text(directory / limit).strip(), file_text(directory / used).strip()
         if most.isdigit() and now.isdigit() and int(most) < 1 << 60:
-            stat = dict(line.split() for line in _text(directory / "memory.stat").splitlines())
+            stat = dict(line.split() for line in file_text(directory / "memory.stat").splitlines())
             yield max(0, int(most) - int(now) + int(stat.get(cache, 0)))
-        if directory == mount:
-            return
+    yield from _address_space(root)
 
 
 def _address_space(root: Path) -> Iterator[int]:
     import resource
 
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    pages = _text(root / "proc/self/statm").split()
+    pages = file_text(root / "proc/self/statm").split()
     if limit != resource.RLIM_INFINITY and pages:
         yield max(0, limit - int(pages[0]) * resource.getpagesize())
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return ""
-
-
-def _sysctl(name: str) -> int:
-    value, size = ctypes.c_uint64(0), ctypes.c_size_t(8)
-    if ctypes.CDLL(None).sysctlbyname(name.encode(), ctypes.byref(value), ctypes.byref(size), None, 0):
-        raise OSError(f"sysctl {name} cannot be read")
-    return value.value
 
 
 def _windows() -> int:

@@ -36,7 +36,6 @@ FUNCTIONS = {
     "sd_set_log_callback": "Engine",
     "sd_set_progress_callback": "Engine",
     "sd_set_preview_callback": "Engine.generate",
-    "sd_get_num_physical_cores": "Upscaler",
     "new_upscaler_ctx": "Upscaler",
     "free_upscaler_ctx": "Upscaler.close",
     "upscale": "Upscaler.upscale",
@@ -75,6 +74,7 @@ UNREACHED = {
     "sd_ctx_params_to_str": _TEXT,
     "sd_sample_params_to_str": _TEXT,
     "sd_img_gen_params_to_str": _TEXT,
+    "sd_get_num_physical_cores": "Python counts the cores that the process may use, see `Engine(threads=)`",
     "sd_get_system_info": "instruction sets; `sdcffi info` tells them as the build's options",
     "sd_version": "the version of the source package; `sdcffi info` tells it from the manifest",
     **{
@@ -86,7 +86,7 @@ UNREACHED = {
     },
 }
 _TABLES = ("tiling", "cache", "hires", "slg", "high_noise")  # keywords that take a whole struct
-_OF_THE_MACHINE = {"n_threads": "the physical cores"}
+_OF_THE_MACHINE = {"n_threads": "the cores that can be used"}
 
 
 def parameter_table(library: StrPath | None = None) -> Iterator[str]:

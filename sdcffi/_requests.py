@@ -17,7 +17,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class UpscalerParams:
-    """An upscaling network to be loaded, see `upscaler.Upscaler`; without threads, the engine's own count."""
+    """An upscaling network to be loaded, see `upscaler.Upscaler`; without threads, as many as cores can be used."""
 
     path: Path
     threads: int | None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ._callbacks import PreviewOptions, listening
+from ._cores import usable_cores
 from ._library import Device, load
 from ._marshal import Marshaller, adopt_images, adopt_pixels
 from ._requests import Conversion, Description, Edges, Offer, Opened, Opening, Resolved, UpscalerParams
@@ -50,6 +52,7 @@ class Session:
 
     def open(self, job: Job, opening: Opening) -> Opened:
         """Load library and backend; tell what they are."""
+        self._cores = usable_cores()
         self._library = load(opening.library)
         if self._own_process:
             self._library.lib.sdg_catch_crashes()
@@ -72,7 +75,7 @@ class Session:
     def _new_context(self, job: Job, params: ContextParams) -> Any:
         library = self._library
         marshaller = Marshaller(library)
-        struct = marshaller.struct(params)
+        struct = marshaller.struct(params if params.n_threads else replace(params, n_threads=self._cores))
         out = library.ffi.new("sd_ctx_t **")
         create = library.lib.sdg_new_context if self._opening.weights else library.lib.sdg_new_empty_context
         with listening(library, job) as events:
@@ -88,7 +91,7 @@ class Session:
     def _new_upscaler(self, job: Job, params: UpscalerParams) -> Any:
         library = self._library
         path = Marshaller(library).text(params.path, "model")
-        threads = params.threads or library.lib.sd_get_num_physical_cores()
+        threads = params.threads or self._cores
         out = library.ffi.new("upscaler_ctx_t **")
         with listening(library, job) as events:
             library.check(

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ._cores import MOST_THREADS
 from ._model_file import Model, read_model
 from ._ranges import check_integer, check_number
 from ._validate_call import check_preview
@@ -21,7 +22,6 @@ __all__ = ["check_context", "check_image", "check_lora_options", "check_preview"
 
 _MAX_SEED = (1 << 63) - 1
 _MOST_BYTES = sys.maxsize  # of C's size_t, half
-_MOST_THREADS = 512
 
 
 def check_context(params: ContextParams) -> tuple[ContextParams, Model]:
@@ -57,7 +57,7 @@ def check_context(params: ContextParams) -> tuple[ContextParams, Model]:
 
 
 def _check_settings(params: ContextParams) -> None:
-    check_integer("n_threads", params.n_threads, 1, _MOST_THREADS, "the process ends where it gets no more")
+    check_integer("n_threads", params.n_threads, 1, MOST_THREADS, "the process ends where it gets no more")
     check_number("max_vram", params.max_vram, 0)
     check_integer("chroma_t5_mask_pad", params.chroma_t5_mask_pad, 0, 4096)
     check_type("wtype", params.wtype)

@@ -62,7 +62,8 @@ class Engine(VideoGeneration):
     tensor_type_rules : str, optional
         Weight types by tensor name: ``"regex=type,..."``.
     threads : int, optional
-        CPU threads, at least 1. None: the engine's own count of physical cores.
+        CPU threads, 1 to 512. None: one for each physical core that the process that computes may use, by its affinity
+        and the quotas of its control groups; the result's record tells the number.
     lora_apply_mode : str, optional
         ``"immediately"`` merges adapters into the weights, ``"at_runtime"`` computes them beside, ``"auto"`` (what
         None means too) takes the latter where weights are quantised.

@@ -1,9 +1,9 @@
 """The engine's parameters as frozen dataclasses.
 
 Field names are the C names of `stable-diffusion.h`, so both can be searched for; None always means: leave what the
-engine's own `*_params_init` wrote. A field that the built engine does not have is an `UnsupportedParameterError`
-when it is set, and is ignored when it is None. Enumerations are given by name, as upstream's sd-cli spells them.
-Values are checked when they are carried into the C struct, before any native call.
+engine's own `*_params_init` wrote, `n_threads` excepted. A field that the built engine does not have is an
+`UnsupportedParameterError` when it is set, and is ignored when it is None. Enumerations are given by name, as
+upstream's sd-cli spells them. Values are checked when they are carried into the C struct, before any native call.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class ContextParams(Struct):
         Free weights after their use. The engine's own default (true) crashes it on the second call; `Engine` sets
         false.
     n_threads : int, optional
-        CPU threads, 1 to 512: the process ends where it gets no more. None: the physical cores, as the engine
-        counts them.
+        CPU threads, 1 to 512: the process ends where it gets no more. None: the physical cores that the process
+        may use, in place of the engine's own count.
     wtype : str, optional
         Weight type to convert to while loading (``"q8_0"``). None: as in the file.
     rng_type : str, optional

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, overload
 
 from ._async import as_coroutine
 from ._calls import GRACE, Call
+from ._cores import MOST_THREADS
 from ._digest import file_state
 from ._files import replacing
 from ._handle import Handle
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["UpscaleResult", "Upscaler"]
 
-_MOST_THREADS = 512
 _MOST_TILE = 16384
 _MOST_BYTES = (1 << 31) - 1  # the engine counts a picture's bytes in an int
 
@@ -87,7 +87,7 @@ class Upscaler(Handle):
         The network (safetensors, gguf, pth): RRDBNet of 3 channels and 64 features, of any number of blocks, that
         makes pictures 1, 2 or 4 times as wide and high.
     threads : int, optional
-        CPU threads, at least 1. None: the engine's own count of physical cores.
+        CPU threads, at least 1. None: as for `Engine`.
     tile_size : int
         Pixels a side of the pieces in which larger pictures are computed, which overlap by a quarter and are blended;
         0 takes every picture whole. Memory goes with its square: at 128 about 420 MiB on the CPU with a factor of 4.
@@ -127,7 +127,7 @@ class Upscaler(Handle):
         on_log: LogFunction | None = None,
         on_progress: ProgressFunction | None = None,
     ) -> None:
-        check_integer("threads", threads, 1, _MOST_THREADS, "the process ends where it gets no more")
+        check_integer("threads", threads, 1, MOST_THREADS, "the process ends where it gets no more")
         if tile_size is None:
             raise TypeError("tile_size must be an integer, not None")
         check_integer("tile_size", tile_size, 0, _MOST_TILE)
