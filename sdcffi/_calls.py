@@ -31,8 +31,8 @@ from .errors import CancelledError, GenerationTimeoutError, NativeCrashError, Na
 from .events import Listeners, Log
 
 if TYPE_CHECKING:
-    from ._library import Device
     from ._requests import Opened
+    from .params import ContextParams
 
 __all__ = ["GRACE", "Call", "Calls", "adopted", "run_alone"]
 
@@ -94,8 +94,9 @@ class Calls:
         Whether a session that was lost is opened again.
     grace : float
         Seconds that an operation has to stop by itself.
-    approve : callable, optional
-        Called with the device before a model is loaded on it; may raise.
+    prepare : callable, optional
+        Called with what was opened before a model is loaded there, again for each new session; gives what to load it
+        with in place of the opening's parameters, and may raise.
     """
 
     def __init__(
@@ -104,10 +105,10 @@ class Calls:
         isolated: bool,
         restart: bool = True,
         grace: float = GRACE,
-        approve: Callable[[Device], None] | None = None,
+        prepare: Callable[[Opened], ContextParams] | None = None,
     ) -> None:
         self.opening = opening
-        self._approve = approve
+        self._prepare = prepare
         self.opened: Opened | None = None
         self.runner: Runner = Worker() if isolated else InProcess()
         self._restart = restart and isolated
@@ -203,9 +204,8 @@ class Calls:
         try:
             opened = self._perform(call, "open", (self.opening,), self.opening.params)
             if self.opening.params is not None:
-                if self._approve:
-                    self._approve(opened.device)
-                self._perform(call, "load", (), self.opening.params)
+                params = self._prepare(opened) if self._prepare else self.opening.params
+                self._perform(call, "load", (params,), self.opening.params)
             self.opened = opened
         except BaseException:
             self.runner.close()

@@ -14,6 +14,7 @@ from .events import Listeners
 if TYPE_CHECKING:
     from ._library import Device
     from ._requests import Opened, Opening
+    from .params import ContextParams
 
 __all__ = ["Handle"]
 
@@ -31,13 +32,13 @@ class Handle:
         grace: float,
         timeout: float | None,
         listeners: Listeners,
-        approve: Callable[[Device], None] | None = None,
+        prepare: Callable[[Opened], ContextParams] | None = None,
     ) -> None:
         if restart not in ("auto", "never"):
             raise ValueError(f"restart must be 'auto' or 'never', not {restart!r}")
         check_number("grace", grace, 0)
         self._listeners = listeners
-        self._calls = Calls(opening, isolated, restart == "auto", grace, approve)
+        self._calls = Calls(opening, isolated, restart == "auto", grace, prepare)
         with self._calls.call(listeners, timeout) as call:
             self._calls.open(call)
         # Ended before interpreter exit: after it the engine's callbacks and GPU drivers may be gone.

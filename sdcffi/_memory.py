@@ -140,7 +140,7 @@ class MemoryCheck:
         ``"warn"``, ``"strict"`` (raise) or ``"off"``.
     model : Model
     params : ContextParams
-        What the model is loaded with.
+        What the model is loaded with; can be set anew.
 
     Raises
     ------
@@ -153,7 +153,7 @@ class MemoryCheck:
             raise ValueError(f"memory_check must be one of warn, strict, off, not {mode!r}")
         self._mode = mode
         self._model = model
-        self._params = params
+        self.params = params
 
     def check_weights(self, device: Device) -> None:
         """Check before the weights are loaded, on a GPU only where it is to hold them all.
@@ -168,7 +168,7 @@ class MemoryCheck:
         UserWarning
             If the mode is ``"warn"`` and less is free than needed.
         """
-        params = self._params
+        params = self.params
         if device.type == "cpu":
             self._compare(weight_bytes(self._model, params), free_memory(), "the weights")
         elif not (params.offload_params_to_cpu or params.max_vram or params.keep_clip_on_cpu):
@@ -177,7 +177,7 @@ class MemoryCheck:
     def check_picture(self, params: ImageParams, device: Device) -> None:
         """Check before a picture is drawn, as `check_weights`; on the CPU, where free memory is told at any time."""
         if device.type == "cpu":
-            self._compare(compute_bytes(self._model, params, self._params), free_memory(), "the picture")
+            self._compare(compute_bytes(self._model, params, self.params), free_memory(), "the picture")
 
     def _compare(self, needed: int | None, free: int | None, what: str) -> None:
         if self._mode == "off" or needed is None or free is None or needed <= free:

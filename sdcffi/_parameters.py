@@ -14,7 +14,7 @@ from typing import Any
 from . import params
 from .params import Struct
 
-__all__ = ["Parameter", "build", "flag_of", "flatten", "parameters"]
+__all__ = ["Parameter", "build", "flag_of", "flatten", "parameters", "words_of"]
 
 # What the names of a struct's fields begin with; a struct that is not here adds nothing.
 _PREFIXES = {
@@ -109,6 +109,13 @@ class Parameter:
 def flag_of(name: str) -> str:
     """Give the flag of a name in `parameters`, or of another keyword."""
     return "--" + _SINGULAR.get(name, name).replace("_", "-")
+
+
+def words_of(name: str, value: Any) -> list[str]:
+    """Give the words of the command line that set a parameter."""
+    if isinstance(value, bool):
+        return [flag_of(name) if value else flag_of(name).replace("--", "--no-", 1)]
+    return [flag_of(name), str(value)]
 
 
 def parameters(struct: type[Struct]) -> tuple[Parameter, ...]:

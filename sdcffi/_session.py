@@ -62,10 +62,8 @@ class Session:
         build = str(library.build.manifest.get("key", ""))
         return Opened(self._device, library.text(library.lib.sd_commit()), build)
 
-    def load(self, job: Job) -> None:
+    def load(self, job: Job, params: ContextParams | UpscalerParams) -> None:
         """Load the model, or the upscaling network."""
-        params = self._opening.params
-        assert params is not None
         if isinstance(params, UpscalerParams):
             self._context = self._new_upscaler(job, params)
         else:

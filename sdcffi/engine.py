@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from ._async import as_coroutine, as_stream
 from ._calls import GRACE
@@ -14,6 +15,7 @@ from ._pictures import take_pictures
 from ._records import Origin
 from ._requests import Edges, Opening
 from ._resize import Resize
+from ._tuning_store import with_stored_choice
 from ._validate import check_context, check_image, check_lora_options, resolve_seed
 from ._video_generation import VideoGeneration
 from .capabilities import Capabilities, describe
@@ -33,6 +35,10 @@ from .params import (
     Tiling,
 )
 from .result import LoraReport, Result
+
+if TYPE_CHECKING:
+    from ._digest import FileState
+    from ._requests import Opened
 
 __all__ = ["Engine"]
 
@@ -96,6 +102,9 @@ class Engine(VideoGeneration):
         Bytes of adapters to keep in memory between calls, where the model's weights are.
     load_weights : bool
         False reads only which tensors the model has: `check_loras` then works at once, and nothing can be drawn.
+    tune : bool
+        Take from what `tune` has measured for this model on this device, and stored, what is left None here; a warning
+        where nothing is stored.
     backend : str
         ``"auto"``: the best GPU that was built and is here, else the CPU; or a name such as ``"cpu"``, ``"cuda"``. An
         explicit one is had or is an error. The environment variable SDCFFI_BACKEND takes the place of ``"auto"``.
@@ -180,6 +189,7 @@ class Engine(VideoGeneration):
         lora_dir: StrPath | None = None,
         lora_cache: int = 1 << 30,
         load_weights: bool = True,
+        tune: bool = False,
         backend: str = "auto",
         library: StrPath | None = None,
         isolated: bool = True,
@@ -227,14 +237,16 @@ class Engine(VideoGeneration):
             max_vram=max_vram,
         )
         given, self._model = check_context(_USABLE.updated(context).updated(keywords))
+        if not isinstance(tune, bool):
+            raise TypeError(f"tune must be True or False, not {tune!r}")
         self._lora_dir = check_lora_options(lora_dir, lora_cache)
         self._standing: tuple[Lora, ...] = ()
         self._told_of_coarse_weights = False
         self._memory = MemoryCheck(memory_check, self._model, given)
         opening = Opening(library, backend, given, load_weights, lora_cache)
         self._states = Origin.look(given)
-        approve = self._memory.check_weights if load_weights else None
-        self._open(opening, isolated, restart, grace, timeout, Listeners(on_log, on_progress, on_preview), approve)
+        prepare = _Preparation(opening, given, self._memory, self._states if tune else None)
+        self._open(opening, isolated, restart, grace, timeout, Listeners(on_log, on_progress, on_preview), prepare)
 
     def generate(
         self,
@@ -498,6 +510,32 @@ class Engine(VideoGeneration):
         """
         with self._calls.call(self._listeners) as call:
             return describe(self._calls.run(call, "offer"), self._model, self.device)
+
+
+class _Preparation:
+    """What is done when the device is known, before the model is loaded on it: at first, and again after a crash.
+
+    It knows no engine, since `Calls`, which has it, outlives one that is dropped.
+    """
+
+    def __init__(
+        self,
+        opening: Opening,
+        params: ContextParams,
+        memory: MemoryCheck,
+        states: Mapping[Path, FileState | None] | None,
+    ) -> None:
+        self._opening, self._memory, self._states = opening, memory, states
+        self._params = params
+
+    def __call__(self, opened: Opened) -> ContextParams:
+        if self._states is not None:
+            self._params = with_stored_choice(self._params, self._states, opened, self._opening)
+            self._states = None  # a child that is started again computes as the first one
+        self._memory.params = self._params
+        if self._opening.weights:
+            self._memory.check_weights(opened.device)
+        return self._params
 
 
 def _warn_of_size(params: ImageParams, shape: tuple[int, ...]) -> None:

@@ -1,0 +1,148 @@
+"""The choices that `tuning.tune` has measured: one file each in the user's cache directory.
+
+A choice holds for what decides how fast a model is: its files, the weight types they get, where its parts run, the
+device, the native build, and how many cores can be used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ._build.places import cache_directory
+from ._cores import MOST_THREADS, usable_cores
+from ._files import replacing
+from ._parameters import parameters, words_of
+from ._serialize import detach
+from .params import ContextParams
+
+if TYPE_CHECKING:
+    from ._digest import FileState
+    from ._library import Device
+    from ._requests import Opened, Opening
+
+__all__ = ["TUNED", "Subject", "keep_choice", "subject_of", "with_stored_choice"]
+
+Subject = dict[str, Any]
+
+_SCHEMA = 1
+# What is measured: keywords of `Engine` with the fields that they stand for.
+TUNED = {
+    "threads": "n_threads",
+    "fa": "flash_attn",
+    "diffusion_fa": "diffusion_flash_attn",
+    "diffusion_conv_direct": "diffusion_conv_direct",
+    "vae_conv_direct": "vae_conv_direct",
+}
+# What decides about the work besides files.
+_SETTINGS = (
+    *("wtype", "tensor_type_rules", "offload_params_to_cpu", "max_vram"),
+    *("keep_clip_on_cpu", "keep_control_net_on_cpu", "keep_vae_on_cpu"),
+)
+
+
+def subject_of(context: ContextParams, states: Mapping[Path, FileState | None], device: Device, build: str) -> Subject:
+    """Tell what a choice holds for, as plain data.
+
+    Parameters
+    ----------
+    context : ContextParams
+        What was asked for.
+    states : mapping of Path to FileState
+        Its files as they were when they were looked at.
+    device : Device
+    build : str
+        Key of the native build.
+    """
+    plain, files, _ = detach(context)
+    return {
+        "files": {role: _file(path, states.get(path)) for role, path in files.items() if "embeddings" not in role},
+        "settings": {name: value for name, value in plain.given().items() if name in _SETTINGS},
+        "device": [device.backend, device.description],
+        "build": build,
+        "cores": usable_cores(),
+    }
+
+
+def _file(path: Path, state: FileState | None) -> list[str | int]:
+    """Know a file without reading it, also when it was moved."""
+    return [path.name, *((state.size, state.mtime_ns) if state else ())]
+
+
+def _place(subject: Subject) -> Path:
+    key = hashlib.sha256(json.dumps(subject, sort_keys=True).encode()).hexdigest()
+    return cache_directory() / "tuning" / f"{key}.json"
+
+
+def keep_choice(subject: Subject, choice: Mapping[str, int | bool], measured: Any) -> Path:
+    """Store a choice, by keywords, in place of an earlier one, with what it was measured from.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    path = _place(subject)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stored = {"schema": _SCHEMA, "subject": subject, "choice": dict(choice), "measured": measured}
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def with_stored_choice(
+    context: ContextParams, states: Mapping[Path, FileState | None], opened: Opened, opening: Opening
+) -> ContextParams:
+    """Give the context with the stored choice where it leaves fields open.
+
+    Warns
+    -----
+    UserWarning
+        If none is stored, or it cannot be read, with the command that measures one.
+    """
+    path = _place(subject := subject_of(context, states, opened.device, opened.build))
+    try:
+        choice = _checked(json.loads(path.read_text(encoding="utf-8")), subject)
+    except FileNotFoundError:
+        missing = f"nothing was measured yet for this model on {opened.device.description} with this build"
+    except (OSError, ValueError) as error:
+        missing = f"{path} cannot be used ({error})"
+    else:
+        fields: dict[str, Any] = {TUNED[name]: value for name, value in choice.items()}
+        return ContextParams(**fields).updated(context)
+    message = f"tune: {missing}; the defaults are used. To measure: {_command(context, opening)}"
+    warnings.warn(message, stacklevel=6)
+    return context
+
+
+def _checked(stored: Any, subject: Subject) -> dict[str, int | bool]:
+    if not isinstance(stored, dict) or stored.get("schema") != _SCHEMA or stored.get("subject") != subject:
+        raise ValueError("it is not of the form that this version writes")
+    choice = stored.get("choice")
+    if not isinstance(choice, dict) or not all(_is_legal(name, value) for name, value in choice.items()):
+        raise ValueError(f"choice must be of {', '.join(TUNED)}, not {choice!r}")
+    return choice
+
+
+def _is_legal(name: str, value: Any) -> bool:
+    if name == "threads":
+        return type(value) is int and 1 <= value <= MOST_THREADS
+    return name in TUNED and isinstance(value, bool)
+
+
+def _command(context: ContextParams, opening: Opening) -> str:
+    words = ["sdcffi", "tune"]
+    for item in parameters(ContextParams):
+        value = getattr(context, item.path[0])
+        if value is not None and (item.path[0].endswith("_path") or item.path[0] in _SETTINGS):
+            words += words_of(item.name, value)
+    if opening.backend != "auto":
+        words += ["--backend", opening.backend]
+    if opening.library is not None:
+        words += ["--library", str(opening.library)]
+    return shlex.join(words)
