@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     )
     from .reproduction import Replay, replay
     from .result import LoraReport, Result
+    from .tuning import Trial, Tuning, tune
     from .upscaler import Upscaler, UpscaleResult
     from .video import VideoResult
 
@@ -95,6 +96,8 @@ __all__ = [
     "SampleParams",
     "SkipLayerGuidance",
     "Tiling",
+    "Trial",
+    "Tuning",
     "UnsupportedParameterError",
     "UpscaleResult",
     "Upscaler",
@@ -105,6 +108,7 @@ __all__ = [
     "convert",
     "read_arguments",
     "replay",
+    "tune",
 ]
 
 _HOMES = {
@@ -129,6 +133,8 @@ _HOMES = {
     "SampleParams": "params",
     "SkipLayerGuidance": "params",
     "Tiling": "params",
+    "Trial": "tuning",
+    "Tuning": "tuning",
     "UpscaleResult": "upscaler",
     "Upscaler": "upscaler",
     "VideoParams": "params",
@@ -137,6 +143,7 @@ _HOMES = {
     "convert": "conversion",
     "read_arguments": "_arguments",
     "replay": "reproduction",
+    "tune": "tuning",
 }
 
 

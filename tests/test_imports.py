@@ -85,6 +85,8 @@ ALLOWED: dict[str, set[str]] = {
     "_conversion_check": {"errors", "_model_file", "_tensor_header", "_weight_types"},
     "conversion": {"events", "_calls", "_conversion_check", "_files", "_model_file", "_requests", "_weight_types"},
     "_lora_policy": {"errors"},
+    "_parameters": {"params"},
+    "_tuning_store": {"params", "_build", "_cores", "_files", "_parameters", "_serialize"},
     "_drawing": {
         "events",
         "lora",
@@ -106,22 +108,25 @@ ALLOWED: dict[str, set[str]] = {
     "capabilities": {"_weight_types"},
     "engine": {
         *("events", "images", "lora", "params", "result", "_async", "_calls", "_drawing", "_records", "capabilities"),
-        *("_memory", "_pictures", "_ranges", "_requests", "_resize", "_validate", "_video_generation"),
+        *("_memory", "_pictures", "_ranges", "_requests", "_resize", "_tuning_store", "_validate"),
+        "_video_generation",
     },
     "reproduction": {
         *("errors", "engine", "images", "metadata", "params", "result", "upscaler", "video", "_digest", "_records"),
         *("_resize", "_serialize"),
     },
-    "_parameters": {"params"},
     "_arguments": {"engine", "lora", "metadata", "params", "reproduction", "_parameters", "_serialize"},
     "_demo_model": {"conversion", "_files"},
     "demo": {"_build", "_demo_model", "engine", "lora"},
+    "tuning": {
+        *("demo", "engine", "errors", "events", "_cores", "_model_file", "_ranges", "_tuning_store"),
+    },
     "_model_report": {"params", "_memory", "_model_file", "_upscaler_file"},
     "_parameter_table": {"engine", "params", "_calls", "_parameters", "_requests"},
     "cli": {
         *("", "errors", "events", "params", "_build", "conversion", "demo", "engine", "lora", "result", "_requests"),
         *("_arguments", "_calls", "_files", "_lora_commands", "_model_report", "_parameter_table", "_parameters"),
-        *("images", "reproduction", "upscaler", "video", "_ranges", "_upscaler_file"),
+        *("images", "reproduction", "tuning", "upscaler", "video", "_ranges", "_upscaler_file"),
     },
     "__init__": {"errors"},
     "__main__": {"cli"},

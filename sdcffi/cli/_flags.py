@@ -70,7 +70,7 @@ _ENGINE_ONLY = {
 _OURS = {
     *("output", "prompts", "params", "save_params", "json", "verbose", "run", "video", "fps", "lossless", "file"),
     *("timeout", "preview", "preview_path", "preview_interval", "preview_noisy", "upscale_model", "upscale_repeats"),
-    *("upscale_tile_size", "metadata", "digests", "paths", "scales", "seeds", "models", "adapters"),
+    *("upscale_tile_size", "metadata", "digests", "paths", "scales", "seeds", "models", "adapters", "size", "budget"),
 }
 
 
@@ -136,13 +136,16 @@ def _numbers(kind: type) -> Any:
     return numbers
 
 
-def add_engine(command: argparse.ArgumentParser) -> None:
-    """Add what chooses model, backend and library."""
+def add_engine(command: argparse.ArgumentParser, *, tunes: bool = False) -> None:
+    """Add what chooses model, backend and library, and unless the command tunes itself, whether its choice is taken."""
     model = add_struct(command, "model and engine", ContextParams)
     model.add_argument("--circular", action="store_const", const=True, help="--circular-x and --circular-y")
     group = command.add_argument_group("where it runs")
     for name, (flags, meaning) in _ENGINE_ONLY.items():
         group.add_argument(*flags, dest=name, help=meaning)
+    if not tunes:
+        meaning = "with what sdcffi tune has measured for this model here"
+        group.add_argument("--tune", action=argparse.BooleanOptionalAction, default=None, help=meaning)
 
 
 def add_call(command: argparse.ArgumentParser, struct: type[Struct]) -> None:

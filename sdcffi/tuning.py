@@ -1,0 +1,417 @@
+"""Measure which settings a model is drawn fastest with on this machine, and store them for ``Engine(tune=True)``.
+
+One setting after another is changed and kept where the same picture comes faster. Settings belong to loading, so each
+candidate is an engine of its own, in a child process, open beside the best one so far; pictures are drawn by turns, so
+that a machine whose speed drifts does not decide. What is compared is the engine's own clock, projected from the two
+steps that are drawn to a picture of twenty.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ._cores import usable_cores, usable_processors
+from ._model_file import Model, read_model
+from ._ranges import check_integer, check_number
+from ._tuning_store import TUNED, keep_choice, subject_of
+from .demo import compare
+from .engine import Engine
+from .errors import GenerationTimeoutError, SDError
+from .events import Progress
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ._library import Device
+    from ._records import Origin
+    from .params import ContextParams, StrPath
+
+__all__ = ["Trial", "Tuning", "tune"]
+
+Settings = dict[str, "int | bool"]
+
+_OURS = ("isolated", "restart", "timeout", "load_weights", "tune", "on_progress", "on_preview")
+_DRAW: dict[str, Any] = {"prompt": "a lovely cat on a windowsill", "steps": 2, "cfg_scale": 1.0, "seed": 42}
+_STEPS = 20  # of the picture that is projected to: the engine's own default
+_FRAMES = 5  # of a video
+_LEAST_SIZE, _MOST_SIZE = 128, 512
+_DRAWS = 40  # pictures that the budget must have room for before a larger size is taken
+_ROUNDS = 3
+_FASTER = 0.97  # of the best time without; less is noise
+_HOPELESS = 1.1
+_LEAST_PSNR = 30.0  # dB
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A setting that was tried against the best ones before it.
+
+    Attributes
+    ----------
+    name : str
+        Keyword of `Engine`: ``"threads"``, ``"diffusion_fa"``, ...
+    value : int or bool
+        What was tried.
+    verdict : str
+        ``"faster"``, and therefore taken: its median is 3 % below the best round without; ``"no faster"``; ``"another
+        picture"``: by less than 30 dB alike; ``"failed"``; ``"not measured"``: the budget was spent.
+    seconds, before : float or None
+        Of a picture with it and without, projected to 20 steps: medians of rounds by turns.
+    psnr : float or None
+        How much its picture is like that of the defaults, in dB; infinite where it is the same.
+    reason : str
+        Why it failed.
+    """
+
+    name: str
+    value: int | bool
+    verdict: str
+    seconds: float | None = None
+    before: float | None = None
+    psnr: float | None = None
+    reason: str = ""
+
+    @property
+    def gain(self) -> float:
+        """How many times faster it is; 1 where that was not measured."""
+        return self.before / self.seconds if self.before and self.seconds else 1.0
+
+    @property
+    def outcome(self) -> str:
+        """What came of it, in words."""
+        if self.seconds is not None:
+            return f"{self.verdict}, {self.seconds:.3g} s a picture in place of {self.before:.3g} s"
+        if self.verdict == "another picture":
+            return f"{self.verdict}, {self.psnr:.1f} dB alike"
+        return f"{self.verdict}: {self.reason}" if self.reason else self.verdict
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.value}: {self.outcome}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """What `tune` has found.
+
+    Attributes
+    ----------
+    choice : dict of str to int or bool
+        The fastest settings, as keywords of `Engine`: those that were measured, and those that were given.
+    trials : tuple of Trial
+        What was tried, in this order.
+    size : int
+        Pixels a side of the pictures that were drawn.
+    device : str
+        What it was measured on.
+    speedup : float
+        How many times faster a picture of 20 steps is with the choice than with the defaults; loading is not counted.
+    seconds : float
+        How long it took.
+    path : Path
+        Where the choice is stored.
+    """
+
+    choice: Settings
+    trials: tuple[Trial, ...]
+    size: int
+    device: str
+    speedup: float
+    seconds: float
+    path: Path
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the attributes as a dictionary that `json.dumps` takes; an infinite `psnr` is None."""
+        trials = [asdict(trial) for trial in self.trials]
+        for trial in trials:
+            trial["psnr"] = None if trial["psnr"] == math.inf else trial["psnr"]
+        return {**asdict(self), "trials": trials, "path": str(self.path)}
+
+
+def tune(
+    model: StrPath | None = None,
+    *,
+    size: int | None = None,
+    budget: float = 100.0,
+    on_trial: Callable[[Trial], object] | None = None,
+    **engine: Any,
+) -> Tuning:
+    """Measure the fastest settings for a model on this machine, and store them for ``Engine(tune=True)``.
+
+    Parameters
+    ----------
+    model : path, optional
+        As for `Engine`.
+    size : int, optional
+        Pixels a side of the pictures that are drawn, a multiple of 64: best that of yours. None: 128 to 512, as the
+        budget allows.
+    budget : float
+        Seconds that all of it may take, loading included, above 0. What was not measured then is told by its trials.
+    on_trial : callable, optional
+        Called with each `Trial` when it is decided.
+    **engine
+        Keywords of `Engine`: the model's other files, ``backend``, ``type``, ... Of ``threads``, ``fa``,
+        ``diffusion_fa``, ``diffusion_conv_direct`` and ``vae_conv_direct``, those that are given are not tried, and
+        stand in the choice as they are.
+
+    Returns
+    -------
+    Tuning
+        The choice, where it is stored, and what was measured.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a bad argument, as `Engine` too, and where every setting is given.
+    GenerationTimeoutError
+        If the budget is spent before anything was compared; nothing is stored.
+    SDError
+        As `Engine` and `Engine.generate`, with the settings that were given.
+    OSError
+        If the choice cannot be written.
+
+    Notes
+    -----
+    Tried are: on the CPU, or where a part of the model runs there, numbers of threads around the usable cores; flash
+    attention; on a GPU direct convolution. What is about memory (off-loading, tiling) is not touched. A setting must
+    give the picture of the defaults, to 30 dB.
+    """
+    _check(size, budget, engine)
+    started = time.monotonic()
+    with _Bench({**engine, "model": model}, started + budget, budget) as bench:
+        first = bench.begin(size)
+        origin = first.origin
+        options = _options(origin.context, read_model(origin.context), origin.device)
+        best, trials = _climb(bench, options, first.pixels, on_trial or _ignore)
+    _check_measured(trials, budget)
+    choice = _choice(best, trials, origin)
+    subject = subject_of(origin.context, origin.states, origin.device, origin.build)
+    return Tuning(
+        choice=choice,
+        trials=tuple(trials),
+        size=bench.size,
+        device=origin.device.description,
+        speedup=math.prod(trial.gain for trial in trials if trial.verdict == "faster"),
+        seconds=time.monotonic() - started,
+        path=keep_choice(subject, choice, [str(trial) for trial in trials]),
+    )
+
+
+def _check(size: int | None, budget: float, engine: Mapping[str, Any]) -> None:
+    check_integer("size", size, 64, 4096)
+    if size is not None and size % 64:
+        raise ValueError(f"size must be a multiple of 64, not {size!r}")
+    if budget is None:
+        raise TypeError("budget must be a number of seconds, not None")
+    check_number("budget", budget, 0)
+    if budget == 0:
+        raise ValueError("budget must be more than 0 seconds")
+    known = inspect.signature(Engine).parameters.keys() - set(_OURS)
+    if unknown := [name for name in engine if name not in known]:
+        raise TypeError(f"tune() takes no {unknown[0]!r}; of Engine's keywords it takes {', '.join(sorted(known))}")
+
+
+def _check_measured(trials: list[Trial], budget: float) -> None:
+    if not trials:
+        raise ValueError(f"nothing to measure: {', '.join(TUNED)} are given, or do not act here")
+    if all(trial.verdict == "not measured" for trial in trials):
+        raise GenerationTimeoutError(
+            f"the budget of {budget:g} seconds was spent before anything was compared; give more, or a smaller size"
+        )
+
+
+def _options(context: ContextParams, model: Model, device: Device) -> list[tuple[str, int | bool]]:
+    """Give what may be faster for a model on a device, the most promising first, without what is given."""
+    names: list[tuple[str, int | bool]] = []
+    on_gpu = device.type != "cpu"
+    if not context.flash_attn:
+        names.append(("diffusion_fa", True))
+    if on_gpu and model.architecture is not None and model.architecture.is_unet:
+        names.append(("diffusion_conv_direct", True))
+    if on_gpu and model.parts & {"vae", "taesd"}:
+        names.append(("vae_conv_direct", True))
+    if not on_gpu or context.keep_clip_on_cpu or context.keep_vae_on_cpu or context.keep_control_net_on_cpu:
+        names += [("threads", count) for count in _thread_counts(usable_cores(), usable_processors())]
+    names.append(("fa", True))
+    return [(name, value) for name, value in names if getattr(context, TUNED[name]) is None]
+
+
+def _thread_counts(cores: int, processors: int) -> list[int]:
+    """Give numbers of threads around the cores, which come first: both threads of each, one left to others, fewer."""
+    counts = [processors, cores - 1, cores * 3 // 4, cores // 2]
+    return [count for count in dict.fromkeys(counts) if count not in (0, cores)]
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A picture, how long it took, and by the engine's clock how long one of `_STEPS` steps would."""
+
+    pixels: NDArray[np.uint8]
+    origin: Origin
+    wall: float
+    seconds: float
+
+
+class _Draws(Protocol):
+    def draw(self, settings: Settings) -> _Drawn: ...
+    def keep(self, settings: Settings) -> None: ...
+
+
+def _ignore(_trial: Trial) -> None:
+    pass
+
+
+def _climb(
+    bench: _Draws,
+    options: Iterable[tuple[str, int | bool]],
+    reference: NDArray[np.uint8],
+    on_trial: Callable[[Trial], object],
+) -> tuple[Settings, list[Trial]]:
+    """Change one setting after another, and go on from what is faster."""
+    best, trials = Settings(), []
+    for name, value in options:
+        trial = _try(bench, best, name, value, reference)
+        best = {**best, name: value} if trial.verdict == "faster" else best
+        bench.keep(best)
+        on_trial(trial)
+        trials.append(trial)
+    return best, trials
+
+
+def _try(bench: _Draws, best: Settings, name: str, value: int | bool, reference: NDArray[np.uint8]) -> Trial:
+    """Draw by turns with a setting and without."""
+    candidate, psnr = {**best, name: value}, None
+    try:
+        first = bench.draw(candidate)
+        psnr = compare(reference, first.pixels).psnr
+        if psnr < _LEAST_PSNR:
+            return Trial(name=name, value=value, verdict="another picture", psnr=psnr)
+        mine, others = [first.seconds], [bench.draw(best).seconds]
+        while len(mine) < _ROUNDS and mine[-1] < _HOPELESS * others[-1]:
+            mine.append(bench.draw(candidate).seconds)
+            others.append(bench.draw(best).seconds)
+    except GenerationTimeoutError:
+        return Trial(name=name, value=value, verdict="not measured", psnr=psnr)
+    except SDError as error:
+        return Trial(name=name, value=value, verdict="failed", psnr=psnr, reason=error.message)
+    seconds, before = statistics.median(mine), statistics.median(others)
+    verdict = "faster" if seconds < _FASTER * min(others) else "no faster"
+    return Trial(name=name, value=value, verdict=verdict, seconds=seconds, before=before, psnr=psnr)
+
+
+def _choice(best: Settings, trials: Iterable[Trial], origin: Origin) -> Settings:
+    """Give what was measured, and what was given, with their values in the end."""
+    measured = {trial.name for trial in trials if trial.verdict not in ("not measured", "failed")}
+    given = origin.context.given()
+    return {
+        name: best.get(name, getattr(origin.resolved_context, field_name))
+        for name, field_name in TUNED.items()
+        if name in measured or field_name in given
+    }
+
+
+@dataclass
+class _Bench:
+    """Engines by their settings: the best one and the candidate, both at once where memory has room for them.
+
+    Parameters
+    ----------
+    keywords : dict
+        What all of them are opened with.
+    deadline : float
+        When the last picture must be drawn, by `time.monotonic`.
+    budget : float
+        Seconds, of which a size is chosen that leaves room for many pictures.
+    """
+
+    keywords: dict[str, Any]
+    deadline: float
+    budget: float
+    size: int = _LEAST_SIZE
+    _engines: dict[tuple[Any, ...], Engine] = field(default_factory=dict)
+
+    def __enter__(self) -> _Bench:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.keep(None)
+
+    def begin(self, size: int | None) -> _Drawn:
+        """Draw with the defaults, in the given size or the largest that the budget allows."""
+        try:
+            self.size = size or _LEAST_SIZE
+            drawn = self.draw({})
+            while size is None and self.size < _MOST_SIZE and 4 * drawn.wall * _DRAWS < self.budget:
+                self.size *= 2
+                drawn = self.draw({})
+        except GenerationTimeoutError as error:
+            raise GenerationTimeoutError(
+                f"the budget of {self.budget:g} seconds was spent with loading the model and drawing a picture of"
+                f" {self.size} pixels a side; give more, or a smaller size"
+            ) from error
+        return drawn
+
+    def draw(self, settings: Settings) -> _Drawn:
+        """Draw once with an engine of these settings, which is opened, and warmed up by a picture, where it is not."""
+        try:
+            return self._draw(settings)
+        except GenerationTimeoutError:
+            raise
+        except SDError:
+            if not self._engines:
+                raise
+            self.keep(None)  # perhaps there is no room beside another one, which GPUs tell in many ways
+            return self._draw(settings)
+
+    def _draw(self, settings: Settings) -> _Drawn:
+        key = tuple(sorted(settings.items()))
+        try:
+            if key not in self._engines:
+                self._engines[key] = self._opened(settings)
+                self._once(self._engines[key])
+            return self._once(self._engines[key])
+        except BaseException:
+            self._close(key)
+            raise
+
+    def keep(self, settings: Settings | None) -> None:
+        """Close every engine but that of these settings."""
+        kept = None if settings is None else tuple(sorted(settings.items()))
+        for key in [key for key in self._engines if key != kept]:
+            self._close(key)
+
+    def _close(self, key: tuple[Any, ...]) -> None:
+        if engine := self._engines.pop(key, None):
+            engine.close()
+
+    def _opened(self, settings: Settings) -> Engine:
+        check = {"memory_check": "strict"} if self._engines else {}
+        return Engine(**{**self.keywords, **check, **settings}, restart="never", timeout=self._left())
+
+    def _left(self) -> float:
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise GenerationTimeoutError("the budget is spent")
+        return left
+
+    def _once(self, engine: Engine) -> _Drawn:
+        seconds, started = 0.0, time.monotonic()
+
+        def hear(event: Progress) -> None:
+            nonlocal seconds
+            if event.step == event.steps:
+                seconds += event.seconds * (_STEPS if event.phase == "sample" else event.steps)
+
+        call = {**_DRAW, "width": self.size, "height": self.size, "timeout": self._left(), "on_progress": hear}
+        if engine.capabilities().image:
+            result: Any = engine.generate(**call)
+        else:
+            result = engine.generate_video(**call, video_frames=_FRAMES)
+        return _Drawn(result.arrays[0], result.origin, time.monotonic() - started, seconds)

@@ -1,0 +1,498 @@
+"""What is measured to be fastest is stored, and used where it is asked for; nothing here asserts a time."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shlex
+import signal
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from leftovers import wait_until
+from sdcli import Pixels
+
+from sdcffi import ContextParams, Engine, GenerationTimeoutError, OutOfMemoryError, SDError, cli, replay, tune, tuning
+from sdcffi._arguments import as_arguments
+from sdcffi._cores import usable_cores
+from sdcffi._digest import FileState
+from sdcffi._library import Device
+from sdcffi._model_architecture import Architecture
+from sdcffi._model_file import Model
+from sdcffi._tuning_store import TUNED, Subject, keep_choice, subject_of
+from sdcffi.demo import DemoModel
+from sdcffi.tuning import Settings, _Bench, _climb, _Drawn, _options, _thread_counts, _try
+
+Capture = pytest.CaptureFixture[str]
+DRAW: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "steps": 1, "cfg_scale": 1.0, "seed": 7}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache directory."""
+    monkeypatch.setenv("SDCFFI_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def keywords(demo_model: DemoModel) -> dict[str, Any]:
+    return {**demo_model.engine_arguments(), "backend": "cpu"}
+
+
+def effective(engine: Engine) -> Settings:
+    """What a picture's record tells of the settings that are tuned."""
+    origin = engine.generate(**DRAW).origin
+    assert origin is not None
+    return {name: getattr(origin.resolved_context, field) for name, field in TUNED.items()}
+
+
+DEFAULTS = {"fa": False, "diffusion_fa": False, "diffusion_conv_direct": False, "vae_conv_direct": False}
+NEVER = time.monotonic() + 1e6
+STORED: Settings = {"threads": usable_cores() + 1, "diffusion_fa": True}
+
+
+@pytest.fixture(scope="module")
+def tiny(demo_model: DemoModel) -> Subject:
+    """What a choice for the tiny model holds for."""
+    with Engine(**demo_model.engine_arguments(), backend="cpu", threads=1) as engine:
+        origin = engine.generate(**DRAW).origin
+    assert origin is not None
+    return subject_of(origin.context, origin.states, origin.device, origin.build)
+
+
+@pytest.fixture
+def stored(tiny: Subject, cache: Path) -> Path:
+    """A choice for the tiny model that is none of the defaults."""
+    return keep_choice(tiny, STORED, [])
+
+
+# Measuring
+
+
+def test_the_tiny_model_is_measured_and_its_choice_used(keywords: dict[str, Any], cache: Path) -> None:
+    told: list[tuning.Trial] = []
+    found = tune(**keywords, threads=1, size=64, budget=60, on_trial=told.append)
+    assert [trial.name for trial in found.trials] == ["diffusion_fa", "fa"]
+    assert told == list(found.trials)
+    for trial in found.trials:
+        assert trial.verdict in ("faster", "no faster"), trial
+        assert trial.psnr is not None
+        assert trial.psnr > 30
+        assert trial.seconds is not None
+        assert trial.seconds > 0
+    assert found.choice.keys() == {"threads", "diffusion_fa", "fa"}
+    assert found.choice["threads"] == 1
+    assert [found.choice[trial.name] for trial in found.trials] == [t.verdict == "faster" for t in found.trials]
+    assert found.size == 64
+    assert found.speedup >= 1
+    assert found.path.parent == cache / "tuning"
+    assert [path.name for path in found.path.parent.iterdir()] == [found.path.name], "temporary files are left"
+    assert json.loads(json.dumps(found.as_dict()))["choice"] == found.choice
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with Engine(**keywords, tune=True) as engine:
+            assert effective(engine) == {**DEFAULTS, **found.choice}
+
+
+def test_a_size_is_taken_that_leaves_room_for_many_pictures(
+    keywords: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "_MOST_SIZE", 256)
+    for budget, size in ((1e-9, 128), (1e9, 256)):
+        with _Bench({**keywords, "threads": 1}, NEVER, budget) as bench:
+            assert bench.begin(None).pixels.shape == (size, size, 3)
+
+
+def test_a_budget_that_is_too_small_says_so_and_stores_nothing(keywords: dict[str, Any], cache: Path) -> None:
+    with pytest.raises(GenerationTimeoutError, match=r"budget of 0.001 seconds was spent with loading .* 64 pixels"):
+        tune(**keywords, size=64, budget=0.001)
+    assert not (cache / "tuning").exists()
+
+
+@pytest.mark.parametrize("steps", [3, 6], ids=["no candidate", "one picture of the first"])
+def test_what_the_budget_has_no_room_for_is_told(
+    steps: int, keywords: dict[str, Any], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine is opened in one step and warmed up in another; each further picture is one."""
+    left, begun = _Bench._left, itertools.count()
+
+    def until(bench: _Bench) -> float:
+        if next(begun) >= steps:
+            raise GenerationTimeoutError("the budget is spent")
+        return left(bench)
+
+    monkeypatch.setattr(_Bench, "_left", until)
+    trials: list[tuning.Trial] = []
+    with pytest.raises(GenerationTimeoutError, match="before anything was compared"):
+        tune(**keywords, threads=1, size=64, budget=60, on_trial=trials.append)
+    assert [str(trial) for trial in trials] == ["diffusion_fa=True: not measured", "fa=True: not measured"]
+    assert not (cache / "tuning").exists()
+
+
+def test_an_engine_that_memory_has_no_room_for_beside_another_is_alone(
+    keywords: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sdcffi._memory.free_memory", lambda: 1)
+    with _Bench({**keywords, "threads": 1, "memory_check": "off"}, NEVER, 1, 64) as bench:
+        first = bench.draw({})
+        other = bench.draw({"diffusion_fa": True})
+        assert [dict(key) for key in bench._engines] == [{"diffusion_fa": True}]
+        assert first.origin.resolved_context.diffusion_flash_attn is False
+        assert other.origin.resolved_context.diffusion_flash_attn is True
+    assert bench._engines == {}
+    with _Bench({**keywords, "memory_check": "strict"}, NEVER, 1, 64) as bench, pytest.raises(OutOfMemoryError):
+        bench.draw({})
+
+
+class Scripted:
+    """A bench on which times and pictures are known."""
+
+    def __init__(self, draw: Callable[[Settings, int], tuple[float, int]]) -> None:
+        self._draw = draw
+        self.drawn: list[Settings] = []
+
+    def keep(self, settings: Settings) -> None:
+        self.kept = settings
+
+    def draw(self, settings: Settings) -> _Drawn:
+        before = self.drawn.count(settings)
+        self.drawn.append(settings)
+        seconds, colour = self._draw(settings, before)
+        return _Drawn(picture(colour), None, seconds, seconds)  # type: ignore[arg-type]
+
+
+def picture(colour: int) -> Pixels:
+    return np.full((8, 8, 3), colour, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "verdict", "draws"),
+    [
+        ({True: [5, 5, 5], False: [6, 6, 6]}, "faster", 6),
+        ({True: [5, 9, 5], False: [6, 9, 6]}, "faster", 6),  # the machine was slow meanwhile
+        ({True: [5.9, 5.9, 5.9], False: [6, 6, 6]}, "no faster", 6),
+        ({True: [5, 5, 5], False: [6, 5.1, 6]}, "no faster", 6),  # without it, it can be as fast
+        ({True: [7, 0, 0], False: [6, 6, 6]}, "no faster", 2),
+    ],
+)
+def test_a_setting_is_taken_if_it_is_faster_by_more_than_noise(
+    seconds: dict[bool, list[float]], verdict: str, draws: int
+) -> None:
+    bench = Scripted(lambda settings, index: (seconds["fa" in settings][index], 100))
+    best: Settings = {"threads": 2}
+    trial = _try(bench, best, "fa", True, picture(101))
+    assert trial.verdict == verdict
+    assert len(bench.drawn) == draws
+    assert bench.drawn[:2] == [{"threads": 2, "fa": True}, best], "not by turns"
+    assert bench.drawn[::2] == [{"threads": 2, "fa": True}] * (draws // 2)
+
+
+def test_a_setting_with_another_picture_is_refused_however_fast() -> None:
+    trial = _try(Scripted(lambda settings, _: (0.1 if settings else 9.0, 100)), {}, "fa", True, picture(110))
+    assert (trial.verdict, trial.seconds) == ("another picture", None)
+    assert trial.outcome == "another picture, 28.1 dB alike"
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict", "reason"),
+    [
+        (SDError("no kernel"), "failed", "no kernel"),
+        (GenerationTimeoutError("the budget is spent"), "not measured", ""),
+    ],
+)
+def test_a_setting_that_fails_leaves_the_others_to_be_tried(error: SDError, verdict: str, reason: str) -> None:
+    def draw(settings: Settings, _: int) -> tuple[float, int]:
+        raise error
+
+    trial = _try(Scripted(draw), {}, "fa", True, picture(0))
+    assert (trial.verdict, trial.reason, trial.gain) == (verdict, reason, 1.0)
+
+
+def test_what_is_faster_is_gone_on_from() -> None:
+    seconds = {"": 10.0, "fa": 12.0, "threads": 8.0, "diffusion_fa threads": 7.0}
+    bench = Scripted(lambda settings, _: (seconds[" ".join(sorted(settings))], 100))
+    options: list[tuple[str, int | bool]] = [("fa", True), ("threads", 4), ("diffusion_fa", True)]
+    told: list[tuning.Trial] = []
+    best, trials = _climb(bench, options, picture(100), told.append)
+    assert best == bench.kept == {"threads": 4, "diffusion_fa": True}
+    assert [trial.verdict for trial in trials] == ["no faster", "faster", "faster"]
+    assert [trial.gain for trial in trials] == [10 / 12, 10 / 8, 8 / 7]
+    assert told == trials
+
+
+# What is tried
+
+
+def device(kind: str) -> Device:
+    return Device("X0", f"a {kind}", {"cpu": "cpu"}.get(kind, "cuda"), kind, 0, 0)
+
+
+UNET = Model(architecture=Architecture("sd1", "", 64, (), is_unet=True), parts=frozenset({"diffusion_model", "vae"}))
+DIT = Model(architecture=Architecture("flux2", "", 16, ()), parts=frozenset({"diffusion_model", "taesd"}))
+PIXELS = Model(architecture=Architecture("chroma_radiance", "", 1, (), has_autoencoder=False))
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "given", "names"),
+    [
+        (UNET, "cpu", {}, ["diffusion_fa", "threads", "fa"]),
+        (UNET, "gpu", {}, ["diffusion_fa", "diffusion_conv_direct", "vae_conv_direct", "fa"]),
+        (DIT, "gpu", {}, ["diffusion_fa", "vae_conv_direct", "fa"]),
+        (PIXELS, "igpu", {}, ["diffusion_fa", "fa"]),
+        (DIT, "gpu", {"keep_clip_on_cpu": True}, ["diffusion_fa", "vae_conv_direct", "threads", "fa"]),
+        (DIT, "cpu", {"n_threads": 3, "diffusion_flash_attn": False}, ["fa"]),
+        (DIT, "cpu", {"flash_attn": True}, ["threads"]),
+        (DIT, "cpu", {"flash_attn": False}, ["diffusion_fa", "threads"]),
+    ],
+)
+def test_what_acts_and_is_not_given_is_tried(
+    model: Model, kind: str, given: dict[str, Any], names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "usable_cores", lambda: 4)
+    monkeypatch.setattr(tuning, "usable_processors", lambda: 4)
+    options = _options(ContextParams(**given), model, device(kind))
+    assert list(dict.fromkeys(name for name, _ in options)) == names
+    assert [value for name, value in options if name == "threads"] == ([3, 2] if "threads" in names else [])
+
+
+@pytest.mark.parametrize(
+    ("cores", "processors", "counts"),
+    [(1, 1, []), (2, 2, [1]), (4, 8, [8, 3, 2]), (16, 16, [15, 12, 8]), (1, 2, [2]), (3, 3, [2, 1])],
+)
+def test_numbers_of_threads_around_the_cores_are_tried(cores: int, processors: int, counts: list[int]) -> None:
+    assert _thread_counts(cores, processors) == counts
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"size": 0}, ValueError, "size must be from 64 to 4096, not 0"),
+        ({"size": 100}, ValueError, "size must be a multiple of 64, not 100"),
+        ({"size": 64.0}, TypeError, "size must be an integer, not 64.0"),
+        ({"budget": -1}, ValueError, "budget must be at least 0, not -1"),
+        ({"budget": 0}, ValueError, "budget must be more than 0 seconds"),
+        ({"budget": None}, TypeError, "budget must be a number of seconds, not None"),
+        ({"budget": "long"}, TypeError, "budget must be a number, not 'long'"),
+        ({"isolated": False}, TypeError, r"tune\(\) takes no 'isolated'; of .* it takes backend, .*, vae_on_cpu$"),
+        ({"on_progress": print}, TypeError, r"tune\(\) takes no 'on_progress'"),
+        ({"colour": 1}, TypeError, r"tune\(\) takes no 'colour'"),
+        ({"diffusion_model": None}, ValueError, "nothing to load"),
+        ({"threads": 1, "fa": True}, ValueError, "nothing to measure: threads, fa, .* are given"),
+    ],
+)
+def test_bad_arguments_are_refused(
+    changed: dict[str, Any], error: type[Exception], message: str, keywords: dict[str, Any], cache: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        tune(**{**keywords, "size": 64, **changed})
+    assert not (cache / "tuning").exists()
+
+
+# Using
+
+
+@pytest.mark.parametrize("isolated", [True, False], ids=["isolated", "in-process"])
+def test_a_stored_choice_fills_what_is_left_open(stored: Path, keywords: dict[str, Any], isolated: bool) -> None:
+    with Engine(**keywords, tune=True, isolated=isolated) as engine:
+        assert effective(engine) == {**DEFAULTS, **STORED}
+        asked = engine.generate(**DRAW).origin
+    assert asked is not None
+    assert (asked.context.n_threads, asked.context.diffusion_flash_attn) == (None, None)
+    with Engine(**keywords, threads=1, tune=True, isolated=isolated) as engine:
+        assert effective(engine) == {**DEFAULTS, **STORED, "threads": 1}
+    context = ContextParams(diffusion_flash_attn=False)
+    with Engine(**keywords, context=context, tune=True, isolated=isolated) as engine:
+        assert effective(engine) == {**DEFAULTS, **STORED, "diffusion_fa": False}
+    with Engine(**keywords, isolated=isolated) as engine:
+        assert effective(engine) == {**DEFAULTS, "threads": usable_cores()}
+
+
+def test_a_child_that_is_started_again_computes_as_the_first(stored: Path, keywords: dict[str, Any]) -> None:
+    with Engine(**keywords, tune=True) as engine:
+        stored.unlink()
+        pid = engine.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        assert wait_until(lambda: not engine._calls.runner.alive)
+        assert effective(engine) == {**DEFAULTS, **STORED}
+        assert engine.pid != pid
+
+
+def test_what_was_drawn_with_a_choice_is_replayed_without(
+    stored: Path, keywords: dict[str, Any], tmp_path: Path
+) -> None:
+    with Engine(**keywords, tune=True) as engine:
+        engine.generate(**DRAW).save(tmp_path / "a.png")
+    stored.unlink()
+    again = replay(tmp_path / "a.png", models=Path(keywords["llm"]).parent)
+    assert (again.max_difference, again.differences) == (0, ())
+    assert again.result.origin is not None
+    assert again.result.origin.resolved_context.diffusion_flash_attn is True
+
+
+def test_memory_is_estimated_with_the_choice(stored: Path, keywords: dict[str, Any]) -> None:
+    with Engine(**keywords, tune=True) as engine:
+        assert engine._memory.params.diffusion_flash_attn is True
+
+
+def test_without_a_stored_choice_the_command_that_measures_one_is_told(keywords: dict[str, Any]) -> None:
+    with pytest.warns(UserWarning, match="tune: nothing was measured yet for this model on ") as caught:
+        engine = Engine(**keywords, clip_on_cpu=True, mmap=True, tune=True)
+    with engine:
+        assert effective(engine) == {**DEFAULTS, "threads": usable_cores()}
+    (warning,) = caught
+    assert warning.filename == __file__
+    command = str(warning.message).rpartition("To measure: ")[2]
+    options = cli.parser().parse_args(shlex.split(command)[1:])
+    assert options.diffusion_model == str(keywords["diffusion_model"])
+    assert (options.backend, options.clip_on_cpu) == ("cpu", True)
+    assert options.mmap is None, "does not decide"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[]",
+        b'{"schema": 2}',
+        {"subject": {}},
+        {"choice": None},
+        {"choice": {"threads": 0}},
+        {"choice": {"threads": True}},
+        {"choice": {"fa": 1}},
+        {"choice": {"wtype": "q4_0"}},
+    ],
+    ids=str,
+)
+def test_a_damaged_choice_is_told_and_passed_over(
+    content: bytes | dict[str, Any], stored: Path, keywords: dict[str, Any]
+) -> None:
+    if isinstance(content, dict):
+        content = json.dumps({**json.loads(stored.read_text()), **content}).encode()
+    stored.write_bytes(content)
+    with pytest.warns(
+        UserWarning, match=rf"tune: {stored} cannot be used \(.*\); the defaults are used. To measure: sdcffi "
+    ):
+        engine = Engine(**keywords, tune=True, load_weights=False)
+    engine.close()
+
+
+def test_tune_is_true_or_false(keywords: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match="tune must be True or False, not 'yes'"):
+        Engine(**keywords, tune="yes")  # type: ignore[arg-type]
+
+
+# What a choice holds for
+
+
+def subject(
+    path: str = "/a/m.gguf",
+    size: int = 5,
+    at: int = 7,
+    inode: int = 1,
+    build: str = "b",
+    kind: str = "cpu",
+    **more: Any,
+) -> Any:
+    context = ContextParams(model_path=path, vae_decode_only=False, **more)
+    return subject_of(context, {Path(path): FileState(size, at, inode)}, device(kind), build)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"path": "/a/n.gguf"},
+        {"size": 6},
+        {"at": 8},
+        {"build": "c"},
+        {"kind": "gpu"},
+        {"wtype": "q8_0"},
+        {"keep_vae_on_cpu": True},
+        {"vae_path": "/a/vae.gguf"},
+    ],
+    ids=str,
+)
+def test_a_choice_is_of_its_files_settings_device_and_build(changed: dict[str, Any]) -> None:
+    assert subject(**changed) != subject()
+
+
+def test_a_choice_is_of_the_cores_that_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = subject()
+    monkeypatch.setattr("sdcffi._tuning_store.usable_cores", lambda: usable_cores() + 1)
+    assert subject() != before
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"path": "/b/m.gguf"}, {"inode": 2}, {"n_threads": 3}, {"flash_attn": True}, {"rng_type": "cpu"}],
+    ids=str,
+)
+def test_a_choice_stays_where_files_are_moved_and_with_what_does_not_decide(changed: dict[str, Any]) -> None:
+    assert subject(**changed) == subject()
+
+
+# The command line
+
+
+@pytest.fixture
+def words(keywords: dict[str, Any]) -> list[str]:
+    return [word for name, value in keywords.items() for word in ("--" + name.replace("_", "-"), str(value))]
+
+
+def test_the_command_prints_flags_that_generate_takes_by_itself(
+    words: list[str], tmp_path: Path, capfd: Capture
+) -> None:
+    assert cli.main(["tune", *words, "--threads", "1", "--size", "64"]) == 0
+    out, err = capfd.readouterr()
+    options = cli.parser().parse_args(["generate", *out.split()])
+    assert out.count("\n") == 1
+    assert options.threads == 1
+    assert isinstance(options.fa, bool)
+    first, second, last = err.splitlines()
+    assert first.startswith("--diffusion-fa: ")
+    assert second.startswith("--fa: ")
+    assert " at 64x64 on " in last
+    draw = ["--prompt", "a", "--width", "64", "--height", "64", "--steps", "1", "-o", str(tmp_path / "a.png")]
+    assert cli.main(["generate", *words, *draw, "--tune"]) == 0
+    assert capfd.readouterr().err == ""
+    assert as_arguments({"tune": True}).engine["tune"] is True
+
+
+def test_the_command_tells_what_it_measured_for_machines(words: list[str], capfd: Capture) -> None:
+    assert cli.main(["tune", *words, "--threads", "1", "--no-fa", "--size", "64", "--json"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert [trial["name"] for trial in told["trials"]] == ["diffusion_fa"]
+    assert told["choice"].keys() == {"threads", "fa", "diffusion_fa"}
+    assert Path(told["path"]).is_file()
+
+
+def test_the_command_line_warns_in_one_line_and_draws(words: list[str], tmp_path: Path, capfd: Capture) -> None:
+    draw = ["--prompt", "a", "--width", "64", "--height", "64", "--steps", "1", "-o", str(tmp_path / "a.png")]
+    assert cli.main(["generate", *words, *draw, "--tune"]) == 0
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1
+    assert err.startswith("sdcffi: warning: tune: nothing was measured yet")
+    assert "To measure: sdcffi tune --llm " in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--size", "70"], "size must be a multiple of 64, not 70"),
+        (["--budget", "0"], "budget must be more than 0"),
+        (["--tune"], "--tune"),
+    ],
+)
+def test_bad_usage_is_status_2(flags: list[str], said: str, words: list[str], capfd: Capture) -> None:
+    assert cli.main(["tune", *words, *flags]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert said in err
