@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,18 @@ import pytest
 from leftovers import wait_until
 from sdcli import Pixels
 
-from sdcffi import ContextParams, Engine, GenerationTimeoutError, OutOfMemoryError, SDError, cli, replay, tune, tuning
+from sdcffi import (
+    ContextParams,
+    Engine,
+    GenerationTimeoutError,
+    OutOfMemoryError,
+    Progress,
+    SDError,
+    cli,
+    replay,
+    tune,
+    tuning,
+)
 from sdcffi._arguments import as_arguments
 from sdcffi._cores import usable_cores
 from sdcffi._digest import FileState
@@ -100,13 +112,39 @@ def test_the_tiny_model_is_measured_and_its_choice_used(keywords: dict[str, Any]
             assert effective(engine) == {**DEFAULTS, **found.choice}
 
 
-def test_a_size_is_taken_that_leaves_room_for_many_pictures(
-    keywords: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("budget", "size"),
+    [(1, 128), (40 * 4 - 1, 128), (40 * 4 + 1, 256), (40 * 16 - 1, 256), (40 * 16 + 1, 512), (1e6, 512)],
+)
+def test_a_size_is_taken_that_leaves_room_for_forty_pictures(
+    budget: float, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuning, "_MOST_SIZE", 256)
-    for budget, size in ((1e-9, 128), (1e9, 256)):
-        with _Bench({**keywords, "threads": 1}, NEVER, budget) as bench:
-            assert bench.begin(None).pixels.shape == (size, size, 3)
+    """A picture of 128 pixels a side takes a second, a larger one as much more as it has pixels."""
+
+    def draw(bench: _Bench, settings: Settings) -> _Drawn:
+        assert settings == {}
+        return _Drawn(picture(bench.size % 255), None, (bench.size / 128) ** 2, 0)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(_Bench, "draw", draw)
+    bench = _Bench({}, NEVER, budget)
+    assert np.array_equal(bench.begin(None).pixels, picture(size % 255))
+    assert bench.size == size
+    assert bench.begin(64).wall == 0.25
+
+
+@pytest.mark.parametrize("image", [True, False], ids=["pictures", "videos"])
+def test_the_engines_own_clock_is_projected_to_twenty_steps(image: bool) -> None:
+    def draw(**call: Any) -> Any:
+        assert (call["width"], call["height"], call["steps"]) == (192, 192, 2)
+        assert call.get("video_frames") == (None if image else 5)
+        for phase, steps, seconds in (("encode", 1, 0.5), ("sample", 2, 3.0), ("decode", 4, 0.25)):
+            for step in range(steps + 1):
+                call["on_progress"](Progress(phase, step, steps, seconds if step else 0.0))
+        return SimpleNamespace(arrays=[picture(9)], origin=None)
+
+    engine: Any = SimpleNamespace(capabilities=lambda: SimpleNamespace(image=image))
+    setattr(engine, "generate" if image else "generate_video", draw)
+    assert _Bench({}, NEVER, 1, 192)._once(engine).seconds == 0.5 + 20 * 3 + 4 * 0.25
 
 
 def test_a_budget_that_is_too_small_says_so_and_stores_nothing(keywords: dict[str, Any], cache: Path) -> None:
@@ -142,6 +180,7 @@ def test_an_engine_that_memory_has_no_room_for_beside_another_is_alone(
     with _Bench({**keywords, "threads": 1, "memory_check": "off"}, NEVER, 1, 64) as bench:
         first = bench.draw({})
         other = bench.draw({"diffusion_fa": True})
+        assert first.pixels.shape == other.pixels.shape == (64, 64, 3)
         assert [dict(key) for key in bench._engines] == [{"diffusion_fa": True}]
         assert first.origin.resolved_context.diffusion_flash_attn is False
         assert other.origin.resolved_context.diffusion_flash_attn is True
