@@ -19,7 +19,8 @@ Pixels = npt.NDArray[np.uint8]
 
 # As many test processes run as there are cores.
 THREADS = 1
-FLAGS = {"sampler": "--sampling-method"}  # where sd-cli's flag is not the keyword with dashes
+# Where sd-cli's flag is not the keyword with dashes.
+FLAGS = {"sampler": "--sampling-method", "init_image": "--init-img"}
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,11 @@ class SdCli:
         return self.words({**model.engine_arguments(), **parameters}, output)
 
     def words(self, parameters: Mapping[str, Any], output: Path) -> list[str]:
-        """The command line for parameters named as ours; one that is True is a flag alone."""
+        """The command line for parameters named as ours; True makes a flag alone, None leaves it out."""
         words = [str(self.path)]
         for name, value in {"threads": THREADS, **parameters, "output": output}.items():
+            if value is None:
+                continue
             words.append(FLAGS.get(name, "--" + name.replace("_", "-")))
             if value is not True:
                 words.append(str(value))

@@ -1,1 +1,7 @@
-"""Benchmarks against upstream's sd-cli, run by hand: ``python -m tests.bench``."""
+"""Benchmarks, run by hand: ``python -m tests.bench`` compares, the other modules measure what sdcffi itself adds."""
+
+import sys
+from pathlib import Path
+
+# As pytest has it for the tests, whose models and helpers are used here too.
+sys.path.insert(0, str(Path(__file__).parent.parent))

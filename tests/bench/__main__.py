@@ -1,172 +1,151 @@
-"""Compare sdcffi with upstream's sd-cli, built from the same source: overhead, whole process, peak memory.
+"""Measure sdcffi beside upstream's sd-cli, stable-diffusion-cpp-python and PyTorch.
 
-    python -m tests.bench [--rounds N] [--size PIXELS] [--steps N] [--threads N] [--json]
+    pip install -r tests/bench/requirements.txt
+    python -m tests.bench [--quick] [--only NAME,...] [--json FILE] [--plot FILE] [--docs] [--resume]
 
-Each round runs every program once, in alternating order, on the tiny model; each run is a process of its own that
-loads the model, draws one picture and writes it. A ratio is the median of the rounds' own ratios.
+Tables go to standard output, what is going on to standard error. Every work is kept in a JSON file as soon as it is
+measured, and `--resume` takes from it what was measured with the same build and options, so an interrupted run goes
+on. The first run writes the models (6 GB, one minute) and compiles upstream's sd-cli without our patches (10 minutes
+on two cores), which are kept in the user's cache directory.
 
-binding   time of `Engine.generate` against what the engine logs in the same process for the same call (by 10 ms)
-call      time of `Engine.generate` against what sd-cli logs for the same call (by 10 ms)
-process   wall time of the whole process against sd-cli's
-memory    peak resident memory of the whole process against sd-cli's
-as sd-cli the same, with sd-cli's settings: free each model after its use, and load no image encoder. Engine keeps
-          them, so that a second call and image input work; with the tiny model that is a visible part of the memory.
-
-The engine works in the process that is measured (isolated=False); ``tests.bench.isolation`` tells what a child adds.
-Run it on an idle machine with free cores: ggml's threads spin while they wait, so a neighbour costs every program much.
+Run it on an idle machine: ggml's threads spin while they wait, so a neighbour costs every contender much.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import datetime
+import importlib.metadata
 import os
-import re
-import statistics
-import subprocess
+import platform
 import sys
-import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from sdcffi._build.places import cache_directory
 from sdcffi._locate import locate
-from sdcffi.demo import DemoModel, write_model
 
-# What a user would write, plus two lines that tell how long the call took, by our clock and by the engine's.
-PROGRAM = """
-import sys
-from sdcffi import ContextParams, Engine
-diffusion_model, llm, taesd, size, steps, threads, output, as_sd_cli = sys.argv[1:]
-once = as_sd_cli == "True"
-context = ContextParams(vae_decode_only=once, free_params_immediately=once)
-log = []
-files = {"diffusion_model": diffusion_model, "llm": llm, "taesd": taesd}
-how = {"threads": int(threads), "backend": "cpu", "context": context, "isolated": False}
-with Engine(**files, **how, on_log=log.append) as engine:
-    result = engine.generate("a cat", width=int(size), height=int(size), steps=int(steps), cfg_scale=1.0, seed=42)
-    result.save(output)
-print(next(line.text for line in log if "generate_image completed" in line.text))
-print(f"generate_image completed in {result.seconds:.4f}s")
-"""
-CALL = re.compile(r"generate_image completed in ([\d.]+)s")
+from .contenders import CONTENDERS
+from .growth import AXES, measure_growth
+from .models import MODELS
+from .report import PLOT, Results, markdown, write_page
+from .roofline import measure_roofline
+from .rounds import compare
+from .works import WORKS
 
-
-@dataclass(frozen=True)
-class Run:
-    """One process: seconds of the call by the engine's clock and by the caller's, of the whole, and peak bytes."""
-
-    native: float
-    call: float
-    process: float
-    memory: float
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """Medians of both sides, and the median of their quotient over the rounds."""
-
-    name: str
-    sdcffi: float
-    reference: float
-    ratio: float
-    aim: float
-    unit: str
-
-
-def measure(command: list[str]) -> Run:
-    """Run a command and read its call time from what it prints."""
-    environment = {**os.environ, "GGML_NO_BACKTRACE": "1"}
-    with tempfile.TemporaryFile("w+") as output:
-        started = time.perf_counter()
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        output.seek(0)
-        said = output.read()
-    if process.returncode != 0:
-        raise SystemExit(f"{command[0]} exited with {process.returncode}:\n{said}")
-    unit = 1 if sys.platform == "darwin" else 1024
-    calls = [float(number) for number in CALL.findall(said)]
-    return Run(calls[0], calls[-1], seconds, usage.ru_maxrss * unit)
-
-
-def commands(options: argparse.Namespace, model: DemoModel, output: Path) -> dict[str, list[str]]:
-    """The programs, with the same parameters."""
-    build = locate()
-    if not build.manifest.get("cli"):
-        raise SystemExit(f"{build.directory} has no sd-cli. Run: python build_native.py --with-cli")
-    files = [str(path) for path in (model.diffusion_model, model.llm, model.taesd)]
-    values = [str(value) for value in (options.size, options.steps, options.threads)]
-    names = ["--diffusion-model", "--llm", "--taesd", "--width", "--steps", "--threads"]
-    flags = [word for pair in zip(names, files + values, strict=True) for word in pair]
-    sd_cli = [str(build.directory / build.manifest["cli"]), *flags, "--height", values[0], "--prompt", "a cat"]
-    ours = [sys.executable, "-c", PROGRAM, *files, *values, str(output / "sdcffi.png")]
-    return {
-        "sdcffi": [*ours, "False"],
-        "sd-cli": [*sd_cli, "--cfg-scale", "1", "--seed", "42", "--output", str(output / "sd-cli.png")],
-        "as sd-cli": [*ours, "True"],
-    }
-
-
-def run_rounds(programs: dict[str, list[str]], rounds: int) -> dict[str, list[Run]]:
-    """Run the programs in turn, after one run each that warms the file cache."""
-    runs: dict[str, list[Run]] = {name: [] for name in programs}
-    for index in range(rounds + 1):
-        for name in sorted(programs, reverse=index % 2 == 1):
-            run = measure(programs[name])
-            if index > 0:
-                runs[name].append(run)
-    return runs
-
-
-def ratios(runs: dict[str, list[Run]]) -> list[Ratio]:
-    """Every row of the table."""
-    ours, theirs, once = runs["sdcffi"], runs["sd-cli"], runs["as sd-cli"]
-
-    def ratio(
-        name: str, field: str, aim: float, one: list[Run], other: list[Run], of: str = "", unit: str = "s"
-    ) -> Ratio:
-        tops, bottoms = [getattr(run, field) for run in one], [getattr(run, of or field) for run in other]
-        quotient = statistics.median(top / bottom for top, bottom in zip(tops, bottoms, strict=True))
-        return Ratio(name, statistics.median(tops), statistics.median(bottoms), quotient, aim, unit)
-
-    return [
-        ratio("binding", "call", 1.02, ours, ours, of="native"),
-        ratio("call", "call", 1.02, ours, theirs),
-        ratio("process", "process", 1.15, ours, theirs),
-        ratio("memory", "memory", 1.10, ours, theirs, unit="MiB"),
-        ratio("process, as sd-cli", "process", 1.15, once, theirs),
-        ratio("memory, as sd-cli", "memory", 1.10, once, theirs, unit="MiB"),
-    ]
-
-
-def table(rows: list[Ratio]) -> str:
-    """The ratios for people."""
-    lines = [f"{'':<20}{'sdcffi':>12}{'reference':>12}{'ratio':>8}{'aim':>7}"]
-    for row in rows:
-        scale = 2**20 if row.unit == "MiB" else 1
-        ours, theirs = (f"{value / scale:.3f} {row.unit}" for value in (row.sdcffi, row.reference))
-        mark = "" if row.ratio <= row.aim else "  missed"
-        lines.append(f"{row.name:<20}{ours:>12}{theirs:>12}{row.ratio:>8.3f}{row.aim:>7.2f}{mark}")
-    return "\n".join(lines)
+_PACKAGES = {"torch": "PyTorch", "diffusers": "diffusers", "stable-diffusion-cpp-python": "", "numpy": "numpy"}
 
 
 def main() -> int:
-    """Run the benchmark and print its table."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="sdcffi against sd-cli")
-    parser.add_argument("--rounds", type=int, default=9, help="runs of each program (default 9)")
-    parser.add_argument("--size", type=int, default=256, help="width and height in pixels (default 256)")
-    parser.add_argument("--steps", type=int, default=4, help="denoising steps (default 4)")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads of both programs (default 2)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    """Measure what was asked for, and show everything that is known then."""
+    options = _parse()
+    results = Results(options.json or _kept(options.quick), _about(options))
+    if options.resume:
+        results.resume()
+    if not results.roofline:
+        results.roofline = asdict(measure_roofline())
+    for name in [*WORKS, *AXES]:
+        if (name in results.works or name in results.growth) or (options.only and name not in options.only):
+            continue
+        started = time.perf_counter()
+        if name in AXES:
+            results.growth[name] = measure_growth(AXES[name], options.quick, 1 if options.quick else 3, options.threads)
+        elif not options.quick or WORKS[name].quick is not None or options.only:
+            work = WORKS[name]
+            rounds = options.rounds or (min(2, work.rounds) if options.quick else work.rounds)
+            patience = options.patience or (4.0 if options.quick else 30.0)
+            results.works[name] = compare(work, work.chosen(options.quick), rounds, patience, options.threads)
+        else:
+            continue
+        results.save()
+        print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+    _show(results, options)
+    return 0
+
+
+def _parse() -> argparse.Namespace:
+    names = [*WORKS, *AXES]
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench",
+        description="sdcffi beside upstream's sd-cli, stable-diffusion-cpp-python and PyTorch",
+        epilog=f"Works: {', '.join(names)}. Contenders: {', '.join(CONTENDERS)}.",
+    )
+    parser.add_argument("--quick", action="store_true", help="the most telling works, few calls: two minutes")
+    parser.add_argument("--only", type=lambda text: text.split(","), metavar="NAME,...", help="only these works")
+    parser.add_argument("--rounds", type=int, help="calls of each contender at most (default: by work)")
+    parser.add_argument("--patience", type=float, metavar="SECONDS", help="after which a contender is left out")
+    parser.add_argument("--threads", type=int, help="CPU threads of everybody (default: everybody's own)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where results go (default: in the cache directory)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="write a PNG")
+    parser.add_argument("--docs", action="store_true", help="write the page of the documentation and its plot")
+    parser.add_argument("--resume", action="store_true", help="measure only what the results lack")
+    parser.add_argument("--prepare", action="store_true", help="write models, compile sd-cli, and measure nothing")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory:
-        model = write_model(Path(directory) / "model")
-        rows = ratios(run_rounds(commands(options, model, Path(directory)), options.rounds))
-    print(json.dumps([asdict(row) for row in rows], indent=2) if options.json else table(rows))
-    return 0 if all(row.ratio <= row.aim for row in rows) else 1
+    if unknown := set(options.only or ()) - set(names):
+        parser.error(f"unknown {', '.join(sorted(unknown))} (legal: {', '.join(names)})")
+    if options.prepare:
+        _prepare()
+        parser.exit()
+    return options
+
+
+def _prepare() -> None:
+    from . import unpatched
+
+    for name, write in MODELS.items():
+        print(f"{name}: {write()}", file=sys.stderr, flush=True)
+    print(unpatched.sd_cli(), file=sys.stderr)
+
+
+def _show(results: Results, options: argparse.Namespace) -> None:
+    print(markdown(results))
+    if options.plot or options.docs:
+        from .plot import draw_plot
+
+        for path in filter(None, (options.plot, PLOT if options.docs else None)):
+            draw_plot(results, path)
+    if options.docs:
+        write_page(results)
+
+
+def _kept(quick: bool) -> Path:
+    return cache_directory() / "bench" / ("quick.json" if quick else "full.json")
+
+
+def _about(options: argparse.Namespace) -> dict[str, Any]:
+    build = locate()
+    flags = [flag for flag, given in {"--quick": options.quick, "--docs": options.docs}.items() if given]
+    versions = {"sdcffi": importlib.metadata.version("sdcffi") if _has("sdcffi") else build.manifest["sdcffi"]}
+    versions |= {"stable-diffusion.cpp": str(build.manifest["upstream"]["commit"]), "Python": platform.python_version()}
+    versions |= {title or name: importlib.metadata.version(name) for name, title in _PACKAGES.items() if _has(name)}
+    return {
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{_processor()}, {os.cpu_count()} cores, {_memory():.0f} GiB, {platform.system()}",
+        "versions": versions,
+        "command": " ".join(["python -m tests.bench", *flags]),
+        "same": {"build": build.manifest["key"], "threads": options.threads, "quick": options.quick},
+    }
+
+
+def _has(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor()
+
+
+def _memory() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
 if __name__ == "__main__":

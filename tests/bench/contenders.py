@@ -1,0 +1,165 @@
+"""Who does the work: sdcffi, upstream's program, another binding, PyTorch.
+
+Each is opened with a `Job` and then called again and again. Those that are libraries work in a process of their own
+(`worker`), where the model stays loaded; `sd-cli` is a new process for each call, as it is for its users.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from sdcli import SdCli
+
+from . import unpatched
+from .engine_log import read_parts
+from .processes import ENVIRONMENT, ContenderError, run_measured
+from .worker import Sample
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done.
+
+    Parameters
+    ----------
+    model : dict
+        Keyword arguments of `Engine`; for upscaling, `upscale_model`.
+    draw : dict
+        Keyword arguments of `Engine.generate`; for upscaling, `init_image`.
+    networks : dict
+        For PyTorch: which network does which part, from which file, at which size.
+    threads : int, optional
+        None leaves everybody to their own default.
+    """
+
+    model: dict[str, Any]
+    draw: dict[str, Any]
+    networks: dict[str, tuple[str, str, int]] = field(default_factory=dict)
+    threads: int | None = None
+
+
+class Session(Protocol):
+    """A contender that has loaded its model."""
+
+    def call(self, **changes: Any) -> Sample:
+        """Do the job, with other arguments where some are given; its parts, in seconds, and `memory` in bytes."""
+
+    def close(self) -> None:
+        """Give everything back."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """How to open a contender, and which packages it needs."""
+
+    open: Callable[[Job], Session]
+    needs: tuple[str, ...] = ()
+
+    def missing(self) -> str | None:
+        """What has to be installed."""
+        lacking = [name for name in self.needs if importlib.util.find_spec(name) is None]
+        return f"not installed ({', '.join(lacking)})" if lacking else None
+
+
+class Worker:
+    """A contender that is a library, in a child process."""
+
+    def __init__(self, kind: str, option: Any, job: Job) -> None:
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed in close)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.bench.worker", kind, json.dumps({**asdict(job), "option": option})],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, **ENVIRONMENT},
+        )
+        try:
+            self.load = self._answer()["load"]
+        except BaseException:
+            self.close()
+            raise
+
+    def call(self, **changes: Any) -> Sample:
+        assert self._process.stdin is not None
+        print(json.dumps(changes), file=self._process.stdin, flush=True)
+        return {"load": self.load, **self._answer()}
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+    def _answer(self) -> Sample:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._errors.seek(0)
+            raise ContenderError(f"it ended with {self._process.wait()}:\n{self._errors.read()[-2000:]}")
+        sample: Sample = json.loads(line)
+        return sample
+
+
+class Program:
+    """`sd-cli`; `load` is its whole time but for the call: start, loading, and writing the picture."""
+
+    def __init__(self, path: Path, job: Job) -> None:
+        self._program, self._job = SdCli(path), job
+
+    def call(self, **changes: Any) -> Sample:
+        with tempfile.TemporaryDirectory() as directory:
+            finished = run_measured(self._command({**self._job.draw, **changes}, Path(directory)))
+        sample = read_parts(finished.said, self._job.draw.get("steps", 1))
+        sample["call"] = sample["call"] if "call" in sample else sample["upscale"]
+        return {**sample, "load": finished.seconds - sample["call"], "memory": finished.memory}
+
+    def close(self) -> None:
+        pass
+
+    def _command(self, draw: dict[str, Any], directory: Path) -> list[str]:
+        more: dict[str, Any] = {"threads": self._job.threads}
+        if "upscale_model" in self._job.model:
+            more["mode"] = "upscale"
+        for lora in draw.pop("loras", []):
+            draw["prompt"] += f"<lora:{Path(lora).stem}:1>"
+            more["lora_model_dir"] = Path(lora).parent
+        return self._program.words({**self._job.model, **draw, **more}, directory / "picture.png")
+
+
+@cache
+def physical_cores() -> int:
+    """How many threads the engine takes by default."""
+    from sdcffi._library import load
+
+    return int(load().lib.sd_get_num_physical_cores())
+
+
+def _pytorch(type: str) -> Contender:
+    return Contender(lambda job: Worker("pytorch", type, job), ("torch", "diffusers"))
+
+
+CONTENDERS: dict[str, Contender] = {
+    "sdcffi": Contender(lambda job: Worker("sdcffi", False, job)),
+    "sdcffi isolated": Contender(lambda job: Worker("sdcffi", True, job)),
+    "sd-cli": Contender(lambda job: Program(unpatched.sd_cli(), job)),
+    "sd-cpp-python": Contender(lambda job: Worker("bindings", job.threads, job), ("stable_diffusion_cpp",)),
+    "sd-cpp-python same threads": Contender(
+        lambda job: Worker("bindings", job.threads or physical_cores(), job), ("stable_diffusion_cpp",)
+    ),
+    "PyTorch float32": _pytorch("float32"),
+    "PyTorch bfloat16": _pytorch("bfloat16"),
+}
+"""By the name that tables give them; `sd-cpp-python` is the package stable-diffusion-cpp-python."""

@@ -1,0 +1,199 @@
+"""Results as tables in Markdown, as JSON, and as a page of the documentation."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sdcffi._files import replacing
+
+from . import growth
+from .contenders import CONTENDERS
+from .rounds import Runs, median, pairs, ratios
+from .works import AIMS, OURS, WORKS, Aim
+
+PAGE = Path(__file__).resolve().parents[2] / "sdcffi" / "docs" / "speed.md"
+PLOT = PAGE.with_suffix(".png")
+_BEGIN, _END = "<!-- measured: begin -->", "<!-- measured: end -->"
+_MIB = 2**20
+
+
+class Results:
+    """What was measured so far, kept in a file that is written after each work.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    about : dict
+        Date, machine, versions, command: what the numbers depend on.
+    """
+
+    def __init__(self, path: Path, about: dict[str, Any]) -> None:
+        self.path, self.about = path, about
+        self.roofline: dict[str, float] = {}
+        self.works: dict[str, dict[str, Runs]] = {}
+        self.growth: dict[str, growth.Measured] = {}
+
+    def resume(self) -> None:
+        """Take over what the file holds, if that was measured with the same build and options."""
+        if not self.path.is_file():
+            return
+        kept = json.loads(self.path.read_text("utf-8"))
+        if kept["about"]["same"] != self.about["same"]:
+            return
+        self.roofline, self.growth = kept["roofline"], kept["growth"]
+        self.works = {
+            name: {label: Runs(**runs) for label, runs in lanes.items()} for name, lanes in kept["works"].items()
+        }
+
+    def save(self) -> None:
+        """Write the file."""
+        works = {name: {label: asdict(runs) for label, runs in lanes.items()} for name, lanes in self.works.items()}
+        content = {"about": self.about, "roofline": self.roofline, "works": works, "growth": self.growth}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(self.path) as temporary:
+            temporary.write_text(json.dumps(content, indent=1), "utf-8")
+
+    def in_order(self) -> dict[str, dict[str, Runs]]:
+        """The works in the order of the table of works."""
+        return {name: self.works[name] for name in WORKS if name in self.works}
+
+
+def markdown(results: Results) -> str:
+    """Everything."""
+    sections = [
+        about(results),
+        "### Aims\n\n" + aims(results),
+        "### Medians\n\n" + medians(results),
+        "### Share of what the machine can do\n\n" + shares(results),
+        "### Growth\n\n" + grown(results),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def about(results: Results) -> str:
+    """Where and when."""
+    it = results.about
+    versions = ", ".join(f"{name} {version}" for name, version in it["versions"].items())
+    lines = [f"Measured on {it['date']} by `{it['command']}`: {it['machine']}; {versions}."]
+    if results.roofline:
+        rates = results.roofline
+        lines.append(
+            f"numpy reaches {rates['arithmetic'] / 1e9:.0f} GFLOP/s in float32 matrix products and "
+            f"{rates['memory'] / 1e9:.1f} GB/s in copying."
+        )
+    return " ".join(lines)
+
+
+def aims(results: Results) -> str:
+    """The ratios aimed at, of those works that were measured."""
+    rows = [aim_row(aim, results.works[aim.work]) for aim in AIMS if aim.work in results.works]
+    return _table(["what", "lane", "against", "", "", "ratio (rounds)", "aim", ""], rows)
+
+
+def aim_row(aim: Aim, lanes: dict[str, Runs]) -> list[str]:
+    """What was reached."""
+    one, other = (lanes.get(label, Runs("not measured")) for label in (aim.lane, aim.against))
+    unit = aim.part
+    cells = [_median(runs, unit) for runs in (one, other)]
+    if aim.difference:
+        reached = [a[aim.part] - b[aim.part] for a, b in pairs(one, other, aim.part)]
+        told, limit = _spread(reached, lambda s: f"{1000 * s:.1f}", " ms"), f"≤ {1000 * aim.limit:.0f} ms"
+    else:
+        reached = ratios(one, other, aim.part)
+        told, limit = _spread(reached, lambda q: f"{q:.2f}"), f"≤ {aim.limit:.2f}"
+    verdict = "" if not reached else "met" if median(reached) <= aim.limit else "missed"
+    return [aim.title, aim.lane, aim.against, *cells, told, limit, verdict]
+
+
+def medians(results: Results) -> str:
+    """Of every part the median of each lane with its spread, and what is sdcffi's in proportion to it."""
+    rows = []
+    for name, lanes in results.in_order().items():
+        for part, title in WORKS[name].parts.items():
+            for number, (label, runs) in enumerate(lanes.items()):
+                if not runs.values(part) and runs.state == "measured":
+                    continue
+                proportion = ratios(lanes[OURS], runs, part) if label != OURS else []
+                what = f"**{WORKS[name].title}**: {title}" if number == 0 else ""
+                spread = _spread(proportion, lambda q: f"{q:.2f}")
+                rows.append([what, label, _spread_of(runs, part), str(len(runs.values(part)) or ""), spread])
+    return _table(["what", "who", "median (smallest to largest)", "calls", "sdcffi's in proportion"], rows)
+
+
+def shares(results: Results) -> str:
+    """How much of the rate of arithmetic each part reaches; PyTorch has counted its operations."""
+    if not results.roofline:
+        return "Not measured."
+    rows = []
+    for name, lanes in results.in_order().items():
+        for part in WORKS[name].networks:
+            counts = [count for runs in lanes.values() for count in runs.values(f"{part} operations")]
+            if not counts:
+                continue
+            least = counts[0] / results.roofline["arithmetic"]
+            cells = []
+            for label in _SHARED:
+                seconds = median(lanes[label].values(part)) if label in lanes else None
+                cells.append(f"{100 * least / seconds:.0f} %" if seconds else "")
+            title = f"{WORKS[name].title}: {WORKS[name].parts[part]}"
+            rows.append([title, f"{counts[0] / 1e9:.0f}", f"{least:.2f} s", *cells])
+    return _table(["what", "GFLOP", "at numpy's rate", *_SHARED], rows)
+
+
+_SHARED = [name for name in CONTENDERS if name in (OURS, "sd-cli") or name.startswith("PyTorch")]
+
+
+def grown(results: Results) -> str:
+    """The fits."""
+    rows = []
+    for name, measured in results.growth.items():
+        axis = growth.AXES[name]
+        points = ", ".join(
+            f"{value}: {seconds:.2f}"
+            for value, seconds in zip(measured["values"], measured["seconds"]["call"], strict=True)
+        )
+        rows.append([axis.title, points, growth.formula(axis, measured)])
+    return _table(["what", "seconds of a whole call", "fitted"], rows)
+
+
+def write_page(results: Results) -> None:
+    """Put the tables into the documentation's page, between its two marks."""
+    text = PAGE.read_text("utf-8")
+    before, rest = text.split(_BEGIN)
+    after = rest.split(_END)[1]
+    with replacing(PAGE) as temporary:
+        temporary.write_text(f"{before}{_BEGIN}\n\n{markdown(results)}\n{_END}{after}", "utf-8")
+
+
+def _median(runs: Runs, part: str) -> str:
+    value = median(runs.values(part))
+    return runs.state if value is None else _quantity(part)(value) + _unit(part)
+
+
+def _spread_of(runs: Runs, part: str) -> str:
+    return _spread(runs.values(part), _quantity(part), _unit(part)) or runs.state
+
+
+def _spread(values: list[float], show: Any, unit: str = "") -> str:
+    if not values:
+        return ""
+    spread = f" ({show(min(values))} to {show(max(values))})" if len(values) > 1 else ""
+    return f"{show(median(values))}{unit}{spread}"
+
+
+def _quantity(part: str) -> Any:
+    return (lambda b: f"{b / _MIB:.0f}") if part == "memory" else (lambda s: f"{s:.3f}" if s < 10 else f"{s:.1f}")
+
+
+def _unit(part: str) -> str:
+    return " MiB" if part == "memory" else " s"
+
+
+def _table(heads: list[str], rows: list[list[str]]) -> str:
+    if not rows:
+        return "Not measured."
+    return "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *rows])
