@@ -32,7 +32,7 @@ from .growth import AXES, measure_growth
 from .models import MODELS
 from .report import PLOT, Results, markdown, write_page
 from .roofline import measure_roofline
-from .rounds import compare
+from .rounds import FAILURES, compare
 from .works import WORKS
 
 _PACKAGES = {"torch": "PyTorch", "diffusers": "diffusers", "stable-diffusion-cpp-python": "", "numpy": "numpy"}
@@ -42,27 +42,42 @@ def main() -> int:
     """Measure what was asked for, and show everything that is known then."""
     options = _parse()
     results = Results(options.json or _kept(options.quick), _about(options))
-    if options.resume:
+    if options.resume or options.only:
         results.resume()
     if not results.roofline:
         results.roofline = asdict(measure_roofline())
-    for name in [*WORKS, *AXES]:
-        if (name in results.works or name in results.growth) or (options.only and name not in options.only):
+    for name in options.only or _names(options.quick):
+        if options.resume and (name in results.works or name in results.growth):
             continue
         started = time.perf_counter()
         if name in AXES:
-            results.growth[name] = measure_growth(AXES[name], options.quick, 1 if options.quick else 3, options.threads)
-        elif not options.quick or WORKS[name].quick is not None or options.only:
-            work = WORKS[name]
-            rounds = options.rounds or (min(2, work.rounds) if options.quick else work.rounds)
-            patience = options.patience or (4.0 if options.quick else 30.0)
-            results.works[name] = compare(work, work.chosen(options.quick), rounds, patience, options.threads)
+            _measure_growth(name, results, options)
         else:
-            continue
+            _compare(name, results, options)
         results.save()
         print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
     _show(results, options)
     return 0
+
+
+def _names(quick: bool) -> list[str]:
+    """Everything that a run measures."""
+    return [*(name for name, work in WORKS.items() if not quick or work.quick is not None), *AXES]
+
+
+def _compare(name: str, results: Results, options: argparse.Namespace) -> None:
+    work = WORKS[name]
+    rounds = options.rounds or (min(2, work.rounds) if options.quick else work.rounds)
+    patience = options.patience or (4.0 if options.quick else 30.0)
+    results.works[name] = compare(work, work.chosen(options.quick), rounds, patience, options.threads)
+
+
+def _measure_growth(name: str, results: Results, options: argparse.Namespace) -> None:
+    rounds = options.rounds or (1 if options.quick else 3)
+    try:
+        results.growth[name] = measure_growth(AXES[name], options.quick, rounds, options.threads)
+    except FAILURES as error:
+        print(f"{name}: {error}", file=sys.stderr)
 
 
 def _parse() -> argparse.Namespace:
@@ -73,7 +88,9 @@ def _parse() -> argparse.Namespace:
         epilog=f"Works: {', '.join(names)}. Contenders: {', '.join(CONTENDERS)}.",
     )
     parser.add_argument("--quick", action="store_true", help="the most telling works, few calls: two minutes")
-    parser.add_argument("--only", type=lambda text: text.split(","), metavar="NAME,...", help="only these works")
+    parser.add_argument(
+        "--only", type=lambda text: text.split(","), metavar="NAME,...", help="measure these works anew, show only them"
+    )
     parser.add_argument("--rounds", type=int, help="calls of each contender at most (default: by work)")
     parser.add_argument("--patience", type=float, metavar="SECONDS", help="after which a contender is left out")
     parser.add_argument("--threads", type=int, help="CPU threads of everybody (default: everybody's own)")
@@ -100,7 +117,7 @@ def _prepare() -> None:
 
 
 def _show(results: Results, options: argparse.Namespace) -> None:
-    print(markdown(results))
+    print(markdown(results.only(options.only) if options.only else results))
     if options.plot or options.docs:
         from .plot import draw_plot
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from sdcffi._files import replacing
 from . import growth
 from .contenders import CONTENDERS
 from .rounds import Runs, median, pairs, ratios
-from .works import AIMS, OURS, WORKS, Aim
+from .works import AIMS, OURS, WORKS, Aim, contender
 
 PAGE = Path(__file__).resolve().parents[2] / "sdcffi" / "docs" / "speed.md"
 PLOT = PAGE.with_suffix(".png")
@@ -38,16 +39,15 @@ class Results:
         self.growth: dict[str, growth.Measured] = {}
 
     def resume(self) -> None:
-        """Take over what the file holds, if that was measured with the same build and options."""
+        """Take over what the file holds, if that was measured with the same build, options and contenders."""
         if not self.path.is_file():
             return
         kept = json.loads(self.path.read_text("utf-8"))
         if kept["about"]["same"] != self.about["same"]:
             return
         self.roofline, self.growth = kept["roofline"], kept["growth"]
-        self.works = {
-            name: {label: Runs(**runs) for label, runs in lanes.items()} for name, lanes in kept["works"].items()
-        }
+        works = {name: {label: Runs(**runs) for label, runs in lanes.items()} for name, lanes in kept["works"].items()}
+        self.works = {name: lanes for name, lanes in works.items() if _is_complete(name, lanes)}
 
     def save(self) -> None:
         """Write the file."""
@@ -57,9 +57,23 @@ class Results:
         with replacing(self.path) as temporary:
             temporary.write_text(json.dumps(content, indent=1), "utf-8")
 
+    def only(self, names: Collection[str]) -> Results:
+        """The same with these works alone."""
+        part = Results(self.path, self.about)
+        part.roofline = self.roofline
+        part.works = {name: lanes for name, lanes in self.works.items() if name in names}
+        part.growth = {name: measured for name, measured in self.growth.items() if name in names}
+        return part
+
     def in_order(self) -> dict[str, dict[str, Runs]]:
         """The works in the order of the table of works."""
         return {name: self.works[name] for name in WORKS if name in self.works}
+
+
+def _is_complete(name: str, lanes: dict[str, Runs]) -> bool:
+    """Whether nobody failed, or was not installed and is now."""
+    by_label = {lane.label: contender(lane).missing() for lane in WORKS[name].lanes} if name in WORKS else {}
+    return bool(by_label) and all(runs.state == (by_label.get(label) or "measured") for label, runs in lanes.items())
 
 
 def markdown(results: Results) -> str:
@@ -91,14 +105,13 @@ def about(results: Results) -> str:
 def aims(results: Results) -> str:
     """The ratios aimed at, of those works that were measured."""
     rows = [aim_row(aim, results.works[aim.work]) for aim in AIMS if aim.work in results.works]
-    return _table(["what", "lane", "against", "", "", "ratio (rounds)", "aim", ""], rows)
+    return _table(["what", "who", "against", "takes", "the other", "ratio (rounds)", "aim", ""], rows)
 
 
 def aim_row(aim: Aim, lanes: dict[str, Runs]) -> list[str]:
     """What was reached."""
     one, other = (lanes.get(label, Runs("not measured")) for label in (aim.lane, aim.against))
-    unit = aim.part
-    cells = [_median(runs, unit) for runs in (one, other)]
+    cells = [_median(runs, aim.part) for runs in (one, other)]
     if aim.difference:
         reached = [a[aim.part] - b[aim.part] for a, b in pairs(one, other, aim.part)]
         told, limit = _spread(reached, lambda s: f"{1000 * s:.1f}", " ms"), f"≤ {1000 * aim.limit:.0f} ms"

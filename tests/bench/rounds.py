@@ -14,11 +14,14 @@ from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+from sdcffi import SDError
+
 from .contenders import Job, Session
 from .processes import ContenderError, busy_neighbour
 from .worker import Sample
 from .works import Lane, Work, contender
 
+FAILURES = (ContenderError, SDError, OSError)  # of one contender; the others go on
 SHORT = 4.0  # seconds that a call may take and still be thrown away, to warm up
 
 
@@ -55,12 +58,15 @@ def compare(work: Work, lanes: tuple[Lane, ...], rounds: int, patience: float, t
             try:
                 with busy_neighbour() if lane.neighbour else nullcontext():
                     return _once(lane, job) if work.fresh else sessions[lane.label].call(**lane.draw())
-            except ContenderError as error:
-                print(f"{lane.label}: {error}", file=sys.stderr)
-                runs[lane.label].state = "failed"
+            except FAILURES as error:
+                fail(lane, error)
                 return None
             finally:
                 spent[lane.label] += time.perf_counter() - started
+
+        def fail(lane: Lane, error: Exception) -> None:
+            print(f"{lane.label}: {error}", file=sys.stderr)
+            runs[lane.label].state = "failed"
 
         def measured() -> list[Lane]:
             return [lane for lane in lanes if runs[lane.label].state == "measured"]
@@ -69,9 +75,8 @@ def compare(work: Work, lanes: tuple[Lane, ...], rounds: int, patience: float, t
             try:
                 if not work.fresh:
                     sessions[lane.label] = stack.enter_context(closing(contender(lane).open(job)))
-            except ContenderError as error:
-                print(f"{lane.label}: {error}", file=sys.stderr)
-                runs[lane.label].state = "failed"
+            except FAILURES as error:
+                fail(lane, error)
                 continue
             sample = call(lane)
             if sample and spent[lane.label] > SHORT:
