@@ -19,6 +19,9 @@ PAGE = Path(__file__).resolve().parents[2] / "sdcffi" / "docs" / "speed.md"
 PLOT = PAGE.with_suffix(".png")
 _BEGIN, _END = "<!-- measured: begin -->", "<!-- measured: end -->"
 _MIB = 2**20
+_HOW_TO_READ = (
+    "Median (smallest to largest): **what sdcffi takes in proportion to it**, the median of the rounds' ratios."
+)
 
 
 class Results:
@@ -81,7 +84,7 @@ def markdown(results: Results) -> str:
     sections = [
         about(results),
         "### Aims\n\n" + aims(results),
-        "### Medians\n\n" + medians(results),
+        f"### Medians\n\n{_HOW_TO_READ}\n\n{medians(results)}",
         "### Share of what the machine can do\n\n" + shares(results),
         "### Growth\n\n" + grown(results),
     ]
@@ -123,18 +126,23 @@ def aim_row(aim: Aim, lanes: dict[str, Runs]) -> list[str]:
 
 
 def medians(results: Results) -> str:
-    """Of every part the median of each lane with its spread, and what is sdcffi's in proportion to it."""
-    rows = []
+    """Of every part what each lane took; works of the same lanes share a table."""
+    tables: dict[tuple[str, ...], list[list[str]]] = {}
     for name, lanes in results.in_order().items():
+        rows = tables.setdefault(tuple(lanes), [])
         for part, title in WORKS[name].parts.items():
-            for number, (label, runs) in enumerate(lanes.items()):
-                if not runs.values(part) and runs.state == "measured":
-                    continue
-                proportion = ratios(lanes[OURS], runs, part) if label != OURS else []
-                what = f"**{WORKS[name].title}**: {title}" if number == 0 else ""
-                spread = _spread(proportion, lambda q: f"{q:.2f}")
-                rows.append([what, label, _spread_of(runs, part), str(len(runs.values(part)) or ""), spread])
-    return _table(["what", "who", "median (smallest to largest)", "calls", "sdcffi's in proportion"], rows)
+            cells = [_cell(label, lanes, part) for label in lanes]
+            rows.append([f"{WORKS[name].title}: {title}", *cells])
+    return "\n\n".join(_table(["", *labels], rows) for labels, rows in tables.items()) or "Not measured."
+
+
+def _cell(label: str, lanes: dict[str, Runs], part: str) -> str:
+    runs = lanes[label]
+    if runs.state != "measured":
+        return runs.state
+    proportion = ratios(lanes[OURS], runs, part) if label != OURS and OURS in lanes else []
+    spread = _spread(runs.values(part), _quantity(part), _unit(part))
+    return f"{spread}: **{median(proportion):.2f}**" if proportion else spread
 
 
 def shares(results: Results) -> str:
@@ -185,10 +193,6 @@ def write_page(results: Results) -> None:
 def _median(runs: Runs, part: str) -> str:
     value = median(runs.values(part))
     return runs.state if value is None else _quantity(part)(value) + _unit(part)
-
-
-def _spread_of(runs: Runs, part: str) -> str:
-    return _spread(runs.values(part), _quantity(part), _unit(part)) or runs.state
 
 
 def _spread(values: list[float], show: Any, unit: str = "") -> str:

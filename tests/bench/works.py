@@ -142,7 +142,7 @@ def _unet(size: int, type: str, quick: tuple[str, ...] | None = None) -> Work:
         f"Stable Diffusion 1.5, {type}, {size}x{size}",
         f"sd15-{type}",
         draw(size, 1),
-        {"step": f"UNet step, {type}"},
+        {"step": "UNet step"},
         _plain(OURS, "sd-cli", *PYTORCH),
         {"step": ("sd15_unet", "sd15-f16", "model")},
         quick=quick,
