@@ -99,8 +99,11 @@ class Worker:
         return {"load": self.load, **self._answer()}
 
     def close(self) -> None:
-        self._process.kill()
-        self._process.communicate()
+        try:
+            self._process.communicate(timeout=10)  # it ends with its standard input
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
         self._errors.close()
 
     def _answer(self) -> Sample:
