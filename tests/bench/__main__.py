@@ -32,7 +32,7 @@ from .growth import AXES, measure_growth
 from .models import MODELS
 from .report import PLOT, Results, markdown, write_page
 from .roofline import measure_roofline
-from .rounds import FAILURES, compare
+from .rounds import FAILURES, Runs, compare
 from .works import WORKS
 
 _PACKAGES = {"torch": "PyTorch", "diffusers": "diffusers", "stable-diffusion-cpp-python": "", "numpy": "numpy"}
@@ -69,7 +69,10 @@ def _compare(name: str, results: Results, options: argparse.Namespace) -> None:
     work = WORKS[name]
     rounds = options.rounds or (min(2, work.rounds) if options.quick else work.rounds)
     patience = options.patience or (4.0 if options.quick else 30.0)
-    results.works[name] = compare(work, work.chosen(options.quick), rounds, patience, options.threads)
+    lanes = work.chosen(options.quick)
+    wanted = tuple(lane for lane in lanes if lane.contender not in options.without)
+    runs = compare(work, wanted, rounds, patience, options.threads)
+    results.works[name] = {lane.label: runs.get(lane.label, Runs("left out")) for lane in lanes}
 
 
 def _measure_growth(name: str, results: Results, options: argparse.Namespace) -> None:
@@ -88,9 +91,8 @@ def _parse() -> argparse.Namespace:
         epilog=f"Works: {', '.join(names)}. Contenders: {', '.join(CONTENDERS)}.",
     )
     parser.add_argument("--quick", action="store_true", help="the most telling works, few calls: two minutes")
-    parser.add_argument(
-        "--only", type=lambda text: text.split(","), metavar="NAME,...", help="measure these works anew, show only them"
-    )
+    parser.add_argument("--only", type=_list, metavar="NAME,...", help="measure these works anew, show only them")
+    parser.add_argument("--without", type=_list, default=[], metavar="NAME,...", help="leave these contenders out")
     parser.add_argument("--rounds", type=int, help="calls of each contender at most (default: by work)")
     parser.add_argument("--patience", type=float, metavar="SECONDS", help="after which a contender is left out")
     parser.add_argument("--threads", type=int, help="CPU threads of everybody (default: everybody's own)")
@@ -100,12 +102,17 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="measure only what the results lack")
     parser.add_argument("--prepare", action="store_true", help="write models, compile sd-cli, and measure nothing")
     options = parser.parse_args()
-    if unknown := set(options.only or ()) - set(names):
-        parser.error(f"unknown {', '.join(sorted(unknown))} (legal: {', '.join(names)})")
+    for given, legal in ((options.only or [], names), (options.without, CONTENDERS)):
+        if unknown := set(given) - set(legal):
+            parser.error(f"unknown {', '.join(sorted(unknown))} (legal: {', '.join(legal)})")
     if options.prepare:
         _prepare()
         parser.exit()
     return options
+
+
+def _list(text: str) -> list[str]:
+    return text.split(",")
 
 
 def _prepare() -> None:

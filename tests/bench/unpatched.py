@@ -6,9 +6,11 @@ import os
 import shutil
 from pathlib import Path
 
+import filelock
+
 from sdcffi._build.commands import run_logged, say
 from sdcffi._build.places import cache_directory, csrc_directory
-from sdcffi._build.sources import locate_source
+from sdcffi._build.sources import Source, locate_source
 from sdcffi._build.tools import CMAKE, NINJA
 from sdcffi._files import replacing
 
@@ -17,12 +19,18 @@ def sd_cli() -> Path:
     """The program, from the user's cache directory; compiled the first time, which takes minutes."""
     source = locate_source("pypi", csrc_directory(), cache_directory())
     directory = cache_directory() / "bench" / f"sd-cli-{str(source.sha256)[:16]}"
-    program = directory / "sd-cli"
-    if program.is_file():
-        return program
+    directory.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(directory / "lock"):
+        program = directory / "sd-cli"
+        if not program.is_file():
+            _compile(source, directory, program)
+    return program
+
+
+def _compile(source: Source, directory: Path, program: Path) -> None:
     tree, build = directory / "upstream", directory / "cmake"
     if not build.is_dir():  # what an interruption left of the tree is not trusted, that of the compiler is
-        shutil.rmtree(directory, ignore_errors=True)
+        shutil.rmtree(tree, ignore_errors=True)
         source.fetch().unpack(tree)
     say(f"compiling upstream's sd-cli without patches in {directory}")
     configure = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={NINJA.find()}", "-DCMAKE_BUILD_TYPE=Release"]
@@ -36,4 +44,3 @@ def sd_cli() -> Path:
         shutil.copy2(build / "bin" / "sd-cli", temporary)
     for finished in (tree, build):
         shutil.rmtree(finished)
-    return program
