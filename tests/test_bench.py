@@ -59,13 +59,15 @@ def test_the_fit_finds_the_polynomial() -> None:
     assert growth.formula(growth.AXES["size"], measured) == "0.200 + 3.000 n + 5.000 n² s, n megapixels"
 
 
-def test_results_are_taken_over_only_from_the_same_build(tmp_path: Path) -> None:
+def test_results_are_taken_over_if_complete_undisturbed_and_of_the_same_build(tmp_path: Path) -> None:
     def results(build: str) -> report.Results:
         return report.Results(tmp_path / "results.json", {"same": {"build": build}})
 
     first = results("a")
     first.works["tiny-256"] = {"sdcffi": Runs(samples=[{"call": 1.0}, None])}
     first.works["tiny-512"] = {"sdcffi": Runs("failed")}
+    first.works["upscale"] = {"sdcffi": Runs(samples=[{"upscale": 1.0}])}
+    first.disturbed = {"tiny-256": 0.01, "upscale": 0.5}
     first.save()
     again, other = results("a"), results("b")
     again.resume()

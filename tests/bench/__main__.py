@@ -8,7 +8,8 @@ measured, and `--resume` takes from it what was measured with the same build and
 on. The first run writes the models (6 GB, one minute) and compiles upstream's sd-cli without our patches (10 minutes
 on two cores), which are kept in the user's cache directory.
 
-Run it on an idle machine: ggml's threads spin while they wait, so a neighbour costs every contender much.
+Run it on an idle machine: ggml's threads spin while they wait, so a neighbour costs every contender much. It waits for
+one before each work, up to `--wait` seconds, says where it waited in vain, and `--resume` measures those again.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from sdcffi._locate import locate
 
 from .contenders import CONTENDERS
 from .growth import AXES, measure_growth
+from .idleness import TOLERABLE, busy_share, wait_until_idle
 from .models import MODELS
 from .report import PLOT, Results, markdown, write_page
 from .roofline import measure_roofline
@@ -49,13 +51,18 @@ def main() -> int:
     for name in options.only or _names(options.quick):
         if options.resume and (name in results.works or name in results.growth):
             continue
+        before = wait_until_idle(options.wait)
         started = time.perf_counter()
         if name in AXES:
             _measure_growth(name, results, options)
         else:
             _compare(name, results, options)
+        told = f"{name}: {time.perf_counter() - started:.0f} s"
+        results.disturbed[name] = disturbed = max(before, busy_share())
         results.save()
-        print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+        if disturbed > TOLERABLE:
+            told += f", while others took {100 * disturbed:.0f} % of the cores: worth nothing"
+        print(told, file=sys.stderr, flush=True)
     _show(results, options)
     return 0
 
@@ -95,6 +102,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--without", type=_list, default=[], metavar="NAME,...", help="leave these contenders out")
     parser.add_argument("--rounds", type=int, help="calls of each contender at most (default: by work)")
     parser.add_argument("--patience", type=float, metavar="SECONDS", help="after which a contender is left out")
+    parser.add_argument(
+        "--wait", type=float, default=60, metavar="SECONDS", help="for an idle machine before each work (default 60)"
+    )
     parser.add_argument("--threads", type=int, help="CPU threads of everybody (default: everybody's own)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where results go (default: in the cache directory)")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write a PNG")

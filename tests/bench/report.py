@@ -12,6 +12,7 @@ from sdcffi._files import replacing
 
 from . import growth
 from .contenders import CONTENDERS
+from .idleness import TOLERABLE
 from .rounds import Runs, median, pairs, ratios
 from .works import AIMS, OURS, WORKS, Aim, contender
 
@@ -40,6 +41,7 @@ class Results:
         self.roofline: dict[str, float] = {}
         self.works: dict[str, dict[str, Runs]] = {}
         self.growth: dict[str, growth.Measured] = {}
+        self.disturbed: dict[str, float] = {}  # share of the cores that others took, before or after each work
 
     def resume(self) -> None:
         """Take over what the file holds, if that was measured with the same build, options and contenders."""
@@ -48,14 +50,21 @@ class Results:
         kept = json.loads(self.path.read_text("utf-8"))
         if kept["about"]["same"] != self.about["same"]:
             return
-        self.roofline, self.growth = kept["roofline"], kept["growth"]
+        self.roofline, self.disturbed = kept["roofline"], kept["disturbed"]
         works = {name: {label: Runs(**runs) for label, runs in lanes.items()} for name, lanes in kept["works"].items()}
-        self.works = {name: lanes for name, lanes in works.items() if _is_complete(name, lanes)}
+        self.growth = {name: axis for name, axis in kept["growth"].items() if self._was_calm(name)}
+        self.works = {
+            name: lanes for name, lanes in works.items() if self._was_calm(name) and _is_complete(name, lanes)
+        }
+
+    def _was_calm(self, name: str) -> bool:
+        return self.disturbed.get(name, 0.0) <= TOLERABLE
 
     def save(self) -> None:
         """Write the file."""
         works = {name: {label: asdict(runs) for label, runs in lanes.items()} for name, lanes in self.works.items()}
-        content = {"about": self.about, "roofline": self.roofline, "works": works, "growth": self.growth}
+        content = {"about": self.about, "roofline": self.roofline, "disturbed": self.disturbed}
+        content |= {"works": works, "growth": self.growth}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.path) as temporary:
             temporary.write_text(json.dumps(content, indent=1), "utf-8")
@@ -63,7 +72,7 @@ class Results:
     def only(self, names: Collection[str]) -> Results:
         """The same with these works alone."""
         part = Results(self.path, self.about)
-        part.roofline = self.roofline
+        part.roofline, part.disturbed = self.roofline, self.disturbed
         part.works = {name: lanes for name, lanes in self.works.items() if name in names}
         part.growth = {name: measured for name, measured in self.growth.items() if name in names}
         return part
@@ -102,6 +111,9 @@ def about(results: Results) -> str:
             f"numpy reaches {rates['arithmetic'] / 1e9:.0f} GFLOP/s in float32 matrix products and "
             f"{rates['memory'] / 1e9:.1f} GB/s in copying."
         )
+    names = [name for name in (*results.works, *results.growth) if results.disturbed.get(name, 0) > TOLERABLE]
+    if names:
+        lines.append(f"**Other processes were at work during {', '.join(names)}: measure again.**")
     return " ".join(lines)
 
 
