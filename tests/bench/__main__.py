@@ -47,6 +47,7 @@ def main() -> int:
     if options.resume or options.only:
         results.resume()
     if not results.roofline:
+        results.disturbed["roofline"] = wait_until_idle(options.wait)
         results.roofline = asdict(measure_roofline())
     for name in options.only or _names(options.quick):
         if options.resume and (name in results.works or name in results.growth):
@@ -69,7 +70,8 @@ def main() -> int:
 
 def _names(quick: bool) -> list[str]:
     """Everything that a run measures."""
-    return [*(name for name, work in WORKS.items() if not quick or work.quick is not None), *AXES]
+    works = [name for name, work in WORKS.items() if not quick or work.quick is not None]
+    return [*works, *(name for name, axis in AXES.items() if not quick or axis.quick)]
 
 
 def _compare(name: str, results: Results, options: argparse.Namespace) -> None:

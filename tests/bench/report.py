@@ -50,7 +50,8 @@ class Results:
         kept = json.loads(self.path.read_text("utf-8"))
         if kept["about"]["same"] != self.about["same"]:
             return
-        self.roofline, self.disturbed = kept["roofline"], kept["disturbed"]
+        self.disturbed = kept["disturbed"]
+        self.roofline = kept["roofline"] if self._was_calm("roofline") else {}
         works = {name: {label: Runs(**runs) for label, runs in lanes.items()} for name, lanes in kept["works"].items()}
         self.growth = {name: axis for name, axis in kept["growth"].items() if self._was_calm(name)}
         self.works = {
@@ -111,7 +112,9 @@ def about(results: Results) -> str:
             f"numpy reaches {rates['arithmetic'] / 1e9:.0f} GFLOP/s in float32 matrix products and "
             f"{rates['memory'] / 1e9:.1f} GB/s in copying."
         )
-    names = [name for name in (*results.works, *results.growth) if results.disturbed.get(name, 0) > TOLERABLE]
+    names = [
+        name for name in ("roofline", *results.works, *results.growth) if results.disturbed.get(name, 0) > TOLERABLE
+    ]
     if names:
         lines.append(f"**Other processes were at work during {', '.join(names)}: measure again.**")
     return " ".join(lines)
