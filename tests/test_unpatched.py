@@ -80,7 +80,7 @@ def test_our_kernels_draw_what_upstreams_draw(
         files: dict[str, Any] = {"model": model, "taesd": sd1_model.write_taesd(tmp_path / "taesd.safetensors")}
     else:
         files = demo_model.engine_arguments()
-    parameters = {"prompt": "a lovely cat", "width": 96, "height": 80, "steps": 4, "cfg_scale": 3.0, "seed": 7, **call}
+    parameters = {"prompt": "a lovely cat", "width": 128, "height": 64, "steps": 4, "cfg_scale": 3.0, "seed": 7, **call}
     pictures = []
     for library in (None, unpatched):
         with Engine(**files, backend="cpu", threads=2, library=library) as engine:
