@@ -43,6 +43,7 @@ if sys.platform == "win32":
         return mapping
 
 else:
+    _MAP_FIXED = 0x10  # on Linux, macOS and the BSDs alike; Python has no name for it
 
     def fill(buffers: Sequence[memoryview]) -> int:
         """Copy buffers one behind the other into new shared memory; give its descriptor, which the caller closes.
@@ -63,19 +64,22 @@ else:
     def view(descriptor: int, size: int) -> memoryview:
         """Map shared memory; the mapping goes away with the last view on it.
 
-        Python's own mmap would keep a descriptor open for each, of which a process has only some hundreds.
+        Python's own mmap would keep a descriptor open for each, of which a process has only some hundreds. So its
+        object owns memory without a file, over which the shared memory is laid: were the address first in our hands, a
+        Ctrl-C between two instructions could lose it.
         """
         ffi, libc = _libc()
-        pointer = libc.mmap(ffi.NULL, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, descriptor, 0)
+        owner = mmap.mmap(-1, size)
+        flags = mmap.MAP_SHARED | _MAP_FIXED
+        pointer = libc.mmap(ffi.from_buffer(owner), size, mmap.PROT_READ | mmap.PROT_WRITE, flags, descriptor, 0)
         if int(ffi.cast("intptr_t", pointer)) == -1:
             raise OSError(ffi.errno, f"cannot map {size} bytes of shared memory: {os.strerror(ffi.errno)}")
-        owner = ffi.gc(pointer, lambda address: libc.munmap(address, size))
-        return memoryview(ffi.buffer(owner, size))
+        return memoryview(owner)
 
     @cache
     def _libc() -> tuple[Any, Any]:
         import cffi
 
         ffi = cffi.FFI()
-        ffi.cdef("void *mmap(void *, size_t, int, int, int, intptr_t); int munmap(void *, size_t);")
+        ffi.cdef("void *mmap(void *, size_t, int, int, int, intptr_t);")
         return ffi, ffi.dlopen(None)

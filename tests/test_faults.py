@@ -117,7 +117,7 @@ def test_a_child_without_memory_costs_one_call(spare: int, engine: Engine) -> No
         engine.generate(**{**DRAW, "width": 256, "height": 256, "prompt": f"a cat with {spare} MiB"})
     except SDError:
         failed = True
-    assert failed or spare >= 128, "the limit did nothing"
+    assert failed or spare >= 64, "the limit did nothing"  # text encoder and decoder take 56 MiB each
     if engine.pid == pid and is_running(pid):
         resource.prlimit(pid, resource.RLIMIT_AS, (hard, hard))
 
