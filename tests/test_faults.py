@@ -27,6 +27,7 @@ from sdcffi.demo import DemoModel
 from sdcffi.events import Event
 
 DRAW: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "steps": 2, "cfg_scale": 1.0, "seed": 7}
+LONG = {"width": 384, "height": 384}  # a decode that lasts until what is heard before it has acted
 Pixels = np.ndarray[Any, Any]
 
 if sys.platform != "linux":
@@ -69,7 +70,7 @@ def test_a_child_killed_at_any_moment_costs_one_call(moment: str, engine: Engine
             os.kill(pid, signal.SIGKILL)
             assert wait_until(functools.partial(is_gone, pid))
         with pytest.raises(NativeCrashError, match="SIGKILL"):
-            engine.generate(**{**DRAW, "seed": number}, on_log=hear, on_progress=hear)
+            engine.generate(**{**DRAW, "seed": number, **LONG}, on_log=hear, on_progress=hear)
         assert np.array_equal(engine.generate(**DRAW).arrays[0], expected)
 
 
