@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +25,7 @@ __all__ = [
     "check_sampling",
     "check_tiling",
     "sequence",
+    "warn_of_size",
 ]
 
 MOST_STEPS = 10_000
@@ -118,6 +121,20 @@ def check_fit(name: str, picture: Any, size: tuple[int, int], model: Model) -> N
         f"{name} is {picture.shape[1]}x{picture.shape[0]} pixels, the result {size[0]}x{size[1]}{multiples}; give"
         " resize= 'fit', 'crop', 'pad' or 'stretch' to bring it to size, or another width and height"
     )
+
+
+def warn_of_size(asked: tuple[int, int], model: Model) -> None:
+    """Warn where the engine rounds width and height up, with what will come out."""
+    if model.architecture is None:
+        return
+    multiple = model.architecture.pixel_multiple
+    width, height = (math.ceil(side / multiple) * multiple for side in asked)
+    if (width, height) != asked:
+        warnings.warn(
+            f"asked for {asked[0]}x{asked[1]} pixels; {model.architecture.title} draws in multiples of {multiple}:"
+            f" {width}x{height} will come out",
+            stacklevel=5,  # the caller of generate, of check_image, of its own function
+        )
 
 
 def check_tiling(tiling: Tiling | None) -> None:

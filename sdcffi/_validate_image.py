@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from ._validate_call import (
     check_sampling,
     check_tiling,
     sequence,
+    warn_of_size,
 )
 from .params import Hires, ImageParams, PhotoMaker, SampleParams
 
@@ -186,14 +186,5 @@ def _check_scale(params: ImageParams, hires: Hires) -> None:
 
 
 def _warn_of_size(params: ImageParams, model: Model) -> None:
-    multiple = model.pixel_multiple
-    if multiple is None or (params.hires and params.hires.enabled):
-        return
-    asked = params.width or _DEFAULT_SIZE, params.height or _DEFAULT_SIZE
-    width, height = (math.ceil(side / multiple) * multiple for side in asked)
-    if (width, height) != asked and model.architecture:
-        warnings.warn(
-            f"asked for {asked[0]}x{asked[1]} pixels; {model.architecture.title} draws in multiples of {multiple}:"
-            f" {width}x{height} will come out",
-            stacklevel=4,
-        )
+    if not (params.hires and params.hires.enabled):
+        warn_of_size((params.width or _DEFAULT_SIZE, params.height or _DEFAULT_SIZE), model)

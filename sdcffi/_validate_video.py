@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any
 
@@ -22,6 +21,7 @@ from ._validate_call import (
     check_sampling,
     check_tiling,
     sequence,
+    warn_of_size,
 )
 from .params import SampleParams, VideoParams
 
@@ -122,9 +122,6 @@ def _check_given(name: str, picture: Any, params: VideoParams, model: Model) -> 
 def _warn_of_rounding(params: VideoParams, model: Model) -> None:
     frames = _DEFAULT_FRAMES if params.video_frames is None else params.video_frames
     made = (frames - 1) // _FRAMES_STEP * _FRAMES_STEP + 1
-    multiple = model.pixel_multiple or 1
-    asked = params.width or _DEFAULT_SIZE, params.height or _DEFAULT_SIZE
-    width, height = (math.ceil(side / multiple) * multiple for side in asked)
     title = model.architecture.title if model.architecture else "the model"
     if params.video_frames is not None and made != frames:
         warnings.warn(
@@ -132,9 +129,4 @@ def _warn_of_rounding(params: VideoParams, model: Model) -> None:
             f" {made} will come out",
             stacklevel=4,
         )
-    if (width, height) != asked:
-        warnings.warn(
-            f"asked for {asked[0]}x{asked[1]} pixels; {title} draws in multiples of {multiple}:"
-            f" {width}x{height} will come out",
-            stacklevel=4,
-        )
+    warn_of_size((params.width or _DEFAULT_SIZE, params.height or _DEFAULT_SIZE), model)

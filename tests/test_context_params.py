@@ -20,7 +20,7 @@ from PIL import Image
 from sdcli import Pixels, SdCli, run
 
 from sdcffi import ContextParams, Engine, ImageParams, SampleParams
-from sdcffi.demo import DemoModel
+from sdcffi.demo import DemoModel, compare
 
 OpenEngine = Callable[..., Engine]
 
@@ -68,11 +68,6 @@ def plain(demo_model: DemoModel) -> Drawn:
         return Drawn(engine.generate(**DRAW).arrays[0].copy(), log)
 
 
-def psnr(one: Pixels, other: Pixels) -> float:
-    error = float(np.mean((one.astype(float) - other) ** 2))
-    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_mapped_weights_stay_in_their_file_which_an_adapter_does_not_change(
     open_engine: OpenEngine, demo_model: DemoModel
@@ -116,7 +111,7 @@ def test_how_it_is_done_leaves_the_picture_as_it_is(
     changed: dict[str, Any], line: str, draw: Callable[..., Drawn], plain: Drawn
 ) -> None:
     drawn = draw(**changed)
-    assert psnr(drawn.pixels, plain.pixels) > 50
+    assert compare(drawn.pixels, plain.pixels).psnr > 50
     assert drawn.says(line)
     assert not line or not plain.says(line)
 
@@ -129,7 +124,7 @@ def test_flash_attention_is_another_way_to_the_same_picture(
     changed: dict[str, Any], everywhere: bool, draw: Callable[..., Drawn], plain: Drawn
 ) -> None:
     drawn = draw(**changed)
-    assert 45 < psnr(drawn.pixels, plain.pixels) < math.inf, "rounded otherwise, so it was used"
+    assert 45 < compare(drawn.pixels, plain.pixels).psnr < math.inf, "rounded otherwise, so it was used"
     assert drawn.says("Using flash attention in the diffusion model")
     assert any(line.endswith("Using flash attention") for line in drawn.log) is everywhere
 
@@ -169,7 +164,7 @@ def test_circular_pictures_meet_at_their_edges(
 def test_each_kind_of_random_numbers_draws_another_picture(draw: Callable[..., Drawn], plain: Drawn) -> None:
     pictures = [plain.pixels, draw(rng="cpu").pixels, draw(rng="std_default").pixels]
     assert np.array_equal(draw(rng="cuda").pixels, plain.pixels), "the engine's own"
-    assert max(psnr(pictures[i], pictures[j]) for i, j in ((0, 1), (0, 2), (1, 2))) < 20
+    assert max(compare(pictures[i], pictures[j]).psnr for i, j in ((0, 1), (0, 2), (1, 2))) < 20
 
 
 @pytest.mark.slow
