@@ -7,12 +7,13 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
+from ._backends import backend_choice
 from ._calls import Calls
 from ._ranges import check_number
 from .events import Listeners
 
 if TYPE_CHECKING:
-    from ._library import Device
+    from ._devices import Device
     from ._requests import Opened, Opening
     from .params import ContextParams
 
@@ -37,6 +38,7 @@ class Handle:
         if restart not in ("auto", "never"):
             raise ValueError(f"restart must be 'auto' or 'never', not {restart!r}")
         check_number("grace", grace, 0)
+        backend_choice(opening.backend)  # a wrong one is refused before anything native runs
         self._listeners = listeners
         self._calls = Calls(opening, isolated, restart == "auto", grace, prepare)
         with self._calls.call(listeners, timeout) as call:
@@ -46,7 +48,7 @@ class Handle:
 
     @property
     def device(self) -> Device:
-        """The device that is computed on."""
+        """The device that is computed on; its `reason` tells why it was chosen."""
         return self._opened.device
 
     @property

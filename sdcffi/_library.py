@@ -11,14 +11,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ._backends import backend_choice
 from ._layout import check_layout, declared_layout, layout_table
 from ._locate import NativeBuild, locate
+from ._plugins import Plugins
 from .errors import (
-    BackendUnavailableError,
     CancelledError,
     LayoutMismatchError,
     LibraryNotFoundError,
@@ -28,40 +27,10 @@ from .errors import (
     SDError,
 )
 
-__all__ = ["Device", "Library", "load"]
+if TYPE_CHECKING:
+    from ._devices import Device
 
-
-_BACKENDS = {"mtl": "metal", "rocm": "hip"}  # ggml's registry names that are not the backends' build names
-
-
-@dataclass(frozen=True)
-class Device:
-    """A compute device that the loaded backends offer.
-
-    Attributes
-    ----------
-    name : str
-        As ggml names it: ``"CPU"``, ``"CUDA0"``.
-    description : str
-        The hardware's own name.
-    backend : str
-        ``"cpu"``, ``"cuda"``, ``"vulkan"``, ...
-    type : str
-        ``"cpu"``, ``"gpu"``, ``"igpu"`` or ``"accel"``.
-    memory_free, memory_total : int
-        Bytes; 0 where the backend cannot tell.
-    """
-
-    name: str
-    description: str
-    backend: str
-    type: str
-    memory_free: int
-    memory_total: int
-
-    def as_dict(self) -> dict[str, object]:
-        """Give the attributes as a dictionary."""
-        return asdict(self)
+__all__ = ["Library", "load"]
 
 
 class Library:
@@ -75,18 +44,18 @@ class Library:
         cffi's two halves: types and functions.
     lock : threading.Lock
         Held for each call that can raise events: the engine's callbacks are process-global.
-    skipped : dict of str to str
-        Backends that ``"auto"`` passed over, with the reason.
+    plugins : Plugins
+        Its backends.
     """
 
     def __init__(self, build: NativeBuild) -> None:
         self.build = build
         self.lock = threading.Lock()
-        self.skipped: dict[str, str] = {}
-        self._backends: set[str] = set()
+        self.plugins = Plugins(self)
         self._enums: dict[str, dict[str, int]] = {}
         self.ffi = _declarations(build)
-        build.verify(build.library)
+        for path in (*build.support, build.library):
+            build.verify(path)
         self.lib = _open(self.ffi, build)
         check_layout(declared_layout(self.ffi), layout_table(self._layout_rows()))
 
@@ -149,100 +118,9 @@ class Library:
             }
         return self._enums[cname]
 
-    def devices(self) -> list[Device]:
-        """List the devices of the backends loaded so far."""
-        return [self._device(index) for index in range(self.lib.sdg_device_count())]
-
-    def _device(self, index: int) -> Device:
-        row = self.ffi.new("sdg_device *")
-        self.check(
-            lambda error: self.lib.sdg_get_device(index, row, error), NativeError, f"cannot read device {index}", tuple
-        )
-        return Device(
-            self.text(row.name),
-            self.text(row.description),
-            _BACKENDS.get(registry := self.text(row.backend).lower(), registry),
-            self.text(row.type),
-            int(row.memory_free),
-            int(row.memory_total),
-        )
-
     def use_backend(self, name: str, log: Callable[[], tuple[str, ...]]) -> Device:
-        """Load the plug-ins of a backend and give the device that the engine will compute on.
-
-        Parameters
-        ----------
-        name : str
-            ``"auto"`` (every backend that was built and can be loaded here), or one backend's name.
-        log : callable
-            Gives the native log's last lines.
-
-        Raises
-        ------
-        BackendUnavailableError
-            If it was not built, cannot be loaded, has no device, or the process already computes on another one.
-        """
-        built = self.build.backends
-        wanted = [item for item in built if item != "cpu"] if name == "auto" else [name]
-        if unknown := [item for item in wanted if item not in built]:
-            raise BackendUnavailableError(
-                f"backend {unknown[0]!r} is not part of this build, which has {', '.join(sorted(built))}."
-                f" To add it: python -m sdcffi build --backend {','.join([*sorted(built), unknown[0]])}"
-            )
-        self._load_plugins("cpu", log)
-        for item in wanted:
-            try:
-                self._load_plugins(item, log)
-            except BackendUnavailableError as error:
-                if name != "auto":
-                    raise
-                self.skipped[item] = error.message
-        devices = self.devices()
-        for item in sorted(self._backends - {device.backend for device in devices}):
-            self.skipped[item] = f"backend {item!r} is loaded but has no device here"
-        return _chosen_device(name, devices)
-
-    def _load_plugins(self, name: str, log: Callable[[], tuple[str, ...]]) -> None:
-        if name in self._backends:
-            return
-        path = self._best_plugin(name)
-        self.build.verify(path)
-        self.check(
-            lambda error: self.lib.sdg_load_backend(str(path).encode(), error),
-            BackendUnavailableError,
-            f"backend {name!r} ({path.name}) cannot be loaded here",
-            log,
-        )
-        self._backends.add(name)
-
-    def _best_plugin(self, name: str) -> Path:
-        files = self.build.backends[name]
-        if len(files) == 1:
-            return files[0]
-        scores = {path: self.lib.sdg_backend_score(str(path).encode()) for path in files}
-        best = max(files, key=lambda path: scores[path])
-        if scores[best] == 0:
-            raise BackendUnavailableError(
-                f"none of this build's variants of backend {name!r} runs on this machine: "
-                + ", ".join(path.name for path in files)
-            )
-        return best
-
-
-def _chosen_device(name: str, devices: list[Device]) -> Device:
-    order = ("gpu", "igpu", "cpu")  # as upstream's get_default_backend_name chooses
-    chosen = next((device for kind in order for device in devices if device.type == kind), None)
-    if chosen is None:
-        raise BackendUnavailableError("the loaded backends offer no device to compute on")
-    if name in ("auto", chosen.backend):
-        return chosen
-    available = [device.backend for device in devices]
-    if name in available:
-        raise BackendUnavailableError(
-            f"backend {name!r} was asked for, but this process has already loaded {chosen.backend!r}, which the engine"
-            " prefers; use another process"
-        )
-    raise BackendUnavailableError(f"backend {name!r} is loaded but has no device here; devices: {', '.join(available)}")
+        """Load what a backend needs and give the device, see `Plugins.use`; `name` is as `backend_choice` reads it."""
+        return self.plugins.use(backend_choice(name), log)
 
 
 def _common_words(names: list[str]) -> str:

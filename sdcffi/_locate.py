@@ -49,6 +49,13 @@ class NativeBuild:
         backends: dict[str, list[str]] = self.manifest["backends"]
         return {name: [self.directory / file for file in files] for name, files in backends.items()}
 
+    @property
+    def support(self) -> list[Path]:
+        """The libraries that the main one needs, which lie beside it."""
+        named = {str(self.manifest["library"]), str(self.manifest.get("cli")), "cdef.h"}
+        named.update(path.name for files in self.backends.values() for path in files)
+        return [self.directory / name for name in self.manifest["files"] if name not in named]
+
     def verify(self, path: Path) -> None:
         """Check one file's digest against the manifest.
 

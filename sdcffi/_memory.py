@@ -21,7 +21,7 @@ from .errors import OutOfMemoryError
 from .params import ContextParams, ImageParams, Tiling
 
 if TYPE_CHECKING:
-    from ._library import Device
+    from ._devices import Device
 
 __all__ = ["MemoryCheck", "compute_bytes", "weight_bytes"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ._library import Device
+    from ._devices import Device, Variant
     from .params import ContextParams, StrPath, Struct
 
 __all__ = [
@@ -35,7 +35,7 @@ class Opening:
     library : path or None
         See `_locate.locate`.
     backend : str
-        See `Library.use_backend`; ``"auto"`` gives way to the environment variable SDCFFI_BACKEND.
+        See `_backends.backend_choice`.
     params : ContextParams, UpscalerParams or None
         The model, or upscaling network; None opens the backend only.
     weights : bool
@@ -106,7 +106,9 @@ class Description:
     device : Device
         The one that is computed on.
     devices : tuple of Device
-        Of the backends that could be loaded.
+        Of the backends that are loaded.
+    variants : tuple of Variant
+        Of the CPU's backend, the best first.
     skipped : dict of str to str
         The other backends, with the reason.
     """
@@ -117,6 +119,7 @@ class Description:
     ggml_version: str
     device: Device
     devices: tuple[Device, ...]
+    variants: tuple[Variant, ...]
     skipped: dict[str, str]
 
 

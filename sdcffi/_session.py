@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ._callbacks import PreviewOptions, listening
 from ._cores import usable_cores
-from ._library import Device, load
+from ._library import load
 from ._marshal import Marshaller, adopt_images, adopt_pixels
 from ._requests import Conversion, Description, Edges, Offer, Opened, Opening, Resolved, UpscalerParams
 from .errors import GenerationError, LoraError, ModelLoadError, NativeError, SDError
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ._devices import Device
     from ._job import Job
     from .params import ContextParams, ImageParams, Struct, VideoParams
 
@@ -76,7 +76,7 @@ class Session:
         struct = marshaller.struct(params if params.n_threads else replace(params, n_threads=self._cores))
         out = library.ffi.new("sd_ctx_t **")
         create = library.lib.sdg_new_context if self._opening.weights else library.lib.sdg_new_empty_context
-        with listening(library, job) as events:
+        with listening(library, job) as events, library.plugins.computing_on(self._device):
             library.check(
                 lambda error: create(struct, out, error),
                 ModelLoadError,
@@ -91,7 +91,7 @@ class Session:
         path = Marshaller(library).text(params.path, "model")
         threads = params.threads or self._cores
         out = library.ffi.new("upscaler_ctx_t **")
-        with listening(library, job) as events:
+        with listening(library, job) as events, library.plugins.computing_on(self._device):
             library.check(
                 lambda error: library.lib.sdg_new_upscaler(
                     path, params.offload_to_cpu, params.direct, threads, params.tile_size, out, error
@@ -103,8 +103,6 @@ class Session:
         return out[0]
 
     def _use_backend(self, job: Job, backend: str) -> Device:
-        if backend == "auto":
-            backend = os.environ.get("SDCFFI_BACKEND") or "auto"
         with listening(self._library, job) as events:
             return self._library.use_backend(backend, events.lines)
 
@@ -300,16 +298,18 @@ class Session:
 
     def describe(self, job: Job) -> Description:
         """Tell what was built and what it finds here."""
-        library = self._library
+        library, chosen = self._library, self._device
         with job.using(library):
+            devices = library.plugins.devices()
             return Description(
                 library.build.directory,
                 library.build.manifest,
                 library.text(library.lib.sd_commit()),
                 library.text(library.lib.sdg_ggml_version()),
-                self._device,
-                tuple(library.devices()),
-                dict(library.skipped),
+                chosen,
+                tuple(chosen if device.id == chosen.id else device for device in devices),
+                tuple(library.plugins.variants()),
+                dict(library.plugins.skipped),
             )
 
     def defaults(self, job: Job, structs: Sequence[Struct]) -> list[dict[str, Any]]:

@@ -22,8 +22,8 @@ from ._serialize import detach
 from .params import ContextParams
 
 if TYPE_CHECKING:
+    from ._devices import Device
     from ._digest import FileState
-    from ._library import Device
     from ._requests import Opened, Opening
 
 __all__ = ["TUNED", "Subject", "keep_choice", "subject_of", "with_stored_choice"]
@@ -63,7 +63,7 @@ def subject_of(context: ContextParams, states: Mapping[Path, FileState | None], 
     return {
         "files": {role: _file(path, states.get(path)) for role, path in files.items() if "embeddings" not in role},
         "settings": {name: value for name, value in plain.given().items() if name in _SETTINGS},
-        "device": [device.backend, device.description],
+        "device": [device.backend, device.description, *filter(None, [device.variant])],
         "build": build,
         "cores": usable_cores(),
     }

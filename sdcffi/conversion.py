@@ -88,6 +88,6 @@ def convert(
             convert_name,
         )
         listeners = Listeners(on_log, on_progress)
-        run_alone(Opening(library), "convert", request, isolated=isolated, listeners=listeners, timeout=timeout)
+        run_alone(Opening(library, "cpu"), "convert", request, isolated=isolated, listeners=listeners, timeout=timeout)
         check_written(temporary, tensors, type, tensor_type_rules, renamed=convert_name)
     return target

@@ -67,7 +67,7 @@ def canny(
     check_edges(edges)
     pixels = as_rgb(image, "image")
     listeners = Listeners(on_log)
-    opening = Opening(library, "cpu" if isolated else "auto")  # it needs none; this process may have another already
+    opening = Opening(library, "cpu")
     found: NDArray[np.uint8] = run_alone(
         opening, "canny", pixels, edges, isolated=isolated, listeners=listeners, timeout=timeout
     )

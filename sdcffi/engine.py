@@ -79,7 +79,8 @@ class Engine(VideoGeneration):
     prediction : str, optional
         What the model predicts. None: told from the model.
     offload_to_cpu, clip_on_cpu, vae_on_cpu, control_net_cpu : bool, optional
-        Keep weights, or run a part, outside the GPU.
+        Keep all weights in main memory while they are not computed with; compute the text encoders, the autoencoder, or
+        the ControlNet on the CPU, where their weights then are.
     mmap : bool, optional
         Leave weights that the CPU uses as they are stored in a memory map of their file: loaded when first needed, and
         shared by processes. Such a file may be replaced meanwhile, but not be written to.
@@ -106,8 +107,10 @@ class Engine(VideoGeneration):
         Take from what `tune` has measured for this model on this device, and stored, what is left None here; a warning
         where nothing is stored.
     backend : str
-        ``"auto"``: the best GPU that was built and is here, else the CPU; or a name such as ``"cpu"``, ``"cuda"``. An
-        explicit one is had or is an error. The environment variable SDCFFI_BACKEND takes the place of ``"auto"``.
+        ``"auto"``: the best GPU that was built and is here, else the CPU. ``"cpu"``, ``"cuda"``, ``"metal"``,
+        ``"vulkan"``, ``"hip"``, ``"sycl"``, ``"opencl"`` or ``"musa"``: its best device. ``"cuda:1"``: that device,
+        counted from 0. ``"cpu:haswell"``: that variant of a portable build. An explicit one is had or is an error.
+        `device` tells what was taken, and why. The environment variable SDCFFI_BACKEND takes the place of ``"auto"``.
     library : path, optional
         The native build to use; see README, 'Which library is loaded'.
     isolated : bool

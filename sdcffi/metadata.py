@@ -53,6 +53,8 @@ class GenerationParameters:
         The engine's commit, the key of its build, and sdcffi's version.
     backend, device, hardware : str
         Such as ``"cuda"``, ``"CUDA0"`` and the device's own name.
+    device_id : str, optional
+        The word that chooses just this device or CPU variant: ``"cuda:0"``, ``"cpu:haswell"``. None in older records.
     """
 
     kind: str = "image"
@@ -75,6 +77,7 @@ class GenerationParameters:
     backend: str
     device: str
     hardware: str
+    device_id: str | None = None
 
     @classmethod
     def of(
@@ -120,6 +123,7 @@ class GenerationParameters:
             backend=origin.device.backend,
             device=origin.device.name,
             hardware=origin.device.description,
+            device_id=origin.device.id,
         )
 
     @property

@@ -16,7 +16,7 @@ from ._records import FileRecord, PictureRecord
 from ._resize import RULES, resized
 from ._serialize import attach_files, attach_pictures
 from .engine import Engine
-from .errors import UnsupportedParameterError
+from .errors import BackendUnavailableError, UnsupportedParameterError
 from .images import Alpha, Box, ImageLike, MaskLike, as_mask, as_rgb, box_mask, to_pillow
 from .metadata import GenerationParameters
 from .params import ContextParams, ImageParams, StrPath, VideoParams
@@ -136,7 +136,7 @@ def replay(
     alpha : str or tuple
         What was given then for transparent pixels, see `Engine.generate`.
     backend : str, optional
-        None: the recorded one.
+        As for `Engine`. None: the recorded device or CPU variant, or where that is not here another of its backend.
     timeout : float, optional
         Seconds that drawing may take. None: any time.
     **engine
@@ -168,9 +168,11 @@ def replay(
     several = {"ref_images": ref_images, "control_frames": control_frames, "pm_params.id_images": id_images}
     pictures = _checked_pictures(record, one, several, alpha)
     files = find_files(record, models)
-    keywords = {"backend": backend or record.backend, **engine}
-    result, unsupported = _draw(record, files, pictures, timeout, keywords)
+    keywords = {"backend": backend or record.device_id or record.backend, **engine}
+    other = record.backend if backend is None and "backend" not in engine else None
+    result, unsupported = _draw(record, files, pictures, timeout, keywords, other)
     if record.upscale_factor is not None and isinstance(result, Result):
+        keywords["backend"] = result.record(0, digests=False).device_id
         result = _enlarged(result, record, files["upscaler"], timeout, keywords)
     differences = (*unsupported, *_differences(record, result), *_changed_files(record, files))
     return Replay(record, result, differences, *_compared(path, _in_question(record, result)))
@@ -213,16 +215,17 @@ def _draw(
     pictures: Mapping[str, Any],
     timeout: float | None,
     keywords: Mapping[str, Any],
+    other_backend: str | None,
 ) -> tuple[Result | VideoResult, list[Mismatch]]:
     unsupported: list[Mismatch] = []
     threads = record.resolved_context.n_threads
     asked, asked_params = restored(record, files, whole=False)
     context, whole_params = restored(record, files, whole=True)
     try:
-        engine = Engine(context=context, **keywords)
+        engine = _opened(context, keywords, other_backend)
     except UnsupportedParameterError as error:  # of a default, perhaps: only what was asked for is then tried
         unsupported.append(Mismatch("parameters", "known to the engine", error.message))
-        engine = Engine(context=replace(asked, n_threads=threads), **keywords)
+        engine = _opened(replace(asked, n_threads=threads), keywords, other_backend)
     with engine:
         if engine.commit == record.commit:
             return _generate(engine, record, asked_params, pictures, timeout), unsupported
@@ -231,6 +234,16 @@ def _draw(
         except UnsupportedParameterError as error:
             unsupported.append(Mismatch("parameters", "known to the engine", error.message))
             return _generate(engine, record, asked_params, pictures, timeout), unsupported
+
+
+def _opened(context: ContextParams, keywords: Mapping[str, Any], other_backend: str | None) -> Engine:
+    """Open an engine on the recorded device, or where that is not here on another one of its backend."""
+    try:
+        return Engine(context=context, **keywords)
+    except BackendUnavailableError:
+        if other_backend in (None, keywords["backend"]):
+            raise
+        return Engine(context=context, **{**keywords, "backend": other_backend})
 
 
 def _generate(
@@ -363,7 +376,8 @@ def _differences(record: GenerationParameters, result: Result | VideoResult) -> 
     for what, name in {"engine commit": "commit", "native build": "build", "sdcffi": "version"}.items():
         yield from _difference(what, getattr(record, name), getattr(now, name))
     yield from _difference("backend", record.backend, now.backend)
-    yield from _difference("device", f"{record.device} ({record.hardware})", f"{now.device} ({now.hardware})")
+    same = "device_id" if record.device_id else "device"  # which older records do not have
+    yield from _difference("device", *(f"{getattr(item, same)} ({item.hardware})" for item in (record, now)))
     yield from _difference("threads", record.resolved_context.n_threads, now.resolved_context.n_threads)
     yield from _difference("LoRA modes", ", ".join(record.lora_modes), ", ".join(now.lora_modes))
 

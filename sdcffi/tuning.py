@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ._library import Device
+    from ._devices import Device
     from ._records import Origin
     from .params import ContextParams, StrPath
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from sdcffi import Cache, Capabilities, ContextParams, Engine, Hires, ImageParams, Log, SampleParams
-from sdcffi._library import Device, load
+from sdcffi._devices import Device
+from sdcffi._library import load
 from sdcffi._model_architecture import _TABLE
 from sdcffi._model_file import Model, ModelFile
 from sdcffi._requests import Offer

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import shutil
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from ggml_cpu import Backend, runs_here
+from gpus import copied
 from sdcli import Pixels
 from test_cpu_operations import CONVOLUTIONS, ROUNDING, convolved, error, normal, product
 
-from sdcffi import Engine
+from sdcffi import BackendUnavailableError, Engine, LayoutMismatchError
 from sdcffi._build.pipeline import compile_native
 from sdcffi._build.plan import make_plan
 from sdcffi._build.request import BuildRequest
-from sdcffi._locate import MANIFEST, NativeBuild, read_build
+from sdcffi._locate import NativeBuild, read_build
 from sdcffi.demo import DemoModel, compare
 
 pytestmark = pytest.mark.slow
@@ -39,14 +41,6 @@ def variants(portable: NativeBuild) -> list[Path]:
     return found
 
 
-def only(portable: NativeBuild, plugin: Path, directory: Path) -> Path:
-    """Copy a build with one variant alone, so that no other can be chosen."""
-    shutil.copytree(portable.directory, directory)
-    manifest = {**portable.manifest, "backends": {"cpu": [plugin.name]}}
-    (directory / MANIFEST).write_text(json.dumps(manifest), "utf-8")
-    return directory
-
-
 def test_operations_are_exact_but_for_rounding(variants: list[Path]) -> None:
     random = np.random.default_rng(7)
     for path in variants:
@@ -60,15 +54,82 @@ def test_operations_are_exact_but_for_rounding(variants: list[Path]) -> None:
 
 
 def test_pictures_are_the_same_whatever_the_number_of_threads(
-    portable: NativeBuild, variants: list[Path], demo_model: DemoModel, tmp_path: Path
+    portable: NativeBuild, variants: list[Path], demo_model: DemoModel
 ) -> None:
     with Engine(**demo_model.engine_arguments(), backend="cpu", threads=1) as engine:
         native = engine.generate(**DRAW).arrays[0].copy()
     for path in variants:
-        library = only(portable, path, tmp_path / path.stem)
+        forced = {"library": portable.directory, "backend": f"cpu:{path.stem.removeprefix('libggml-cpu-')}"}
         drawn: list[Pixels] = []
         for threads in (1, 2, 3, 7):
-            with Engine(**demo_model.engine_arguments(), library=library, backend="cpu", threads=threads) as engine:
+            with Engine(**demo_model.engine_arguments(), **forced, threads=threads) as engine:
                 drawn.append(engine.generate(**DRAW).arrays[0].copy())
         assert compare(drawn[0], native).psnr > 45, path.name
         assert all(np.array_equal(pixels, drawn[0]) for pixels in drawn), path.name
+
+
+def test_a_variant_is_chosen_by_name_and_without_one_the_best(
+    portable: NativeBuild, variants: list[Path], demo_model: DemoModel
+) -> None:
+    arguments = {**demo_model.engine_arguments(), "library": portable.directory, "threads": 1}
+    names = [path.stem.removeprefix("libggml-cpu-") for path in variants]
+    drawn: dict[str, Pixels] = {}
+    for name in names:
+        with Engine(**arguments, backend=f"cpu:{name}") as engine:
+            assert (engine.device.id, engine.device.reason) == (f"cpu:{name}", f"cpu:{name} was asked for")
+            result = engine.generate(**DRAW)
+            drawn[name] = result.arrays[0].copy()
+            assert result.record(0, digests=False).device_id == f"cpu:{name}"
+    assert len({pixels.tobytes() for pixels in drawn.values()}) > 1, "the same code drew all of them"
+    with Engine(**arguments, backend="auto") as engine:
+        best = engine.device
+        assert best.reason.endswith(f"the best of {len(names)} CPU variants that run here")
+        assert np.array_equal(engine.generate(**DRAW).arrays[0], drawn[str(best.variant)])
+    with Engine(**arguments, backend="cpu") as engine:
+        assert engine.device.variant == best.variant
+
+
+def test_a_variant_that_this_processor_cannot_execute_is_refused(
+    portable: NativeBuild, variants: list[Path], demo_model: DemoModel
+) -> None:
+    foreign = [path for path in portable.backends["cpu"] if path not in variants]
+    for path in foreign:
+        name = path.stem.removeprefix("libggml-cpu-")
+        with pytest.raises(BackendUnavailableError, match=f"'cpu:{name}' is not for this processor.*not executed"):
+            Engine(**demo_model.engine_arguments(), library=portable.directory, backend=f"cpu:{name}")
+    with pytest.raises(BackendUnavailableError, match="'cpu:z80' is not built"):
+        Engine(**demo_model.engine_arguments(), library=portable.directory, backend="cpu:z80")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads ELF files")
+def test_opening_a_variant_to_ask_it_runs_nothing_of_it(portable: NativeBuild) -> None:
+    """A static constructor would be compiled for the variant's processor, and run before it can refuse."""
+    for path in portable.backends["cpu"]:
+        sections = subprocess.run(["readelf", "-SW", path], capture_output=True, text=True, check=True).stdout
+        size = re.search(r"\.init_array\s+INIT_ARRAY\s+\w+ \w+ (\w+)", sections)
+        assert size, path.name
+        assert int(size[1], 16) == 8, path.name  # the compiler's own, which registers exception frames
+
+
+def test_a_missing_variant_is_passed_over_and_told_of(
+    portable: NativeBuild, demo_model: DemoModel, tmp_path: Path
+) -> None:
+    library = copied(tmp_path / "native", portable)
+    with Engine(**demo_model.engine_arguments(), library=library) as engine:
+        best = engine.device.variant
+    (library / f"libggml-cpu-{best}.so").unlink()
+    with Engine(**demo_model.engine_arguments(), library=library) as engine:
+        assert engine.device.variant not in (None, best)
+        assert engine.device.reason.endswith(f"(libggml-cpu-{best}.so missing)")
+    with pytest.raises(BackendUnavailableError, match=f"libggml-cpu-{best}.so is missing"):
+        Engine(**demo_model.engine_arguments(), library=library, backend=f"cpu:{best}")
+
+
+def test_a_variant_with_other_bytes_is_refused_before_it_is_opened(
+    portable: NativeBuild, demo_model: DemoModel, tmp_path: Path
+) -> None:
+    library = copied(tmp_path / "native", portable)
+    file = library / "libggml-cpu-x64.so"
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    with pytest.raises(LayoutMismatchError, match=r"libggml-cpu-x64\.so has sha256"):
+        Engine(**demo_model.engine_arguments(), library=library)

@@ -61,7 +61,11 @@ ALLOWED: dict[str, set[str]] = {
     "_memory": {"errors", "params", "_free_memory", "_model_file", "_tensor_header", "_weight_types"},
     "_layout": {"errors"},
     "_locate": {"errors"},
-    "_library": {"errors", "_layout", "_locate"},
+    "_backends": set(),
+    "_devices": {"errors", "_backends"},
+    "_drivers": {"_build"},
+    "_plugins": {"errors", "_backends", "_devices", "_drivers"},
+    "_library": {"errors", "_backends", "_layout", "_locate", "_plugins"},
     "_job": {"errors", "events"},
     "_phases": {"events"},
     "_callbacks": {"events", "_phases"},
@@ -76,7 +80,7 @@ ALLOWED: dict[str, set[str]] = {
     "_crash": {"errors", "_job"},
     "_calls": {"errors", "events", "_callbacks", "_crash", "_inprocess", "_job", "_ranges", "_requests", "_worker"},
     "_async": {"_calls"},
-    "_handle": {"events", "_calls", "_ranges"},
+    "_handle": {"events", "_backends", "_calls", "_ranges"},
     "upscaler": {
         *("events", "images", "result", "_async", "_calls", "_cores", "_digest", "_files", "_handle", "_ranges"),
         *("_records", "_requests", "_upscaler_file"),
@@ -111,6 +115,7 @@ ALLOWED: dict[str, set[str]] = {
         *("_memory", "_pictures", "_ranges", "_requests", "_resize", "_tuning_store", "_validate"),
         "_video_generation",
     },
+    "inventory": {"errors", "events", "_backends", "_build", "_calls", "_devices", "_locate", "_requests"},
     "reproduction": {
         *("errors", "engine", "images", "metadata", "params", "result", "upscaler", "video", "_digest", "_records"),
         *("_resize", "_serialize"),
@@ -121,16 +126,20 @@ ALLOWED: dict[str, set[str]] = {
     "tuning": {
         *("demo", "engine", "errors", "events", "_cores", "_model_file", "_ranges", "_tuning_store"),
     },
+    "_doctor": {
+        *("", "demo", "engine", "errors", "events", "inventory", "_backends", "_build", "_demo_model", "_locate"),
+    },
     "_model_report": {"params", "_memory", "_model_file", "_upscaler_file"},
     "_parameter_table": {"engine", "params", "_calls", "_parameters", "_requests"},
     "cli": {
         *("", "errors", "events", "params", "_build", "conversion", "demo", "engine", "lora", "result", "_requests"),
-        *("_arguments", "_calls", "_files", "_lora_commands", "_model_report", "_parameter_table", "_parameters"),
-        *("images", "reproduction", "tuning", "upscaler", "video", "_ranges", "_upscaler_file"),
+        *("_arguments", "_backends", "_calls", "_doctor", "_files", "_lora_commands", "_model_report"),
+        *("_parameter_table", "_parameters", "images", "inventory", "reproduction", "tuning", "upscaler", "video"),
+        *("_ranges", "_upscaler_file"),
     },
     "__init__": {"errors"},
     "__main__": {"cli"},
-    "_build": {"", "errors"},
+    "_build": {"", "errors", "_backends"},
 }
 
 

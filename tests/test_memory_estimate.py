@@ -13,8 +13,8 @@ import pytest
 from test_lora_file import write
 
 from sdcffi import _memory
+from sdcffi._devices import Device
 from sdcffi._free_memory import _linux, free_memory
-from sdcffi._library import Device
 from sdcffi._memory import MemoryCheck, compute_bytes, weight_bytes
 from sdcffi._model_file import Model, read_model
 from sdcffi.demo import DemoModel

@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 from upscaling_networks import random_weights
 
 from sdcffi import (
+    BackendUnavailableError,
     Cache,
     Engine,
     GenerationParameters,
@@ -157,7 +158,7 @@ def test_what_is_not_as_it_was_is_told(picture: Path, demo_model: DemoModel, tmp
         "engine commit": ("0ld", now.commit),
         "native build": ("b", now.build),
         "sdcffi": ("9", now.version),
-        "device": ("CPU (Z80)", f"CPU ({now.hardware})"),
+        "device": ("cpu (Z80)", f"cpu ({now.hardware})"),
         "threads": ("1", "2"),
         "llm_path llm.safetensors": tuple(
             f"{file.size} bytes, sha256 {digest[:12]}..."
@@ -167,6 +168,20 @@ def test_what_is_not_as_it_was_is_told(picture: Path, demo_model: DemoModel, tmp
     }
     assert f"engine commit: 0ld when it was drawn, now {now.commit}" in again.lines()
     assert again.max_difference is not None
+
+
+def test_the_recorded_device_is_asked_for_and_another_of_its_backend_where_it_is_not_here(
+    picture: Path, demo_model: DemoModel, tmp_path: Path
+) -> None:
+    other = rewritten(picture, tmp_path / "other.png", device_id="cpu:z80")
+    again = replay(other, models=demo_model.lora.parent)
+    (difference,) = again.differences
+    assert (difference.what, difference.recorded.split()[0], difference.now.split()[0]) == ("device", "cpu:z80", "cpu")
+    with pytest.raises(BackendUnavailableError, match="'cpu:z80'"):
+        replay(other, models=demo_model.lora.parent, backend="cpu:z80")
+    record = {name: value for name, value in GenerationParameters.from_png(picture).to_dict().items()}
+    del record["device_id"]  # as older versions wrote it
+    assert GenerationParameters.from_dict(record).device_id is None
 
 
 def test_another_engine_is_asked_for_the_defaults_of_then(picture: Path, demo_model: DemoModel, tmp_path: Path) -> None:

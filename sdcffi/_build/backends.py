@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .._backends import BACKENDS
 from ..errors import BuildError
 from . import devices, toolkits
 from .compilers import Compiler
@@ -19,8 +20,6 @@ class Gpu:
     ----------
     option : str
         Upstream's CMake option.
-    registry : str
-        The name under which ggml registers it, which devices report.
     toolkit : callable
         Probe for what the build needs.
     has_device : callable
@@ -28,21 +27,20 @@ class Gpu:
     """
 
     option: str
-    registry: str
     toolkit: Callable[[Compiler], Toolkit]
     has_device: Callable[[], bool]
 
 
 GPUS = {
-    "cuda": Gpu("SD_CUDA", "CUDA", toolkits.cuda, devices.has_cuda),
-    "metal": Gpu("SD_METAL", "MTL", toolkits.metal, devices.has_metal),
-    "vulkan": Gpu("SD_VULKAN", "Vulkan", toolkits.vulkan, devices.has_vulkan),
-    "hip": Gpu("SD_HIPBLAS", "ROCm", toolkits.hip, devices.has_hip),
-    "sycl": Gpu("SD_SYCL", "SYCL", toolkits.sycl, devices.has_sycl),
-    "opencl": Gpu("SD_OPENCL", "OpenCL", toolkits.opencl, devices.has_opencl),
-    "musa": Gpu("SD_MUSA", "MUSA", toolkits.musa, devices.has_musa),
+    "cuda": Gpu("SD_CUDA", toolkits.cuda, devices.has_cuda),
+    "metal": Gpu("SD_METAL", toolkits.metal, devices.has_metal),
+    "vulkan": Gpu("SD_VULKAN", toolkits.vulkan, devices.has_vulkan),
+    "hip": Gpu("SD_HIPBLAS", toolkits.hip, devices.has_hip),
+    "sycl": Gpu("SD_SYCL", toolkits.sycl, devices.has_sycl),
+    "opencl": Gpu("SD_OPENCL", toolkits.opencl, devices.has_opencl),
+    "musa": Gpu("SD_MUSA", toolkits.musa, devices.has_musa),
 }
-NAMES = ("cpu", *GPUS)
+NAMES = tuple(BACKENDS)
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ def _automatic(compiler: Compiler) -> tuple[dict[str, Toolkit], list[str]]:
         if toolkit.missing:
             remarks.append(f"no {name}: toolkit missing: {toolkit.missing[0].what}")
         elif not gpu.has_device():
-            remarks.append(f"no {name}: device missing: the toolkit is here, but no {gpu.registry} device")
+            remarks.append(f"no {name}: device missing: the toolkit is here, but no {BACKENDS[name]} device")
         else:
             chosen[name] = toolkit
     return chosen, remarks

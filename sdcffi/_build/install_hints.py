@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,22 @@ class Missing:
         }
         lines = [f"  {place}: {command}" for place, command in places.items() if command]
         return "\n".join([self.what, *lines])
+
+    @property
+    def command(self) -> str:
+        """The command for this system, or with its system's name another one's; empty where none is known."""
+        system = {"darwin": self.macos, "win32": self.windows}
+        here = system[sys.platform] if sys.platform in system else self.fedora if _is_fedora() else self.debian
+        return here or self.pip or next(iter(str(self).splitlines()[1:]), "").strip()
+
+
+def _is_fedora() -> bool:
+    try:
+        told = Path("/etc/os-release").read_text("utf-8", "replace")
+    except OSError:
+        return False
+    names = [line.partition("=")[2] for line in told.splitlines() if line.startswith(("ID=", "ID_LIKE="))]
+    return any(word in name for name in names for word in ("fedora", "rhel"))
 
 
 CXX_COMPILER = Missing(
@@ -70,6 +88,39 @@ GLSLC = Missing(
     fedora="sudo dnf install glslc",
     macos="brew install shaderc",
     windows="winget install KhronosGroup.VulkanSDK",
+)
+NVIDIA_DRIVER = Missing(
+    "no NVIDIA driver (tried to load libcuda)",
+    debian="sudo apt install nvidia-driver (on Ubuntu: sudo ubuntu-drivers install)",
+    fedora="sudo dnf install akmod-nvidia (from RPM Fusion)",
+    windows="the installer from https://www.nvidia.com/drivers",
+)
+CUDA_LIBRARIES = Missing(
+    "no libraries of CUDA beside the plug-in (cuBLAS, the CUDA runtime)",
+    debian="sudo apt install libcublas-13-0 (from NVIDIA's repository)",
+    fedora="sudo dnf install libcublas-13-0 (from NVIDIA's repository)",
+    windows="winget install Nvidia.CUDA",
+    pip="python -m pip install nvidia-cublas",
+)
+VULKAN_LOADER = Missing(
+    "no Vulkan loader (tried to load libvulkan)",
+    debian="sudo apt install libvulkan1",
+    fedora="sudo dnf install vulkan-loader",
+    macos="brew install vulkan-loader molten-vk",
+    windows="the GPU's driver brings it",
+)
+VULKAN_DRIVER = Missing(
+    "no Vulkan driver (no ICD file in /usr/share/vulkan/icd.d, /etc/vulkan/icd.d, VK_DRIVER_FILES)",
+    debian="sudo apt install mesa-vulkan-drivers (AMD, Intel; NVIDIA's driver brings its own)",
+    fedora="sudo dnf install mesa-vulkan-drivers (AMD, Intel; NVIDIA's driver brings its own)",
+    macos="brew install molten-vk",
+    windows="the GPU's driver brings it",
+)
+OPENCL_LOADER = Missing(
+    "no OpenCL loader (tried to load libOpenCL)",
+    debian="sudo apt install ocl-icd-libopencl1",
+    fedora="sudo dnf install ocl-icd",
+    windows="the GPU's driver brings it",
 )
 METAL = Missing("no Metal: it exists on macOS only", macos="xcode-select --install")
 HIP = Missing(

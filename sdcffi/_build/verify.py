@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .._backends import BACKENDS
 from ..errors import BuildError
-from .backends import GPUS
 from .commands import run_captured
 from .places import PACKAGE
 
@@ -38,7 +38,7 @@ def check_devices(backends: tuple[str, ...], devices: list[dict[str, Any]]) -> N
     """Raise BuildError for a backend that none of `devices` belongs to."""
     present = {device["backend"].lower() for device in devices}
     for name in backends:
-        registry = GPUS[name].registry if name in GPUS else name
+        registry = BACKENDS.get(name, name)
         if not present & {name, registry.lower()}:
             found = ", ".join(f"{device['name']} ({device['backend']})" for device in devices) or "none"
             raise BuildError(

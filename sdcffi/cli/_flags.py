@@ -13,7 +13,16 @@ from ..params import ContextParams, ImageParams, Struct, VideoParams
 if TYPE_CHECKING:
     from .._arguments import Arguments
 
-__all__ = ["add_call", "add_command", "add_engine", "add_struct", "arguments_of", "in_flags", "preview_keywords"]
+__all__ = [
+    "BACKEND_HELP",
+    "add_call",
+    "add_command",
+    "add_engine",
+    "add_struct",
+    "arguments_of",
+    "in_flags",
+    "preview_keywords",
+]
 
 # Other spellings, most of them sd-cli's.
 _ALIASES = {
@@ -60,9 +69,10 @@ _FLAG_OF_FIELD = {
     for struct in (VideoParams, ImageParams, ContextParams)  # the last one of a name counts
     for item in parameters(struct)
 }
+BACKEND_HELP = "auto, cpu, cuda, vulkan, metal, ...; cuda:1 for a device, cpu:haswell for a CPU variant"
 # Keywords that are no fields of the engine's structs, with their sd-cli spelling where it has another one.
 _ENGINE_ONLY = {
-    "backend": (("--backend",), "auto, cpu, cuda, vulkan, metal, ..."),
+    "backend": (("--backend",), BACKEND_HELP),
     "library": (("--library",), "directory of the native build to use"),
     "lora_dir": (("--lora-model-dir", "--lora-dir"), "where adapters named in prompts or without a path are looked up"),
     "memory_check": (("--memory-check",), "warn, strict or off: what to do where memory seems too short"),

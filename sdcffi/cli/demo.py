@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ._flags import add_command
+from ._flags import BACKEND_HELP, add_command
 from ._terminal import logger, progress_bar
 
 __all__ = ["add"]
@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
     command = add_command(commands, "demo", _run, text)
     command.add_argument("-o", "--output", default=".", help="directory for the two pictures")
     command.add_argument("-p", "--prompt", default="a cat", help="what to draw")
-    command.add_argument("--backend", help="auto, cpu, cuda, vulkan, metal, ...")
+    command.add_argument("--backend", help=BACKEND_HELP)
     command.add_argument("-t", "--threads", type=int, help="CPU threads")
 
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ._flags import add_command
+from ._flags import BACKEND_HELP, add_command
 from ._terminal import logger, progress_bar
 
 __all__ = ["add"]
@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
     for name, flag in _SEVERAL.items():
         command.add_argument(flag, dest=name, action="append", default=[], metavar="PATH", help="the same")
     command.add_argument("--alpha", default="refuse", help="what was given for transparent pixels (default: refuse)")
-    command.add_argument("--backend", help="in place of the recorded one")
+    command.add_argument("--backend", help=f"in place of the recorded one: {BACKEND_HELP}")
     command.add_argument("-t", "--threads", type=int, help="in place of the recorded number")
     command.add_argument("--library", help="directory of the native build to use")
     command.add_argument("--timeout", type=float, metavar="SECONDS", help="that drawing may take")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ._flags import add_command
+from ._flags import BACKEND_HELP, add_command
 from ._terminal import logger, progress_bar
 
 __all__ = ["add"]
@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
     command.add_argument("--alpha", default="refuse", help="refuse, ignore, or a colour behind transparent pixels")
     command.add_argument("-t", "--threads", type=int, help="CPU threads")
     command.add_argument("--timeout", type=float, metavar="SECONDS", help="that it may take")
-    command.add_argument("--backend", default="auto", help="auto, cpu, cuda, vulkan, metal, ...")
+    command.add_argument("--backend", default="auto", help=BACKEND_HELP)
     command.add_argument("--library", help="directory of the native build to use")
 
 

@@ -1,0 +1,86 @@
+"""The compute backends by name, and the words that choose one: ``"auto"``, ``"cuda:1"``, ``"cpu:haswell"``, ..."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+__all__ = ["BACKENDS", "ENVIRONMENT", "PREFERENCE", "BackendChoice", "backend_choice", "backend_of_registry"]
+
+# The names under which ggml registers them, by those under which they are built and asked for.
+BACKENDS = {
+    "cpu": "CPU",
+    "cuda": "CUDA",
+    "metal": "MTL",
+    "vulkan": "Vulkan",
+    "hip": "ROCm",
+    "sycl": "SYCL",
+    "opencl": "OpenCL",
+    "musa": "MUSA",
+}
+# What "auto" takes first where a device is there by several: the maker's own interface before the common ones.
+PREFERENCE = ("cuda", "hip", "musa", "metal", "sycl", "vulkan", "opencl")
+ENVIRONMENT = "SDCFFI_BACKEND"
+_LEGAL = (
+    f"auto, one of {', '.join(BACKENDS)}, a device of one by its number, such as cuda:1, or a variant of the CPU's,"
+    " such as cpu:haswell"
+)
+
+
+@dataclass(frozen=True)
+class BackendChoice:
+    """What was asked for.
+
+    Attributes
+    ----------
+    name : str
+        ``"auto"``, or a key of `BACKENDS`.
+    index : int or None
+        Which device of it, from 0; None leaves that open.
+    variant : str or None
+        Which variant of the CPU's; None takes the best.
+    origin : str
+        Where it was asked for: ``"backend"`` or `ENVIRONMENT`.
+    """
+
+    name: str
+    index: int | None = None
+    variant: str | None = None
+    origin: str = "backend"
+
+    def __str__(self) -> str:
+        part = self.variant if self.index is None else self.index
+        return self.name if part is None else f"{self.name}:{part}"
+
+
+def backend_choice(backend: str) -> BackendChoice:
+    """Read what was asked for; where that is ``"auto"``, the environment variable SDCFFI_BACKEND may name another.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is none of the legal words, which the message gives.
+    """
+    if not isinstance(backend, str):
+        raise TypeError(f"backend must be a string, not {backend!r}")
+    asked = os.environ.get(ENVIRONMENT)
+    return _read(asked, ENVIRONMENT) if backend == "auto" and asked else _read(backend, "backend")
+
+
+def _read(text: str, origin: str) -> BackendChoice:
+    name, colon, part = text.partition(":")
+    if name == "auto" and not colon:
+        return BackendChoice("auto", origin=origin)
+    if name in BACKENDS and not colon:
+        return BackendChoice(name, origin=origin)
+    if name == "cpu" and part.replace("_", "").replace(".", "").isalnum() and part.isascii():
+        return BackendChoice(name, variant=part, origin=origin)
+    if name in BACKENDS and name != "cpu" and part.isdecimal() and part.isascii():
+        return BackendChoice(name, index=int(part), origin=origin)
+    raise ValueError(f"{origin} must be {_LEGAL}; not {text!r}")
+
+
+def backend_of_registry(registry: str) -> str:
+    """Give a backend's name by the one that ggml registers it under; another one's in lower case."""
+    names = {theirs.lower(): ours for ours, theirs in BACKENDS.items()}
+    return names.get(registry.lower(), registry.lower())

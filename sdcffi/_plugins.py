@@ -1,0 +1,224 @@
+"""Backend plug-ins in this process: which are loaded, which device is taken, and how the engine is made to take it.
+
+The engine itself computes on the first GPU of ggml's registry, else on the first integrated one, else on the CPU; it
+has no parameter for that. So while a model is loaded the registry offers it the CPU and the device that was chosen,
+and nothing else; afterwards it is as before:
+
+    registered                                          while `computing_on` CUDA1
+    CPU, CUDA0, CUDA1, Vulkan0      -- unload, register -->      CPU, CUDA1
+
+`ggml_backend_unload` takes a backend's devices out of the registry and drops the registry's handle on its library,
+which stays loaded, since this module holds one of its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ._backends import BACKENDS, PREFERENCE, BackendChoice, backend_of_registry
+from ._devices import Device, Variant, chosen_device, chosen_variant, computes, numbered
+from ._drivers import why_no_device, why_not_loaded
+from .errors import BackendUnavailableError, NativeError, SDError
+
+if TYPE_CHECKING:
+    from ._library import Library
+
+__all__ = ["Plugins"]
+
+LogLines = Callable[[], tuple[str, ...]]
+
+# Of libsdcffi-ggml, which holds the registry: pointers only.
+_DECLARATIONS = """
+void * ggml_backend_reg_by_name(const char * name);
+void * ggml_backend_dev_by_name(const char * name);
+void ggml_backend_register(void * registry);
+void ggml_backend_unload(void * registry);
+void ggml_backend_device_register(void * device);
+"""
+_NOT_BEGUN = "ggml_backend_init returned NULL"
+_REGISTRY = re.compile(r"(?:lib)?sdcffi-ggml\.(?:so|dylib|dll)")
+_VARIANT = re.compile(r"(?:lib)?ggml-cpu-([\w.]+)\.(?:so|dylib|dll)")
+
+
+class Plugins:
+    """The backends of a library's process.
+
+    Attributes
+    ----------
+    skipped : dict of str to str
+        Backends that ``"auto"`` passed over, with the reason.
+    """
+
+    def __init__(self, library: Library) -> None:
+        self.skipped: dict[str, str] = {}
+        self._library = library
+        self._loaded: dict[str, Path] = {}
+        self._without_device: dict[str, BackendUnavailableError] = {}
+        self._gpus: dict[str, Any] = {}  # ggml's registrations by the name of the backend
+        self._registry: Any = None
+
+    def devices(self) -> list[Device]:
+        """List the devices of the backends loaded so far."""
+        count = self._library.lib.sdg_device_count()
+        return numbered([self._device(index) for index in range(count)])
+
+    def _device(self, index: int) -> Device:
+        library = self._library
+        row = library.ffi.new("sdg_device *")
+        library.check(
+            lambda error: library.lib.sdg_get_device(index, row, error),
+            NativeError,
+            f"cannot read device {index}",
+            tuple,
+        )
+        backend = backend_of_registry(library.text(row.backend))
+        return Device(
+            library.text(row.name),
+            library.text(row.description),
+            backend,
+            library.text(row.type),
+            int(row.memory_free),
+            int(row.memory_total),
+            variant=_variant_of(self._loaded["cpu"]) if backend == "cpu" else None,
+        )
+
+    def variants(self) -> list[Variant]:
+        """List the variants of the CPU's backend, the best first."""
+        rows = [self._scored(path) for path in self._library.build.backends["cpu"]]
+        return sorted(rows, key=lambda item: (-item.score, item.file))
+
+    def _scored(self, path: Path) -> Variant:
+        library = self._library
+        if not path.is_file():
+            return Variant(_variant_of(path), path.name, 0, missing=True)
+        library.build.verify(path)  # to ask it, it is opened
+        return Variant(_variant_of(path), path.name, int(library.lib.sdg_backend_score(str(path).encode())))
+
+    def use(self, choice: BackendChoice, log: LogLines) -> Device:
+        """Load the plug-ins that a choice needs, and give the device.
+
+        Parameters
+        ----------
+        choice : BackendChoice
+            What was asked for. ``"auto"`` looks for GPUs in the order of `PREFERENCE`, until there is one that is not
+            integrated.
+        log : callable
+            Gives the native log's last lines.
+
+        Raises
+        ------
+        BackendUnavailableError
+            If it was not built, cannot be loaded, has no device, or not this one; the message says what to run.
+        """
+        built = self._library.build.backends
+        if choice.name not in ("auto", *built):
+            raise BackendUnavailableError(
+                f"backend {choice.name!r} is not part of this build, which has {', '.join(sorted(built))}."
+                f" To add it: python -m sdcffi build --backend {','.join([*sorted(built), choice.name])}"
+            )
+        variants = self._load_cpu(choice.variant, log)
+        for name in [name for name in PREFERENCE if name in built] if choice.name == "auto" else [choice.name]:
+            try:
+                self._load_gpu(name, log)
+            except BackendUnavailableError as error:
+                if choice.name != "auto":
+                    raise
+                self.skipped[name] = error.message
+            if choice.name == "auto" and any(device.type == "gpu" for device in self.devices()):
+                break
+        return chosen_device(choice, self.devices(), self.skipped, variants)
+
+    def _load_cpu(self, asked: str | None, log: LogLines) -> list[Variant]:
+        """Load a variant, unless there is one already: a process can have one only."""
+        variants = self.variants() if len(self._library.build.backends["cpu"]) > 1 or asked else []
+        loaded = self._loaded.get("cpu")
+        if loaded is None:
+            file = chosen_variant(variants, asked).file if variants else self._library.build.backends["cpu"][0].name
+            self._load("cpu", self._library.build.directory / file, log)
+        elif asked and chosen_variant(variants, asked).file != loaded.name:
+            raise BackendUnavailableError(
+                f"backend 'cpu:{asked}': this process has loaded {loaded.name} already, and has room for one variant;"
+                " use isolated=True, or another process"
+            )
+        return variants
+
+    def _load_gpu(self, name: str, log: LogLines) -> None:
+        if name in self._without_device:
+            raise self._without_device[name]
+        if name == "cpu" or name in self._loaded:
+            return
+        path = self._library.build.backends[name][0]
+        if not path.is_file():
+            raise BackendUnavailableError(
+                f"backend {name!r}: the library {path} is missing. To build it again: python -m sdcffi build --backend"
+                f" {','.join(sorted(self._library.build.backends))}"
+            )
+        self._load(name, path, log)
+        ctypes.CDLL(str(path))  # never closed, so that the registry can let go of it
+        if pointer := self._open_registry().ggml_backend_reg_by_name(BACKENDS.get(name, name).encode()):
+            self._gpus[name] = pointer
+        if not any(device.backend == name and computes(device) for device in self.devices()):
+            self._without_device[name] = BackendUnavailableError(
+                f"backend {name!r} is loaded but has no device here: {why_no_device(name, log())}", log()
+            )
+            raise self._without_device[name]
+
+    def _load(self, name: str, path: Path, log: LogLines) -> None:
+        library = self._library
+        library.build.verify(path)
+        try:
+            library.check(
+                lambda error: library.lib.sdg_load_backend(str(path).encode(), error),
+                BackendUnavailableError,
+                f"backend {name!r} ({path.name}) cannot be loaded here",
+                log,
+            )
+        except SDError as error:
+            advice = why_not_loaded(error.message)
+            if _NOT_BEGUN in error.message:  # what Vulkan's does without a driver
+                advice = why_no_device(name, log())
+            message = f"{error.message}; {advice}" if advice else error.message
+            raise BackendUnavailableError(message, error.log) from error
+        self._loaded[name] = path
+
+    def _open_registry(self) -> Any:
+        if self._registry is None:
+            import cffi
+
+            build = self._library.build
+            name = next(name for name in build.manifest["files"] if _REGISTRY.fullmatch(name))
+            ffi = cffi.FFI()
+            ffi.cdef(_DECLARATIONS)
+            self._registry = ffi.dlopen(str(build.directory / name))
+        return self._registry
+
+    @contextmanager
+    def computing_on(self, device: Device) -> Iterator[None]:
+        """Let the engine find this device only, and the CPU, for the time of the block. The library's lock is held."""
+        if not self._gpus:
+            yield
+            return
+        registry = self._open_registry()
+        pointer = registry.ggml_backend_dev_by_name(device.name.encode())
+        for own in self._gpus.values():
+            registry.ggml_backend_unload(own)
+        if device.backend != "cpu":
+            registry.ggml_backend_device_register(pointer)
+        try:
+            yield
+        finally:
+            for name, own in self._gpus.items():
+                registry.ggml_backend_register(own)
+                if name == device.backend:  # again, without the single device
+                    registry.ggml_backend_unload(own)
+                    registry.ggml_backend_register(own)
+
+
+def _variant_of(path: Path) -> str | None:
+    found = _VARIANT.fullmatch(path.name)
+    return found[1] if found else None
