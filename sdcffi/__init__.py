@@ -30,12 +30,14 @@ from .errors import (
 
 if TYPE_CHECKING:
     from ._arguments import read_arguments
+    from ._devices import Device, Variant
     from ._records import FileRecord, PictureRecord
     from .capabilities import Capabilities
     from .conversion import convert
     from .edges import canny
     from .engine import Engine
     from .events import Log, Preview, Progress
+    from .inventory import BackendReport, Inventory, list_devices
     from .lora import Lora
     from .metadata import GenerationParameters
     from .params import (
@@ -59,12 +61,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BackendReport",
     "BackendUnavailableError",
     "BuildError",
     "Cache",
     "CancelledError",
     "Capabilities",
     "ContextParams",
+    "Device",
     "Engine",
     "FileRecord",
     "GenerationError",
@@ -73,6 +77,7 @@ __all__ = [
     "Guidance",
     "Hires",
     "ImageParams",
+    "Inventory",
     "LayoutMismatchError",
     "LibraryNotFoundError",
     "Log",
@@ -101,26 +106,31 @@ __all__ = [
     "UnsupportedParameterError",
     "UpscaleResult",
     "Upscaler",
+    "Variant",
     "VideoParams",
     "VideoResult",
     "__version__",
     "canny",
     "convert",
+    "list_devices",
     "read_arguments",
     "replay",
     "tune",
 ]
 
 _HOMES = {
+    "BackendReport": "inventory",
     "Cache": "params",
     "Capabilities": "capabilities",
     "ContextParams": "params",
+    "Device": "_devices",
     "Engine": "engine",
     "FileRecord": "_records",
     "GenerationParameters": "metadata",
     "Guidance": "params",
     "Hires": "params",
     "ImageParams": "params",
+    "Inventory": "inventory",
     "Log": "events",
     "Lora": "lora",
     "LoraReport": "result",
@@ -137,10 +147,12 @@ _HOMES = {
     "Tuning": "tuning",
     "UpscaleResult": "upscaler",
     "Upscaler": "upscaler",
+    "Variant": "_devices",
     "VideoParams": "params",
     "VideoResult": "video",
     "canny": "edges",
     "convert": "conversion",
+    "list_devices": "inventory",
     "read_arguments": "_arguments",
     "replay": "reproduction",
     "tune": "tuning",

@@ -1,6 +1,7 @@
 /* A backend plug-in with as many GPUs as the environment says, each of which is the CPU underneath; tests/gpus.py
- * compiles it. NAME is the registry's name, STUB_<NAME> lists the devices as "type:GiB", such as "gpu:8,igpu:2". What is
- * begun and computed on a device is written to the file STUB_LOG; a device that STUB_CRASH names dies of it.
+ * compiles it. NAME is the registry's name, STUB_<NAME> lists the devices as "type:GiB", such as "gpu:8,igpu:2"; of type
+ * "crash" the process dies. What is begun and computed on a device is written to the file STUB_LOG; one that STUB_CRASH
+ * names dies of computing.
  *
  * The structs are those of ggml-backend-impl.h (API version 2), function pointers as arrays.
  */
@@ -189,6 +190,9 @@ struct reg* ggml_backend_init(void) {
         snprintf(list, sizeof list, "%s", asked);
         for (char* word = strtok(list, ","); word != NULL; word = strtok(NULL, ",")) {
             if (sscanf(word, "%15[a-z]:%d", type, &gibibytes) == 2) {
+                if (strcmp(type, "crash") == 0) {
+                    abort();
+                }
                 add(type, gibibytes);
             }
         }

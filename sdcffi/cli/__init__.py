@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from .. import __version__
 from ..errors import SDError
-from . import completion, convert, demo, generate, info, lora, models, replay, tune, upscale, video
+from . import completion, convert, demo, devices, generate, info, lora, models, replay, tune, upscale, video
 from ._flags import in_flags
 from ._terminal import say, warnings_in_one_line
 
@@ -88,7 +88,21 @@ def parser() -> argparse.ArgumentParser:
     whole = _Parser(prog="sdcffi", description="Draw pictures with stable-diffusion.cpp.")
     whole.add_argument("--version", action="version", version=f"sdcffi {__version__}")
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
-    for command in (generate, video, upscale, convert, replay, tune, models, lora, info, demo, completion):
+    for command in (
+        generate,
+        video,
+        upscale,
+        convert,
+        replay,
+        tune,
+        models,
+        lora,
+        devices,
+        doctor,
+        info,
+        demo,
+        completion,
+    ):
         command.add(commands)
     commands.add_parser("build", help="build the native library for this machine", add_help=False)
     return whole

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .. import __version__
-from ._flags import add_command
+from ._flags import BACKEND_HELP, add_command
 from ._terminal import logger
 
 __all__ = ["add"]
@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
     command = add_command(commands, "info", _run, "what was built, and what it finds on this machine")
     command.add_argument("--json", action="store_true", help="for machines")
     command.add_argument("--parameters", action="store_true", help="every parameter of the engine, as Markdown")
-    command.add_argument("--backend", default="auto", help="auto, cpu, cuda, vulkan, metal, ...")
+    command.add_argument("--backend", default="auto", help=BACKEND_HELP)
     command.add_argument("--library", help="directory of the native build to use")
 
 
@@ -29,12 +29,14 @@ def _run(options: argparse.Namespace) -> None:
 
         print("\n".join(parameter_table(options.library)))
         return
-    from .._calls import run_alone
-    from .._requests import Opening
+    from ..errors import SDError
     from ..events import Listeners
+    from ..inventory import take_inventory
 
-    opening = Opening(options.library, options.backend)
-    found = run_alone(opening, "describe", listeners=Listeners(logger(options)))
+    inventory, found = take_inventory(options.library, options.backend, Listeners(logger(options)))
+    if isinstance(found, SDError):
+        raise found
+    without = {backend.name: backend.problem for backend in inventory.backends if backend.built and backend.problem}
     report = {
         "sdcffi": __version__,
         "directory": str(found.directory),
@@ -42,11 +44,11 @@ def _run(options: argparse.Namespace) -> None:
         "upstream_commit": found.upstream_commit,
         "ggml": found.ggml_version,
         "device": found.device.as_dict(),
-        "devices": [device.as_dict() for device in found.devices],
-        "skipped": found.skipped,
+        "devices": [device.as_dict() for device in inventory.devices],
+        "skipped": without,
         "manifest": found.manifest,
     }
-    print(json.dumps(report, indent=2) if options.json else "\n".join(_lines(report)))
+    print(json.dumps(report, indent=2) if options.json else "\n".join([*_lines(report), *inventory.lines()]))
 
 
 def _lines(report: dict[str, Any]) -> Iterator[str]:
@@ -60,9 +62,3 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
     for name, value in sorted(manifest.get("options", {}).items()):
         yield f"  {name}={value}"
     yield f"layout: {report['layout']}"
-    for device in report["devices"]:
-        mark = "  <- used" if device == report["device"] else ""
-        memory = f"{device['memory_total'] / 2**30:.1f} GiB"
-        yield f"device {device['name']} ({device['backend']}): {device['description']}, {memory}{mark}"
-    for name, reason in report["skipped"].items():
-        yield f"backend {name} passed over: {reason}"

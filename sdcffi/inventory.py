@@ -1,0 +1,196 @@
+"""What can be computed on here: every backend, built or not, its devices, and the CPU's variants."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ._backends import BACKENDS
+from ._build.backends import GPUS
+from ._calls import run_alone
+from ._devices import Device, Variant
+from ._locate import locate
+from ._requests import Opening
+from .errors import BackendUnavailableError, SDError
+from .events import Listeners, LogFunction
+
+if TYPE_CHECKING:
+    from ._requests import Description
+    from .params import StrPath
+
+__all__ = ["BackendReport", "Inventory", "list_devices"]
+
+
+@dataclass(frozen=True)
+class BackendReport:
+    """A backend, and what it finds here.
+
+    Attributes
+    ----------
+    name : str
+        ``"cuda"``, ...
+    built : bool
+        Whether it is part of the native build.
+    devices : tuple of Device
+        What it can compute on.
+    problem : str
+        Why it has none, with what to run; empty where it has, and where it is neither built nor of use here.
+    """
+
+    name: str
+    built: bool
+    devices: tuple[Device, ...]
+    problem: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the attributes as a dictionary."""
+        devices = [device.as_dict() for device in self.devices]
+        return {"name": self.name, "built": self.built, "devices": devices, "problem": self.problem}
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What `list_devices` found.
+
+    Attributes
+    ----------
+    directory : str
+        Of the native build.
+    device : Device or None
+        What would be computed on, with the reason; None where nothing can be.
+    backends : tuple of BackendReport
+        All that are known, those that are built first.
+    variants : tuple of Variant
+        Of the CPU's backend, the best for this processor first.
+    problem : str
+        Why there is no `device`.
+    """
+
+    directory: str
+    device: Device | None
+    backends: tuple[BackendReport, ...]
+    variants: tuple[Variant, ...]
+    problem: str = ""
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """The devices of all backends."""
+        return tuple(device for backend in self.backends for device in backend.devices)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give it as a dictionary that `json.dumps` takes."""
+        return {
+            "directory": self.directory,
+            "device": self.device and self.device.as_dict(),
+            "backends": [backend.as_dict() for backend in self.backends],
+            "variants": [variant.as_dict() for variant in self.variants],
+            "problem": self.problem,
+        }
+
+    def lines(self) -> Iterator[str]:
+        """Tell it in lines."""
+        for backend in self.backends:
+            for device in backend.devices:
+                chosen = self.device is not None and device.id == self.device.id
+                memory = f"{device.memory_free / 2**30:.1f} of {device.memory_total / 2**30:.1f} GiB free"
+                mark = f"  <- used ({device.reason})" if chosen and self.device else ""
+                yield f"device {device.id}: {device.description}, {memory}{mark}"
+            if backend.problem:
+                yield f"backend {backend.name}: {backend.problem}"
+        for variant in self.variants:
+            if variant.name is not None:
+                best = "  <- taken with backend='cpu'" if variant.score and variant is self.variants[0] else ""
+                yield f"variant cpu:{variant.name}: {variant.state}{best}"
+        if absent := [backend.name for backend in self.backends if not (backend.built or backend.problem)]:
+            yield f"not built: {', '.join(absent)}"
+        if self.problem:
+            yield f"nothing to compute on: {self.problem}"
+
+
+def list_devices(
+    library: StrPath | None = None, *, backend: str = "auto", on_log: LogFunction | None = None
+) -> Inventory:
+    """List every backend that is built or could be, its devices, and the CPU's variants.
+
+    Each backend is asked in a process of its own, so that one that crashes does not hide the others.
+
+    Parameters
+    ----------
+    library : path, optional
+        The native build, as for `Engine`.
+    backend : str
+        As for `Engine`: what `Inventory.device` is chosen by.
+    on_log : callable, optional
+        Called with each `Log` line.
+
+    Returns
+    -------
+    Inventory
+        Plain data; ``as_dict()`` goes into JSON.
+
+    Raises
+    ------
+    LibraryNotFoundError, LayoutMismatchError
+        If there is no native build, or its manifest is damaged. Other damage is a `problem`.
+    TypeError, ValueError
+        If `backend` is none of the legal words.
+    """
+    return take_inventory(library, backend, Listeners(on_log))[0]
+
+
+def take_inventory(
+    library: StrPath | None, backend: str, listeners: Listeners
+) -> tuple[Inventory, Description | SDError]:
+    """Give the inventory, and what the process that chose the device tells of the build, or why there is none."""
+    build = locate(library)
+    found: dict[str, Description] = {}
+    errors: dict[str, SDError] = {}
+
+    def ask(word: str) -> Description | SDError:
+        try:
+            description: Description = run_alone(Opening(library, word), "describe", listeners=listeners)
+        except SDError as error:
+            errors[word] = error
+            return error
+        found.update({device.backend: description for device in description.devices})
+        return description
+
+    chosen = ask(backend)
+    for name in build.backends:
+        if name not in found and name not in errors:
+            ask(name)
+    reports = [
+        BackendReport(name, True, _of(found.get(name), name), _told(errors.get(name))) for name in build.backends
+    ]
+    others = [name for name in BACKENDS if name not in build.backends]
+    reports += [BackendReport(name, False, (), _use_of(name, build.backends)) for name in others]
+    variants = next((description.variants for description in found.values()), ())
+    inventory = Inventory(
+        str(build.directory),
+        None if isinstance(chosen, SDError) else chosen.device,
+        tuple(reports),
+        variants,
+        _told(chosen) if isinstance(chosen, SDError) else "",
+    )
+    return inventory, chosen
+
+
+def _told(error: SDError | None) -> str:
+    if error is None:
+        return ""
+    return error.message if isinstance(error, BackendUnavailableError) else f"{type(error).__name__}: {error.message}"
+
+
+def _of(description: Description | None, backend: str) -> tuple[Device, ...]:
+    return tuple(device for device in description.devices if device.backend == backend) if description else ()
+
+
+def _use_of(name: str, built: Collection[str]) -> str:
+    """Tell of a backend that is not built where a device of it seems to be here."""
+    if not GPUS[name].has_device():
+        return ""
+    return (
+        f"not built, though a device seems to be here. To add it: python -m sdcffi build --backend"
+        f" {','.join([*sorted(built), name])}"
+    )
