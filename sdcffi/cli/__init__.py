@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from .. import __version__
 from ..errors import SDError
-from . import completion, convert, demo, devices, generate, info, lora, models, replay, tune, upscale, video
+from . import completion, convert, demo, devices, doctor, generate, info, lora, models, replay, tune, upscale, video
 from ._flags import in_flags
 from ._terminal import say, warnings_in_one_line
 
