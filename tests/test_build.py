@@ -18,7 +18,7 @@ import pytest
 
 from sdcffi import BuildError
 from sdcffi._build import bootstrap, toolkits
-from sdcffi._build.compilers import find_compiler
+from sdcffi._build.compilers import Compiler, find_compiler
 from sdcffi._build.cpu import cpu_definitions
 from sdcffi._build.digests import file_digest
 from sdcffi._build.manifest import is_intact, read_manifest
@@ -230,12 +230,43 @@ def test_cublas_of_the_python_package_will_do(
     assert str(package / "include") in options["CMAKE_CUDA_FLAGS"]
 
 
-def test_vulkan_without_glslc_names_only_glslc(
-    stand_in: StandIn, only_compilers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def vulkan_sdk(only_compilers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Headers, loader and shader compiler where LunarG's SDK has them."""
+    sdk = tmp_path / "sdk"
+    for name in ("include/vulkan/vulkan.hpp", "lib/libvulkan.so", "bin/glslc"):
+        (sdk / name).parent.mkdir(parents=True, exist_ok=True)
+        (sdk / name).touch(0o755)
+    monkeypatch.setenv("VULKAN_SDK", str(sdk))
+    return sdk
+
+
+def test_vulkan_of_the_sdk_will_do(stand_in: StandIn, vulkan_sdk: Path) -> None:
+    plan = stand_in.plan("--backend", "vulkan")
+    assert plan.backends == ("cpu", "vulkan")
+    assert plan.options["SD_VULKAN"] == "ON"
+
+
+def test_vulkan_headers_without_a_loader_are_not_enough(
+    stand_in: StandIn, vulkan_sdk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "include/vulkan").mkdir(parents=True)
-    (tmp_path / "include/vulkan/vulkan.hpp").touch()
-    monkeypatch.setenv("CPATH", str(tmp_path / "include"))
+    (vulkan_sdk / "lib/libvulkan.so").unlink()
+    monkeypatch.setattr(Compiler, "can_link", _without_system_libraries)
+    with pytest.raises(BuildError, match=r"loader to link to(.|\n)*libvulkan-dev(.|\n)*vulkan-loader-devel(.|\n)*brew"):
+        stand_in.plan("--backend", "vulkan")
+
+
+def _without_system_libraries(compiler: Compiler, library: str, *directories: Path) -> bool:
+    return any((root / f"lib{library}.so").is_file() for root in directories)
+
+
+def test_the_linkers_libraries_are_found() -> None:
+    assert find_compiler().can_link("c")
+    assert not find_compiler().can_link("no-such-library")
+
+
+def test_vulkan_without_glslc_names_only_glslc(stand_in: StandIn, vulkan_sdk: Path) -> None:
+    (vulkan_sdk / "bin/glslc").unlink()
     with pytest.raises(BuildError, match=r"no glslc(.|\n)*apt install glslc") as caught:
         stand_in.plan("--backend", "vulkan")
     assert "headers" not in str(caught.value)

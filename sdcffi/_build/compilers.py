@@ -66,6 +66,18 @@ class Compiler:
         command = [str(self.cxx), "-E", "-x", "c++", "-", *(f"-I{directory}" for directory in directories)]
         return subprocess.run(command, input=f"#include <{header}>\n", capture_output=True, text=True).returncode == 0
 
+    def can_link(self, library: str, *directories: Path) -> bool:
+        """Tell whether `library`, named without ``lib`` and suffix, is where the linker or CMake looks for it."""
+        if self.id == "msvc":
+            roots = [*directories, *map(Path, filter(None, os.environ.get("LIB", "").split(os.pathsep)))]
+            return any((root / f"{library}.lib").is_file() for root in roots)
+        names = [*(f"lib{library}{suffix}" for suffix in (".so", ".dylib", ".tbd", ".dll.a")), f"{library}.lib"]
+        if any((root / name).is_file() for root in directories for name in names):
+            return True
+        # Compilers print a file's bare name where they have no path for it.
+        said = (run_captured([str(self.cxx), f"-print-file-name={name}"], "the compiler does not work") for name in names)
+        return any(Path(path.strip()).is_absolute() for path in said)
+
 
 def find_compiler() -> Compiler:
     """Return the compiler that ``CC`` and ``CXX`` name, else the first usual one on PATH.

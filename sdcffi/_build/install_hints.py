@@ -76,7 +76,7 @@ CUBLAS = Missing(
     pip="python -m pip install nvidia-cublas",
 )
 VULKAN_HEADERS = Missing(
-    "no Vulkan headers and loader (tried to compile #include <vulkan/vulkan.hpp>, VULKAN_SDK)",
+    "no Vulkan headers with a loader to link to (tried #include <vulkan/vulkan.hpp>, libvulkan, VULKAN_SDK)",
     debian="sudo apt install libvulkan-dev",
     fedora="sudo dnf install vulkan-headers vulkan-loader-devel",
     macos="brew install vulkan-headers vulkan-loader molten-vk",

@@ -56,11 +56,13 @@ def cuda(compiler: Compiler) -> Toolkit:
 
 
 def vulkan(compiler: Compiler) -> Toolkit:
-    """Look for the Vulkan headers and the shader compiler glslc."""
+    """Look for the Vulkan headers, the loader to link to and the shader compiler glslc."""
     sdk = [Path(os.environ["VULKAN_SDK"])] if "VULKAN_SDK" in os.environ else []
     homebrew = [Path("/opt/homebrew")] if sys.platform == "darwin" else []
     includes = [root / name for root in (*sdk, *homebrew) for name in ("include", "Include")]
     headers = compiler.can_include("vulkan/vulkan.hpp", *includes)
+    loader = "vulkan-1" if os.name == "nt" else "vulkan"
+    headers = headers and compiler.can_link(loader, *(root / name for root in (*sdk, *homebrew) for name in ("lib", "Lib")))
     glslc = shutil.which("glslc") or any(shutil.which("glslc", path=str(root / "bin")) for root in sdk)
     missing = [] if headers else [install_hints.VULKAN_HEADERS]
     return Toolkit((*missing, *(() if glslc else (install_hints.GLSLC,))))
