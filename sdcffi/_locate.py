@@ -9,15 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .errors import LayoutMismatchError, LibraryNotFoundError
 
-__all__ = ["MANIFEST", "PACKAGE_BUILD", "NativeBuild", "locate", "read_build"]
+__all__ = ["FRAGMENT", "MANIFEST", "PACKAGE_BUILD", "NativeBuild", "fragment_of", "locate", "read_build"]
 
 MANIFEST = "manifest.json"
+FRAGMENT = "plugin-{}.json"
 PACKAGE_BUILD = Path(__file__).resolve().parent / "_native"
 _SCHEMA = 1
 _BUILD_COMMAND = "python -m sdcffi build    (in a checkout: python build_native.py)"
@@ -32,11 +33,14 @@ class NativeBuild:
     directory : Path
         Where library, plug-ins, `cdef.h` and `manifest.json` lie.
     manifest : dict
-        The parsed `manifest.json`.
+        The parsed `manifest.json`, with what fragments of installed add-ons add to it.
+    refused : dict of str to str
+        Backends of add-ons that do not fit this build, with the reason.
     """
 
     directory: Path
     manifest: dict[str, Any]
+    refused: dict[str, str] = field(default_factory=dict)
 
     @property
     def library(self) -> Path:
@@ -105,7 +109,52 @@ def read_build(path: Path) -> NativeBuild:
         raise LayoutMismatchError(f"{file} cannot be read as a manifest: {error!r}. Run: {_BUILD_COMMAND}") from error
     if not known:
         raise LayoutMismatchError(f"{file} has a form that this version does not know. Run: {_BUILD_COMMAND}")
+    for fragment in sorted(directory.glob(FRAGMENT.format("*"))):
+        _add(build, fragment)
     return build
+
+
+def fragment_of(build: NativeBuild, backend: str) -> dict[str, Any]:
+    """Give what an add-on's fragment says of a backend: its files, and what they were built against."""
+    files = {path.name: build.manifest["files"][path.name] for path in build.backends[backend]}
+    return {"schema": _SCHEMA, "backend": backend, "files": files, "against": _interface(build.manifest)}
+
+
+def _interface(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What a plug-in and the libraries that it is loaded by must have in common."""
+    return {
+        "sdcffi": manifest["sdcffi"],
+        "upstream": manifest["upstream"]["sha256"],
+        "patches": manifest["patches"],
+        "platform": manifest["platform"],
+        "declarations": manifest["files"]["cdef.h"],
+    }
+
+
+def _add(build: NativeBuild, file: Path) -> None:
+    """Take an add-on into a build, or write down why not."""
+    backend = file.stem.partition("-")[2]
+    again = f"Run: pip install --force-reinstall sdcffi-{backend}=={build.manifest.get('sdcffi')}"
+    try:
+        fragment = json.loads(file.read_text("utf-8"))
+        against, here = fragment["against"], _interface(build.manifest)
+        differing = [name for name in here if against.get(name) != here[name]]
+        known = fragment["schema"] == _SCHEMA and fragment["backend"] == backend and bool(fragment["files"])
+        added = {str(name): str(digest) for name, digest in fragment["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        build.refused[backend] = f"{file} cannot be read: {error!r}. {again}"
+        return
+    if not known:
+        build.refused[backend] = f"{file} has a form that this version does not know. {again}"
+    elif differing:
+        name = differing[0]
+        build.refused[backend] = (
+            f"the add-on of backend {backend!r} does not fit this build: it was built against another"
+            f" {', '.join(differing)} ({name} {against.get(name)!r}, here {here[name]!r}). {again}"
+        )
+    else:
+        build.manifest["files"].update(added)
+        build.manifest["backends"][backend] = sorted(added)
 
 
 def locate(argument: str | os.PathLike[str] | None = None) -> NativeBuild:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from ._backends import BACKENDS, PREFERENCE, BackendChoice, backend_of_registry
 from ._devices import Device, Variant, chosen_device, chosen_variant, computes, numbered
 from ._drivers import why_no_device, why_not_loaded
-from .errors import BackendUnavailableError, NativeError, SDError
+from .errors import BackendUnavailableError, LayoutMismatchError, NativeError, SDError
 
 if TYPE_CHECKING:
     from ._library import Library
@@ -114,8 +114,14 @@ class Plugins:
         ------
         BackendUnavailableError
             If it was not built, cannot be loaded, has no device, or not this one; the message says what to run.
+        LayoutMismatchError
+            If it is an add-on that does not fit the build.
         """
         built = self._library.build.backends
+        refused = self._library.build.refused
+        if choice.name in refused:
+            raise LayoutMismatchError(refused[choice.name])
+        self.skipped.update(refused)
         if choice.name not in ("auto", *built):
             raise BackendUnavailableError(
                 f"backend {choice.name!r} is not part of this build, which has {', '.join(sorted(built))}."

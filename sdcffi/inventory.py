@@ -163,7 +163,8 @@ def take_inventory(
     reports = [
         BackendReport(name, True, _of(found.get(name), name), _told(errors.get(name))) for name in build.backends
     ]
-    others = [name for name in BACKENDS if name not in build.backends]
+    reports += [BackendReport(name, True, (), reason) for name, reason in build.refused.items()]
+    others = [name for name in BACKENDS if name not in (*build.backends, *build.refused)]
     reports += [BackendReport(name, False, (), _use_of(name, build.backends)) for name in others]
     variants = next((description.variants for description in found.values()), ())
     inventory = Inventory(

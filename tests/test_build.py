@@ -434,7 +434,7 @@ def test_two_builds_at_once_compile_once(stand_in: StandIn) -> None:
     assert second.stderr is not None
     assert "waiting" in second.stderr.readline()
     (stand_in.tools / "hold").unlink()
-    said = [process.communicate(timeout=60)[1] for process in (first, second)]
+    said = [process.communicate(timeout=300)[1] for process in (first, second)]
     assert (first.returncode, second.returncode) == (0, 0), said
     assert "taken from the cache" in said[1]
     assert stand_in.trace == ["one", "two"]
@@ -446,12 +446,25 @@ def test_an_interrupted_build_goes_on_where_it_stopped(stand_in: StandIn, blow: 
     process = stand_in.start()
     stand_in.wait_for("two")
     process.send_signal(blow)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert process.returncode
     assert not stand_in.plan().native.exists()
     (stand_in.tools / "hold").unlink()
     assert is_intact(compile_native(stand_in.plan()))
     assert stand_in.trace == ["one", "two", "two"]
+
+
+def test_a_build_interrupted_in_one_checkout_is_finished_by_another(stand_in: StandIn, tmp_path: Path) -> None:
+    (stand_in.tools / "hold").touch()
+    process = stand_in.start()
+    stand_in.wait_for("two")
+    process.kill()
+    process.communicate(timeout=300)
+    (stand_in.tools / "hold").unlink()
+    other = shutil.copytree(stand_in.csrc, tmp_path / "checkout" / "csrc")
+    plan = make_plan(BuildRequest.from_arguments(stand_in.arguments()), other)
+    assert plan.key == stand_in.plan().key
+    assert is_intact(compile_native(plan))
 
 
 def test_a_half_unpacked_tree_is_not_taken_for_a_whole_one(stand_in: StandIn) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 import filelock
 
 from ..errors import BuildError
+from .add_ons import pack_add_ons
 from .commands import NO_SPACE, DiskFullError, run_logged, say
 from .declarations import write_declarations
 from .digests import value_digest
@@ -46,6 +47,9 @@ def build(request: BuildRequest) -> Path:
     plan = build_verified(request)
     with _disk_space_explained(request.output):
         publish(plan.native, request.output)
+    if request.add_on_wheels:
+        for wheel in pack_add_ons(plan.native, request.add_on_wheels):
+            say(f"packed: {wheel}")
     say(f"ready: {request.output}")
     return request.output
 
@@ -117,6 +121,9 @@ def publish(native: Path, output: Path) -> None:
 
 def _compile(plan: BuildPlan) -> None:
     say(f"compiling {', '.join(plan.backends)} in {plan.workspace}")
+    begun = plan.build_directory / "CMakeCache.txt"
+    if begun.is_file() and f"CMAKE_HOME_DIRECTORY:INTERNAL={plan.csrc.as_posix()}\n" not in begun.read_text("utf-8"):
+        shutil.rmtree(plan.build_directory)  # interrupted in another checkout, and CMake goes on only in the same one
     plan.build_directory.mkdir(parents=True, exist_ok=True)
     headers = (plan.tree / "include" / "stable-diffusion.h", plan.csrc / "guard.h")
     write_declarations(headers, plan.compiler, plan.generated)

@@ -30,6 +30,7 @@ class BuildRequest:
     with_cli: bool = False
     jobs: int | None = None
     output: Path = DEFAULT_OUTPUT
+    add_on_wheels: Path | None = None
     allow_missing_device: bool = False
     dry_run: bool = False
     clean: bool = False
@@ -94,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--with-cli", action="store_true", help="build upstream's sd-cli too")
     add("--jobs", type=_jobs, metavar="N", help="compile N files at once (default: one per core)")
     add("--output", type=_directory, default=DEFAULT_OUTPUT, metavar="DIR", help="where the library goes")
+    add("--add-on-wheels", type=_directory, metavar="DIR", help="pack each GPU backend as a wheel of its own, too")
     add("--allow-missing-device", action="store_true", help="accept a build whose GPU is not in this machine")
     add("--dry-run", action="store_true", help="print the plan only")
     add("--clean", action="store_true", help="forget this build's cached result first")

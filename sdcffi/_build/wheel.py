@@ -10,7 +10,8 @@ import os
 import platform
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,20 @@ def compile_for_wheel(settings: Mapping[str, Any]) -> None:
         sys.exit(f"sdcffi: error: {error}")
 
 
+@contextmanager
+def packing(native: Path) -> Iterator[None]:
+    """Let the hook take files from this directory, for the time of the block."""
+    before = os.environ.get(_NATIVE)
+    os.environ[_NATIVE] = str(native)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_NATIVE]
+        else:
+            os.environ[_NATIVE] = before
+
+
 def compile_in_place(settings: Mapping[str, Any]) -> None:
     """Compile into the checkout; without `settings` with those of the build that is there."""
     if not settings and (DEFAULT_OUTPUT / MANIFEST).is_file():
@@ -46,7 +61,8 @@ def compile_in_place(settings: Mapping[str, Any]) -> None:
 def platform_tag() -> str:
     """Return this machine's platform as wheels name it.
 
-    It is ``linux_x86_64`` and not ``manylinux``: the library uses this system's C++ runtime.
+    It is ``linux_x86_64`` and not ``manylinux``: the library uses this system's C and C++ runtimes. ``auditwheel repair``
+    gives a portable build's wheel the tag of the oldest system that it runs on.
     """
     if sys.platform == "darwin":  # sysconfig names what Python was built for, perhaps universal2
         major = platform.mac_ver()[0].split(".")[0]

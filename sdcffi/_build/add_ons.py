@@ -1,0 +1,85 @@
+"""GPU plug-ins as wheels of their own, which only add files to an installed sdcffi: ``sdcffi-cuda``, ``sdcffi-vulkan``.
+
+Beside the plug-in lies a fragment of a manifest, ``plugin-cuda.json``, which `sdcffi._locate` reads: it says what the
+plug-in was built against, and what differs is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from .. import __version__
+from .._locate import FRAGMENT, NativeBuild, fragment_of, read_build
+from ..errors import BuildError
+
+_PROJECT = """\
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "sdcffi-{backend}"
+version = "{version}"
+description = "The {backend} backend of sdcffi"
+license = "MIT"
+requires-python = ">=3.10"
+dependencies = ["sdcffi=={version}"]
+
+[tool.hatch.build.targets.wheel]
+bypass-selection = true
+
+[tool.hatch.build.targets.wheel.hooks.custom]
+path = {hook}
+"""
+
+
+def pack_add_ons(native: Path, directory: Path) -> list[Path]:
+    """Pack each GPU plug-in of a finished build as a wheel.
+
+    Parameters
+    ----------
+    native : Path
+        The build's directory.
+    directory : Path
+        Where the wheels go; made where missing.
+
+    Returns
+    -------
+    list of Path
+        The wheels, one for each GPU backend.
+
+    Raises
+    ------
+    BuildError
+        If the build has no GPU backend, or hatchling is missing.
+    """
+    build = read_build(native)
+    backends = [name for name in build.backends if name != "cpu"]
+    if not backends:
+        raise BuildError(f"{native} has no GPU backend to pack; it has {', '.join(build.backends)}")
+    directory.mkdir(parents=True, exist_ok=True)
+    return [_packed(build, backend, directory) for backend in backends]
+
+
+def _packed(build: NativeBuild, backend: str, directory: Path) -> Path:
+    try:
+        from hatchling.builders.wheel import WheelBuilder
+
+        from . import wheel
+    except ImportError as error:
+        raise BuildError(f"packing wheels needs hatchling ({error}). Run: pip install hatchling") from error
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        hook = json.dumps(str(Path(wheel.__file__)))
+        (root / "pyproject.toml").write_text(_PROJECT.format(backend=backend, version=__version__, hook=hook), "utf-8")
+        (root / "native").mkdir()
+        for path in build.backends[backend]:
+            shutil.copy2(path, root / "native" / path.name)
+        fragment = json.dumps(fragment_of(build, backend), indent=2) + "\n"
+        (root / "native" / FRAGMENT.format(backend)).write_text(fragment, "utf-8")
+        with wheel.packing(root / "native"):
+            (made,) = WheelBuilder(str(root)).build(directory=str(directory), versions=["standard"])
+    return Path(made)

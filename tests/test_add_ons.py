@@ -1,0 +1,142 @@
+"""GPU plug-ins as wheels of their own: what is packed, that it makes the backend appear, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gpus import add_plugin, compile_stub, copied
+from tiny_model import TinyModel
+
+from sdcffi import BuildError, Engine, LayoutMismatchError, __version__, list_devices
+from sdcffi._build.add_ons import pack_add_ons
+from sdcffi._build.wheel import platform_tag
+from sdcffi._doctor import examine
+from sdcffi._locate import MANIFEST, read_build
+
+DRAW: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "steps": 1, "cfg_scale": 1.0, "seed": 7}
+PLUGIN, FRAGMENT = "libggml-cuda.so", "plugin-cuda.json"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of a CUDA plug-in whose device is the CPU underneath."""
+    directory = tmp_path_factory.mktemp("add-on")
+    native = copied(directory / "native")
+    add_plugin(native, "cuda", compile_stub("cuda", directory))
+    (made,) = pack_add_ons(native, directory / "wheels")
+    return made
+
+
+@pytest.fixture
+def installed(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A build for the CPU with the wheel unpacked over it, and one such GPU."""
+    monkeypatch.setenv("STUB_CUDA", "gpu:8")
+    native = copied(tmp_path / "sdcffi" / "_native")
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(tmp_path)
+    return native
+
+
+def test_the_wheel_only_adds_files_and_wants_the_same_version(wheel: Path) -> None:
+    assert wheel.name == f"sdcffi_cuda-{__version__}-py3-none-{platform_tag()}.whl"
+    with zipfile.ZipFile(wheel) as file:
+        names = {name for name in file.namelist() if ".dist-info/" not in name}
+        metadata = file.read(f"sdcffi_cuda-{__version__}.dist-info/METADATA").decode()
+    assert names == {f"sdcffi/_native/{PLUGIN}", f"sdcffi/_native/{FRAGMENT}"}
+    assert "Name: sdcffi-cuda\n" in metadata
+    assert f"Requires-Dist: sdcffi=={__version__}\n" in metadata
+
+
+def test_installing_it_makes_the_backend_appear_and_compute(installed: Path, tiny_model: TinyModel) -> None:
+    assert "cuda" not in json.loads((installed / MANIFEST).read_text("utf-8"))["backends"]
+    with Engine(**tiny_model.engine_arguments(), library=installed, threads=1) as engine:
+        assert engine.device.id == "cuda:0"
+        assert engine.generate(**DRAW).arrays[0].std() > 1
+    for name in (PLUGIN, FRAGMENT):
+        (installed / name).unlink()
+    assert [device.backend for device in list_devices(installed).devices] == ["cpu"]
+
+
+def other_version(fragment: dict[str, Any]) -> None:
+    fragment["against"]["sdcffi"] = "0.0.9"
+
+
+def other_source(fragment: dict[str, Any]) -> None:
+    fragment["against"]["upstream"] = "0" * 64
+
+
+def other_declarations(fragment: dict[str, Any]) -> None:
+    fragment["against"]["declarations"] = "0" * 64
+
+
+def other_patches(fragment: dict[str, Any]) -> None:
+    fragment["against"]["patches"].pop()
+
+
+def other_schema(fragment: dict[str, Any]) -> None:
+    fragment["schema"] = 2
+
+
+def other_backend(fragment: dict[str, Any]) -> None:
+    fragment["backend"] = "vulkan"
+
+
+def no_reference(fragment: dict[str, Any]) -> None:
+    del fragment["against"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (other_version, r"does not fit this build.*another sdcffi \(sdcffi '0\.0\.9', here '"),
+        (other_source, "another upstream"),
+        (other_declarations, "another declarations"),
+        (other_patches, "another patches"),
+        (other_schema, "a form that this version does not know"),
+        (other_backend, "a form that this version does not know"),
+        (no_reference, "cannot be read: KeyError"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_the_cpu_goes_on(
+    spoil: Callable[[dict[str, Any]], None], said: str, installed: Path, tiny_model: TinyModel
+) -> None:
+    fragment = json.loads((installed / FRAGMENT).read_text("utf-8"))
+    spoil(fragment)
+    (installed / FRAGMENT).write_text(json.dumps(fragment), "utf-8")
+    said += f".*Run: pip install --force-reinstall sdcffi-cuda=={__version__}"
+    arguments = {**tiny_model.engine_arguments(), "library": installed, "threads": 1}
+    with pytest.raises(LayoutMismatchError, match=said):
+        Engine(**arguments, backend="cuda")
+    inventory = list_devices(installed)
+    assert inventory.device is not None
+    assert inventory.device.backend == "cpu"
+    assert "the add-on" in inventory.device.reason or FRAGMENT in inventory.device.reason
+    (report,) = [backend for backend in inventory.backends if backend.name == "cuda"]
+    assert "sdcffi-cuda" in report.problem
+
+
+def test_doctor_tells_of_an_add_on_that_does_not_fit(installed: Path) -> None:
+    (installed / FRAGMENT).write_text("{", "utf-8")
+    (check,) = [check for check in examine(installed) if check.name == "backend cuda"]
+    assert check.status == "failed"
+    assert "sdcffi-cuda" in check.detail
+
+
+def test_an_add_on_s_library_with_other_bytes_is_not_loaded(installed: Path, tiny_model: TinyModel) -> None:
+    with (installed / PLUGIN).open("ab") as file:
+        file.write(b"!")
+    with pytest.raises(LayoutMismatchError, match=r"libggml-cuda\.so has sha256"):
+        Engine(**tiny_model.engine_arguments(), library=installed, backend="cuda")
+
+
+def test_a_build_without_gpus_has_nothing_to_pack(tmp_path: Path) -> None:
+    native = copied(tmp_path / "native")
+    assert list(read_build(native).backends) == ["cpu"]
+    with pytest.raises(BuildError, match="has no GPU backend to pack; it has cpu"):
+        pack_add_ons(native, tmp_path / "wheels")
+    assert not (tmp_path / "wheels").exists()
