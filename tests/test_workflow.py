@@ -1,0 +1,76 @@
+"""The public CI's file was never run: what can be checked of it without running it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from matrix import ARM, X86
+
+from sdcffi._build.backends import NAMES
+from sdcffi._build.request import BuildRequest
+
+ROOT = Path(__file__).resolve().parent.parent
+FILE = ROOT / ".github" / "workflows" / "ci.yml"
+
+
+@pytest.fixture(scope="module")
+def jobs() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(FILE.read_text("utf-8"))
+    found: dict[str, Any] = content["jobs"]
+    return found
+
+
+def values(node: Any, key: str) -> Iterator[str]:
+    """Every text under a key, wherever it stands."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            if name == key and isinstance(value, str):
+                yield value
+            yield from values(value, key)
+    elif isinstance(node, list):
+        for value in node:
+            yield from values(value, key)
+
+
+def test_it_says_that_it_was_never_run() -> None:
+    assert FILE.read_text("utf-8").startswith("# Never run")
+
+
+def test_one_gate_waits_for_every_other_job(jobs: dict[str, Any]) -> None:
+    assert set(jobs["gate"]["needs"]) == set(jobs) - {"gate"}
+    assert jobs["gate"]["if"] == "always()"
+
+
+def test_every_action_has_a_version(jobs: dict[str, Any]) -> None:
+    uses = list(values(jobs, "uses"))
+    assert uses
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@v\d+(\.\d+)*", name) for name in uses)
+
+
+def test_the_lint_job_runs_what_ci_runs(jobs: dict[str, Any]) -> None:
+    ours = (ROOT / ".ci" / "run").read_text("utf-8")
+    for command in ("ruff check .", "ruff format --check .", "mypy"):
+        assert command in ours
+        assert command in list(values(jobs["lint"], "run"))
+
+
+def test_settings_markers_and_backends_exist(jobs: dict[str, Any]) -> None:
+    commands = " ".join(values(jobs, "run"))
+    settings = set(re.findall(r"--config-settings=([\w-]+)=", commands))
+    settings |= set(re.findall(r"([\w-]+)=", jobs["wheels"]["steps"][1]["env"]["CIBW_CONFIG_SETTINGS"]))
+    assert settings == {"with-cli", "backend", "allow-missing-device", "cpu"}
+    for name in settings:
+        value = {"backend": "cpu", "cpu": "portable"}.get(name, "on")
+        assert BuildRequest.from_settings({name: value}) != BuildRequest() or name == "backend"
+    markers = set(re.findall(r'-m "?(?:not )?(\w+)"?', commands)) - {"pytest"}
+    assert markers == {"slow", "backend"}
+    assert markers <= set(re.findall(r'^ +"(\w+): ', (ROOT / "pyproject.toml").read_text("utf-8"), flags=re.MULTILINE))
+    rows = jobs["backends"]["strategy"]["matrix"]["include"]
+    assert {row["backend"] for row in rows} <= {*NAMES, *(f"cpu:{name}" for name in (*X86, *ARM))}
+    assert all(set(row["build"].split(",")) <= set(NAMES) for row in rows)
+    assert {"metal", "vulkan"} <= {row["backend"] for row in rows}
