@@ -14,15 +14,16 @@ from ggml_cpu import Backend, runs_here
 from gpus import copied
 from sdcli import Pixels
 from test_cpu_operations import CONVOLUTIONS, ROUNDING, convolved, error, normal, product
+from tiny_model import TinyModel
 
 from sdcffi import BackendUnavailableError, Engine, LayoutMismatchError
 from sdcffi._build.pipeline import compile_native
 from sdcffi._build.plan import make_plan
 from sdcffi._build.request import BuildRequest
 from sdcffi._locate import NativeBuild, read_build
-from sdcffi.demo import DemoModel, compare
+from sdcffi.comparison import compare
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.backend, pytest.mark.slow]
 
 DRAW: dict[str, Any] = {"prompt": "a cat", "width": 96, "height": 80, "steps": 3, "cfg_scale": 1.0, "seed": 7}
 
@@ -54,24 +55,24 @@ def test_operations_are_exact_but_for_rounding(variants: list[Path]) -> None:
 
 
 def test_pictures_are_the_same_whatever_the_number_of_threads(
-    portable: NativeBuild, variants: list[Path], demo_model: DemoModel
+    portable: NativeBuild, variants: list[Path], tiny_model: TinyModel
 ) -> None:
-    with Engine(**demo_model.engine_arguments(), backend="cpu", threads=1) as engine:
+    with Engine(**tiny_model.engine_arguments(), backend="cpu", threads=1) as engine:
         native = engine.generate(**DRAW).arrays[0].copy()
     for path in variants:
         forced = {"library": portable.directory, "backend": f"cpu:{path.stem.removeprefix('libggml-cpu-')}"}
         drawn: list[Pixels] = []
         for threads in (1, 2, 3, 7):
-            with Engine(**demo_model.engine_arguments(), **forced, threads=threads) as engine:
+            with Engine(**tiny_model.engine_arguments(), **forced, threads=threads) as engine:
                 drawn.append(engine.generate(**DRAW).arrays[0].copy())
         assert compare(drawn[0], native).psnr > 45, path.name
         assert all(np.array_equal(pixels, drawn[0]) for pixels in drawn), path.name
 
 
 def test_a_variant_is_chosen_by_name_and_without_one_the_best(
-    portable: NativeBuild, variants: list[Path], demo_model: DemoModel
+    portable: NativeBuild, variants: list[Path], tiny_model: TinyModel
 ) -> None:
-    arguments = {**demo_model.engine_arguments(), "library": portable.directory, "threads": 1}
+    arguments = {**tiny_model.engine_arguments(), "library": portable.directory, "threads": 1}
     names = [path.stem.removeprefix("libggml-cpu-") for path in variants]
     drawn: dict[str, Pixels] = {}
     for name in names:
@@ -90,15 +91,15 @@ def test_a_variant_is_chosen_by_name_and_without_one_the_best(
 
 
 def test_a_variant_that_this_processor_cannot_execute_is_refused(
-    portable: NativeBuild, variants: list[Path], demo_model: DemoModel
+    portable: NativeBuild, variants: list[Path], tiny_model: TinyModel
 ) -> None:
     foreign = [path for path in portable.backends["cpu"] if path not in variants]
     for path in foreign:
         name = path.stem.removeprefix("libggml-cpu-")
         with pytest.raises(BackendUnavailableError, match=f"'cpu:{name}' is not for this processor.*not executed"):
-            Engine(**demo_model.engine_arguments(), library=portable.directory, backend=f"cpu:{name}")
+            Engine(**tiny_model.engine_arguments(), library=portable.directory, backend=f"cpu:{name}")
     with pytest.raises(BackendUnavailableError, match="'cpu:z80' is not built"):
-        Engine(**demo_model.engine_arguments(), library=portable.directory, backend="cpu:z80")
+        Engine(**tiny_model.engine_arguments(), library=portable.directory, backend="cpu:z80")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads ELF files")
@@ -112,24 +113,24 @@ def test_opening_a_variant_to_ask_it_runs_nothing_of_it(portable: NativeBuild) -
 
 
 def test_a_missing_variant_is_passed_over_and_told_of(
-    portable: NativeBuild, demo_model: DemoModel, tmp_path: Path
+    portable: NativeBuild, tiny_model: TinyModel, tmp_path: Path
 ) -> None:
     library = copied(tmp_path / "native", portable)
-    with Engine(**demo_model.engine_arguments(), library=library) as engine:
+    with Engine(**tiny_model.engine_arguments(), library=library) as engine:
         best = engine.device.variant
     (library / f"libggml-cpu-{best}.so").unlink()
-    with Engine(**demo_model.engine_arguments(), library=library) as engine:
+    with Engine(**tiny_model.engine_arguments(), library=library) as engine:
         assert engine.device.variant not in (None, best)
         assert engine.device.reason.endswith(f"(libggml-cpu-{best}.so missing)")
     with pytest.raises(BackendUnavailableError, match=f"libggml-cpu-{best}.so is missing"):
-        Engine(**demo_model.engine_arguments(), library=library, backend=f"cpu:{best}")
+        Engine(**tiny_model.engine_arguments(), library=library, backend=f"cpu:{best}")
 
 
 def test_a_variant_with_other_bytes_is_refused_before_it_is_opened(
-    portable: NativeBuild, demo_model: DemoModel, tmp_path: Path
+    portable: NativeBuild, tiny_model: TinyModel, tmp_path: Path
 ) -> None:
     library = copied(tmp_path / "native", portable)
     file = library / "libggml-cpu-x64.so"
     file.write_bytes(file.read_bytes()[:-1] + b"!")
     with pytest.raises(LayoutMismatchError, match=r"libggml-cpu-x64\.so has sha256"):
-        Engine(**demo_model.engine_arguments(), library=library)
+        Engine(**tiny_model.engine_arguments(), library=library)

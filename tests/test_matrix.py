@@ -1,0 +1,205 @@
+"""The backend matrix: the same pictures on every backend and CPU variant that is built and here.
+
+``pytest -m backend`` runs it, and tells in a table what ran and why the rest did not; ``--require-backend cuda`` makes
+what is not here a failure. All is compared with the plainest CPU variant of a portable build, which is compiled where
+the build cache has none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gpus import add_plugin, compile_stub, copied
+from matrix import CASES, ROWS, SMALL, VARIANTS, Drawer, Models, Row, drawn_row, record
+from sdcli import Pixels
+from tiny_model import TinyModel
+from upscaling_networks import random_weights, write_network
+
+from sdcffi import BackendUnavailableError, BuildError, list_devices
+from sdcffi._build.backends import GPUS
+from sdcffi._build.compilers import find_compiler
+from sdcffi._build.pipeline import compile_native
+from sdcffi._build.plan import make_plan
+from sdcffi._build.request import BuildRequest
+from sdcffi._locate import locate, read_build
+from sdcffi.inventory import Inventory
+
+pytestmark = pytest.mark.backend
+
+PLANS = ("metal", "hip", "sycl", "opencl", "musa")
+SOFTWARE = ("llvmpipe", "lavapipe", "SwiftShader")
+
+
+@pytest.fixture(scope="module")
+def portable() -> Path:
+    """A build with all CPU variants: the package's own if it is one, else from the build cache."""
+    own = locate()
+    if len(own.backends["cpu"]) > 1:
+        return own.directory
+    return compile_native(make_plan(BuildRequest(backends=("cpu",), cpu="portable")))
+
+
+@pytest.fixture(scope="module")
+def drawing_models(models: dict[str, TinyModel], tmp_path_factory: pytest.TempPathFactory) -> Models:
+    network = write_network(tmp_path_factory.mktemp("network") / "x2.safetensors", random_weights(2))
+    return Models(models, network)
+
+
+@pytest.fixture(scope="module")
+def reference(portable: Path, drawing_models: Models) -> Callable[[str], list[Pixels]]:
+    """What the plainest variant draws of each case."""
+    drawer = Drawer(drawing_models, portable, f"cpu:{VARIANTS[0]}")
+
+    @cache
+    def drawn(name: str) -> list[Pixels]:
+        return CASES[name](drawer)
+
+    return drawn
+
+
+def build_for(word: str, portable: Callable[[], Path]) -> Path:
+    """The build that has a backend.
+
+    Raises
+    ------
+    BackendUnavailableError
+        With the reason, where there is none.
+    """
+    name, _, variant = word.partition(":")
+    own = locate()
+    if variant:
+        return portable()
+    if name in own.backends:
+        return own.directory
+    plan = "plan only: what its build would name is checked against the pinned source; it was not built"
+    if name in PLANS:
+        raise BackendUnavailableError(plan)
+    try:
+        toolkit = GPUS[name].toolkit(find_compiler())
+    except BuildError as error:
+        raise BackendUnavailableError(error.message) from error
+    if toolkit.missing:
+        raise BackendUnavailableError(f"{plan}, for there is {toolkit.missing[0].what}")
+    if name != "vulkan":
+        raise BackendUnavailableError(f"{plan}. To build it: python build_native.py --backend cpu,{name}")
+    request = BuildRequest(backends=("cpu", "vulkan"), with_cli=True, allow_missing_device=True)
+    return compile_native(make_plan(request))
+
+
+def why_not(word: str, inventory: Inventory) -> str:
+    """Why there is no device, in one line."""
+    name, _, variant = word.partition(":")
+    if variant:
+        return next((item.state for item in inventory.variants if item.name == variant), "not built")
+    return next((item.problem for item in inventory.backends if item.name == name), "") or inventory.problem
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("word", ROWS)
+def test_the_same_pictures(
+    word: str, request: pytest.FixtureRequest, drawing_models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = Row(word)
+    try:
+        library = build_for(word, lambda: request.getfixturevalue("portable"))
+        inventory = list_devices(library, backend=word)
+        if inventory.device is None and word == "vulkan":
+            monkeypatch.setenv("GGML_VK_VISIBLE_DEVICES", "0")  # then ggml takes a device of software, too
+            inventory = list_devices(library, backend=word)
+        if inventory.device is None:
+            raise BackendUnavailableError(why_not(word, inventory))
+    except BackendUnavailableError as error:
+        row.reason = error.message
+        record(request, row)
+        if word in request.config.getoption("--require-backend"):
+            pytest.fail(f"{word} is required: {row.reason}")
+        pytest.skip(row.reason)
+    device = inventory.device
+    row.device = f"{device.id}, {device.description}"
+    assert device.backend == word.partition(":")[0]
+    if ":" in word:
+        assert device.id == word
+    software = any(name in device.description for name in SOFTWARE)
+    cases = SMALL if software else tuple(CASES)
+    wrong = drawn_row(row, Drawer(drawing_models, library, device.id), request.getfixturevalue("reference"), cases)
+    if software and not wrong:
+        row.reason = "a device of software: only what is small"
+    record(request, row)
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.slow
+def test_the_rows_are_the_variants_of_a_portable_build(portable: Path) -> None:
+    built = {path.stem.removeprefix("lib").removeprefix("ggml-cpu-") for path in read_build(portable).backends["cpu"]}
+    assert built == set(VARIANTS)
+
+
+# --- the matrix itself, on a GPU that is the CPU underneath ---
+
+
+def run_matrix(library: Path, table: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-n0", "-q", "-p", "no:cacheprovider", "-m", "backend", __file__]
+    selected = ["-k", "same_pictures and cuda", "--backend-table", str(table)]
+    environment = {**os.environ, **environment, "SDCFFI_LIBRARY": str(library)}
+    return subprocess.run([*command, *selected, *options], env=environment, capture_output=True, text=True)
+
+
+def row_of(table: Path) -> dict[str, Any]:
+    rows = json.loads(table.with_suffix(".json").read_text("utf-8"))["rows"]
+    assert [row["word"] for row in rows] == ["cuda"]
+    found: dict[str, Any] = rows[0]
+    return found
+
+
+@pytest.mark.slow
+def test_a_gpu_gets_its_row(tmp_path: Path) -> None:
+    library = copied(tmp_path / "native")
+    add_plugin(library, "cuda", compile_stub("cuda", tmp_path))
+    done = run_matrix(library, tmp_path / "table", STUB_CUDA="gpu:8")
+    assert done.returncode == 0, done.stdout
+    row = row_of(tmp_path / "table")
+    assert list(row["psnr"]) == list(CASES)
+    assert row["device"].startswith("cuda:0, ")
+    assert not row["failed"]
+    text = (tmp_path / "table.md").read_text("utf-8")
+    assert "| `cuda` | cuda:0, " in text
+    assert "backend matrix" in done.stdout
+
+
+def test_a_backend_that_is_not_here_is_told_and_can_be_required(tmp_path: Path) -> None:
+    library = copied(tmp_path / "native")
+    add_plugin(library, "cuda", compile_stub("cuda", tmp_path))
+    done = run_matrix(library, tmp_path / "table", STUB_CUDA="")
+    assert done.returncode == 0, done.stdout
+    assert "1 skipped" in done.stdout
+    row = row_of(tmp_path / "table")
+    assert "no device" in row["reason"]
+    assert f"| `cuda` | {row['reason']} |" in (tmp_path / "table.md").read_text("utf-8")
+    done = run_matrix(library, tmp_path / "table", "--require-backend", "cuda", STUB_CUDA="")
+    assert done.returncode == 1
+    assert "cuda is required: " in done.stdout
+    done = run_matrix(library, tmp_path / "table", "--require-backend", "abacus")
+    assert done.returncode == 4
+    assert "invalid choice: 'abacus'" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_device_that_draws_something_else_fails(tmp_path: Path, drawing_models: Models) -> None:
+    def another(name: str) -> list[Pixels]:
+        return [255 - pixels for pixels in CASES[name](drawer)]
+
+    drawer = Drawer(drawing_models, locate().directory, "cpu")
+    row = Row("cpu")
+    (said,) = drawn_row(row, drawer, another, ("f16",))
+    assert said.startswith("f16: ")
+    assert "dB from the plainest CPU's picture" in said
+    assert row.failed
+    assert row.reason == said
