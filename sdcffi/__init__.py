@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ._records import FileRecord, PictureRecord
     from .capabilities import Capabilities
     from .conversion import convert
+    from .demo import demo_model
     from .edges import canny
     from .engine import Engine
     from .events import Log, Preview, Progress
@@ -112,6 +113,7 @@ __all__ = [
     "__version__",
     "canny",
     "convert",
+    "demo_model",
     "list_devices",
     "read_arguments",
     "replay",
@@ -152,6 +154,7 @@ _HOMES = {
     "VideoResult": "video",
     "canny": "edges",
     "convert": "conversion",
+    "demo_model": "demo",
     "list_devices": "inventory",
     "read_arguments": "_arguments",
     "replay": "reproduction",

@@ -9,11 +9,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._backends import BACKENDS, backend_choice
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ._demo_model import DemoModel
     from .inventory import Inventory
     from .params import StrPath
 
@@ -286,33 +283,30 @@ def _advice(problem: str) -> str:
 
 def _drawn(inventory: Inventory, case: _Case) -> Iterator[Check]:
     """Draw on each device and variant, each in a process of its own, and compare the pictures."""
-    from ._demo_model import write_model
-
     variants = [f"cpu:{variant.name}" for variant in inventory.variants if variant.name and variant.score]
     devices = [device.id for device in inventory.devices if device.backend != "cpu"]
     words = [*(variants or ["cpu"]), *devices]
-    with tempfile.TemporaryDirectory() as directory:
-        model = write_model(Path(directory))
-        first: tuple[str, NDArray[np.uint8]] | None = None
-        for word in words:
-            started = time.perf_counter()
-            try:
-                picture = _draw(word, model, case)
-            except Exception as error:
-                yield Check(f"draw {word}", "failed", *_failure(word, error))
-                continue
-            seconds = time.perf_counter() - started
-            yield _judged(word, picture, seconds, first)
-            first = first or (word, picture)
+    first: tuple[str, NDArray[np.uint8]] | None = None
+    for word in words:
+        started = time.perf_counter()
+        try:
+            picture = _draw(word, case)
+        except Exception as error:
+            yield Check(f"draw {word}", "failed", *_failure(word, error))
+            continue
+        seconds = time.perf_counter() - started
+        yield _judged(word, picture, seconds, first)
+        first = first or (word, picture)
 
 
-def _draw(word: str, model: DemoModel, case: _Case) -> NDArray[np.uint8]:
+def _draw(word: str, case: _Case) -> NDArray[np.uint8]:
+    from .demo import demo_model
     from .engine import Engine
 
-    arguments: dict[str, Any] = {**model.engine_arguments(), "library": case.library, "memory_check": "off"}
+    arguments: dict[str, Any] = {**demo_model(), "library": case.library, "memory_check": "off"}
     with Engine(**arguments, backend=word, timeout=case.seconds) as engine:
         drawn = engine.generate(
-            "a cat", width=_SIDE, height=_SIDE, steps=1, cfg_scale=1.0, seed=7, timeout=case.seconds
+            "a red circle", width=_SIDE, height=_SIDE, steps=1, cfg_scale=1.0, seed=7, timeout=case.seconds
         )
     return drawn.arrays[0].copy()
 
@@ -320,7 +314,7 @@ def _draw(word: str, model: DemoModel, case: _Case) -> NDArray[np.uint8]:
 def _judged(
     word: str, picture: NDArray[np.uint8], seconds: float, first: tuple[str, NDArray[np.uint8]] | None
 ) -> Check:
-    from .demo import compare
+    from .comparison import compare
 
     told = f"{_SIDE}x{_SIDE} pixels in {seconds:.1f} s with loading"
     if picture.std() < 1:

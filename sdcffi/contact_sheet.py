@@ -15,7 +15,11 @@ _PAPER, _INK = (255, 255, 255), (0, 0, 0)
 
 
 def contact_sheet(
-    pictures: Sequence[Sequence[Image.Image]], rows: Sequence[str], columns: Sequence[str], title: str = ""
+    pictures: Sequence[Sequence[Image.Image]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    title: str = "",
+    below: Sequence[str] = (),
 ) -> Image.Image:
     """Lay pictures out as a table.
 
@@ -28,6 +32,8 @@ def contact_sheet(
         because the place is made as wide as it.
     title : str
         A line above all, cut off where it is wider than the sheet; left out where it is empty.
+    below : sequence of str
+        A line below each row, cut off likewise; left out where empty.
 
     Returns
     -------
@@ -37,19 +43,22 @@ def contact_sheet(
     Raises
     ------
     ValueError
-        If there is no picture, or labels and pictures do not agree.
+        If there is no picture, or labels, lines below and pictures do not agree.
     """
     from PIL import Image, ImageDraw
 
     if not rows or not columns or [len(row) for row in pictures] != [len(columns)] * len(rows):
         sizes = [len(row) for row in pictures]
         raise ValueError(f"{len(rows)} rows and {len(columns)} columns are labelled, but the pictures are {sizes}")
+    if below and len(below) != len(rows):
+        raise ValueError(f"{len(below)} lines stand below {len(rows)} rows")
     measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     left = _widest(measure, rows) + 2 * _GAP
-    line = _height(measure, [*rows, *columns, title]) + 2 * _GAP
+    line = _height(measure, [*rows, *columns, *below, title]) + 2 * _GAP
     top = line * (2 if title else 1)
     width = max(_widest(measure, columns), *(picture.width for row in pictures for picture in row)) + _GAP
-    height = max(line, *(picture.height + _GAP for row in pictures for picture in row))
+    tallest = max(line, *(picture.height + _GAP for row in pictures for picture in row))
+    height = tallest + (line if below else 0)
 
     sheet = Image.new("RGB", (left + width * len(columns), top + height * len(rows)), _PAPER)
     draw = ImageDraw.Draw(sheet)
@@ -58,10 +67,13 @@ def contact_sheet(
     for index, label in enumerate(columns):
         _write(draw, left + index * width + (width - _GAP) / 2, top - line / 2, label, "mm")
     for y, (label, row) in enumerate(zip(rows, pictures, strict=True)):
-        _write(draw, _GAP, top + y * height + (height - _GAP) / 2, label, "lm")
+        _write(draw, _GAP, top + y * height + (tallest - _GAP) / 2, label, "lm")
+        if below:
+            text = _cut(draw, below[y], sheet.width - left - _GAP)
+            _write(draw, left, top + y * height + tallest + (line - 2 * _GAP) / 2, text, "lm")
         for x, picture in enumerate(row):
             place = left + x * width + (width - _GAP - picture.width) // 2
-            sheet.paste(picture.convert("RGB"), (place, top + y * height + (height - _GAP - picture.height) // 2))
+            sheet.paste(picture.convert("RGB"), (place, top + y * height + (tallest - _GAP - picture.height) // 2))
     return sheet
 
 

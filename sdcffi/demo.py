@@ -1,47 +1,65 @@
-"""The demonstration: a tiny model with random weights, quantised, drawn without and with a LoRA.
+"""The demonstration: a small trained model that is part of the package draws simple things, without and with LoRAs.
 
-The model's files are kept in the user's cache directory, so only the first run writes them.
+What it learned, how, and how often it is right stands in ``weights/README.md``.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
-from ._build.places import cache_directory
-from ._demo_model import DemoModel, write_model
+from ._files import replacing
+from .contact_sheet import contact_sheet
 from .engine import Engine
-from .lora import Lora
+from .result import check_picture_path
 
-__all__ = ["DemoModel", "DemoReport", "Difference", "compare", "run", "write_model"]
+if TYPE_CHECKING:
+    from PIL import Image
 
-Pixels = npt.NDArray[np.uint8]
+__all__ = ["LORAS", "PROMPTS", "SETTINGS", "DemoReport", "demo_model", "run"]
+
+LORAS = ("outline", "sticker", "night")
+
+SETTINGS: dict[str, Any] = {"width": 128, "height": 128, "steps": 12, "cfg_scale": 2.0}
+
+PROMPTS = (
+    "a red heart on a blue background",
+    "a yellow diamond on a black background",
+    "a large yellow circle on a green background",
+    "a red circle to the left of a blue square on a yellow background",
+)
+
+_WEIGHTS = Path(__file__).resolve().parent / "weights"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """How far two pictures are apart.
+def demo_model() -> dict[str, Any]:
+    """Give the model that is part of the package, as `Engine` takes it.
 
-    Parameters
-    ----------
-    mean : float
-        Mean absolute difference of the samples, 0 to 255.
-    psnr : float
-        Peak signal-to-noise ratio in dB, ``10 log10(255**2 / mean squared error)``; infinite for equal pictures.
-    changed : float
-        Share of the pixels of which at least one channel differs, 0 to 1.
+    Returns
+    -------
+    dict of str to pathlib.Path
+        ``diffusion_model`` (quantised to Q8_0), ``llm`` and ``taesd``: the model's files; ``lora_dir``: the directory
+        of its LoRAs, so that ``loras=["outline"]`` and ``<lora:outline:0.8>`` find them. It draws 128x128 pixels best;
+        `SETTINGS` are the parameters it was measured with.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is missing from the installation.
     """
-
-    mean: float
-    psnr: float
-    changed: float
+    paths = {
+        "diffusion_model": _WEIGHTS / "dit.gguf",
+        "llm": _WEIGHTS / "llm.safetensors",
+        "taesd": _WEIGHTS / "taef2.safetensors",
+        "lora_dir": _WEIGHTS / "loras",
+    }
+    if missing := [path for path in paths.values() if not path.exists()]:
+        raise FileNotFoundError(f"{missing[0]} is missing: this installation of sdcffi is not whole; install it again")
+    return paths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,101 +68,64 @@ class DemoReport:
 
     Parameters
     ----------
-    model : DemoModel
-        The converted model that was drawn with.
-    type : str
-        Weight type that the transformer was converted to.
-    base, with_lora : pathlib.Path
-        The two pictures, without and with the LoRA.
-    difference : Difference
-        What the LoRA changed.
-    seconds : dict of str to float
-        Wall time of each step, in order: model, convert, load, base, lora.
+    sheet : pathlib.Path
+        The contact sheet: a row for each prompt, without LoRA and with each one.
+    prompts : tuple of str
+        What was drawn.
+    device : str
+        What the engine computed on.
+    loading : float
+        Wall time until the model was loaded, in seconds.
+    seconds : tuple of float
+        Wall time of each picture, in the order of the sheet.
     """
 
-    model: DemoModel
-    type: str
-    base: Path
-    with_lora: Path
-    difference: Difference
-    seconds: dict[str, float]
+    sheet: Path
+    prompts: tuple[str, ...]
+    device: str
+    loading: float
+    seconds: tuple[float, ...]
 
     def lines(self) -> list[str]:
         """The report as lines of text."""
-        d = self.difference
-        times = ", ".join(f"{step} {seconds:.2f} s" for step, seconds in self.seconds.items())
+        average = sum(self.seconds) / len(self.seconds)
+        keywords = ", ".join(f"{name}={value}" for name, value in SETTINGS.items())
         return [
-            f"without LoRA: {self.base}",
-            f"with LoRA:    {self.with_lora}",
-            f"It changed {d.changed:.1%} of the pixels, on average by {d.mean:.1f} of 255 (PSNR {d.psnr:.1f} dB).",
-            f"Model: {self.model.diffusion_model} (FLUX.2-shaped, {self.type} weights).",
-            "Its weights are random: the pictures are abstract patterns, not what the prompt says.",
-            f"Time: {times}.",
+            str(self.sheet),
+            f"{len(self.seconds)} pictures on {self.device}, {average:.2f} s each; loading took {self.loading:.2f} s.",
+            "The same from Python:",
+            "",
+            "    import sdcffi",
+            "",
+            "    with sdcffi.Engine(**sdcffi.demo_model()) as engine:",
+            f"        result = engine.generate({self.prompts[0]!r}, {keywords}, seed=42)",
+            '    result.images[0].save("picture.png")  # loras=["outline"] draws it in another way',
         ]
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
 
 
-def compare(one: Pixels, other: Pixels) -> Difference:
-    """Measure how far two pictures of the same shape are apart.
-
-    Parameters
-    ----------
-    one, other : numpy.ndarray
-        ``uint8``, shape ``(height, width, channels)``.
-
-    Returns
-    -------
-    Difference
-
-    Raises
-    ------
-    ValueError
-        The shapes differ.
-    """
-    if one.shape != other.shape:
-        raise ValueError(f"pictures of different shapes: {one.shape} and {other.shape}")
-    delta = one.astype(np.float64) - other.astype(np.float64)
-    error = float(np.mean(delta**2))
-    return Difference(
-        mean=float(np.mean(np.abs(delta))),
-        psnr=float(10 * np.log10(255**2 / error)) if error else float("inf"),
-        changed=float(np.mean(np.any(delta != 0, axis=-1))),
-    )
-
-
 def run(
-    directory: str | os.PathLike[str] | None = None,
-    output: str | os.PathLike[str] = ".",
+    output: str | os.PathLike[str] = "sdcffi-demo.png",
     *,
-    prompt: str = "a cat",
-    type: str = "q8_0",
-    width: int = 256,
-    height: int = 256,
-    steps: int = 4,
+    prompts: Sequence[str] = PROMPTS,
     seed: int = 42,
     threads: int | None = None,
     backend: str = "auto",
     on_progress: Callable[[Any], None] | None = None,
     on_log: Callable[[Any], None] | None = None,
 ) -> DemoReport:
-    """Make the tiny model, quantise it, draw it without and with its LoRA, and save both pictures.
+    """Draw a contact sheet with the package's own model: each prompt without LoRA and with each of its LoRAs.
 
     Parameters
     ----------
-    directory : path, optional
-        Where the model is kept; None means ``demo`` in ``$SDCFFI_CACHE``, or else in the user's cache directory.
     output : path
-        Directory that gets ``sdcffi-demo.png`` and ``sdcffi-demo-lora.png``; made where missing.
-    prompt : str
-        The prompt; with random weights it changes the pattern, nothing more.
-    type : str
-        Weight type to convert the transformer to.
-    width, height : int
-        Size of the pictures in pixels, multiples of 16.
-    steps, seed
-        As in `Engine.generate`.
+        Picture file to write, or a directory that gets ``sdcffi-demo.png``.
+    prompts : sequence of str
+        What to draw, at least one. The model knows shapes, colours, places and backgrounds, and nothing else.
+    seed : int
+        As in `Engine.generate`, the same for every picture.
     threads, backend, on_progress, on_log
         As in `Engine`.
 
@@ -154,41 +135,31 @@ def run(
 
     Raises
     ------
+    ValueError
+        If there is no prompt, or pictures cannot be written as `output` says.
     SDError
         As `Engine` and `Engine.generate` raise it.
     """
-    clock = _Stopwatch()
-    model = write_model(cache_directory() / "demo" if directory is None else directory)
-    clock.lap("model")
-    model = model.quantised(type)
-    clock.lap("convert")
-    arguments = model.engine_arguments()
-    with Engine(**arguments, threads=threads, backend=backend, on_progress=on_progress, on_log=on_log) as engine:
-        clock.lap("load")
-        draw: dict[str, Any] = {"width": width, "height": height, "steps": steps, "seed": seed, "cfg_scale": 1.0}
-        base = engine.generate(prompt, **draw)
-        clock.lap("base")
-        with_lora = engine.generate(prompt, loras=[Lora(model.lora)], **draw)
-        clock.lap("lora")
-    output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
+    if not prompts:
+        raise ValueError("there is no prompt to draw")
+    target = Path(output)
+    if target.is_dir():
+        target /= "sdcffi-demo.png"
+    check_picture_path(target)  # before anything is drawn
+    started = time.perf_counter()
+    with Engine(**demo_model(), threads=threads, backend=backend, on_progress=on_progress, on_log=on_log) as engine:
+        device, loading = engine.device, time.perf_counter() - started
+        rows: list[list[Image.Image]] = []
+        seconds: list[float] = []
+        for prompt in prompts:
+            rows.append([])
+            for loras in ([], *([name] for name in LORAS)):
+                started = time.perf_counter()
+                rows[-1] += engine.generate(prompt, seed=seed, loras=loras, **SETTINGS).images
+                seconds.append(time.perf_counter() - started)
+    sheet = contact_sheet(rows, [""] * len(rows), ["no LoRA", *LORAS], below=prompts)
+    with replacing(target) as temporary:
+        sheet.save(temporary, format=check_picture_path(target))
     return DemoReport(
-        model=model,
-        type=type,
-        base=base.save(output / "sdcffi-demo.png")[0],
-        with_lora=with_lora.save(output / "sdcffi-demo-lora.png")[0],
-        difference=compare(base.arrays[0], with_lora.arrays[0]),
-        seconds=clock.seconds,
+        sheet=target, prompts=tuple(prompts), device=device.description, loading=loading, seconds=tuple(seconds)
     )
-
-
-class _Stopwatch:
-    """Wall time between laps."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.seconds[name], self._last = now - self._last, now

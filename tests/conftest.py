@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from leftovers import nothing_left
+from matrix import pytest_addoption, pytest_terminal_summary
 from sdcli import THREADS, Pixels, SdCli
+from tiny_model import TinyModel, write_model
 
 from sdcffi import Engine
 from sdcffi._locate import locate
-from sdcffi.demo import DemoModel, write_model
+
+__all__ = ["pytest_addoption", "pytest_terminal_summary"]  # pytest's hooks of the backend matrix
 
 OpenEngine = Callable[..., Engine]
 
@@ -23,15 +26,15 @@ UNDISTURBED: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "st
 
 
 @pytest.fixture(scope="session")
-def demo_model(tmp_path_factory: pytest.TempPathFactory) -> DemoModel:
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
     """The tiny model in f16."""
     return write_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="session")
-def models(demo_model: DemoModel) -> dict[str, DemoModel]:
+def models(tiny_model: TinyModel) -> dict[str, TinyModel]:
     """The tiny model by the weight type of its transformer."""
-    return {"f16": demo_model, "q8_0": demo_model.quantised("q8_0"), "q4_0": demo_model.quantised("q4_0")}
+    return {"f16": tiny_model, "q8_0": tiny_model.quantised("q8_0"), "q4_0": tiny_model.quantised("q4_0")}
 
 
 @pytest.fixture
@@ -39,7 +42,7 @@ def open_engine() -> Iterator[OpenEngine]:
     """Opens engines as ``open_engine(model, **keywords)`` and closes them after the test."""
     with ExitStack() as stack:
 
-        def open_engine(model: DemoModel, **keywords: Any) -> Engine:
+        def open_engine(model: TinyModel, **keywords: Any) -> Engine:
             arguments = {**model.engine_arguments(), "threads": THREADS, "backend": "cpu", **keywords}
             return stack.enter_context(Engine(**arguments))
 
@@ -58,9 +61,9 @@ def sd_cli() -> SdCli:
 
 
 @pytest.fixture(scope="module")
-def shared(demo_model: DemoModel) -> Iterator[Engine]:
+def shared(tiny_model: TinyModel) -> Iterator[Engine]:
     """An engine for the whole module: each test leaves it usable, or the next one fails."""
-    with Engine(**demo_model.engine_arguments(), threads=1, backend="cpu") as engine:
+    with Engine(**tiny_model.engine_arguments(), threads=1, backend="cpu") as engine:
         yield engine
 
 

@@ -30,11 +30,11 @@ from typing import Any
 import fuzz_files
 import fuzz_parameters
 import numpy as np
+from tiny_model import TinyModel, write_model
 
 from sdcffi import Engine, Hires, LoraError, NativeCrashError, NativeError, Result, SDError, _calls, convert
 from sdcffi._job import Done, Failed, Message
 from sdcffi._worker import Worker
-from sdcffi.demo import DemoModel, write_model
 from sdcffi.errors import CancelledError, GenerationTimeoutError
 
 LIMIT = 30.0  # seconds for a case, on a busy machine; a prompt of thousands of tokens takes some
@@ -150,7 +150,7 @@ Case = Callable[[random.Random], tuple[Callable[[], object], str]]
 
 
 @contextmanager
-def parameters(model: DemoModel, _directory: Path) -> Iterator[Case]:
+def parameters(model: TinyModel, _directory: Path) -> Iterator[Case]:
     """Calls of `generate`, on one engine."""
     with Engine(**model.engine_arguments(), threads=1, backend="cpu", on_preview=repr) as engine:
 
@@ -197,7 +197,7 @@ def shown(values: dict[str, Any]) -> str:
 
 
 @contextmanager
-def engines(model: DemoModel, _directory: Path) -> Iterator[Case]:
+def engines(model: TinyModel, _directory: Path) -> Iterator[Case]:
     """Keywords of `Engine`; what opens also draws."""
 
     def case(rng: random.Random) -> tuple[Callable[[], object], str]:
@@ -217,7 +217,7 @@ def engines(model: DemoModel, _directory: Path) -> Iterator[Case]:
 
 
 @contextmanager
-def loras(model: DemoModel, directory: Path) -> Iterator[Case]:
+def loras(model: TinyModel, directory: Path) -> Iterator[Case]:
     """LoRA files: what they would do, and every fourth drawn with."""
     content = fuzz_files.read_content(model.lora)
     with Engine(**model.engine_arguments(), threads=1, backend="cpu", lora_cache=0) as engine:
@@ -245,7 +245,7 @@ def written(content: fuzz_files.Content, directory: Path, rng: random.Random) ->
 
 
 @contextmanager
-def parts(model: DemoModel, directory: Path) -> Iterator[Case]:
+def parts(model: TinyModel, directory: Path) -> Iterator[Case]:
     """Parts of the model, each in its own and sometimes in another's place; what loads also draws."""
     contents = {name: fuzz_files.read_content(path) for name, path in model.engine_arguments().items()}
     slots = ["diffusion_model", "taesd", "llm", "model", "vae", "control_net", "embeddings", "upscaler"]
@@ -272,7 +272,7 @@ def parts(model: DemoModel, directory: Path) -> Iterator[Case]:
 
 
 @contextmanager
-def conversions(model: DemoModel, directory: Path) -> Iterator[Case]:
+def conversions(model: TinyModel, directory: Path) -> Iterator[Case]:
     """Files converted to each type."""
     contents = [fuzz_files.read_content(path) for path in (model.diffusion_model, model.taesd, model.lora)]
     with tempfile.TemporaryDirectory() as output:

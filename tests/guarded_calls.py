@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from tiny_model import write_model
 
 from sdcffi._library import load
 from sdcffi._marshal import adopt_images, adopt_pixels
-from sdcffi.demo import write_model
 
 library = load()
 library.use_backend("cpu", tuple)

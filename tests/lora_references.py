@@ -26,10 +26,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import tiny_model
 from safetensors.numpy import load_file, save_file
-
-from sdcffi import _demo_model
-from sdcffi.demo import DemoModel, write_model
+from tiny_model import TinyModel, write_model
 
 Array = npt.NDArray[Any]
 Tensors = dict[str, Array]
@@ -37,8 +36,8 @@ Rounding = Callable[[Array], Array]
 
 MODEL = "model.diffusion_model."
 # Module by module: square ones in the double blocks, wide ones in the single blocks.
-SQUARE = [f"double_blocks.{i}.img_attn.proj" for i in range(_demo_model.DOUBLE_BLOCKS)]
-WIDE = [f"single_blocks.{i}.linear2" for i in range(_demo_model.SINGLE_BLOCKS)]
+SQUARE = [f"double_blocks.{i}.img_attn.proj" for i in range(tiny_model.DOUBLE_BLOCKS)]
+WIDE = [f"single_blocks.{i}.linear2" for i in range(tiny_model.SINGLE_BLOCKS)]
 WIDE_HIDDEN = 256  # width of the variant for weight types with blocks of 256
 STRENGTH = 0.6  # of a difference, against the weights it is added to: both have rows of about unit length
 
@@ -74,12 +73,12 @@ class Adapter:
     def write(self, path: Path, dtype: str = "F32") -> Path:
         return write(self.tensors, path, dtype)
 
-    def merge(self, model: DemoModel, path: Path, multiplier: float = 1.0) -> DemoModel:
+    def merge(self, model: TinyModel, path: Path, multiplier: float = 1.0) -> TinyModel:
         """Write `model` with the differences added in float32, rounded to what the model's file holds."""
         return merge(model, [(self, multiplier)], path)
 
 
-def merge(model: DemoModel, adapters: Iterable[tuple[Adapter, float]], path: Path) -> DemoModel:
+def merge(model: TinyModel, adapters: Iterable[tuple[Adapter, float]], path: Path) -> TinyModel:
     """Write `model` with several adapters, each at a multiplier, added to its weights in float32."""
     weights = load_file(model.diffusion_model)
     sums: Tensors = {}
@@ -128,8 +127,8 @@ class Factors:
 
 
 def shape_of(module: str) -> tuple[int, int]:
-    """The (out, in) of one of the tiny model's modules, as `sdcffi._demo_model` has it now."""
-    width = _demo_model.HIDDEN
+    """The (out, in) of one of the tiny model's modules, as `tiny_model` has it now."""
+    width = tiny_model.HIDDEN
     return (width, 4 * width) if module.endswith("linear2") else (width, width)
 
 
@@ -188,9 +187,9 @@ def full_difference(*, seed: int = 0) -> Adapter:
 def norm_difference(*, seed: int = 0) -> Adapter:
     """Differences of norm vectors. The engine knows them by diffusers' names only: FLUX calls its weights scale."""
     factors, tensors, deltas = Factors(seed), {}, {}
-    for i in range(_demo_model.DOUBLE_BLOCKS):
+    for i in range(tiny_model.DOUBLE_BLOCKS):
         for ours, theirs in (("norm_q", "query_norm"), ("norm_k", "key_norm")):
-            delta = factors.draw(_demo_model.HEAD, scale=2 * STRENGTH)
+            delta = factors.draw(tiny_model.HEAD, scale=2 * STRENGTH)
             tensors[f"transformer.transformer_blocks.{i}.attn.{ours}.diff"] = delta
             deltas[f"{MODEL}double_blocks.{i}.img_attn.norm.{theirs}.scale"] = delta
     return Adapter(tensors, deltas)
@@ -199,8 +198,8 @@ def norm_difference(*, seed: int = 0) -> Adapter:
 def split_qkv(*, parts: str = "qkv", seed: int = 0) -> Adapter:
     """Low-rank pairs on the query, key and value that FLUX keeps in one matrix, by diffusers' names."""
     factors, tensors, deltas = Factors(seed), {}, {}
-    width, rank = _demo_model.HIDDEN, 4
-    for i in range(_demo_model.DOUBLE_BLOCKS):
+    width, rank = tiny_model.HIDDEN, 4
+    for i in range(tiny_model.DOUBLE_BLOCKS):
         delta = np.zeros((3, width, width), np.float32)
         for j, part in enumerate("qkv"):
             down = factors.draw(rank, width, scale=width**-0.5)
@@ -268,8 +267,8 @@ def dora(magnitude: str, *, seed: int = 0) -> Adapter:
     )
 
 
-def wide_model(directory: Path) -> DemoModel:
+def wide_model(directory: Path) -> TinyModel:
     """The tiny model with rows of 256 weights and more, which the types with blocks of 256 need."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_demo_model, "HIDDEN", WIDE_HIDDEN)
+        patch.setattr(tiny_model, "HIDDEN", WIDE_HIDDEN)
         return write_model(directory)

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from leftovers import processes_with, wait_until
+from tiny_model import TinyModel
 
 import sdcffi
-from sdcffi.demo import DemoModel
 
 _LIMIT = 240.0  # seconds after which a program that hangs is ended
 
@@ -35,7 +35,7 @@ def digest(result):
 """
 
 
-def environment(model: DemoModel) -> dict[str, str]:
+def environment(model: TinyModel) -> dict[str, str]:
     """What a program finds the package and the model with."""
     root = str(Path(sdcffi.__file__).resolve().parents[1])
     arguments = {name: str(path) for name, path in model.engine_arguments().items()}
@@ -114,7 +114,7 @@ class Program:
 
 @contextmanager
 def running(
-    code: str, model: DemoModel, directory: Path, how: str = "script", before: list[str] | None = None
+    code: str, model: TinyModel, directory: Path, how: str = "script", before: list[str] | None = None
 ) -> Iterator[Program]:
     """Run `code` after the prelude in `directory`.
 

@@ -17,8 +17,7 @@ import full_size
 import numpy as np
 from full_size import SD1_UNET, Layout, Names, Shape, Values, residual, transformer, write_zeros
 from safetensors.numpy import save_file
-
-from sdcffi._demo_model import CHANNELS, _Builder
+from tiny_model import CHANNELS, _Builder
 
 UNET = "model.diffusion_model."
 # What is not zero: names, and the standard deviation in units of one over the root of the inputs.

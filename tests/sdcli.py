@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-
-from sdcffi.demo import DemoModel
+from tiny_model import TinyModel
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -29,7 +28,7 @@ class SdCli:
 
     path: Path
 
-    def command(self, model: DemoModel, output: Path, **parameters: Any) -> list[str]:
+    def command(self, model: TinyModel, output: Path, **parameters: Any) -> list[str]:
         """The command line that draws with `model`; parameters are named as for `Engine` and `Engine.generate`."""
         return self.words({**model.engine_arguments(), **parameters}, output)
 
@@ -44,7 +43,7 @@ class SdCli:
                 words.append(str(value))
         return words
 
-    def draw(self, model: DemoModel, directory: Path, **parameters: Any) -> list[Pixels]:
+    def draw(self, model: TinyModel, directory: Path, **parameters: Any) -> list[Pixels]:
         """Draw into `directory` and read the pictures back, in the order of the batch."""
         return self.pictures(model.engine_arguments() | parameters, directory)
 

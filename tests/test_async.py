@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from leftovers import PATIENCE, nothing_left, wait_until
+from tiny_model import TinyModel
 
 from sdcffi import CancelledError, Engine, GenerationTimeoutError, Log, Preview, Progress
-from sdcffi.demo import DemoModel
 from sdcffi.result import Result
 
 DRAW: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "steps": 2, "cfg_scale": 1.0, "seed": 7}
@@ -22,8 +22,8 @@ LONG: dict[str, Any] = {**DRAW, "steps": 10_000, "timeout": 60.0}  # ends only i
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["isolated", "in-process"])
-def shared(request: pytest.FixtureRequest, demo_model: DemoModel) -> Iterator[Engine]:
-    with Engine(**demo_model.engine_arguments(), threads=1, backend="cpu", isolated=request.param) as engine:
+def shared(request: pytest.FixtureRequest, tiny_model: TinyModel) -> Iterator[Engine]:
+    with Engine(**tiny_model.engine_arguments(), threads=1, backend="cpu", isolated=request.param) as engine:
         yield engine
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from gpus import add_plugin, compile_stub, copied
 from sdcli import Pixels
+from tiny_model import TinyModel
 from upscaling_networks import random_weights, write_network
 
 from sdcffi import BackendUnavailableError, Engine, NativeCrashError, Upscaler, _drivers
@@ -23,7 +24,6 @@ from sdcffi._build.backends import GPUS
 from sdcffi._devices import Device, Variant, chosen_device, chosen_variant, numbered
 from sdcffi._drivers import why_no_device, why_not_loaded
 from sdcffi._locate import read_build
-from sdcffi.demo import DemoModel
 
 DRAW: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "steps": 1, "cfg_scale": 1.0, "seed": 7}
 GIB = 1 << 30
@@ -52,9 +52,9 @@ def test_words_that_choose_a_backend(word: str, choice: BackendChoice, monkeypat
 @pytest.mark.parametrize(
     "word", ["", "gpu", "CUDA", "cpu:", "cpu:../x", "cuda:", "cuda:x", "cuda:-1", "cuda:1:2", "auto:1", "cuda:\u0663"]
 )
-def test_other_words_are_refused_with_the_legal_ones(word: str, demo_model: DemoModel) -> None:
+def test_other_words_are_refused_with_the_legal_ones(word: str, tiny_model: TinyModel) -> None:
     with pytest.raises(ValueError, match=r"backend must be auto, one of cpu, cuda, .*cuda:1.*cpu:haswell; not "):
-        Engine(**demo_model.engine_arguments(), backend=word)
+        Engine(**tiny_model.engine_arguments(), backend=word)
 
 
 def test_the_environment_takes_the_place_of_auto_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,9 +66,9 @@ def test_the_environment_takes_the_place_of_auto_only(monkeypatch: pytest.Monkey
         backend_choice("auto")
 
 
-def test_a_backend_that_is_no_string_is_a_type_error(demo_model: DemoModel) -> None:
+def test_a_backend_that_is_no_string_is_a_type_error(tiny_model: TinyModel) -> None:
     with pytest.raises(TypeError, match="backend must be a string, not 1"):
-        Engine(**demo_model.engine_arguments(), backend=1)  # type: ignore[arg-type]
+        Engine(**tiny_model.engine_arguments(), backend=1)  # type: ignore[arg-type]
 
 
 def test_every_backend_that_can_be_built_can_be_asked_for_and_has_a_rank() -> None:
@@ -255,11 +255,11 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
 
 
 @pytest.fixture
-def draw(gpus: Path, demo_model: DemoModel) -> Draw:
+def draw(gpus: Path, tiny_model: TinyModel) -> Draw:
     """Opens an engine on the copied build and draws; gives its device and the picture."""
 
     def draw(backend: str, **keywords: Any) -> tuple[Device, Pixels]:
-        arguments = {**demo_model.engine_arguments(), "threads": 1, "library": gpus, **keywords}
+        arguments = {**tiny_model.engine_arguments(), "threads": 1, "library": gpus, **keywords}
         with Engine(**arguments, backend=backend) as engine:
             result = engine.generate(**DRAW)
             record = result.record(0)
@@ -305,7 +305,7 @@ def test_the_engines_own_variable_does_not_move_it_elsewhere(
 
 
 def test_engines_of_one_process_compute_on_different_devices(
-    gpus: Path, work: Work, demo_model: DemoModel, tmp_path: Path
+    gpus: Path, work: Work, tiny_model: TinyModel, tmp_path: Path
 ) -> None:
     code = (
         "import json, sys; from sdcffi import Engine\n"
@@ -324,7 +324,7 @@ def test_engines_of_one_process_compute_on_different_devices(
         "assert sorted(names) == ['CPU', 'CUDA0', 'CUDA1', 'Vulkan0', 'Vulkan1'], names\n"
         "assert [d.index for d in load().plugins.devices() if d.name == 'CUDA1'] == [1]\n"
     )
-    model = json.dumps({name: str(path) for name, path in demo_model.engine_arguments().items()})
+    model = json.dumps({name: str(path) for name, path in tiny_model.engine_arguments().items()})
     run = subprocess.run(
         [sys.executable, "-c", code, model, json.dumps(DRAW), str(gpus), os.environ["STUB_LOG"]],
         capture_output=True,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_model import TinyModel
 
 from sdcffi import Cache, Capabilities, ContextParams, Engine, Hires, ImageParams, Log, SampleParams
 from sdcffi._devices import Device
@@ -20,7 +21,6 @@ from sdcffi._session import _ENUMS
 from sdcffi._validate import check_image, check_preview
 from sdcffi._weight_types import block_sizes
 from sdcffi.capabilities import describe
-from sdcffi.demo import DemoModel
 
 OpenEngine = Callable[..., Engine]
 
@@ -149,8 +149,8 @@ def test_pictures_are_taken_where_they_say_so(found: Capabilities, shared: Engin
         shared.generate("a cat", **DRAW, control_image=PICTURE[:32, :32].copy())
 
 
-def test_without_an_encoder_no_picture_goes_in(open_engine: OpenEngine, demo_model: DemoModel) -> None:
-    engine = open_engine(demo_model, context=ContextParams(vae_decode_only=True), isolated=False)
+def test_without_an_encoder_no_picture_goes_in(open_engine: OpenEngine, tiny_model: TinyModel) -> None:
+    engine = open_engine(tiny_model, context=ContextParams(vae_decode_only=True), isolated=False)
     found = engine.capabilities()
     assert found.init_image is found.mask_image is found.ref_images is False
     assert all(name.startswith("Latent") for name in found.hires_upscalers)
@@ -159,8 +159,8 @@ def test_without_an_encoder_no_picture_goes_in(open_engine: OpenEngine, demo_mod
     engine.generate("a cat", **DRAW, hires=Hires(upscaler="Latent", steps=1))
 
 
-def test_an_engine_without_weights_knows_them_too(open_engine: OpenEngine, demo_model: DemoModel) -> None:
-    assert open_engine(demo_model, load_weights=False, isolated=False).capabilities().default_sampler == "euler"
+def test_an_engine_without_weights_knows_them_too(open_engine: OpenEngine, tiny_model: TinyModel) -> None:
+    assert open_engine(tiny_model, load_weights=False, isolated=False).capabilities().default_sampler == "euler"
 
 
 def test_a_unet_has_other_caches_schedulers_and_inputs(offer: Offer) -> None:

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from sdcli import THREADS
+from tiny_model import TinyModel
 
 import sdcffi
 from sdcffi import Engine, Lora, cli
-from sdcffi.demo import DemoModel, compare
+from sdcffi.comparison import compare
 
 OpenEngine = Callable[..., Engine]
 Capture = pytest.CaptureFixture[str]
@@ -31,7 +32,7 @@ def flags(**keywords: Any) -> list[str]:
 
 
 @pytest.fixture
-def generate(models: dict[str, DemoModel], tmp_path: Path) -> Callable[..., int]:
+def generate(models: dict[str, TinyModel], tmp_path: Path) -> Callable[..., int]:
     """Runs ``sdcffi generate`` on the Q8_0 model with what every call needs, writing ``out.png``."""
 
     def generate(*arguments: str, **changed: Any) -> int:
@@ -43,7 +44,7 @@ def generate(models: dict[str, DemoModel], tmp_path: Path) -> Callable[..., int]
 
 
 def test_generate_writes_the_engines_picture(
-    generate: Callable[..., int], open_engine: OpenEngine, models: dict[str, DemoModel], tmp_path: Path, capfd: Capture
+    generate: Callable[..., int], open_engine: OpenEngine, models: dict[str, TinyModel], tmp_path: Path, capfd: Capture
 ) -> None:
     lora = models["q8_0"].lora
     assert (
@@ -139,7 +140,7 @@ def test_generate_tells_the_result_for_machines(generate: Callable[..., int], tm
 
 
 def test_saved_parameters_draw_the_same_again_and_flags_win(
-    models: dict[str, DemoModel], tmp_path: Path, capfd: Capture
+    models: dict[str, TinyModel], tmp_path: Path, capfd: Capture
 ) -> None:
     model = models["q8_0"]
     written = {**DRAW, "threads": THREADS, "backend": "cpu", "prompt": 'a "cat"\nin 日本', "seed": -1}
@@ -173,7 +174,7 @@ def test_saved_parameters_draw_the_same_again_and_flags_win(
     ],
 )
 def test_a_bad_parameter_file_is_named(
-    name: str, content: str, said: str, models: dict[str, DemoModel], tmp_path: Path, capfd: Capture
+    name: str, content: str, said: str, models: dict[str, TinyModel], tmp_path: Path, capfd: Capture
 ) -> None:
     (tmp_path / name).write_text(content)
     files = flags(**models["q8_0"].engine_arguments(), backend="cpu", output=tmp_path / "out.png")
@@ -181,13 +182,13 @@ def test_a_bad_parameter_file_is_named(
     assert said in capfd.readouterr().err
 
 
-def batch(models: dict[str, DemoModel], prompts: Path, output: Path, *more: str) -> int:
+def batch(models: dict[str, TinyModel], prompts: Path, output: Path, *more: str) -> int:
     keywords = {**DRAW, "steps": 1, "threads": THREADS, "backend": "cpu", **models["q8_0"].engine_arguments()}
     return cli.main(["generate", "--prompts", str(prompts), *flags(**keywords, output=output), *more])
 
 
 def test_a_file_of_prompts_is_drawn_and_what_is_finished_is_passed_over(
-    models: dict[str, DemoModel], tmp_path: Path, capfd: Capture
+    models: dict[str, TinyModel], tmp_path: Path, capfd: Capture
 ) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a cat\n\na dog\n")
@@ -207,7 +208,7 @@ def test_a_file_of_prompts_is_drawn_and_what_is_finished_is_passed_over(
 
 
 def test_lines_of_json_have_parameters_of_their_own_and_a_failing_one_does_not_stop_the_rest(
-    models: dict[str, DemoModel], tmp_path: Path, capfd: Capture
+    models: dict[str, TinyModel], tmp_path: Path, capfd: Capture
 ) -> None:
     prompts = tmp_path / "prompts.jsonl"
     lines = [
@@ -242,7 +243,7 @@ def test_lines_of_json_have_parameters_of_their_own_and_a_failing_one_does_not_s
     ],
 )
 def test_a_bad_file_of_prompts_is_refused_before_drawing(
-    name: str, content: str, output: str, said: str, models: dict[str, DemoModel], tmp_path: Path, capfd: Capture
+    name: str, content: str, output: str, said: str, models: dict[str, TinyModel], tmp_path: Path, capfd: Capture
 ) -> None:
     (tmp_path / name).write_text(content)
     assert batch(models, tmp_path / name, tmp_path / output) == 2
@@ -252,7 +253,7 @@ def test_a_bad_file_of_prompts_is_refused_before_drawing(
 
 
 def test_models_inspect_tells_family_types_and_what_else_is_needed(
-    models: dict[str, DemoModel], capfd: Capture
+    models: dict[str, TinyModel], capfd: Capture
 ) -> None:
     path = models["q8_0"].diffusion_model
     assert cli.main(["models", "inspect", str(path)]) == 0
@@ -285,32 +286,16 @@ def test_info_names_the_device_for_people(capfd: Capture) -> None:
 
 
 def test_convert_writes_a_smaller_model_that_draws_alike(
-    demo_model: DemoModel, open_engine: OpenEngine, tmp_path: Path, capfd: Capture
+    tiny_model: TinyModel, open_engine: OpenEngine, tmp_path: Path, capfd: Capture
 ) -> None:
     target = tmp_path / "small.gguf"
-    assert cli.main(["convert", str(demo_model.diffusion_model), str(target), "--type", "q8_0"]) == 0
+    assert cli.main(["convert", str(tiny_model.diffusion_model), str(target), "--type", "q8_0"]) == 0
     assert capfd.readouterr() == (f"{target}\n", "")
     assert target.read_bytes()[:4] == b"GGUF"
-    assert target.stat().st_size < 0.6 * demo_model.diffusion_model.stat().st_size
-    small = DemoModel(diffusion_model=target, llm=demo_model.llm, taesd=demo_model.taesd, lora=demo_model.lora)
-    one, other = (open_engine(model).generate("a cat", **DRAW).arrays[0] for model in (demo_model, small))
+    assert target.stat().st_size < 0.6 * tiny_model.diffusion_model.stat().st_size
+    small = TinyModel(diffusion_model=target, llm=tiny_model.llm, taesd=tiny_model.taesd, lora=tiny_model.lora)
+    one, other = (open_engine(model).generate("a cat", **DRAW).arrays[0] for model in (tiny_model, small))
     assert compare(one, other).psnr > 40
-
-
-@pytest.mark.slow  # test_demo draws the same
-def test_demo_draws_with_and_without_the_lora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
-    monkeypatch.setenv("SDCFFI_CACHE", str(tmp_path / "cache"))
-    assert cli.main(["demo", "--output", str(tmp_path / "out"), "--threads", str(THREADS)]) == 0
-    out, err = capfd.readouterr()
-    assert err == ""
-    pictures = [np.asarray(Image.open(tmp_path / "out" / name)) for name in ("sdcffi-demo.png", "sdcffi-demo-lora.png")]
-    difference = compare(*pictures)
-    assert all(picture.shape == (256, 256, 3) and picture.std() > 20 for picture in pictures)
-    assert 15 < difference.psnr < 30
-    said = ("random", f"{difference.psnr:.1f} dB", str(tmp_path / "out" / "sdcffi-demo-lora.png"))
-    assert all(words in out for words in said)
-    assert (tmp_path / "cache" / "demo" / "dit-q8_0.gguf").is_file()
-    assert not list((tmp_path / "cache" / "demo").glob(".*")), "temporary files are left"
 
 
 def test_the_completion_script_completes_commands_and_flags(tmp_path: Path, capfd: Capture) -> None:

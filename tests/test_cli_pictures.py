@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from sdcli import THREADS
+from tiny_model import TinyModel
 from upscaling_networks import random_weights, write_network
 from wan_model import write_autoencoder, write_wan
 
 import sdcffi
 from sdcffi import cli
-from sdcffi.demo import DemoModel
 
 Capture = pytest.CaptureFixture[str]
 Run = Callable[..., int]
@@ -40,7 +40,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def arguments(models: dict[str, DemoModel], here: Path) -> list[str]:
+def arguments(models: dict[str, TinyModel], here: Path) -> list[str]:
     """What every drawing needs, in a file of parameters."""
     table: dict[str, Any] = {"prompt": "a cat", "threads": THREADS, "backend": "cpu", "cfg_scale": 1.0, "seed": 7}
     table |= {"width": 64, "height": 64, "steps": 2}
@@ -65,7 +65,7 @@ def size_of(path: str | Path) -> tuple[int, int]:
 
 
 def test_a_box_is_drawn_anew_in_a_picture_brought_to_size_and_replay_asks_for_it(
-    generate: Run, models: dict[str, DemoModel], here: Path, capfd: Capture
+    generate: Run, models: dict[str, TinyModel], here: Path, capfd: Capture
 ) -> None:
     given = ["--init-image", "init.png", "--resize", "crop", "--strength", "0.9"]
     assert generate(*given, "--mask", "30,10,60,40", "--save-params", "saved.json") == 0
@@ -131,7 +131,7 @@ def test_the_pictures_of_a_batch_are_enlarged(generate: Run, here: Path, capfd: 
 
 
 def test_replay_tells_by_its_status_whether_the_pixels_are_the_same(
-    generate: Run, models: dict[str, DemoModel], here: Path, capfd: Capture
+    generate: Run, models: dict[str, TinyModel], here: Path, capfd: Capture
 ) -> None:
     model = models["q8_0"]
     assert generate("--cache-mode", "easycache", "--vae-tiling") == 0

@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from sdcli import Pixels, SdCli, run
+from tiny_model import TinyModel
 
 from sdcffi import ContextParams, Engine, ImageParams, SampleParams
-from sdcffi.demo import DemoModel, compare
+from sdcffi.comparison import compare
 
 OpenEngine = Callable[..., Engine]
 
@@ -44,10 +45,10 @@ class Drawn:
 
 
 @pytest.fixture
-def draw(open_engine: OpenEngine, demo_model: DemoModel) -> Callable[..., Drawn]:
+def draw(open_engine: OpenEngine, tiny_model: TinyModel) -> Callable[..., Drawn]:
     """Draws with an engine opened for it, in this process."""
 
-    def draw(call: dict[str, Any] | None = None, model: DemoModel = demo_model, **keywords: Any) -> Drawn:
+    def draw(call: dict[str, Any] | None = None, model: TinyModel = tiny_model, **keywords: Any) -> Drawn:
         log: list[str] = []
         engine = open_engine(model, isolated=False, on_log=lambda line: log.append(line.text), **keywords)
         return Drawn(engine.generate(**{**DRAW, **(call or {})}).arrays[0].copy(), log)
@@ -56,10 +57,10 @@ def draw(open_engine: OpenEngine, demo_model: DemoModel) -> Callable[..., Drawn]
 
 
 @pytest.fixture(scope="module")
-def plain(demo_model: DemoModel) -> Drawn:
+def plain(tiny_model: TinyModel) -> Drawn:
     log: list[str] = []
     with Engine(
-        **demo_model.engine_arguments(),
+        **tiny_model.engine_arguments(),
         threads=1,
         backend="cpu",
         isolated=False,
@@ -70,17 +71,17 @@ def plain(demo_model: DemoModel) -> Drawn:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_mapped_weights_stay_in_their_file_which_an_adapter_does_not_change(
-    open_engine: OpenEngine, demo_model: DemoModel
+    open_engine: OpenEngine, tiny_model: TinyModel
 ) -> None:
-    files = [demo_model.diffusion_model, demo_model.llm, demo_model.taesd]
+    files = [tiny_model.diffusion_model, tiny_model.llm, tiny_model.taesd]
     before = [path.read_bytes() for path in files]
-    engine = open_engine(demo_model, mmap=True, lora_apply_mode="immediately")
+    engine = open_engine(tiny_model, mmap=True, lora_apply_mode="immediately")
     mapped = Path(f"/proc/{engine.pid}/maps").read_text()
     assert all(str(path) in mapped for path in files)
-    pictures = [engine.generate(**DRAW, loras=loras).arrays[0].copy() for loras in ([], [demo_model.lora], [])]
-    copied = open_engine(demo_model, lora_apply_mode="immediately")
+    pictures = [engine.generate(**DRAW, loras=loras).arrays[0].copy() for loras in ([], [tiny_model.lora], [])]
+    copied = open_engine(tiny_model, lora_apply_mode="immediately")
     assert not any(str(path) in Path(f"/proc/{copied.pid}/maps").read_text() for path in files)
-    expected = [copied.generate(**DRAW, loras=loras).arrays[0] for loras in ([], [demo_model.lora], [])]
+    expected = [copied.generate(**DRAW, loras=loras).arrays[0] for loras in ([], [tiny_model.lora], [])]
     assert all(np.array_equal(*pair) for pair in zip(pictures, expected, strict=True))
     assert not np.array_equal(pictures[0], pictures[1])
     assert [path.read_bytes() for path in files] == before
@@ -151,9 +152,9 @@ def test_without_an_encoder_less_is_loaded(draw: Callable[..., Drawn], plain: Dr
     ids=["x", "none", "both", "y"],
 )
 def test_circular_pictures_meet_at_their_edges(
-    keywords: dict[str, Any], across: bool, down: bool, open_engine: OpenEngine, demo_model: DemoModel
+    keywords: dict[str, Any], across: bool, down: bool, open_engine: OpenEngine, tiny_model: TinyModel
 ) -> None:
-    engine = open_engine(demo_model, isolated=False, **keywords)
+    engine = open_engine(tiny_model, isolated=False, **keywords)
     pictures = np.stack(engine.generate(**{**DRAW, "height": 64, "batch_count": 2}).arrays)
     for axis, meet in ((2, across), (1, down)):
         likeness = np.corrcoef(pictures.take(0, axis).flat, pictures.take(-1, axis).flat)[0, 1]
@@ -198,9 +199,9 @@ def test_a_prediction_can_be_given(prediction: str, line: str, draw: Callable[..
     ("prediction", "shift"), [("sd3_flow", 3.0), pytest.param("flux_flow", 1.0, marks=pytest.mark.slow)]
 )
 def test_a_flow_that_is_given_has_the_shift_of_its_kind(
-    prediction: str, shift: float, open_engine: OpenEngine, demo_model: DemoModel
+    prediction: str, shift: float, open_engine: OpenEngine, tiny_model: TinyModel
 ) -> None:
-    engine = open_engine(demo_model, isolated=False, prediction=prediction)
+    engine = open_engine(tiny_model, isolated=False, prediction=prediction)
     drawn = [
         engine.generate(**DRAW, params=ImageParams(sample_params=SampleParams(flow_shift=given))).arrays[0].copy()
         for given in (None, shift, 2.0)
@@ -210,7 +211,7 @@ def test_a_flow_that_is_given_has_the_shift_of_its_kind(
 
 
 def test_weights_quantised_while_loading_draw_as_the_quantised_file(
-    draw: Callable[..., Drawn], models: dict[str, DemoModel], plain: Drawn
+    draw: Callable[..., Drawn], models: dict[str, TinyModel], plain: Drawn
 ) -> None:
     while_loading = draw(type="q8_0")
     from_file = draw(model=models["q8_0"], tensor_type_rules="text_encoders=q8_0,tae=q8_0")
@@ -220,7 +221,7 @@ def test_weights_quantised_while_loading_draw_as_the_quantised_file(
 
 
 def test_rules_quantise_the_tensors_that_they_name(
-    draw: Callable[..., Drawn], models: dict[str, DemoModel], plain: Drawn
+    draw: Callable[..., Drawn], models: dict[str, TinyModel], plain: Drawn
 ) -> None:
     ruled = draw(tensor_type_rules=r"model\.diffusion_model=q8_0")
     assert np.array_equal(ruled.pixels, draw(model=models["q8_0"]).pixels)
@@ -268,11 +269,11 @@ def test_the_picture_is_that_of_sd_cli(
     keywords: dict[str, Any],
     call: dict[str, Any],
     draw: Callable[..., Drawn],
-    demo_model: DemoModel,
+    tiny_model: TinyModel,
     sd_cli: SdCli,
     tmp_path: Path,
 ) -> None:
-    command = sd_cli.command(demo_model, tmp_path / "theirs.png", **DRAW, **call)
+    command = sd_cli.command(tiny_model, tmp_path / "theirs.png", **DRAW, **call)
     for name, value in keywords.items():
         flag = "--circularx" if isinstance(value, ContextParams) else f"--{name.replace('_', '-')}"
         command += [flag] if value is True or isinstance(value, ContextParams) else [flag, str(value)]

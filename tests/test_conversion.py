@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from safetensors.numpy import load_file, save_file
+from tiny_model import TinyModel
 
 from sdcffi import Engine, SDError, conversion, convert
 from sdcffi._tensor_header import read_header
-from sdcffi.demo import DemoModel
 
 DRAW: dict[str, Any] = {"prompt": "a cat", "width": 32, "height": 32, "steps": 1, "cfg_scale": 1.0, "seed": 1}
 
@@ -112,11 +112,11 @@ def test_a_rule_for_a_larger_type_is_followed(source: Path, tmp_path: Path) -> N
     assert set(types_in(path).values()) == {"f32"}
 
 
-def test_an_autoencoder_is_put_into_the_file(demo_model: DemoModel, tmp_path: Path) -> None:
+def test_an_autoencoder_is_put_into_the_file(tiny_model: TinyModel, tmp_path: Path) -> None:
     path = convert(
-        demo_model.diffusion_model, tmp_path / "whole.gguf", type="f16", vae=demo_model.taesd, isolated=False
+        tiny_model.diffusion_model, tmp_path / "whole.gguf", type="f16", vae=tiny_model.taesd, isolated=False
     )
-    expected = {*load_file(demo_model.diffusion_model), *(f"vae.{name}" for name in load_file(demo_model.taesd))}
+    expected = {*load_file(tiny_model.diffusion_model), *(f"vae.{name}" for name in load_file(tiny_model.taesd))}
     assert types_in(path).keys() == expected
 
 
@@ -127,10 +127,10 @@ def test_names_become_the_engine_s_own(tmp_path: Path) -> None:
     assert set(types_in(path)) == {"model.diffusion_model.conv_in.weight", "model.diffusion_model.x.bias"}
 
 
-def test_a_converted_model_draws_as_one_converted_while_loading(demo_model: DemoModel, tmp_path: Path) -> None:
-    arguments = {**demo_model.engine_arguments(), "threads": 1, "backend": "cpu", "isolated": False}
+def test_a_converted_model_draws_as_one_converted_while_loading(tiny_model: TinyModel, tmp_path: Path) -> None:
+    arguments = {**tiny_model.engine_arguments(), "threads": 1, "backend": "cpu", "isolated": False}
     rules = "^model.diffusion_model=q8_0"
-    path = convert(demo_model.diffusion_model, tmp_path / "dit.gguf", type="q8_0", isolated=False)
+    path = convert(tiny_model.diffusion_model, tmp_path / "dit.gguf", type="q8_0", isolated=False)
     with (
         Engine(**{**arguments, "diffusion_model": path}) as written,
         Engine(**arguments, tensor_type_rules=rules) as loaded,

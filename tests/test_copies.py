@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_model import TinyModel
 
 from sdcffi import Engine, ImageParams, PhotoMaker, Preview, _channel
 from sdcffi._channel import Channel
@@ -17,7 +18,6 @@ from sdcffi._library import load
 from sdcffi._marshal import Marshaller
 from sdcffi._model_file import Model
 from sdcffi._pictures import take_pictures
-from sdcffi.demo import DemoModel
 
 OpenEngine = Callable[..., Engine]
 
@@ -126,7 +126,7 @@ def test_an_array_is_copied_once_on_its_way_to_the_child(
 
 
 def test_the_engine_in_this_process_reads_the_callers_arrays(
-    pixels: Any, open_engine: OpenEngine, demo_model: DemoModel, monkeypatch: pytest.MonkeyPatch
+    pixels: Any, open_engine: OpenEngine, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mask, reference = pixels[..., 1].copy(), pixels.copy()
     given = [pixels.ctypes.data, mask.ctypes.data, reference.ctypes.data]
@@ -142,7 +142,7 @@ def test_the_engine_in_this_process_reads_the_callers_arrays(
         return target
 
     monkeypatch.setattr(Marshaller, "struct", spied)
-    engine = open_engine(demo_model, isolated=False)
+    engine = open_engine(tiny_model, isolated=False)
     engine.generate(**DRAW, init_image=pixels, mask_image=mask, ref_images=[reference])
     assert seen == given
     assert all(np.array_equal(item, old) for item, old in zip((pixels, mask, reference), before, strict=True))
@@ -153,10 +153,10 @@ def test_the_engine_in_this_process_reads_the_callers_arrays(
 
 @MODES
 def test_pictures_and_previews_are_the_callers_for_good(
-    isolated: bool, open_engine: OpenEngine, demo_model: DemoModel, mapped: list[range]
+    isolated: bool, open_engine: OpenEngine, tiny_model: TinyModel, mapped: list[range]
 ) -> None:
     previews: list[tuple[Preview, bytes]] = []
-    engine = open_engine(demo_model, isolated=isolated)
+    engine = open_engine(tiny_model, isolated=isolated)
     result = engine.generate(
         **DRAW, batch_count=2, on_preview=lambda event: previews.append((event, event.frames[0].tobytes()))
     )

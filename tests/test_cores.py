@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from safetensors.numpy import save_file
+from tiny_model import TinyModel
 from upscaling_networks import random_weights
 
 from sdcffi import Engine, Upscaler, _cores
 from sdcffi._cores import MOST_THREADS, _linux_cores, _linux_processors, _macos_cores, usable_cores, usable_processors
 from sdcffi._library import load
-from sdcffi.demo import DemoModel
 
 DRAW: dict[str, Any] = {"prompt": "a", "width": 32, "height": 32, "steps": 1, "cfg_scale": 1.0, "seed": 1}
 
@@ -154,7 +154,7 @@ def one_processor() -> Iterator[None]:
     os.sched_setaffinity(0, before)
 
 
-def threads(model: DemoModel, **keywords: Any) -> int | None:
+def threads(model: TinyModel, **keywords: Any) -> int | None:
     """How many threads the record of a picture tells."""
     with Engine(**model.engine_arguments(), backend="cpu", **keywords) as engine:
         result = engine.generate(**DRAW)
@@ -165,14 +165,14 @@ def threads(model: DemoModel, **keywords: Any) -> int | None:
 
 @pytest.mark.parametrize("isolated", [True, False], ids=["isolated", "in-process"])
 def test_the_record_tells_the_cores_of_the_process_that_computes(
-    demo_model: DemoModel, isolated: bool, one_processor: None
+    tiny_model: TinyModel, isolated: bool, one_processor: None
 ) -> None:
-    assert threads(demo_model, isolated=isolated) == usable_cores()
+    assert threads(tiny_model, isolated=isolated) == usable_cores()
 
 
-def test_without_limits_every_core_is_used(demo_model: DemoModel) -> None:
-    assert threads(demo_model) == usable_cores()
-    assert threads(demo_model, threads=3) == 3
+def test_without_limits_every_core_is_used(tiny_model: TinyModel) -> None:
+    assert threads(tiny_model) == usable_cores()
+    assert threads(tiny_model, threads=3) == 3
 
 
 class Watched:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tiny_model import TinyModel
 
 from sdcffi import (
     BackendUnavailableError,
@@ -30,7 +31,6 @@ from sdcffi import (
     SampleParams,
     SDError,
 )
-from sdcffi.demo import DemoModel
 
 DRAW: dict[str, Any] = {"width": 64, "height": 64, "steps": 2, "cfg_scale": 1.0, "seed": 7}
 
@@ -42,8 +42,8 @@ def isolated(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture(scope="module")
-def engine(demo_model: DemoModel, isolated: bool) -> Iterator[Engine]:
-    with Engine(**demo_model.engine_arguments(), threads=1, backend="cpu", isolated=isolated) as engine:
+def engine(tiny_model: TinyModel, isolated: bool) -> Iterator[Engine]:
+    with Engine(**tiny_model.engine_arguments(), threads=1, backend="cpu", isolated=isolated) as engine:
         yield engine
 
 
@@ -102,21 +102,21 @@ def test_bad_arguments_of_a_call_are_refused_before_native_code(
     ],
 )
 def test_bad_arguments_of_an_engine_are_refused(
-    changed: dict[str, Any], error: type[Exception], message: str, demo_model: DemoModel, isolated: bool
+    changed: dict[str, Any], error: type[Exception], message: str, tiny_model: TinyModel, isolated: bool
 ) -> None:
     with pytest.raises(error, match=message):
-        Engine(**{**demo_model.engine_arguments(), "threads": 1, "isolated": isolated, **changed})
+        Engine(**{**tiny_model.engine_arguments(), "threads": 1, "isolated": isolated, **changed})
 
 
 def test_what_only_the_engine_finds_wrong_is_an_error_with_its_log(
-    demo_model: DemoModel, isolated: bool, tmp_path: Path
+    tiny_model: TinyModel, isolated: bool, tmp_path: Path
 ) -> None:
-    tensors = load_file(demo_model.taesd)
+    tensors = load_file(tiny_model.taesd)
     short = {name: tensor for name, tensor in tensors.items() if not name.startswith("decoder.layers.0.")}
     assert len(short) < len(tensors)
     save_file(short, tmp_path / "taesd.safetensors")
     with pytest.raises(ModelLoadError, match="the model could not be loaded: ") as caught:
-        Engine(**{**demo_model.engine_arguments(), "taesd": tmp_path / "taesd.safetensors"}, isolated=isolated)
+        Engine(**{**tiny_model.engine_arguments(), "taesd": tmp_path / "taesd.safetensors"}, isolated=isolated)
     assert any("not in model file" in line for line in caught.value.log)
     copy = pickle.loads(pickle.dumps(caught.value))
     assert (str(copy), copy.log) == (str(caught.value), caught.value.log)
@@ -133,9 +133,9 @@ def test_keywords_win_over_params_and_leave_their_other_fields(engine: Engine) -
     assert not np.array_equal(result.arrays[0], plain.arrays[0]), "custom_sigmas were lost"
 
 
-def test_context_params_reach_the_engine(demo_model: DemoModel, isolated: bool) -> None:
+def test_context_params_reach_the_engine(tiny_model: TinyModel, isolated: bool) -> None:
     def draw(**keywords: Any) -> np.ndarray[Any, Any]:
-        with Engine(**demo_model.engine_arguments(), threads=1, isolated=isolated, **keywords) as engine:
+        with Engine(**tiny_model.engine_arguments(), threads=1, isolated=isolated, **keywords) as engine:
             return engine.generate("a cat", **DRAW).arrays[0]
 
     through_context = draw(context=ContextParams(wtype="q4_0"))
@@ -144,12 +144,12 @@ def test_context_params_reach_the_engine(demo_model: DemoModel, isolated: bool) 
 
 
 def test_the_environment_chooses_the_backend(
-    demo_model: DemoModel, isolated: bool, monkeypatch: pytest.MonkeyPatch
+    tiny_model: TinyModel, isolated: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SDCFFI_BACKEND", "abacus")
-    with pytest.raises(ValueError, match="SDCFFI_BACKEND must be auto, .*; not 'abacus'"):
-        Engine(**demo_model.engine_arguments(), threads=1, isolated=isolated)
-    with Engine(**demo_model.engine_arguments(), threads=1, isolated=isolated, backend="cpu") as engine:
+    with pytest.raises(ValueError, match=r"SDCFFI_BACKEND must be auto, .*; not 'abacus'"):
+        Engine(**tiny_model.engine_arguments(), threads=1, isolated=isolated)
+    with Engine(**tiny_model.engine_arguments(), threads=1, isolated=isolated, backend="cpu") as engine:
         assert engine.device.backend == "cpu"
 
 
@@ -205,22 +205,22 @@ def test_saving_writes_what_was_drawn_and_replaces_whole_files(engine: Engine, t
 # Events
 
 
-def test_loading_and_sampling_report_their_progress(demo_model: DemoModel, isolated: bool) -> None:
+def test_loading_and_sampling_report_their_progress(tiny_model: TinyModel, isolated: bool) -> None:
     events: list[Progress] = []
-    with Engine(**demo_model.engine_arguments(), threads=1, isolated=isolated, on_progress=events.append) as engine:
+    with Engine(**tiny_model.engine_arguments(), threads=1, isolated=isolated, on_progress=events.append) as engine:
         assert {event.phase for event in events} == {"load"}
         assert events[-1].step == events[-1].steps > 100
         events.clear()
-        engine.generate("a cat", **{**DRAW, "steps": 3}, loras=[demo_model.lora])
+        engine.generate("a cat", **{**DRAW, "steps": 3}, loras=[tiny_model.lora])
     sampling = [event.step for event in events if event.phase == "sample"]
     assert sampling[-3:] == [1, 2, 3]
     assert {event.phase for event in events} == {"lora", "encode", "sample", "decode"}
 
 
-def test_log_lines_have_levels_and_go_to_the_call_first(demo_model: DemoModel, isolated: bool) -> None:
+def test_log_lines_have_levels_and_go_to_the_call_first(tiny_model: TinyModel, isolated: bool) -> None:
     of_engine: list[Log] = []
     of_call: list[Log] = []
-    with Engine(**demo_model.engine_arguments(), threads=1, isolated=isolated, on_log=of_engine.append) as engine:
+    with Engine(**tiny_model.engine_arguments(), threads=1, isolated=isolated, on_log=of_engine.append) as engine:
         before = len(of_engine)
         engine.generate("a cat", **DRAW, on_log=of_call.append)
         assert len(of_engine) == before
@@ -253,29 +253,29 @@ def test_a_callback_cannot_call_the_engine(engine: Engine) -> None:
 
 
 def test_an_engine_may_be_closed_in_a_callback_of_another(
-    engine: Engine, demo_model: DemoModel, isolated: bool
+    engine: Engine, tiny_model: TinyModel, isolated: bool
 ) -> None:
-    other = Engine(**demo_model.engine_arguments(), threads=1, isolated=isolated)
+    other = Engine(**tiny_model.engine_arguments(), threads=1, isolated=isolated)
     alone = engine.generate("a cat", **DRAW).arrays[0]
     assert np.array_equal(engine.generate("a cat", **DRAW, on_progress=lambda _: other.close()).arrays[0], alone)
 
 
-def test_an_exception_while_loading_comes_out(demo_model: DemoModel, isolated: bool) -> None:
+def test_an_exception_while_loading_comes_out(tiny_model: TinyModel, isolated: bool) -> None:
     def fail(_event: object) -> None:
         raise KeyError("mine")
 
     for name in ("on_log", "on_progress"):
         with pytest.raises(KeyError, match="mine"):
-            Engine(**demo_model.engine_arguments(), threads=1, isolated=isolated, **{name: fail})  # type: ignore[arg-type]
-    with Engine(**demo_model.engine_arguments(), threads=1, isolated=isolated) as engine:
+            Engine(**tiny_model.engine_arguments(), threads=1, isolated=isolated, **{name: fail})  # type: ignore[arg-type]
+    with Engine(**tiny_model.engine_arguments(), threads=1, isolated=isolated) as engine:
         assert engine.generate("a cat", **DRAW).arrays
 
 
 # Life
 
 
-def test_a_closed_engine_refuses_and_closes_again(demo_model: DemoModel, isolated: bool) -> None:
-    engine = Engine(**demo_model.engine_arguments(), threads=1, isolated=isolated)
+def test_a_closed_engine_refuses_and_closes_again(tiny_model: TinyModel, isolated: bool) -> None:
+    engine = Engine(**tiny_model.engine_arguments(), threads=1, isolated=isolated)
     assert engine.capabilities().image
     engine.close()
     engine.close()
@@ -283,14 +283,14 @@ def test_a_closed_engine_refuses_and_closes_again(demo_model: DemoModel, isolate
         engine.generate("a cat", **DRAW)
 
 
-def test_an_engine_that_is_dropped_frees_its_model(demo_model: DemoModel, isolated: bool) -> None:
+def test_an_engine_that_is_dropped_frees_its_model(tiny_model: TinyModel, isolated: bool) -> None:
     def resident() -> int:
         ctypes.CDLL(None).malloc_trim(0)  # what glibc keeps of freed memory depends on what ran before
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def drop(count: int) -> None:
         for _ in range(count):
-            pid = Engine(**demo_model.engine_arguments(), threads=1, isolated=isolated).pid
+            pid = Engine(**tiny_model.engine_arguments(), threads=1, isolated=isolated).pid
             gc.collect()
             assert pid is None or not Path(f"/proc/{pid}").exists()
 
@@ -333,9 +333,9 @@ def test_other_threads_run_while_the_engine_works(engine: Engine) -> None:
     assert counts[0] > 100_000, "the interpreter lock was held"
 
 
-def test_a_failed_assertion_is_an_exception(demo_model: DemoModel, isolated: bool, unchecked: None) -> None:
+def test_a_failed_assertion_is_an_exception(tiny_model: TinyModel, isolated: bool, unchecked: None) -> None:
     one_channel = ImageParams(init_image=np.zeros((64, 64, 1), np.uint8))
-    with Engine(**demo_model.engine_arguments(), threads=1, isolated=isolated) as engine:
+    with Engine(**tiny_model.engine_arguments(), threads=1, isolated=isolated) as engine:
         before = engine.generate("a cat", **DRAW).arrays[0]
         with pytest.raises(NativeAssertError, match="GGML_ASSERT"):
             engine.generate("a cat", **DRAW, params=one_channel)
@@ -353,7 +353,7 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sdcffi.engine.take_pictures", lambda params, *_: params)
 
 
-def test_a_whole_life_prints_nothing(demo_model: DemoModel, isolated: bool) -> None:
+def test_a_whole_life_prints_nothing(tiny_model: TinyModel, isolated: bool) -> None:
     code = (
         "import sys; from sdcffi import Engine, convert\n"
         "isolated = sys.argv[6] == 'True'\n"
@@ -365,7 +365,7 @@ def test_a_whole_life_prints_nothing(demo_model: DemoModel, isolated: bool) -> N
         "convert(sys.argv[1], sys.argv[5], type='q8_0', isolated=isolated)\n"
         "engine = Engine(**files, isolated=isolated)\n"  # left open at exit
     )
-    model = demo_model
+    model = tiny_model
     output = model.diffusion_model.parent / "printed-nothing.gguf"
     paths = [model.diffusion_model, model.llm, model.taesd, model.lora, output]
     run = subprocess.run(

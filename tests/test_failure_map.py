@@ -27,6 +27,7 @@ import numpy as np
 import pytest
 from test_lora_file import PAIR, gguf_bytes, metadata, write
 from test_model_file import ALONE, CONTROL, FLUX, FLUX2, LLM, SD1
+from tiny_model import TinyModel, write_model
 
 from sdcffi import (
     ContextParams,
@@ -44,7 +45,6 @@ from sdcffi import (
     convert,
 )
 from sdcffi._model_file import Model
-from sdcffi.demo import DemoModel, write_model
 
 DRAW: dict[str, Any] = {"width": 64, "height": 64, "steps": 1, "cfg_scale": 1.0, "seed": 7, "timeout": 60}
 NAN = float("nan")
@@ -55,7 +55,7 @@ MODES = pytest.mark.parametrize("isolated", [True, False], ids=["isolated", "in-
 class Place:
     """Where a row acts: the tiny model, an engine on it where one is needed, and a directory to write into."""
 
-    model: DemoModel
+    model: TinyModel
     directory: Path
     isolated: bool
     engines: ExitStack = field(default_factory=ExitStack)
@@ -347,9 +347,9 @@ def ids(rows: Any) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def opened(demo_model: DemoModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[bool, Place]]:
+def opened(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[bool, Place]]:
     """A place for each mode, with an engine opened."""
-    places = {mode: Place(demo_model, tmp_path_factory.mktemp("place"), mode) for mode in (True, False)}
+    places = {mode: Place(tiny_model, tmp_path_factory.mktemp("place"), mode) for mode in (True, False)}
     with ExitStack() as stack:
         for place in places.values():
             stack.enter_context(place.engines)
@@ -496,10 +496,10 @@ def test_without_checks_the_isolated_engine_raises_and_goes_on(
 @pytest.mark.slow
 @pytest.mark.parametrize("row", UNCHECKED, ids=ids(UNCHECKED))
 def test_without_checks_a_process_of_its_own_raises_or_dies_as_the_map_says(
-    row: Unchecked, demo_model: DemoModel, tmp_path: Path
+    row: Unchecked, tiny_model: TinyModel, tmp_path: Path
 ) -> None:
     code = "import sys, test_failure_map; test_failure_map.act_alone(*sys.argv[1:])"
-    command = [sys.executable, "-c", code, row.line, str(demo_model.llm.parent), str(tmp_path)]
+    command = [sys.executable, "-c", code, row.line, str(tiny_model.llm.parent), str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     if row.ends == "dies":
@@ -525,12 +525,12 @@ def act_alone(line: str, model: str, directory: str) -> None:
 
 
 @MODES
-def test_a_closed_engine_is_not_used(isolated: bool, demo_model: DemoModel, tmp_path: Path) -> None:
-    place = Place(demo_model, tmp_path, isolated)
+def test_a_closed_engine_is_not_used(isolated: bool, tiny_model: TinyModel, tmp_path: Path) -> None:
+    place = Place(tiny_model, tmp_path, isolated)
     with place.engines:
         place.engine.close()
         place.engine.close()
-        for act in (place.draw, place.engine.capabilities, lambda: place.engine.check_loras([demo_model.lora])):
+        for act in (place.draw, place.engine.capabilities, lambda: place.engine.check_loras([tiny_model.lora])):
             with pytest.raises(SDError, match="the engine is closed"):
                 act()
 

@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 from leftovers import is_running, nothing_left, wait_until
 from programs import Program, running
+from tiny_model import TinyModel
 
 from sdcffi import Engine, Log, NativeCrashError, Progress, SDError
-from sdcffi.demo import DemoModel
 from sdcffi.events import Event
 
 DRAW: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "steps": 2, "cfg_scale": 1.0, "seed": 7}
@@ -87,13 +87,13 @@ with Engine(**MODEL) as engine:
 
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=slow)])
-def test_a_parent_killed_at_any_time_leaves_nothing(rounds: int, demo_model: DemoModel, tmp_path: Path) -> None:
+def test_a_parent_killed_at_any_time_leaves_nothing(rounds: int, tiny_model: TinyModel, tmp_path: Path) -> None:
     times = random.Random(20)
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     with nothing_left(temporary):
         for _ in range(rounds):
-            with running(_PARENT, demo_model, tmp_path) as program:
+            with running(_PARENT, tiny_model, tmp_path) as program:
                 program.wait_for("begins")
                 time.sleep(times.uniform(0, 2))
                 orphans = len(program.workers())
@@ -142,8 +142,8 @@ with Engine(**MODEL) as engine:
 
 
 @pytest.mark.parametrize("spares", [[0], pytest.param([2, 8, 32, 64, 96, 128, 192, 256, 384, 512, 1024], marks=slow)])
-def test_loading_without_memory_is_an_error(spares: list[int], demo_model: DemoModel, tmp_path: Path) -> None:
-    with running(f"SPARES = {spares}\n{_LOADS}", demo_model, tmp_path) as program:
+def test_loading_without_memory_is_an_error(spares: list[int], tiny_model: TinyModel, tmp_path: Path) -> None:
+    with running(f"SPARES = {spares}\n{_LOADS}", tiny_model, tmp_path) as program:
         *outcomes, last = [line.split() for line in program.end().splitlines()]
     print(outcomes)
     assert [int(words[1]) for words in outcomes] == spares
@@ -180,13 +180,13 @@ head -c 4096 /dev/zero > /dev/shm/full && exec "$@"
 
 
 def test_a_full_dev_shm_does_not_matter_and_a_full_disk_leaves_the_old_picture(
-    demo_model: DemoModel, tmp_path: Path
+    tiny_model: TinyModel, tmp_path: Path
 ) -> None:
     unshare = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--mount"]
     if not shutil.which("unshare") or subprocess.run([*unshare, "true"], capture_output=True).returncode:
         pytest.skip("a full disk is made in a mount namespace, which is not allowed here")
     (tmp_path / "full").mkdir()
-    with running(_FULL, demo_model, tmp_path, before=[*unshare, "sh", "-c", _MOUNT, "sh"]) as program:
+    with running(_FULL, tiny_model, tmp_path, before=[*unshare, "sh", "-c", _MOUNT, "sh"]) as program:
         output = program.end().splitlines()
     assert output == ["drawn 128", "save ENOSPC", "directory cat.png old"]
 
@@ -262,10 +262,10 @@ tell("counts", counts["interrupted"], counts["finished"], counts["restarts"], sl
 
 @pytest.mark.parametrize("rounds", [3, pytest.param(100, marks=slow)])
 def test_ctrl_c_at_any_time_is_an_interrupt_or_a_finished_picture(
-    rounds: int, demo_model: DemoModel, tmp_path: Path
+    rounds: int, tiny_model: TinyModel, tmp_path: Path
 ) -> None:
     code = f"ROUNDS, TESTS = {rounds}, {str(Path(__file__).parent)!r}\n{_INTERRUPTED}"
-    with running(code, demo_model, tmp_path) as program:
+    with running(code, tiny_model, tmp_path) as program:
         interrupted, finished, restarts, slowest = map(float, program.wait_for("counts"))
         assert program.end() == ""
     counts = Counter(interrupted=int(interrupted), finished=int(finished), restarts=int(restarts))

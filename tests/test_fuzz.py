@@ -17,9 +17,9 @@ from typing import Any
 
 import fuzz_files
 import pytest
+from tiny_model import TinyModel
 
 from sdcffi._tensor_header import HeaderError, read_header
-from sdcffi.demo import DemoModel
 
 SHORT = {"parameters": 30, "engines": 2, "loras": 30, "parts": 2, "conversions": 36}
 FULL = {"parameters": 1800, "engines": 200, "loras": 800, "parts": 400, "conversions": 800}
@@ -91,9 +91,9 @@ def read_timed(path: Path) -> tuple[str, float]:
 @pytest.mark.parametrize("ending", [".safetensors", ".gguf"])
 @pytest.mark.parametrize("count", [250, pytest.param(2500, marks=pytest.mark.slow)])
 def test_headers_are_read_or_refused_within_50_milliseconds(
-    count: int, ending: str, demo_model: DemoModel, tmp_path: Path
+    count: int, ending: str, tiny_model: TinyModel, tmp_path: Path
 ) -> None:
-    content = {**fuzz_files.read_content(demo_model.lora), **fuzz_files.read_content(demo_model.diffusion_model)}
+    content = {**fuzz_files.read_content(tiny_model.lora), **fuzz_files.read_content(tiny_model.diffusion_model)}
     path = tmp_path / f"a{ending}"
     outcomes: Counter[str] = Counter()
     for number in range(count):

@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 from full_size import sd1
+from tiny_model import TinyModel
 from upscaling_networks import random_weights, write_network
 
 from sdcffi._build.places import cache_directory, csrc_directory
 from sdcffi._build.sources import locate_source
-from sdcffi.demo import DemoModel
 
 HERE = Path(__file__).resolve().parent
 Run = subprocess.CompletedProcess[str]
@@ -217,8 +217,8 @@ def in_child(code: str, *arguments: str | Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def model(demo_model: DemoModel) -> Path:
-    return demo_model.diffusion_model.parent
+def model(tiny_model: TinyModel) -> Path:
+    return tiny_model.diffusion_model.parent
 
 
 def test_a_context_draws_the_same_after_a_cancel_anywhere(model: Path) -> None:

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from sdcli import THREADS, Pixels, SdCli, run
+from tiny_model import TinyModel
 from upscaling_networks import random_weights, write_network
 
 from sdcffi import Engine, GenerationError, Hires, ImageParams
 from sdcffi._model_file import Model
 from sdcffi._validate import check_image
-from sdcffi.demo import DemoModel
 
 DRAW: dict[str, Any] = {"prompt": "a lovely cat", "steps": 2, "seed": 42, "cfg_scale": 1.0}
 LATENT = ["", " (nearest)", " (nearest-exact)", " (antialiased)", " (bicubic)", " (bicubic antialiased)"]
@@ -29,12 +29,12 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def engine(demo_model: DemoModel) -> Iterator[Engine]:
-    with Engine(**demo_model.engine_arguments(), threads=THREADS, backend="cpu", rng="cpu") as engine:
+def engine(tiny_model: TinyModel) -> Iterator[Engine]:
+    with Engine(**tiny_model.engine_arguments(), threads=THREADS, backend="cpu", rng="cpu") as engine:
         yield engine
 
 
-def by_sd_cli(sd_cli: SdCli, model: DemoModel, output: Path, size: int, hires: Hires) -> Pixels:
+def by_sd_cli(sd_cli: SdCli, model: TinyModel, output: Path, size: int, hires: Hires) -> Pixels:
     """The same parameters as flags; a network is named by its directory and its file's name."""
     command = sd_cli.command(model, output, rng="cpu", width=size, height=size, **DRAW)
     flags = {name: value for name, value in hires.given().items() if name not in ("enabled", "upscaler", "model_path")}
@@ -58,13 +58,13 @@ def by_sd_cli(sd_cli: SdCli, model: DemoModel, output: Path, size: int, hires: H
     ],
 )
 def test_each_way_of_enlarging_draws_as_sd_cli(
-    upscaler: str, size: int, engine: Engine, demo_model: DemoModel, network: Path, sd_cli: SdCli, tmp_path: Path
+    upscaler: str, size: int, engine: Engine, tiny_model: TinyModel, network: Path, sd_cli: SdCli, tmp_path: Path
 ) -> None:
     hires = Hires(upscaler=upscaler, model_path=network if upscaler == "Model" else None)
     ours = engine.generate(**DRAW, width=size, height=size, hires=hires).arrays[0]
     assert ours.shape == (2 * size, 2 * size, 3)
     assert ours.std() > 10
-    assert np.array_equal(ours, by_sd_cli(sd_cli, demo_model, tmp_path / "theirs.png", size, hires))
+    assert np.array_equal(ours, by_sd_cli(sd_cli, tiny_model, tmp_path / "theirs.png", size, hires))
 
 
 @pytest.mark.slow
@@ -77,11 +77,11 @@ def test_each_way_of_enlarging_draws_as_sd_cli(
     ids=["target", "scale"],
 )
 def test_its_numbers_act_as_in_sd_cli(
-    hires: Hires, engine: Engine, demo_model: DemoModel, sd_cli: SdCli, tmp_path: Path
+    hires: Hires, engine: Engine, tiny_model: TinyModel, sd_cli: SdCli, tmp_path: Path
 ) -> None:
     ours = engine.generate(**DRAW, width=32, height=32, hires=hires).arrays[0]
     assert ours.shape[:2] == ((64, 48) if hires.target_width else (48, 48))
-    assert np.array_equal(ours, by_sd_cli(sd_cli, demo_model, tmp_path / "theirs.png", 32, hires))
+    assert np.array_equal(ours, by_sd_cli(sd_cli, tiny_model, tmp_path / "theirs.png", 32, hires))
 
 
 def test_tiles_of_its_network_act(engine: Engine, network: Path) -> None:
@@ -111,8 +111,8 @@ def test_what_it_cannot_do_is_refused(hires: Hires, said: str, engine: Engine) -
         engine.generate(**DRAW, width=1100, height=32, hires=hires)
 
 
-def test_a_file_that_is_no_network_is_refused(engine: Engine, demo_model: DemoModel) -> None:
-    hires = Hires(upscaler="Model", model_path=demo_model.taesd)
+def test_a_file_that_is_no_network_is_refused(engine: Engine, tiny_model: TinyModel) -> None:
+    hires = Hires(upscaler="Model", model_path=tiny_model.taesd)
     with pytest.raises(ValueError, match=r"hires.model: .*taef2.safetensors is no upscaling network"):
         engine.generate(**DRAW, hires=hires)
 

@@ -121,13 +121,13 @@ ALLOWED: dict[str, set[str]] = {
         *("_resize", "_serialize"),
     },
     "_arguments": {"engine", "lora", "metadata", "params", "reproduction", "_parameters", "_serialize"},
-    "_demo_model": {"conversion", "_files"},
-    "demo": {"_build", "_demo_model", "engine", "lora"},
+    "comparison": set(),
+    "demo": {"_files", "contact_sheet", "engine", "result"},
     "tuning": {
-        *("demo", "engine", "errors", "events", "_cores", "_model_file", "_ranges", "_tuning_store"),
+        *("comparison", "engine", "errors", "events", "_cores", "_model_file", "_ranges", "_tuning_store"),
     },
     "_doctor": {
-        *("", "demo", "engine", "errors", "events", "inventory", "_backends", "_build", "_demo_model", "_locate"),
+        *("", "demo", "engine", "errors", "events", "inventory", "_backends", "_build", "comparison", "_locate"),
     },
     "_model_report": {"params", "_memory", "_model_file", "_upscaler_file"},
     "_parameter_table": {"engine", "params", "_calls", "_parameters", "_requests"},

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from leftovers import PATIENCE, is_running, wait_until
 from programs import running
+from tiny_model import TinyModel
 
 import sdcffi
 from sdcffi import (
@@ -35,7 +36,6 @@ from sdcffi import (
 )
 from sdcffi._channel import Channel
 from sdcffi._worker import Worker
-from sdcffi.demo import DemoModel
 
 OpenEngine = Callable[..., Engine]
 Pixels = np.ndarray[Any, Any]
@@ -55,16 +55,16 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["isolated", "in-process"])
-def either(request: pytest.FixtureRequest, demo_model: DemoModel) -> Iterator[Engine]:
+def either(request: pytest.FixtureRequest, tiny_model: TinyModel) -> Iterator[Engine]:
     """An engine in each of the two modes, for several tests: each leaves it usable, or the next one fails."""
-    with Engine(**demo_model.engine_arguments(), threads=1, backend="cpu", isolated=request.param) as engine:
+    with Engine(**tiny_model.engine_arguments(), threads=1, backend="cpu", isolated=request.param) as engine:
         yield engine
 
 
 @pytest.fixture(params=[True, False], ids=["isolated", "in-process"])
-def own(request: pytest.FixtureRequest, demo_model: DemoModel, open_engine: OpenEngine) -> Engine:
+def own(request: pytest.FixtureRequest, tiny_model: TinyModel, open_engine: OpenEngine) -> Engine:
     """An engine in each of the two modes, for one test, which may close it."""
-    return open_engine(demo_model, isolated=request.param)
+    return open_engine(tiny_model, isolated=request.param)
 
 
 def at_step(step: int, act: Callable[[], object]) -> Callable[[Progress], None]:
@@ -158,12 +158,12 @@ sdcffi._session.Session.generate_image = leave
 
 @posix
 def test_a_library_that_exits_ends_the_child_only(
-    open_engine: OpenEngine, demo_model: DemoModel, expected: Pixels, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    open_engine: OpenEngine, tiny_model: TinyModel, expected: Pixels, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(LEAVES)
     with monkeypatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path(sdcffi.__file__).parents[1]}")  # of the first child
-        engine = open_engine(demo_model)
+        engine = open_engine(tiny_model)
     with pytest.raises(NativeCrashError, match=r"exited with status 1, after it wrote: libthing: I give up") as caught:
         engine.generate(**DRAW)
     assert (caught.value.signal, caught.value.exit_code) == (None, 1)
@@ -172,7 +172,7 @@ def test_a_library_that_exits_ends_the_child_only(
 
 
 @posix
-def test_a_child_that_dies_while_loading_is_an_error_with_its_parameters(demo_model: DemoModel, engine: Engine) -> None:
+def test_a_child_that_dies_while_loading_is_an_error_with_its_parameters(tiny_model: TinyModel, engine: Engine) -> None:
     workers: list[Worker] = []
 
     def made() -> Worker:
@@ -186,7 +186,7 @@ def test_a_child_that_dies_while_loading_is_an_error_with_its_parameters(demo_mo
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sdcffi._calls.Worker", made)
         with pytest.raises(NativeCrashError) as caught:
-            Engine(**demo_model.engine_arguments(), backend="cpu", on_progress=kill)
+            Engine(**tiny_model.engine_arguments(), backend="cpu", on_progress=kill)
     assert caught.value.signal == "SIGKILL"
     assert isinstance(caught.value.parameters, ContextParams)
     assert engine.generate(**DRAW).arrays, "another engine suffers"
@@ -194,9 +194,9 @@ def test_a_child_that_dies_while_loading_is_an_error_with_its_parameters(demo_mo
 
 @posix
 def test_without_restart_every_later_call_is_refused_with_the_reason(
-    open_engine: OpenEngine, demo_model: DemoModel
+    open_engine: OpenEngine, tiny_model: TinyModel
 ) -> None:
-    engine = open_engine(demo_model, restart="never")
+    engine = open_engine(tiny_model, restart="never")
     first = crash(engine, signal.SIGSEGV)
     for call in (lambda: engine.generate(**DRAW), engine.capabilities):
         with pytest.raises(NativeCrashError, match="SIGSEGV") as caught:
@@ -206,8 +206,8 @@ def test_without_restart_every_later_call_is_refused_with_the_reason(
 
 
 @linux
-def test_without_restart_a_death_between_calls_is_told(open_engine: OpenEngine, demo_model: DemoModel) -> None:
-    engine = open_engine(demo_model, restart="never")
+def test_without_restart_a_death_between_calls_is_told(open_engine: OpenEngine, tiny_model: TinyModel) -> None:
+    engine = open_engine(tiny_model, restart="never")
     kill_idle(engine)
     for _ in range(2):
         with pytest.raises(NativeCrashError, match="SIGKILL"):
@@ -269,9 +269,9 @@ def test_a_child_that_is_ending_is_not_asked(engine: Engine, monkeypatch: pytest
 
 @posix
 def test_what_was_drawn_outlives_child_and_engine(
-    open_engine: OpenEngine, demo_model: DemoModel, expected: Pixels
+    open_engine: OpenEngine, tiny_model: TinyModel, expected: Pixels
 ) -> None:
-    engine = open_engine(demo_model)
+    engine = open_engine(tiny_model)
     crashed, kept = engine.generate(**DRAW), engine.generate(**DRAW)
     crash(engine)
     assert np.array_equal(crashed.arrays[0], expected)
@@ -294,9 +294,9 @@ def test_a_call_that_takes_too_long_ends_and_the_engine_goes_on(either: Engine, 
 
 @posix
 def test_a_call_that_does_not_stop_loses_its_process(
-    open_engine: OpenEngine, demo_model: DemoModel, expected: Pixels
+    open_engine: OpenEngine, tiny_model: TinyModel, expected: Pixels
 ) -> None:
-    engine = open_engine(demo_model, grace=0.2)
+    engine = open_engine(tiny_model, grace=0.2)
     before = engine.pid
     with pytest.raises(GenerationTimeoutError):
         engine.generate(**{**LONG, "timeout": 1.0}, on_progress=at_step(1, lambda: send(engine, signal.SIGSTOP)))
@@ -306,11 +306,11 @@ def test_a_call_that_does_not_stop_loses_its_process(
 
 
 @pytest.mark.parametrize("isolated", [True, False], ids=["isolated", "in-process"])
-def test_loading_that_takes_too_long_ends(isolated: bool, demo_model: DemoModel, engine: Engine) -> None:
+def test_loading_that_takes_too_long_ends(isolated: bool, tiny_model: TinyModel, engine: Engine) -> None:
     late = threading.Event()
     with pytest.raises(GenerationTimeoutError):  # the timeout passes in the callback, whatever the machine's speed
         Engine(
-            **demo_model.engine_arguments(),
+            **tiny_model.engine_arguments(),
             backend="cpu",
             isolated=isolated,
             timeout=0.5,
@@ -431,9 +431,9 @@ def test_closing_stops_calls_that_wait_and_leaves_the_running_one_its_end(own: E
 
 @pytest.mark.parametrize("isolated", [True, False], ids=["isolated", "in-process"])
 def test_an_engine_may_be_closed_in_its_own_callback(
-    isolated: bool, open_engine: OpenEngine, demo_model: DemoModel
+    isolated: bool, open_engine: OpenEngine, tiny_model: TinyModel
 ) -> None:
-    engine = open_engine(demo_model, isolated=isolated)
+    engine = open_engine(tiny_model, isolated=isolated)
     pid = engine.pid
     with pytest.raises(CancelledError):
         engine.generate(**LONG, on_progress=at_step(1, engine.close))
@@ -443,8 +443,8 @@ def test_an_engine_may_be_closed_in_its_own_callback(
         engine.generate(**DRAW)
 
 
-def test_closing_does_not_wait_for_a_callback_that_hangs(open_engine: OpenEngine, demo_model: DemoModel) -> None:
-    engine = open_engine(demo_model, grace=0.2)
+def test_closing_does_not_wait_for_a_callback_that_hangs(open_engine: OpenEngine, tiny_model: TinyModel) -> None:
+    engine = open_engine(tiny_model, grace=0.2)
     began, hung = threading.Event(), threading.Event()
 
     def hang() -> None:
@@ -477,9 +477,9 @@ def test_calls_of_many_threads_come_in_the_order_they_were_made(either: Engine) 
 
 @linux
 def test_closing_returns_when_the_child_is_gone_whoever_else_closes(
-    open_engine: OpenEngine, demo_model: DemoModel, monkeypatch: pytest.MonkeyPatch
+    open_engine: OpenEngine, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = open_engine(demo_model)
+    engine = open_engine(tiny_model)
     pid = engine.pid
     waiting, go = threading.Event(), threading.Event()
     wait = subprocess.Popen.wait
@@ -527,8 +527,8 @@ tell("well")
 
 @posix
 @pytest.mark.parametrize("how", ["-c", "script"])
-def test_ctrl_c_gives_control_back_and_the_engine_goes_on(how: str, demo_model: DemoModel, tmp_path: Path) -> None:
-    with running(_INTERRUPTED, demo_model, tmp_path, how) as program:
+def test_ctrl_c_gives_control_back_and_the_engine_goes_on(how: str, tiny_model: TinyModel, tmp_path: Path) -> None:
+    with running(_INTERRUPTED, tiny_model, tmp_path, how) as program:
         program.wait_for("drawing")
         sent = time.monotonic()
         if how == "-c":
@@ -599,29 +599,29 @@ with Engine(**MODEL) as engine:
 
 @pytest.mark.parametrize("how", ["script", "-c", "-"])
 def test_no_main_guard_is_needed_and_the_main_module_does_not_run_again(
-    how: str, demo_model: DemoModel, tmp_path: Path
+    how: str, tiny_model: TinyModel, tmp_path: Path
 ) -> None:
-    with running(_PLAIN, demo_model, tmp_path, how) as program:
+    with running(_PLAIN, tiny_model, tmp_path, how) as program:
         assert len(program.end().split()) == 1
     assert (tmp_path / "runs").read_text() == "x"
 
 
-def test_modules_in_the_working_directory_are_not_taken_for_the_childs(demo_model: DemoModel, tmp_path: Path) -> None:
+def test_modules_in_the_working_directory_are_not_taken_for_the_childs(tiny_model: TinyModel, tmp_path: Path) -> None:
     (tmp_path / "scripts").mkdir()
     for name in ("json", "numpy", "pickle", "sdcffi"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('a module of the working directory was imported')")
     code = f"import pathlib\nos.chdir({str(tmp_path)!r})\nsys.path.append(pathlib.Path('no string'))\n{_PLAIN}"
-    with running(code, demo_model, tmp_path / "scripts") as program:
+    with running(code, tiny_model, tmp_path / "scripts") as program:
         assert len(program.end().split()) == 1
 
 
 def test_an_engine_may_be_opened_and_used_on_any_thread(
-    engine: Engine, demo_model: DemoModel, expected: Pixels
+    engine: Engine, tiny_model: TinyModel, expected: Pixels
 ) -> None:
     drawn: list[Pixels] = []
 
     def draw() -> None:
-        with Engine(**demo_model.engine_arguments(), threads=1, backend="cpu") as other:
+        with Engine(**tiny_model.engine_arguments(), threads=1, backend="cpu") as other:
             drawn.append(other.generate(**DRAW).arrays[0])
 
     thread = threading.Thread(target=draw)
@@ -632,26 +632,26 @@ def test_an_engine_may_be_opened_and_used_on_any_thread(
 
 @pytest.mark.parametrize("isolated", [True, False], ids=["isolated", "in-process"])
 def test_relative_paths_mean_the_callers_directory(
-    isolated: bool, demo_model: DemoModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    isolated: bool, tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = demo_model.diffusion_model.parent
-    arguments = {name: path.name for name, path in demo_model.engine_arguments().items()}
+    folder = tiny_model.diffusion_model.parent
+    arguments = {name: path.name for name, path in tiny_model.engine_arguments().items()}
     monkeypatch.chdir(folder)
     with Engine(**arguments, threads=1, backend="cpu", isolated=isolated) as engine:
         monkeypatch.chdir(tmp_path)
-        (tmp_path / "near.safetensors").symlink_to(demo_model.lora)
+        (tmp_path / "near.safetensors").symlink_to(tiny_model.lora)
         near = engine.generate(**DRAW, loras=["near.safetensors"])
-        far = engine.generate(**DRAW, loras=[demo_model.lora])
+        far = engine.generate(**DRAW, loras=[tiny_model.lora])
         assert np.array_equal(near.arrays[0], far.arrays[0])
         assert near.loras[0].applied == near.loras[0].total > 0
 
 
 @linux
 def test_a_model_given_by_a_relative_path_is_found_again_after_a_crash(
-    demo_model: DemoModel, expected: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: TinyModel, expected: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = {name: path.name for name, path in demo_model.engine_arguments().items()}
-    monkeypatch.chdir(demo_model.diffusion_model.parent)
+    arguments = {name: path.name for name, path in tiny_model.engine_arguments().items()}
+    monkeypatch.chdir(tiny_model.diffusion_model.parent)
     with Engine(**arguments, threads=1, backend="cpu") as engine:
         monkeypatch.chdir(tmp_path)
         kill_idle(engine)
@@ -659,9 +659,9 @@ def test_a_model_given_by_a_relative_path_is_found_again_after_a_crash(
 
 
 def test_engines_do_not_mix_their_callbacks(
-    engine: Engine, open_engine: OpenEngine, demo_model: DemoModel, expected: Pixels
+    engine: Engine, open_engine: OpenEngine, tiny_model: TinyModel, expected: Pixels
 ) -> None:
-    engines = {7: engine, 8: open_engine(demo_model)}
+    engines = {7: engine, 8: open_engine(tiny_model)}
     alone = {seed: engine.generate(**{**DRAW, "seed": seed}).arrays[0] for seed in engines}
     heard: dict[int, list[str]] = {seed: [] for seed in engines}
     meet = threading.Barrier(2)
@@ -702,8 +702,8 @@ threading.Event().wait()
     "ways",
     ["drawing", "idle forked", *(pytest.param(ways, marks=pytest.mark.slow) for ways in ("idle", "drawing forked"))],
 )
-def test_the_child_ends_when_its_parent_is_killed(ways: str, demo_model: DemoModel, tmp_path: Path) -> None:
-    with running(f"WAYS = {ways.split()}\n{_KILLED}", demo_model, tmp_path) as program:
+def test_the_child_ends_when_its_parent_is_killed(ways: str, tiny_model: TinyModel, tmp_path: Path) -> None:
+    with running(f"WAYS = {ways.split()}\n{_KILLED}", tiny_model, tmp_path) as program:
         holder = [int(program.wait_for("forked")[0])] if "forked" in ways else []
         program.wait_for("ready")
         (worker,) = (pid for pid in program.workers() if pid not in holder)
@@ -731,9 +731,9 @@ tell("well" if digest(engine.generate(**DRAW)) == before and engine.pid == pid e
 
 
 @posix
-def test_a_fork_refuses_and_the_parents_engine_goes_on(demo_model: DemoModel, tmp_path: Path) -> None:
+def test_a_fork_refuses_and_the_parents_engine_goes_on(tiny_model: TinyModel, tmp_path: Path) -> None:
     code = f"import warnings\nwarnings.simplefilter('ignore', DeprecationWarning)  # threads and fork\n{_FORKED}"
-    with running(code, demo_model, tmp_path) as program:
+    with running(code, tiny_model, tmp_path) as program:
         assert program.end().split() == ["refused", "refused", "well"]
 
 
@@ -765,11 +765,11 @@ def test_results_use_up_no_descriptors(engine: Engine) -> None:
 
 @linux
 def test_a_result_that_finds_no_memory_is_an_error_and_nothing_else(
-    open_engine: OpenEngine, demo_model: DemoModel, expected: Pixels
+    open_engine: OpenEngine, tiny_model: TinyModel, expected: Pixels
 ) -> None:
     import resource
 
-    engine = open_engine(demo_model)
+    engine = open_engine(tiny_model)
     assert engine.pid
     resource.prlimit(engine.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
     before = engine.pid

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 from leftovers import nothing_left, resident
+from tiny_model import TinyModel
 
 from sdcffi import Engine, Log, Preview, Progress
-from sdcffi.demo import DemoModel
 
 OpenEngine = Callable[..., Engine]
 
@@ -95,13 +95,13 @@ class Load:
 
 @pytest.mark.parametrize(("isolated", "count"), [(True, 200), (False, 80)], ids=["isolated", "in-process"])
 def test_many_threads_on_two_engines(
-    isolated: bool, count: int, demo_model: DemoModel, open_engine: OpenEngine, tmp_path: Path
+    isolated: bool, count: int, tiny_model: TinyModel, open_engine: OpenEngine, tmp_path: Path
 ) -> None:
-    reference = open_engine(demo_model)
+    reference = open_engine(tiny_model)
     expected = {seed: reference.generate(**DRAW, seed=seed).arrays[0].tobytes() for seed in SEEDS}
     reference.close()
     assert len(set(expected.values())) == len(SEEDS)
-    load = Load([open_engine(demo_model, isolated=isolated) for _ in range(2)], expected)
+    load = Load([open_engine(tiny_model, isolated=isolated) for _ in range(2)], expected)
     with nothing_left(tmp_path):
         load.run(count // 4)
         before = load.memory()

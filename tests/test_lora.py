@@ -34,9 +34,10 @@ import numpy.typing as npt
 import pytest
 from safetensors.numpy import load_file, save_file
 from sdcli import THREADS, Pixels
+from tiny_model import TinyModel
 
 from sdcffi import Engine, Log, Lora, LoraError, LoraWarning
-from sdcffi.demo import DemoModel, compare
+from sdcffi.comparison import compare
 
 OpenEngine = Callable[..., Engine]
 Tensors = dict[str, npt.NDArray[Any]]
@@ -51,12 +52,12 @@ LEAST_MERGED = {"f16": 54.0, "q8_0": 49.0, "q4_0": 33.0}
 MOST_NONE = 25.0  # the LoRA's effect is far larger than every error above
 
 
-def draw(model: DemoModel, loras: tuple[Lora, ...] = (), **keywords: Any) -> Pixels:
+def draw(model: TinyModel, loras: tuple[Lora, ...] = (), **keywords: Any) -> Pixels:
     with Engine(**model.engine_arguments(), threads=THREADS, backend="cpu", **keywords) as engine:
         return engine.generate(**DRAW, loras=loras).arrays[0]
 
 
-def merge(model: DemoModel, loras: tuple[Lora, ...], path: Path) -> DemoModel:
+def merge(model: TinyModel, loras: tuple[Lora, ...], path: Path) -> TinyModel:
     """Write `model` with the adapters merged into its weights in float32, rounded to f16 as the model is."""
     weights = load_file(model.diffusion_model)
     for lora in loras:
@@ -64,7 +65,7 @@ def merge(model: DemoModel, loras: tuple[Lora, ...], path: Path) -> DemoModel:
             key = f"model.{name}.weight"
             weights[key] = (weights[key].astype(np.float32) + lora.multiplier * delta).astype(np.float16)
     save_file(weights, path)
-    return DemoModel(diffusion_model=path, llm=model.llm, taesd=model.taesd, lora=model.lora)
+    return TinyModel(diffusion_model=path, llm=model.llm, taesd=model.taesd, lora=model.lora)
 
 
 def deltas(lora: Tensors) -> Tensors:
@@ -106,17 +107,17 @@ def write(tensors: Tensors, path: Path, dtype: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def lora(demo_model: DemoModel) -> Lora:
-    return Lora(demo_model.lora)
+def lora(tiny_model: TinyModel) -> Lora:
+    return Lora(tiny_model.lora)
 
 
 @pytest.fixture(scope="module")
-def merged(demo_model: DemoModel, lora: Lora, tmp_path_factory: pytest.TempPathFactory) -> DemoModel:
-    return merge(demo_model, (lora,), tmp_path_factory.mktemp("merged") / "merged.safetensors")
+def merged(tiny_model: TinyModel, lora: Lora, tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    return merge(tiny_model, (lora,), tmp_path_factory.mktemp("merged") / "merged.safetensors")
 
 
 @pytest.fixture(scope="module")
-def references(merged: DemoModel, models: dict[str, DemoModel]) -> dict[str, dict[str, Pixels]]:
+def references(merged: TinyModel, models: dict[str, TinyModel]) -> dict[str, dict[str, Pixels]]:
     """Pictures by weight type: of the merged model, and of the model without the LoRA."""
     merged_models = {name: merged if name == "f16" else merged.quantised(name) for name in models}
     return {name: {"merged": draw(merged_models[name]), "none": draw(models[name])} for name in models}
@@ -126,7 +127,7 @@ def references(merged: DemoModel, models: dict[str, DemoModel]) -> dict[str, dic
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("type", ["f16", "q8_0", pytest.param("q4_0", marks=pytest.mark.slow)])
 def test_lora_draws_as_the_merged_model(
-    type: str, mode: str, models: dict[str, DemoModel], lora: Lora, references: dict[str, dict[str, Pixels]]
+    type: str, mode: str, models: dict[str, TinyModel], lora: Lora, references: dict[str, dict[str, Pixels]]
 ) -> None:
     picture = draw(models[type], (lora,), lora_apply_mode=mode)
     assert compare(picture, references["f16"]["merged"]).psnr > LEAST_FLOAT[type]
@@ -134,30 +135,30 @@ def test_lora_draws_as_the_merged_model(
     assert compare(picture, references[type]["none"]).psnr < MOST_NONE
 
 
-def test_auto_mode_is_at_runtime_on_quantised_weights(models: dict[str, DemoModel], lora: Lora) -> None:
+def test_auto_mode_is_at_runtime_on_quantised_weights(models: dict[str, TinyModel], lora: Lora) -> None:
     auto, runtime = (draw(models["q8_0"], (lora,), lora_apply_mode=mode) for mode in ("auto", "at_runtime"))
     assert np.array_equal(auto, runtime)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_lora_on_a_model_quantised_while_loading(
-    mode: str, demo_model: DemoModel, lora: Lora, references: dict[str, dict[str, Pixels]]
+    mode: str, tiny_model: TinyModel, lora: Lora, references: dict[str, dict[str, Pixels]]
 ) -> None:
-    picture = draw(demo_model, (lora,), lora_apply_mode=mode, tensor_type_rules="double_blocks|single_blocks=q8_0")
+    picture = draw(tiny_model, (lora,), lora_apply_mode=mode, tensor_type_rules="double_blocks|single_blocks=q8_0")
     assert compare(picture, references["f16"]["merged"]).psnr > LEAST_FLOAT["q8_0"]
 
 
 @pytest.mark.parametrize("mode", ["at_runtime", "immediately"])
 @pytest.mark.parametrize("multiplier", [pytest.param(0.5, marks=pytest.mark.slow), -0.7])
 def test_multiplier_scales_the_lora(
-    multiplier: float, mode: str, demo_model: DemoModel, lora: Lora, tmp_path: Path
+    multiplier: float, mode: str, tiny_model: TinyModel, lora: Lora, tmp_path: Path
 ) -> None:
     scaled = Lora(lora.path, multiplier)
-    reference = draw(merge(demo_model, (scaled,), tmp_path / "merged.safetensors"))
-    assert compare(draw(demo_model, (scaled,), lora_apply_mode=mode), reference).psnr > LEAST_FLOAT["f16"]
+    reference = draw(merge(tiny_model, (scaled,), tmp_path / "merged.safetensors"))
+    assert compare(draw(tiny_model, (scaled,), lora_apply_mode=mode), reference).psnr > LEAST_FLOAT["f16"]
 
 
-def test_several_loras_add_up(models: dict[str, DemoModel], lora: Lora, tmp_path: Path) -> None:
+def test_several_loras_add_up(models: dict[str, TinyModel], lora: Lora, tmp_path: Path) -> None:
     negated = {name: -values if "lora_B" in name else values for name, values in read(Path(lora.path)).items()}
     other = write(negated, tmp_path / "other.safetensors", "F16")
     both = (Lora(lora.path, 0.9), Lora(other, 0.3))
@@ -167,7 +168,7 @@ def test_several_loras_add_up(models: dict[str, DemoModel], lora: Lora, tmp_path
 
 @pytest.mark.parametrize("dtype", ["F32", *(pytest.param(name, marks=pytest.mark.slow) for name in ("F16", "BF16"))])
 def test_lora_file_may_be_of_each_float_type(
-    dtype: str, models: dict[str, DemoModel], lora: Lora, tmp_path: Path
+    dtype: str, models: dict[str, TinyModel], lora: Lora, tmp_path: Path
 ) -> None:
     tensors = read(Path(lora.path))
     tensors |= {name: np.array(2, np.float32) for name in tensors if name.endswith(".alpha")}  # scale 2 / rank = 0.5
@@ -178,7 +179,7 @@ def test_lora_file_may_be_of_each_float_type(
 
 
 def test_lora_leaves_nothing_behind_at_runtime(
-    open_engine: OpenEngine, models: dict[str, DemoModel], lora: Lora
+    open_engine: OpenEngine, models: dict[str, TinyModel], lora: Lora
 ) -> None:
     engine = open_engine(models["q8_0"], lora_apply_mode="at_runtime")
     before, with_lora, zero, after = (
@@ -191,7 +192,7 @@ def test_lora_leaves_nothing_behind_at_runtime(
 
 @pytest.mark.parametrize("type", ["f16", "q8_0"])
 def test_lora_is_taken_back_in_immediate_mode(
-    type: str, open_engine: OpenEngine, models: dict[str, DemoModel], lora: Lora
+    type: str, open_engine: OpenEngine, models: dict[str, TinyModel], lora: Lora
 ) -> None:
     engine = open_engine(models[type], lora_apply_mode="immediately")
     before, _, after = (engine.generate(**DRAW, loras=loras).arrays[0] for loras in ((), [lora], ()))
@@ -210,33 +211,33 @@ def test_lora_is_taken_back_in_immediate_mode(
     ids=["missing", "directory", "nan", "inf", "text"],
 )
 def test_bad_lora_is_refused_before_native_code_runs(
-    bad: Lora, error: type[Exception], text: str, open_engine: OpenEngine, demo_model: DemoModel
+    bad: Lora, error: type[Exception], text: str, open_engine: OpenEngine, tiny_model: TinyModel
 ) -> None:
     log: list[Log] = []
-    engine = open_engine(demo_model)
+    engine = open_engine(tiny_model)
     with pytest.raises(error, match=text):
         engine.generate(**DRAW, loras=[bad], on_log=log.append)
     assert log == []
     assert engine.generate(**DRAW).arrays[0].std() > 10, "the engine goes on working"
 
 
-def test_lora_given_twice_is_refused(open_engine: OpenEngine, demo_model: DemoModel, lora: Lora) -> None:
+def test_lora_given_twice_is_refused(open_engine: OpenEngine, tiny_model: TinyModel, lora: Lora) -> None:
     with pytest.raises(ValueError, match="twice"):
-        open_engine(demo_model).generate(**DRAW, loras=[lora, Lora(lora.path, 0.5)])
+        open_engine(tiny_model).generate(**DRAW, loras=[lora, Lora(lora.path, 0.5)])
 
 
 @pytest.mark.parametrize("mode", ["at_runtime", "immediately"])
 def test_unused_tensors_are_logged_and_not_printed(
     mode: str,
     open_engine: OpenEngine,
-    demo_model: DemoModel,
+    tiny_model: TinyModel,
     lora: Lora,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     tensors = read(Path(lora.path))
     tensors["diffusion_model.double_blocks.0.img_attn.proj.unheard_of"] = np.ones(4, np.float32)
-    engine = open_engine(demo_model, lora_apply_mode=mode)
+    engine = open_engine(tiny_model, lora_apply_mode=mode)
     log: list[Log] = []
     with pytest.warns(LoraWarning, match="unheard_of"):
         engine.generate(**DRAW, loras=[Lora(write(tensors, tmp_path / "l.safetensors", "F32"))], on_log=log.append)

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image, ImageChops
 from safetensors.numpy import save_file
 from sdcli import THREADS
+from tiny_model import TinyModel
 
 from sdcffi import Engine, Lora, cli
 from sdcffi._lora_commands import draw_grid, parse_numbers
 from sdcffi.contact_sheet import contact_sheet
-from sdcffi.demo import DemoModel
 
 Capture = pytest.CaptureFixture[str]
 COLOURS = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0), (0, 200, 200), (200, 0, 200)]
@@ -74,6 +74,18 @@ def test_a_long_title_is_cut_off() -> None:
 
 def grey(colour: tuple[int, int, int]) -> int:
     return int(picture(colour).convert("L").getpixel((0, 0)))  # type: ignore[arg-type]
+
+
+def test_a_line_stands_below_each_row() -> None:
+    grid = [[picture(COLOURS[0])], [picture(COLOURS[1])]]
+    sheet = contact_sheet(grid, [" ", " "], [" "], below=["one", "another " * 50])
+    ink = np.asarray(sheet.convert("L")) < 60
+    (left, _, _, end), (_, start, _, last) = found(sheet, COLOURS[0]), found(sheet, COLOURS[1])
+    assert ink[end:start, left:].any(), "below the first row"
+    assert ink[last:, left:].any(), "below the second"
+    assert not ink[:, -1].any(), "a long one is cut off"
+    with pytest.raises(ValueError, match="1 lines stand below 2 rows"):
+        contact_sheet(grid, [" ", " "], [" "], below=["one"])
 
 
 def test_a_sheet_takes_pictures_of_several_sizes_and_modes() -> None:
@@ -156,21 +168,21 @@ def test_lists_of_numbers_are_checked(text: str) -> None:
         parse_numbers(text, float, "scales")
 
 
-def test_the_command_writes_the_engines_pictures(demo_model: DemoModel, tmp_path: Path, capfd: Capture) -> None:
+def test_the_command_writes_the_engines_pictures(tiny_model: TinyModel, tmp_path: Path, capfd: Capture) -> None:
     draw: dict[str, Any] = {"width": 64, "height": 64, "steps": 1, "cfg_scale": 1.0}
-    arguments = {**demo_model.engine_arguments(), "threads": THREADS, "backend": "cpu"}
+    arguments = {**tiny_model.engine_arguments(), "threads": THREADS, "backend": "cpu"}
     flags = [
         word for name, value in {**arguments, **draw}.items() for word in (f"--{name.replace('_', '-')}", str(value))
     ]
-    grid = ["lora", "grid", "--lora", str(demo_model.lora), "--scales", "0,0.5", "--seeds", "5", "--prompt", "a cat"]
+    grid = ["lora", "grid", "--lora", str(tiny_model.lora), "--scales", "0,0.5", "--seeds", "5", "--prompt", "a cat"]
     output = tmp_path / "grid.png"
     assert cli.main([*grid, "--output", str(output), *flags]) == 0
     assert capfd.readouterr().out == f"{output}\n"
     with Engine(**arguments) as engine:
         images = [
-            engine.generate("a cat", seed=5, loras=loras, **draw).images[0] for loras in ([], [(demo_model.lora, 0.5)])
+            engine.generate("a cat", seed=5, loras=loras, **draw).images[0] for loras in ([], [(tiny_model.lora, 0.5)])
         ]
-    expected = contact_sheet([images], [f"{demo_model.lora.stem}, seed 5"], ["no LoRA", "0.5"], "a cat")
+    expected = contact_sheet([images], [f"{tiny_model.lora.stem}, seed 5"], ["no LoRA", "0.5"], "a cat")
     assert not ImageChops.difference(Image.open(output), expected).getbbox()
 
 
@@ -185,9 +197,9 @@ def test_the_command_writes_the_engines_pictures(demo_model: DemoModel, tmp_path
     ],
 )
 def test_the_command_refuses_before_the_model_is_loaded(
-    arguments: list[str], status: int, said: str, demo_model: DemoModel, capfd: Capture
+    arguments: list[str], status: int, said: str, tiny_model: TinyModel, capfd: Capture
 ) -> None:
-    assert cli.main(["lora", "grid", "--model", "missing", "--lora", str(demo_model.lora), *arguments]) == status
+    assert cli.main(["lora", "grid", "--model", "missing", "--lora", str(tiny_model.lora), *arguments]) == status
     out, err = capfd.readouterr()
     assert out == ""
     assert said in err
@@ -222,14 +234,14 @@ def test_inspect_tells_what_a_file_holds(tmp_path: Path, capfd: Capture) -> None
         assert text in out
 
 
-def test_inspect_gives_json(demo_model: DemoModel, capfd: Capture) -> None:
-    assert cli.main(["lora", "inspect", str(demo_model.lora), "--json"]) == 0
+def test_inspect_gives_json(tiny_model: TinyModel, capfd: Capture) -> None:
+    assert cli.main(["lora", "inspect", str(tiny_model.lora), "--json"]) == 0
     facts = json.loads(capfd.readouterr().out)
     module = "diffusion_model.double_blocks.0.img_attn.proj"
     assert facts["modules"][module] == {"rank": 4, "alpha": 4.0}
     assert facts["tensors"][f"{module}.lora_A.weight"]["shape"][0] == 4
     assert (facts["kinds"], facts["architecture"], facts["format"]) == (["lora"], "flux2", "safetensors")
-    assert facts["size"] == demo_model.lora.stat().st_size
+    assert facts["size"] == tiny_model.lora.stat().st_size
     assert sum(facts["blocks"].values()) == len(facts["modules"])
 
 
@@ -242,21 +254,21 @@ def test_inspect_refuses_a_bad_file_in_one_line(tmp_path: Path, capfd: Capture) 
     assert str(path) in err
 
 
-def test_inspect_with_a_model_tells_what_would_apply(demo_model: DemoModel, tmp_path: Path, capfd: Capture) -> None:
-    files = demo_model.engine_arguments()
+def test_inspect_with_a_model_tells_what_would_apply(tiny_model: TinyModel, tmp_path: Path, capfd: Capture) -> None:
+    files = tiny_model.engine_arguments()
     flags = [word for name in files for word in (f"--{name.replace('_', '-')}", str(files[name]))]
-    assert cli.main(["lora", "inspect", str(demo_model.lora), *flags, "--type", "q8_0"]) == 0
+    assert cli.main(["lora", "inspect", str(tiny_model.lora), *flags, "--type", "q8_0"]) == 0
     assert "for this model: 12 of 12 tensors, on q8_0 weights\n" in capfd.readouterr().out
-    assert cli.main(["lora", "inspect", str(demo_model.lora), *flags, "--json"]) == 0
+    assert cli.main(["lora", "inspect", str(tiny_model.lora), *flags, "--json"]) == 0
     fit = json.loads(capfd.readouterr().out)["fit"]
     assert (fit["applied"], fit["total"], fit["types"]) == (12, 12, ["f16"])
 
 
-def test_generate_looks_names_up_in_the_lora_directory(demo_model: DemoModel, tmp_path: Path, capfd: Capture) -> None:
-    files = demo_model.engine_arguments()
+def test_generate_looks_names_up_in_the_lora_directory(tiny_model: TinyModel, tmp_path: Path, capfd: Capture) -> None:
+    files = tiny_model.engine_arguments()
     flags = [word for name in files for word in (f"--{name.replace('_', '-')}", str(files[name]))]
     size = ["--width", "64", "--height", "64", "--steps", "1", "--cfg-scale", "1", "--seed", "1", "--threads", "1"]
-    lora_dir = ["--lora-dir", str(demo_model.lora.parent), "--output", str(tmp_path / "out.png")]
+    lora_dir = ["--lora-dir", str(tiny_model.lora.parent), "--output", str(tmp_path / "out.png")]
     assert cli.main(["generate", *flags, *size, *lora_dir, "--prompt", "a cat", "--lora", "lora:0.5"]) == 0
     assert "applied 12 of 12 tensors" in capfd.readouterr().err
     assert cli.main(["generate", *flags, *size, *lora_dir, "--prompt", "a cat <lora:lora:0.5>"]) == 0

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from safetensors.numpy import load_file, save_file
+from tiny_model import TinyModel
 
 from sdcffi import Engine, Log, Lora, LoraError, LoraQualityWarning, LoraWarning, Progress, SDError
-from sdcffi.demo import DemoModel
 
 OpenEngine = Callable[..., Engine]
 Pixels = npt.NDArray[np.uint8]
@@ -38,7 +38,7 @@ def adapter(path: Path, down: int = 128, up: int = 128, name: str = PROJECTION, 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("type", ["f16", "q8_0"])
 def test_the_result_counts_what_was_applied(
-    type: str, mode: str, open_engine: OpenEngine, models: dict[str, DemoModel]
+    type: str, mode: str, open_engine: OpenEngine, models: dict[str, TinyModel]
 ) -> None:
     model = models[type]
     result = open_engine(model, lora_apply_mode=mode).generate(**DRAW, loras=[(model.lora, 0.5)])
@@ -52,18 +52,18 @@ def test_the_result_counts_what_was_applied(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_tensors_that_the_model_lacks_are_a_warning_with_counts_and_names(
-    mode: str, open_engine: OpenEngine, demo_model: DemoModel, tmp_path: Path
+    mode: str, open_engine: OpenEngine, tiny_model: TinyModel, tmp_path: Path
 ) -> None:
-    tensors = dict(load_file(demo_model.lora))
+    tensors = dict(load_file(tiny_model.lora))
     for side, shape in (("A", (4, 128)), ("B", (128, 4))):
         tensors[f"diffusion_model.double_blocks.99.img_attn.proj.lora_{side}.weight"] = np.ones(shape, np.float16)
     save_file(tensors, str(tmp_path / "partly.safetensors"))
-    engine = open_engine(demo_model, lora_apply_mode=mode)
+    engine = open_engine(tiny_model, lora_apply_mode=mode)
     with pytest.warns(LoraWarning, match=r"12 of 14 tensors were applied, not .*double_blocks\.99"):
         result = engine.generate(**DRAW, loras=[tmp_path / "partly.safetensors"])
     (report,) = result.loras
     assert (report.applied, report.total, len(report.skipped)) == (12, 14, 2)
-    whole = engine.generate(**DRAW, loras=[demo_model.lora])
+    whole = engine.generate(**DRAW, loras=[tiny_model.lora])
     assert np.array_equal(result.arrays[0], whole.arrays[0])
 
 
@@ -79,14 +79,14 @@ UNUSABLE = [
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("shape", "message"), UNUSABLE)
 def test_an_adapter_that_does_not_fit_is_refused_and_changes_nothing(
-    shape: dict[str, Any], message: str, mode: str, open_engine: OpenEngine, demo_model: DemoModel, tmp_path: Path
+    shape: dict[str, Any], message: str, mode: str, open_engine: OpenEngine, tiny_model: TinyModel, tmp_path: Path
 ) -> None:
     path = adapter(tmp_path / "misfit.safetensors", **shape)
-    engine = open_engine(demo_model, lora_apply_mode=mode)
+    engine = open_engine(tiny_model, lora_apply_mode=mode)
     base = engine.generate(**DRAW).arrays[0]
     steps: list[Progress] = []
     with pytest.raises(LoraError, match=message) as caught:
-        engine.generate(**DRAW, loras=[demo_model.lora, path], on_progress=steps.append)
+        engine.generate(**DRAW, loras=[tiny_model.lora, path], on_progress=steps.append)
     assert str(path) in str(caught.value)
     assert not [step for step in steps if step.phase == "sample"]
     assert np.array_equal(engine.generate(**DRAW).arrays[0], base)
@@ -99,7 +99,7 @@ def test_an_adapter_that_does_not_fit_is_refused_and_changes_nothing(
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("type", ["q8_0", *(pytest.param(type, marks=pytest.mark.slow) for type in ("f16", "q4_0"))])
 def test_base_after_other_adapters_is_the_first_picture_bit_for_bit(
-    type: str, mode: str, open_engine: OpenEngine, models: dict[str, DemoModel], tmp_path: Path
+    type: str, mode: str, open_engine: OpenEngine, models: dict[str, TinyModel], tmp_path: Path
 ) -> None:
     engine = open_engine(models[type], lora_apply_mode=mode)
     one, other = models[type].lora, adapter(tmp_path / "other.safetensors")
@@ -123,10 +123,10 @@ def lines(engine: Engine, pattern: str, **keywords: Any) -> int:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_file_is_read_once_and_again_when_it_changed(
-    mode: str, open_engine: OpenEngine, demo_model: DemoModel, tmp_path: Path
+    mode: str, open_engine: OpenEngine, tiny_model: TinyModel, tmp_path: Path
 ) -> None:
     path = adapter(tmp_path / "one.safetensors")
-    engine = open_engine(demo_model, lora_apply_mode=mode)
+    engine = open_engine(tiny_model, lora_apply_mode=mode)
     assert lines(engine, "loading LoRA from", loras=[path]) > 0
     assert lines(engine, "loading LoRA from", loras=[path]) == 0
     assert lines(engine, "loading LoRA from", loras=[(path, 0.5)]) == 0
@@ -138,49 +138,49 @@ def test_a_file_is_read_once_and_again_when_it_changed(
     assert not np.array_equal(engine.generate(**DRAW, loras=[path]).arrays[0], before)
 
 
-def test_an_unchanged_set_is_neither_read_nor_merged_again(open_engine: OpenEngine, demo_model: DemoModel) -> None:
-    engine = open_engine(demo_model, lora_apply_mode="immediately")
-    assert lines(engine, "LoRA tensors have been applied", loras=[demo_model.lora]) > 0
-    assert lines(engine, "LoRA tensors have been applied", loras=[demo_model.lora]) == 0
-    assert lines(engine, "loading tensors", loras=[demo_model.lora]) == 0
+def test_an_unchanged_set_is_neither_read_nor_merged_again(open_engine: OpenEngine, tiny_model: TinyModel) -> None:
+    engine = open_engine(tiny_model, lora_apply_mode="immediately")
+    assert lines(engine, "LoRA tensors have been applied", loras=[tiny_model.lora]) > 0
+    assert lines(engine, "LoRA tensors have been applied", loras=[tiny_model.lora]) == 0
+    assert lines(engine, "loading tensors", loras=[tiny_model.lora]) == 0
 
 
-def test_the_cache_keeps_no_more_than_its_limit(open_engine: OpenEngine, demo_model: DemoModel, tmp_path: Path) -> None:
+def test_the_cache_keeps_no_more_than_its_limit(open_engine: OpenEngine, tiny_model: TinyModel, tmp_path: Path) -> None:
     paths = [adapter(tmp_path / f"{index}.safetensors") for index in range(2)]
-    engine = open_engine(demo_model, lora_apply_mode="at_runtime", lora_cache=0)
+    engine = open_engine(tiny_model, lora_apply_mode="at_runtime", lora_cache=0)
     engine.generate(**DRAW, loras=[paths[0]])
     engine.generate(**DRAW, loras=[paths[1]])
     assert lines(engine, "loading LoRA from", loras=[paths[0]]) > 0, "the first file was kept beyond the limit"
 
 
-def test_auto_mode_looks_at_the_weights_really_loaded(open_engine: OpenEngine, demo_model: DemoModel) -> None:
+def test_auto_mode_looks_at_the_weights_really_loaded(open_engine: OpenEngine, tiny_model: TinyModel) -> None:
     def mode(**keywords: Any) -> str:
-        return open_engine(demo_model, **keywords).generate(**DRAW, loras=[demo_model.lora]).loras[0].mode
+        return open_engine(tiny_model, **keywords).generate(**DRAW, loras=[tiny_model.lora]).loras[0].mode
 
     assert mode() == "immediately"
     assert mode(type="q8_0") == "at_runtime"
     assert mode(tensor_type_rules="img_attn=q8_0") == "at_runtime"
 
 
-def test_cancelling_while_merging_leaves_no_trace(open_engine: OpenEngine, demo_model: DemoModel) -> None:
-    engine = open_engine(demo_model, lora_apply_mode="immediately")
-    base, merged = (engine.generate(**DRAW, loras=loras).arrays[0] for loras in ((), [demo_model.lora]))
+def test_cancelling_while_merging_leaves_no_trace(open_engine: OpenEngine, tiny_model: TinyModel) -> None:
+    engine = open_engine(tiny_model, lora_apply_mode="immediately")
+    base, merged = (engine.generate(**DRAW, loras=loras).arrays[0] for loras in ((), [tiny_model.lora]))
 
     def stop(progress: Progress) -> None:
         if progress.phase in ("lora", "sample"):
             raise KeyboardInterrupt
 
-    for loras in ([(demo_model.lora, 3.0)], ()):
+    for loras in ([(tiny_model.lora, 3.0)], ()):
         with pytest.raises(KeyboardInterrupt):
             engine.generate(**DRAW, loras=loras, on_progress=stop)
         assert np.array_equal(engine.generate(**DRAW).arrays[0], base)
-        assert np.array_equal(engine.generate(**DRAW, loras=[demo_model.lora]).arrays[0], merged)
+        assert np.array_equal(engine.generate(**DRAW, loras=[tiny_model.lora]).arrays[0], merged)
 
 
-def test_a_standing_set_is_used_until_a_call_names_its_own(open_engine: OpenEngine, demo_model: DemoModel) -> None:
-    engine = open_engine(demo_model)
-    base, with_lora = (engine.generate(**DRAW, loras=loras).arrays[0] for loras in ((), [demo_model.lora]))
-    engine.set_loras([demo_model.lora])
+def test_a_standing_set_is_used_until_a_call_names_its_own(open_engine: OpenEngine, tiny_model: TinyModel) -> None:
+    engine = open_engine(tiny_model)
+    base, with_lora = (engine.generate(**DRAW, loras=loras).arrays[0] for loras in ((), [tiny_model.lora]))
+    engine.set_loras([tiny_model.lora])
     assert np.array_equal(engine.generate(**DRAW).arrays[0], with_lora)
     assert np.array_equal(engine.generate(**DRAW, loras=[]).arrays[0], base)
     with pytest.raises(LoraError, match="missing"):
@@ -190,8 +190,8 @@ def test_a_standing_set_is_used_until_a_call_names_its_own(open_engine: OpenEngi
     assert np.array_equal(engine.generate(**DRAW).arrays[0], base)
 
 
-def test_a_tag_in_the_prompt_is_the_same_as_the_argument(open_engine: OpenEngine, demo_model: DemoModel) -> None:
-    engine = open_engine(demo_model, lora_dir=demo_model.lora.parent)
+def test_a_tag_in_the_prompt_is_the_same_as_the_argument(open_engine: OpenEngine, tiny_model: TinyModel) -> None:
+    engine = open_engine(tiny_model, lora_dir=tiny_model.lora.parent)
     named = engine.generate(**DRAW, loras=[Lora("lora", 0.5)])
     tagged = engine.generate(**{**DRAW, "prompt": "a cat<lora:lora:0.5>"})
     assert np.array_equal(named.arrays[0], tagged.arrays[0])
@@ -202,17 +202,17 @@ def test_a_tag_in_the_prompt_is_the_same_as_the_argument(open_engine: OpenEngine
 
 
 def test_checking_tells_what_would_apply_and_changes_nothing(
-    open_engine: OpenEngine, demo_model: DemoModel, tmp_path: Path
+    open_engine: OpenEngine, tiny_model: TinyModel, tmp_path: Path
 ) -> None:
-    engine = open_engine(demo_model, lora_apply_mode="immediately")
+    engine = open_engine(tiny_model, lora_apply_mode="immediately")
     base = engine.generate(**DRAW).arrays[0]
-    good, bad = engine.check_loras([demo_model.lora, adapter(tmp_path / "bad.safetensors", down=96)])
+    good, bad = engine.check_loras([tiny_model.lora, adapter(tmp_path / "bad.safetensors", down=96)])
     assert (good.applied, good.total, good.misfits) == (12, 12, ())
     assert bad.misfits
     assert np.array_equal(engine.generate(**DRAW).arrays[0], base)
 
 
-def test_coarse_weights_are_told_of_once(open_engine: OpenEngine, models: dict[str, DemoModel]) -> None:
+def test_coarse_weights_are_told_of_once(open_engine: OpenEngine, models: dict[str, TinyModel]) -> None:
     engine = open_engine(models["q4_0"])
     with pytest.warns(LoraQualityWarning, match=r"34 dB \(q4_K\)"):
         engine.generate(**DRAW, loras=[models["q4_0"].lora])
@@ -223,23 +223,23 @@ def test_coarse_weights_are_told_of_once(open_engine: OpenEngine, models: dict[s
     ("argument", "message"),
     [({"lora_dir": "/does/not/exist"}, "is not a directory"), ({"lora_cache": -1}, "lora_cache must be from 0 to")],
 )
-def test_bad_lora_options_are_refused(argument: dict[str, Any], message: str, demo_model: DemoModel) -> None:
+def test_bad_lora_options_are_refused(argument: dict[str, Any], message: str, tiny_model: TinyModel) -> None:
     with pytest.raises(ValueError, match=message):
-        Engine(**demo_model.engine_arguments(), **argument)
+        Engine(**tiny_model.engine_arguments(), **argument)
 
 
 def test_without_weights_an_engine_checks_and_does_not_draw(
-    open_engine: OpenEngine, demo_model: DemoModel, tmp_path: Path
+    open_engine: OpenEngine, tiny_model: TinyModel, tmp_path: Path
 ) -> None:
-    engine = open_engine(demo_model, load_weights=False, type="q8_0")
-    good, bad = engine.check_loras([demo_model.lora, adapter(tmp_path / "bad.safetensors", down=96)])
+    engine = open_engine(tiny_model, load_weights=False, type="q8_0")
+    good, bad = engine.check_loras([tiny_model.lora, adapter(tmp_path / "bad.safetensors", down=96)])
     assert (good.applied, good.total, good.types, good.mode) == (12, 12, ("q8_0",), "at_runtime")
     assert bad.misfits
     with pytest.raises(SDError, match="without weights"):
         engine.generate(**DRAW)
 
 
-def test_dora_is_refused(open_engine: OpenEngine, demo_model: DemoModel, tmp_path: Path) -> None:
+def test_dora_is_refused(open_engine: OpenEngine, tiny_model: TinyModel, tmp_path: Path) -> None:
     scale = {f"{PROJECTION}.dora_scale": np.ones((128, 1), np.float32)}
     with pytest.raises(LoraError, match="is a DoRA"):
-        open_engine(demo_model).generate(**DRAW, loras=[adapter(tmp_path / "dora.safetensors", **scale)])  # type: ignore[arg-type]
+        open_engine(tiny_model).generate(**DRAW, loras=[adapter(tmp_path / "dora.safetensors", **scale)])  # type: ignore[arg-type]

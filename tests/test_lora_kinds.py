@@ -79,11 +79,13 @@ from typing import Any
 import lora_references
 import numpy as np
 import pytest
+import tiny_model
 from lora_references import Adapter, kohya, lora, merge, q8_0
 from sdcli import THREADS, Pixels
+from tiny_model import TinyModel
 
-from sdcffi import Engine, Lora, LoraError, LoraQualityWarning, LoraWarning, Result, _demo_model, convert
-from sdcffi.demo import DemoModel, compare
+from sdcffi import Engine, Lora, LoraError, LoraQualityWarning, LoraWarning, Result, convert
+from sdcffi.comparison import compare
 from sdcffi.lora import LoraLike
 
 DRAW: dict[str, Any] = {
@@ -160,7 +162,7 @@ def kinds_and_types() -> list[Any]:
     ]
 
 
-def of_type(model: DemoModel, type: str) -> DemoModel:
+def of_type(model: TinyModel, type: str) -> TinyModel:
     return model if type == "f16" else model.quantised(type)
 
 
@@ -172,7 +174,7 @@ def picture(engine: Engine, *loras: LoraLike) -> Pixels:
     return generate(engine, *loras).arrays[0]
 
 
-def draw(model: DemoModel, *loras: LoraLike, **keywords: Any) -> Pixels:
+def draw(model: TinyModel, *loras: LoraLike, **keywords: Any) -> Pixels:
     with Engine(**model.engine_arguments(), threads=THREADS, backend="cpu", **keywords) as engine:
         return picture(engine, *loras)
 
@@ -188,7 +190,7 @@ def cosine(one: tuple[Pixels, Pixels], other: tuple[Pixels, Pixels]) -> float:
 
 
 @pytest.fixture(scope="module")
-def engine_of(models: dict[str, DemoModel]) -> Iterator[OpenEngine]:
+def engine_of(models: dict[str, TinyModel]) -> Iterator[OpenEngine]:
     """The engine of a weight type and an apply mode, opened once for this module."""
     with ExitStack() as stack:
 
@@ -207,10 +209,10 @@ def base_of(engine_of: OpenEngine) -> Callable[[str, str], Pixels]:
 
 
 @pytest.fixture(scope="module")
-def merged(demo_model: DemoModel, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pixels]:
+def merged(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pixels]:
     """The picture of the float model into which a kind of LoRA was merged in numpy."""
     directory = tmp_path_factory.mktemp("merged")
-    return cache(lambda kind: draw(KINDS[kind]().merge(demo_model, directory / f"{kind}.safetensors")))
+    return cache(lambda kind: draw(KINDS[kind]().merge(tiny_model, directory / f"{kind}.safetensors")))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -246,12 +248,12 @@ def test_half_precision_files_draw_as_the_merged_model(
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("type", [pytest.param("f16", marks=pytest.mark.slow), "q8_0"])
 def test_quantised_lora_file_draws_as_its_dequantised_factors(
-    type: str, mode: str, engine_of: OpenEngine, demo_model: DemoModel, tmp_path: Path
+    type: str, mode: str, engine_of: OpenEngine, tiny_model: TinyModel, tmp_path: Path
 ) -> None:
     adapter = lora(ranks=(32,), rounding=q8_0)
     file = convert(adapter.write(tmp_path / "lora.safetensors"), tmp_path / "lora.gguf", type="q8_0")
     assert file.stat().st_size < sum(values.nbytes for values in adapter.tensors.values()) / 2
-    reference = draw(adapter.merge(demo_model, tmp_path / "merged.safetensors"))
+    reference = draw(adapter.merge(tiny_model, tmp_path / "merged.safetensors"))
     result = generate(engine_of(type, mode), file)
     assert psnr(result.arrays[0], reference) > LEAST[type]
     assert result.loras[0].applied == len(adapter.tensors)
@@ -277,10 +279,10 @@ def test_value_without_key_is_reported_as_skipped(
     assert psnr(result.arrays[0], merged("lora-q")) > LEAST["f16"]
 
 
-def test_norm_differences_are_merged_or_refused(engine_of: OpenEngine, demo_model: DemoModel, tmp_path: Path) -> None:
+def test_norm_differences_are_merged_or_refused(engine_of: OpenEngine, tiny_model: TinyModel, tmp_path: Path) -> None:
     adapter = lora_references.norm_difference()
     file = adapter.write(tmp_path / "norm.safetensors")
-    reference = draw(adapter.merge(demo_model, tmp_path / "merged.safetensors"))
+    reference = draw(adapter.merge(tiny_model, tmp_path / "merged.safetensors"))
     assert psnr(picture(engine_of("f16", "immediately"), file), reference) > LEAST["f16"]
     with pytest.raises(LoraError, match="0 of 4 tensors"):
         generate(engine_of("f16", "at_runtime"), file)
@@ -305,12 +307,12 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("type", [pytest.param("f16", marks=pytest.mark.slow), "q8_0"])
 def test_order_of_loras_does_not_matter(
-    type: str, mode: str, engine_of: OpenEngine, demo_model: DemoModel, pair: tuple[Path, Path], tmp_path: Path
+    type: str, mode: str, engine_of: OpenEngine, tiny_model: TinyModel, pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
     engine, (one, two) = engine_of(type, mode), pair
     first, second = (picture(engine, *loras) for loras in (((one, 0.7), (two, -0.4)), ((two, -0.4), (one, 0.7))))
     adapters = [(lora(seed=1), 0.7), (lora(seed=2), -0.4)]
-    reference = draw(merge(demo_model, adapters, tmp_path / "merged.safetensors"))
+    reference = draw(merge(tiny_model, adapters, tmp_path / "merged.safetensors"))
     assert psnr(first, second) > LEAST[type]
     assert psnr(first, reference) > LEAST[type]
     assert psnr(first, picture(engine, (one, 0.7))) < MOST_NONE
@@ -344,14 +346,14 @@ def test_opposite_loras_cancel(type: str, mode: str, engine_of: OpenEngine, tmp_
 class Wide:
     """The tiny model with rows of 256, a LoRA for it, and the pictures of the float model."""
 
-    model: DemoModel
+    model: TinyModel
     adapter: Adapter
     file: Path
-    merged: DemoModel
+    merged: TinyModel
     base_picture: Pixels
     merged_picture: Pixels
 
-    def summed(self, type: str) -> DemoModel:
+    def summed(self, type: str) -> TinyModel:
         """The model of a weight type, its weights read back into float32 and the LoRA added."""
         quantised = of_type(self.model, type).diffusion_model
         path = convert(quantised, self.file.with_name(f"{type}.safetensors"), type="f32")
@@ -363,7 +365,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Wide:
     directory = tmp_path_factory.mktemp("wide")
     model = lora_references.wide_model(directory)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_demo_model, "HIDDEN", lora_references.WIDE_HIDDEN)
+        patch.setattr(tiny_model, "HIDDEN", lora_references.WIDE_HIDDEN)
         adapter = lora()
     merged = adapter.merge(model, directory / "merged.safetensors")
     file = adapter.write(directory / "lora.safetensors")
@@ -404,8 +406,8 @@ def test_type_that_ggml_cannot_write_works_at_runtime_only(type: str, wide: Wide
         assert picture(engine).std() > 1, "the engine goes on working"
 
 
-def test_coarse_weights_are_warned_of_once(demo_model: DemoModel) -> None:
-    with Engine(**demo_model.quantised("q4_0").engine_arguments(), threads=THREADS, backend="cpu") as engine:
+def test_coarse_weights_are_warned_of_once(tiny_model: TinyModel) -> None:
+    with Engine(**tiny_model.quantised("q4_0").engine_arguments(), threads=THREADS, backend="cpu") as engine:
         with pytest.warns(LoraQualityWarning):
-            picture(engine, Lora(demo_model.lora))
-        picture(engine, Lora(demo_model.lora))  # a second warning would be an error
+            picture(engine, Lora(tiny_model.lora))
+        picture(engine, Lora(tiny_model.lora))  # a second warning would be an error

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from sdcli import Pixels
+from tiny_model import TinyModel
 
 from sdcffi import Engine, Lora, _marshal, _session
 from sdcffi._library import load
-from sdcffi.demo import DemoModel
 
 OpenEngine = Callable[..., Engine]
 
@@ -71,9 +71,9 @@ def native_addresses(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_arrays_are_views_on_the_engines_memory(
-    native_addresses: list[int], open_engine: OpenEngine, demo_model: DemoModel
+    native_addresses: list[int], open_engine: OpenEngine, tiny_model: TinyModel
 ) -> None:
-    result = open_engine(demo_model, isolated=False).generate(**DRAW, batch_count=2)
+    result = open_engine(tiny_model, isolated=False).generate(**DRAW, batch_count=2)
     assert [array.ctypes.data for array in result.arrays] == native_addresses
     for array in result.arrays:
         assert array.shape == (64, 64, 3)
@@ -82,16 +82,16 @@ def test_arrays_are_views_on_the_engines_memory(
     assert not np.shares_memory(result.arrays[0], result.arrays[1])
 
 
-def test_pillow_images_are_copies(open_engine: OpenEngine, demo_model: DemoModel) -> None:
-    result = open_engine(demo_model, isolated=False).generate(**DRAW)
+def test_pillow_images_are_copies(open_engine: OpenEngine, tiny_model: TinyModel) -> None:
+    result = open_engine(tiny_model, isolated=False).generate(**DRAW)
     before = np.array(result.images[0])
     result.arrays[0][:] = 0
     assert np.array_equal(np.asarray(result.images[0]), before)
     assert before.std() > 10
 
 
-def test_pictures_outlive_result_and_engine(open_engine: OpenEngine, demo_model: DemoModel) -> None:
-    engine = open_engine(demo_model, isolated=False)
+def test_pictures_outlive_result_and_engine(open_engine: OpenEngine, tiny_model: TinyModel) -> None:
+    engine = open_engine(tiny_model, isolated=False)
     result = engine.generate(**DRAW, batch_count=2)
     copies = [array.copy() for array in result.arrays]
     corner = result.arrays[1][:8, :8]
@@ -120,16 +120,16 @@ def test_memory_of_each_picture_is_freed_with_its_last_view() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("with_lora", [False, True], ids=["plain", "lora"])
-def test_generating_leaves_no_memory_in_use(with_lora: bool, open_engine: OpenEngine, demo_model: DemoModel) -> None:
-    assert growth(open_engine(demo_model, isolated=False), demo_model, with_lora, calls=10) < 5 * PICTURE
+def test_generating_leaves_no_memory_in_use(with_lora: bool, open_engine: OpenEngine, tiny_model: TinyModel) -> None:
+    assert growth(open_engine(tiny_model, isolated=False), tiny_model, with_lora, calls=10) < 5 * PICTURE
 
 
 @pytest.mark.slow
-def test_memory_stays_flat_over_200_generations(open_engine: OpenEngine, demo_model: DemoModel) -> None:
-    assert growth(open_engine(demo_model, isolated=False), demo_model, with_lora=False, calls=200) < 5 * PICTURE
+def test_memory_stays_flat_over_200_generations(open_engine: OpenEngine, tiny_model: TinyModel) -> None:
+    assert growth(open_engine(tiny_model, isolated=False), tiny_model, with_lora=False, calls=200) < 5 * PICTURE
 
 
-def growth(engine: Engine, model: DemoModel, with_lora: bool, calls: int) -> int:
+def growth(engine: Engine, model: TinyModel, with_lora: bool, calls: int) -> int:
     """Bytes that are in use after so many calls, and were not before them."""
     loras = (Lora(model.lora),) if with_lora else ()
 
@@ -144,9 +144,9 @@ def growth(engine: Engine, model: DemoModel, with_lora: bool, calls: int) -> int
     return bytes_in_use() - before
 
 
-def test_closing_gives_the_models_memory_back(demo_model: DemoModel) -> None:
+def test_closing_gives_the_models_memory_back(tiny_model: TinyModel) -> None:
     def use() -> None:
-        with Engine(**demo_model.engine_arguments(), threads=1, backend="cpu", isolated=False):
+        with Engine(**tiny_model.engine_arguments(), threads=1, backend="cpu", isolated=False):
             pass
 
     use()

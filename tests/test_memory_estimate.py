@@ -11,13 +11,13 @@ import full_size
 import numpy as np
 import pytest
 from test_lora_file import write
+from tiny_model import TinyModel
 
 from sdcffi import _memory
 from sdcffi._devices import Device
 from sdcffi._free_memory import _linux, free_memory
 from sdcffi._memory import MemoryCheck, compute_bytes, weight_bytes
 from sdcffi._model_file import Model, read_model
-from sdcffi.demo import DemoModel
 from sdcffi.errors import OutOfMemoryError
 from sdcffi.params import ContextParams, Hires, ImageParams, Tiling
 
@@ -25,8 +25,8 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def demo(demo_model: DemoModel) -> ContextParams:
-    return ContextParams(**{f"{slot}_path": path for slot, path in demo_model.engine_arguments().items()})  # type: ignore[arg-type]
+def demo(tiny_model: TinyModel) -> ContextParams:
+    return ContextParams(**{f"{slot}_path": path for slot, path in tiny_model.engine_arguments().items()})  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ import full_size
 import numpy as np
 import pytest
 from test_lora_file import PAIR, Shapes, gguf_bytes, metadata, mutated, safetensors, write, write_gguf
+from tiny_model import TinyModel
 
 from sdcffi._model_file import Model, read_file, read_model
 from sdcffi._tensor_header import HeaderError, read_header
-from sdcffi.demo import DemoModel
 from sdcffi.params import ContextParams, Embedding
 
 D = "model.diffusion_model."
@@ -117,8 +117,8 @@ def test_full_size_checkpoints_are_known(name: str, tmp_path: Path) -> None:
     assert model.parts >= {"diffusion_model", "clip_l", "vae"}
 
 
-def test_the_demonstration_s_model_passes(demo_model: DemoModel) -> None:
-    paths = {f"{slot}_path": path for slot, path in demo_model.engine_arguments().items()}
+def test_the_demonstration_s_model_passes(tiny_model: TinyModel) -> None:
+    paths = {f"{slot}_path": path for slot, path in tiny_model.engine_arguments().items()}
     model = read_model(ContextParams(vae_decode_only=False, **paths))  # type: ignore[arg-type]
     assert model.architecture
     assert (model.architecture.name, model.encodes, model.takes_hint) == ("flux2", True, False)

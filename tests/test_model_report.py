@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from full_size import sd1
 from safetensors import safe_open
+from tiny_model import TinyModel
 from upscaling_networks import random_weights, write_network
 
 from sdcffi._model_report import inspect_model, model_lines
-from sdcffi.demo import DemoModel
 
 
 @pytest.mark.parametrize(
@@ -24,9 +24,9 @@ from sdcffi.demo import DemoModel
     ],
 )
 def test_a_file_is_told_by_its_header(
-    name: str, kind: str, family: str | None, needs: list[str], demo_model: DemoModel
+    name: str, kind: str, family: str | None, needs: list[str], tiny_model: TinyModel
 ) -> None:
-    path = getattr(demo_model, name)
+    path = getattr(tiny_model, name)
     report = inspect_model(path)
     assert (report["kind"], report["family"], report["needs"]) == (kind, family, needs)
     with safe_open(path, "numpy") as file:

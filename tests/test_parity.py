@@ -18,10 +18,10 @@ import pytest
 from parity import PICTURES, Case, assert_acts, assert_same, case, rows, split, write_pictures
 from safetensors.numpy import load_file, save_file
 from sdcli import THREADS, Pixels, SdCli
+from tiny_model import TinyModel
 
 from sdcffi import Cache, ContextParams, Engine, Hires, ImageParams, SampleParams, SkipLayerGuidance, Tiling
 from sdcffi._library import load
-from sdcffi.demo import DemoModel
 
 SMALL: dict[str, Any] = {"prompt": "a lovely cat", "width": 64, "height": 64, "steps": 3, "seed": 42, "cfg_scale": 1.0}
 
@@ -282,8 +282,8 @@ QUICK = (
 
 
 @pytest.fixture(scope="module")
-def engine(demo_model: DemoModel) -> Iterator[Engine]:
-    with Engine(**demo_model.engine_arguments(), threads=THREADS, backend="cpu", rng="cpu") as engine:
+def engine(tiny_model: TinyModel) -> Iterator[Engine]:
+    with Engine(**tiny_model.engine_arguments(), threads=THREADS, backend="cpu", rng="cpu") as engine:
         yield engine
 
 
@@ -297,37 +297,37 @@ def test_a_combination_draws_as_sd_cli(
     row: Case,
     engine: Engine,
     open_engine: Callable[..., Engine],
-    demo_model: DemoModel,
+    tiny_model: TinyModel,
     pictures: dict[str, Path],
     sd_cli: SdCli,
     tmp_path: Path,
 ) -> None:
-    drawing = open_engine(demo_model, **{"rng": "cpu", **row.engine}) if row.engine else engine
+    drawing = open_engine(tiny_model, **{"rng": "cpu", **row.engine}) if row.engine else engine
     ours = drawing.generate(**{**SMALL, **row.beside, **row.generate}).arrays
-    given = {**demo_model.engine_arguments(), "rng": "cpu", **SMALL, **row.parameters()}
+    given = {**tiny_model.engine_arguments(), "rng": "cpu", **SMALL, **row.parameters()}
     assert_same(ours, sd_cli.pictures(given, tmp_path, *split(row.flags, **pictures)))
     assert_acts(row, ours, engine.generate(**{**SMALL, **row.beside}).arrays)
 
 
 def test_defaults_are_those_of_sd_cli(
-    open_engine: Callable[..., Engine], demo_model: DemoModel, sd_cli: SdCli, tmp_path: Path
+    open_engine: Callable[..., Engine], tiny_model: TinyModel, sd_cli: SdCli, tmp_path: Path
 ) -> None:
     small: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "steps": 3}  # not cfg_scale, rng, ...
-    theirs = sd_cli.draw(demo_model, tmp_path, seed=42, **small)
-    assert_same(open_engine(demo_model).generate(**small, seed=42).arrays, theirs)
+    theirs = sd_cli.draw(tiny_model, tmp_path, seed=42, **small)
+    assert_same(open_engine(tiny_model).generate(**small, seed=42).arrays, theirs)
 
 
 @pytest.mark.slow
 def test_distilled_guidance_acts_as_in_sd_cli(
-    open_engine: Callable[..., Engine], demo_model: DemoModel, sd_cli: SdCli, tmp_path: Path
+    open_engine: Callable[..., Engine], tiny_model: TinyModel, sd_cli: SdCli, tmp_path: Path
 ) -> None:
-    distilled = with_guidance_input(demo_model, tmp_path)
+    distilled = with_guidance_input(tiny_model, tmp_path)
     ours = open_engine(distilled, rng="cpu").generate(**SMALL, guidance=9.0).arrays
     assert_same(ours, sd_cli.draw(distilled, tmp_path, rng="cpu", guidance=9.0, **SMALL))
     assert not np.array_equal(ours[0], open_engine(distilled, rng="cpu").generate(**SMALL).arrays[0])
 
 
-def with_guidance_input(model: DemoModel, directory: Path) -> DemoModel:
+def with_guidance_input(model: TinyModel, directory: Path) -> TinyModel:
     """The model with the layers that read the guidance value, as FLUX.2 dev has them."""
     tensors = load_file(model.diffusion_model)
     for layer in ("in_layer", "out_layer"):
@@ -349,14 +349,14 @@ def test_lora_tags_act_as_in_sd_cli(
     prompt: str,
     open_engine: Callable[..., Engine],
     engine: Engine,
-    demo_model: DemoModel,
+    tiny_model: TinyModel,
     sd_cli: SdCli,
     tmp_path: Path,
 ) -> None:
-    folder = demo_model.lora.parent
-    ours = open_engine(demo_model, rng="cpu", lora_dir=folder).generate(**{**SMALL, "prompt": prompt}).arrays
+    folder = tiny_model.lora.parent
+    ours = open_engine(tiny_model, rng="cpu", lora_dir=folder).generate(**{**SMALL, "prompt": prompt}).arrays
     given = {**SMALL, "prompt": prompt, "lora_model_dir": folder}
-    assert_same(ours, sd_cli.draw(demo_model, tmp_path, rng="cpu", **given))
+    assert_same(ours, sd_cli.draw(tiny_model, tmp_path, rng="cpu", **given))
     assert not np.array_equal(ours[0], engine.generate(**SMALL).arrays[0])
 
 

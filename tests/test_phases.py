@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from sdcli import SdCli, run
+from tiny_model import TinyModel
 
 from sdcffi import Engine, Hires, ImageParams, Log, Progress, SampleParams, Tiling
 from sdcffi._locate import locate
 from sdcffi._phases import LINES, Phases
-from sdcffi.demo import DemoModel
 
 DRAW: dict[str, Any] = {"width": 32, "height": 32, "steps": 3, "cfg_scale": 1.0, "seed": 7}
 PICTURE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
@@ -76,9 +76,9 @@ def isolated(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture(scope="module")
-def loaded(demo_model: DemoModel, isolated: bool) -> Iterator[tuple[Engine, Heard]]:
+def loaded(tiny_model: TinyModel, isolated: bool) -> Iterator[tuple[Engine, Heard]]:
     heard = Heard()
-    arguments = {**demo_model.engine_arguments(), "threads": 1, "backend": "cpu", "isolated": isolated}
+    arguments = {**tiny_model.engine_arguments(), "threads": 1, "backend": "cpu", "isolated": isolated}
     with Engine(**arguments, on_progress=heard.take) as engine:
         heard.loading = list(heard.progress)
         yield engine, heard
@@ -123,10 +123,10 @@ def encoded(pictures: int = 0, tiles: int = 1) -> list[Occurrence]:
     return [("encode", 0, 0, tiles)] * pictures + [("encode", 0, 0, 1)]
 
 
-def test_loading_is_one_phase_over_all_files(loaded: tuple[Engine, Heard], demo_model: DemoModel) -> None:
+def test_loading_is_one_phase_over_all_files(loaded: tuple[Engine, Heard], tiny_model: TinyModel) -> None:
     from safetensors import safe_open
 
-    files = demo_model.diffusion_model, demo_model.llm, demo_model.taesd
+    files = tiny_model.diffusion_model, tiny_model.llm, tiny_model.taesd
     count = sum(len(safe_open(path, "numpy").keys()) for path in files)
     assert occurrences(loaded[1].loading) == [("load", 0, 0, count)]
 
@@ -205,10 +205,10 @@ def test_an_upscaling_network_is_loaded_and_works_in_tiles(
 
 
 def test_an_adapter_is_read_once_and_taking_it_out_reads_the_model_again(
-    draw: Callable[..., list[Occurrence]], demo_model: DemoModel
+    draw: Callable[..., list[Occurrence]], tiny_model: TinyModel
 ) -> None:
     drawn = [*encoded(), ("sample", *ALONE, 3), ("decode", *ALONE, 1)]
-    lora = [(demo_model.lora, 0.5)]
+    lora = [(tiny_model.lora, 0.5)]
     assert draw(loras=lora) == [("lora", 0, 0, 12), *drawn]
     assert draw(loras=lora) == drawn, "the second call has it already"
     phases = draw()
@@ -233,14 +233,14 @@ def test_previews_that_are_decoded_are_no_phase(loaded: tuple[Engine, Heard]) ->
 
 @pytest.mark.slow
 def test_the_engine_still_writes_every_line_that_is_listened_for(
-    open_engine: OpenEngine, enlarger: Path, sd_cli: SdCli, demo_model: DemoModel, tmp_path: Path
+    open_engine: OpenEngine, enlarger: Path, sd_cli: SdCli, tiny_model: TinyModel, tmp_path: Path
 ) -> None:
     from PIL import Image
 
     heard = Heard()
-    engine = open_engine(demo_model, on_log=heard.take)
+    engine = open_engine(tiny_model, on_log=heard.take)
     by_network = Hires(upscaler="Model", model_path=enlarger, scale=2, steps=1)
-    engine.generate("a cat", **DRAW, loras=[demo_model.lora], init_image=PICTURE[:32, :32].copy(), hires=by_network)
+    engine.generate("a cat", **DRAW, loras=[tiny_model.lora], init_image=PICTURE[:32, :32].copy(), hires=by_network)
     engine.generate("a cat", **DRAW, hires=Hires(upscaler="Latent", scale=2, steps=1))
     Image.fromarray(PICTURE[:16, :16]).save(tmp_path / "in.png")
     command = ["--mode", "upscale", "--init-img", tmp_path / "in.png", "--upscale-model", enlarger]

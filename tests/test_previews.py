@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_model import TinyModel
 
 from sdcffi import Engine, Hires, Preview
-from sdcffi.demo import DemoModel
 
 OpenEngine = Callable[..., Engine]
 
@@ -80,8 +80,8 @@ def test_noisy_previews_show_what_goes_into_the_step(shared: Engine, plain: np.n
     assert np.array_equal(arrays[0], plain)
 
 
-def test_frames_outlive_the_engine_and_are_the_callers(open_engine: OpenEngine, demo_model: DemoModel) -> None:
-    engine = open_engine(demo_model, isolated=False)
+def test_frames_outlive_the_engine_and_are_the_callers(open_engine: OpenEngine, tiny_model: TinyModel) -> None:
+    engine = open_engine(tiny_model, isolated=False)
     previews, _ = draw(engine, preview="vae", steps=2)
     before = [preview.frames[0].copy() for preview in previews]
     previews[0].frames[0][:] = 0

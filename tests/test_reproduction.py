@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import save_file
+from tiny_model import TinyModel
 from upscaling_networks import random_weights
 
 from sdcffi import (
@@ -31,7 +32,6 @@ from sdcffi import (
     replay,
 )
 from sdcffi._arguments import as_arguments
-from sdcffi.demo import DemoModel
 from sdcffi.reproduction import find_files
 
 DRAW: dict[str, Any] = {"width": 64, "height": 64, "steps": 2, "cfg_scale": 1.0, "seed": 7}
@@ -39,9 +39,9 @@ START = np.linspace(0, 255, 64 * 64 * 3).astype(np.uint8).reshape(64, 64, 3)
 
 
 @pytest.fixture(scope="module")
-def picture(shared: Engine, demo_model: DemoModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def picture(shared: Engine, tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The second picture of a batch, with LoRA."""
-    result = shared.generate("a cat", **DRAW, negative_prompt="a dog", batch_count=2, loras=[(demo_model.lora, 0.7)])
+    result = shared.generate("a cat", **DRAW, negative_prompt="a dog", batch_count=2, loras=[(tiny_model.lora, 0.7)])
     return result.save(tmp_path_factory.mktemp("pictures") / "cat.png")[1]
 
 
@@ -57,9 +57,9 @@ def rewritten(picture: Path, target: Path, **changes: Any) -> Path:
 
 @pytest.mark.parametrize("isolated", [True, False], ids=["isolated", "in-process"])
 def test_a_picture_of_a_batch_with_lora_comes_out_bit_for_bit(
-    isolated: bool, picture: Path, demo_model: DemoModel, tmp_path: Path
+    isolated: bool, picture: Path, tiny_model: TinyModel, tmp_path: Path
 ) -> None:
-    again = replay(picture, models=demo_model.lora.parent, isolated=isolated)
+    again = replay(picture, models=tiny_model.lora.parent, isolated=isolated)
     assert again.differences == ()
     assert (again.max_difference, again.psnr) == (0, float("inf"))
     assert again.lines() == ["the picture is the same, bit for bit"]
@@ -84,7 +84,7 @@ CALLS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize(("weights", "isolated"), [("f16", True), ("q8_0", False)])
 @pytest.mark.parametrize("name", CALLS)
 def test_each_picture_of_a_batch_comes_out_bit_for_bit(
-    name: str, weights: str, isolated: bool, models: dict[str, DemoModel], tmp_path: Path
+    name: str, weights: str, isolated: bool, models: dict[str, TinyModel], tmp_path: Path
 ) -> None:
     model = models[weights]
     with Engine(**model.engine_arguments(), threads=1, backend="cpu", isolated=isolated) as engine:
@@ -98,10 +98,10 @@ def test_each_picture_of_a_batch_comes_out_bit_for_bit(
     assert not np.array_equal(*result.arrays), "the second picture is the first"
 
 
-def test_a_picture_drawn_from_another_needs_that_one(shared: Engine, demo_model: DemoModel, tmp_path: Path) -> None:
+def test_a_picture_drawn_from_another_needs_that_one(shared: Engine, tiny_model: TinyModel, tmp_path: Path) -> None:
     call = {**DRAW, "init_image": START, "strength": 0.6, "steps": 4, "batch_count": 2}
     path = shared.generate("a cat", **call).save(tmp_path / "out.png")[1]
-    models = demo_model.lora.parent
+    models = tiny_model.lora.parent
     with pytest.raises(ValueError, match=r"drawn from others.*give init_image \(64x64, sha256 of its pixels "):
         replay(path, models=models)
     with pytest.raises(ValueError, match=r"another picture was used: init_image .*, not init_image"):
@@ -146,12 +146,12 @@ def write_autoencoder(layout: full_size.Layout, path: Path) -> None:
     save_file(tensors, path)
 
 
-def test_what_is_not_as_it_was_is_told(picture: Path, demo_model: DemoModel, tmp_path: Path) -> None:
+def test_what_is_not_as_it_was_is_told(picture: Path, tiny_model: TinyModel, tmp_path: Path) -> None:
     files = GenerationParameters.from_png(picture).to_dict()["files"]
     files[0]["sha256"] = "0" * 64
     changes = {"commit": "0ld", "build": "b", "version": "9", "hardware": "Z80", "files": files}
     other = rewritten(picture, tmp_path / "other.png", **changes)
-    again = replay(other, models=demo_model.lora.parent, threads=2, isolated=False)
+    again = replay(other, models=tiny_model.lora.parent, threads=2, isolated=False)
     told = {difference.what: (difference.recorded, difference.now) for difference in again.differences}
     now = GenerationParameters.from_png(picture)
     assert told == {
@@ -171,33 +171,33 @@ def test_what_is_not_as_it_was_is_told(picture: Path, demo_model: DemoModel, tmp
 
 
 def test_the_recorded_device_is_asked_for_and_another_of_its_backend_where_it_is_not_here(
-    picture: Path, demo_model: DemoModel, tmp_path: Path
+    picture: Path, tiny_model: TinyModel, tmp_path: Path
 ) -> None:
     other = rewritten(picture, tmp_path / "other.png", device_id="cpu:z80")
-    again = replay(other, models=demo_model.lora.parent)
+    again = replay(other, models=tiny_model.lora.parent)
     (difference,) = again.differences
     assert (difference.what, difference.recorded.split()[0], difference.now.split()[0]) == ("device", "cpu:z80", "cpu")
     with pytest.raises(BackendUnavailableError, match="'cpu:z80'"):
-        replay(other, models=demo_model.lora.parent, backend="cpu:z80")
+        replay(other, models=tiny_model.lora.parent, backend="cpu:z80")
     record = {name: value for name, value in GenerationParameters.from_png(picture).to_dict().items()}
     del record["device_id"]  # as older versions wrote it
     assert GenerationParameters.from_dict(record).device_id is None
 
 
-def test_another_engine_is_asked_for_the_defaults_of_then(picture: Path, demo_model: DemoModel, tmp_path: Path) -> None:
+def test_another_engine_is_asked_for_the_defaults_of_then(picture: Path, tiny_model: TinyModel, tmp_path: Path) -> None:
     record = GenerationParameters.from_png(picture).to_dict()
     assert "sample_method" not in record["params"]["sample_params"]
     record["resolved_params"]["sample_params"]["sample_method"] = "heun"  # as if that had been the default
     other = rewritten(picture, tmp_path / "a.png", commit="0ld", resolved_params=record["resolved_params"])
-    again = replay(other, models=demo_model.lora.parent, isolated=False)
+    again = replay(other, models=tiny_model.lora.parent, isolated=False)
     assert again.max_difference
     assert again.lines()[0].startswith(f"the picture differs: by up to {again.max_difference} of 255, PSNR ")
     same = rewritten(picture, tmp_path / "b.png", resolved_params=record["resolved_params"])
-    assert replay(same, models=demo_model.lora.parent, isolated=False).max_difference == 0
+    assert replay(same, models=tiny_model.lora.parent, isolated=False).max_difference == 0
 
 
 def test_a_default_that_this_engine_lacks_is_told_and_left(
-    picture: Path, demo_model: DemoModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    picture: Path, tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generate = Engine.generate
 
@@ -208,21 +208,21 @@ def test_a_default_that_this_engine_lacks_is_told_and_left(
 
     monkeypatch.setattr(Engine, "generate", old)
     other = rewritten(picture, tmp_path / "other.png", commit="0ld")
-    again = replay(other, models=demo_model.lora.parent, isolated=False)
+    again = replay(other, models=tiny_model.lora.parent, isolated=False)
     assert again.max_difference == 0
     assert "control_strength is not a parameter" in again.lines()[1]
 
 
-def test_files_are_found_by_content_among_those_of_a_name(picture: Path, demo_model: DemoModel, tmp_path: Path) -> None:
+def test_files_are_found_by_content_among_those_of_a_name(picture: Path, tiny_model: TinyModel, tmp_path: Path) -> None:
     record = GenerationParameters.from_png(picture)
-    wrong = tmp_path / "a" / demo_model.lora.name
+    wrong = tmp_path / "a" / tiny_model.lora.name
     wrong.parent.mkdir()
-    changed = bytearray(demo_model.lora.read_bytes())
+    changed = bytearray(tiny_model.lora.read_bytes())
     changed[-1] ^= 1
     wrong.write_bytes(changed)
-    shutil.copytree(demo_model.lora.parent, tmp_path / "z" / "deep")
-    assert find_files(record, tmp_path)["loras[0].path"] == tmp_path / "z" / "deep" / demo_model.lora.name
-    (tmp_path / "z" / "deep" / demo_model.lora.name).unlink()
+    shutil.copytree(tiny_model.lora.parent, tmp_path / "z" / "deep")
+    assert find_files(record, tmp_path)["loras[0].path"] == tmp_path / "z" / "deep" / tiny_model.lora.name
+    (tmp_path / "z" / "deep" / tiny_model.lora.name).unlink()
     assert find_files(record, [tmp_path])["loras[0].path"] == wrong
     wrong.unlink()
     with pytest.raises(ValueError, match=r"not found: lora\.safetensors; looked in .*models="):
@@ -232,18 +232,18 @@ def test_files_are_found_by_content_among_those_of_a_name(picture: Path, demo_mo
 
 
 def test_files_in_the_current_directory_and_recorded_paths_are_found(
-    shared: Engine, demo_model: DemoModel, monkeypatch: pytest.MonkeyPatch
+    shared: Engine, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = shared.generate("a cat", **DRAW)
-    expected = {f"{name}_path": path for name, path in demo_model.engine_arguments().items()}
+    expected = {f"{name}_path": path for name, path in tiny_model.engine_arguments().items()}
     assert find_files(result.record(digests=False, paths=True)) == expected
-    monkeypatch.chdir(demo_model.lora.parent)
+    monkeypatch.chdir(tiny_model.lora.parent)
     assert find_files(result.record(digests=False)) == expected
 
 
-def test_the_pixels_of_a_lossy_file_are_not_compared(shared: Engine, demo_model: DemoModel, tmp_path: Path) -> None:
+def test_the_pixels_of_a_lossy_file_are_not_compared(shared: Engine, tiny_model: TinyModel, tmp_path: Path) -> None:
     result = shared.generate("a cat", **DRAW)
-    again = replay(result.save(tmp_path / "out.jpg")[0], models=demo_model.lora.parent, isolated=False)
+    again = replay(result.save(tmp_path / "out.jpg")[0], models=tiny_model.lora.parent, isolated=False)
     assert (again.max_difference, again.psnr) == (None, None)
     assert again.lines() == ["the picture was drawn again; the file's pixels cannot be compared with it"]
     assert np.array_equal(again.array, result.arrays[0])
@@ -274,12 +274,12 @@ def test_results_with_their_origin_can_be_pickled(shared: Engine) -> None:
     assert pickle.loads(pickle.dumps(result)).record() == result.record()
 
 
-def test_a_record_with_paths_makes_the_whole_batch_again(shared: Engine, demo_model: DemoModel, tmp_path: Path) -> None:
-    result = shared.generate("a <cat>", **DRAW, batch_count=2, loras=[demo_model.lora])
+def test_a_record_with_paths_makes_the_whole_batch_again(shared: Engine, tiny_model: TinyModel, tmp_path: Path) -> None:
+    result = shared.generate("a <cat>", **DRAW, batch_count=2, loras=[tiny_model.lora])
     path = result.record(1, paths=True).to_file(tmp_path / "record.json")
     given = read_arguments(path)
     assert given.engine["backend"] == "cpu"
-    assert given.engine["context"].diffusion_model_path == demo_model.diffusion_model
+    assert given.engine["context"].diffusion_model_path == tiny_model.diffusion_model
     again = shared.generate(**given.generate)
     assert again.seeds == result.seeds
     assert all(np.array_equal(one, other) for one, other in zip(again.arrays, result.arrays, strict=True))
@@ -302,7 +302,7 @@ def test_a_record_whose_files_or_pictures_are_not_there_is_refused(
 
 @pytest.mark.slow
 def test_an_enlarged_picture_is_drawn_and_enlarged_again(
-    shared: Engine, tmp_path: Path, demo_model: DemoModel, monkeypatch: pytest.MonkeyPatch
+    shared: Engine, tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = tmp_path / "network.safetensors"
     save_file(random_weights(2), str(network))
@@ -314,19 +314,19 @@ def test_an_enlarged_picture_is_drawn_and_enlarged_again(
     assert (record.width, record.upscale_factor, record.upscale_tile_size) == (64, 2, 16)
     assert "Size: 32x32" in record.infotext()
     assert "Postprocess upscale by: 2, Postprocess upscaler: network" in record.infotext()
-    again = replay(tmp_path / "large.png", models=[demo_model.diffusion_model.parent, tmp_path])
+    again = replay(tmp_path / "large.png", models=[tiny_model.diffusion_model.parent, tmp_path])
     assert (again.max_difference, again.differences) == (0, ())
     assert again.array.shape == (64, 64, 3)
 
 
 @pytest.mark.parametrize("resize", ["crop", "pad", "stretch", "fit"])
 def test_pictures_are_given_again_as_they_were_given_then(
-    resize: Any, shared: Engine, demo_model: DemoModel, tmp_path: Path
+    resize: Any, shared: Engine, tiny_model: TinyModel, tmp_path: Path
 ) -> None:
     start = np.linspace(0, 255, 90 * 70 * 3).astype(np.uint8).reshape(90, 70, 3)
     call = {**DRAW, "steps": 1, "init_image": start, "mask_image": (5, 5, 50, 60), "resize": resize}
     (path,) = shared.generate("a cat", **call).save(tmp_path / "a.png")
-    keywords = {"models": demo_model.diffusion_model.parent, "isolated": False}
+    keywords = {"models": tiny_model.diffusion_model.parent, "isolated": False}
     again = replay(path, init_image=start, mask_image=(5, 5, 50, 60), **keywords)
     assert (again.max_difference, again.differences) == (0, ())
     with pytest.raises(ValueError, match="another picture was used: mask_image"):

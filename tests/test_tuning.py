@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from leftovers import wait_until
 from sdcli import Pixels
+from tiny_model import TinyModel
 
 from sdcffi import (
     ContextParams,
@@ -38,7 +39,6 @@ from sdcffi._digest import FileState
 from sdcffi._model_architecture import Architecture
 from sdcffi._model_file import Model
 from sdcffi._tuning_store import TUNED, Subject, keep_choice, subject_of
-from sdcffi.demo import DemoModel
 from sdcffi.tuning import Settings, _Bench, _climb, _Drawn, _options, _thread_counts, _try
 
 Capture = pytest.CaptureFixture[str]
@@ -53,8 +53,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def keywords(demo_model: DemoModel) -> dict[str, Any]:
-    return {**demo_model.engine_arguments(), "backend": "cpu"}
+def keywords(tiny_model: TinyModel) -> dict[str, Any]:
+    return {**tiny_model.engine_arguments(), "backend": "cpu"}
 
 
 def effective(engine: Engine) -> Settings:
@@ -70,9 +70,9 @@ STORED: Settings = {"threads": usable_cores() + 1, "diffusion_fa": True}
 
 
 @pytest.fixture(scope="module")
-def tiny(demo_model: DemoModel) -> Subject:
+def tiny(tiny_model: TinyModel) -> Subject:
     """What a choice for the tiny model holds for."""
-    with Engine(**demo_model.engine_arguments(), backend="cpu", threads=1) as engine:
+    with Engine(**tiny_model.engine_arguments(), backend="cpu", threads=1) as engine:
         origin = engine.generate(**DRAW).origin
     assert origin is not None
     return subject_of(origin.context, origin.states, origin.device, origin.build)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import sd1_model
 from parity import gradient
+from tiny_model import TinyModel
 
 from sdcffi import Engine, Tiling
 from sdcffi._build.pipeline import compile_native
@@ -19,7 +20,7 @@ from sdcffi._build.places import csrc_directory
 from sdcffi._build.plan import make_plan
 from sdcffi._build.request import BuildRequest
 from sdcffi._locate import locate
-from sdcffi.demo import DemoModel, compare
+from sdcffi.comparison import compare
 
 LORA_PATCH = "0001-cast-quantised-tensors-by-rows.patch"
 CPU_PATCHES = (
@@ -46,7 +47,7 @@ def unpatched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compile_native(make_plan(BuildRequest(backends=("cpu",)), csrc))
 
 
-def draw(model: DemoModel, mode: str, library: Path) -> subprocess.CompletedProcess[str]:
+def draw(model: TinyModel, mode: str, library: Path) -> subprocess.CompletedProcess[str]:
     paths = [model.diffusion_model, model.llm, model.taesd, model.lora]
     command = [sys.executable, "-c", DRAW, *map(str, paths), mode, str(library)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
@@ -54,7 +55,7 @@ def draw(model: DemoModel, mode: str, library: Path) -> subprocess.CompletedProc
 
 @pytest.mark.slow
 def test_without_our_patch_merging_into_quantised_weights_fails_an_assertion(
-    unpatched: Path, models: dict[str, DemoModel]
+    unpatched: Path, models: dict[str, TinyModel]
 ) -> None:
     ours = draw(models["q8_0"], "immediately", locate().directory)
     assert (ours.returncode, ours.stdout) == (0, "immediately (64, 64, 3)\n"), ours.stderr
@@ -73,13 +74,13 @@ def test_without_our_patch_merging_into_quantised_weights_fails_an_assertion(
 )
 @pytest.mark.parametrize("kind", ["flux2", "sd1"])
 def test_our_kernels_draw_what_upstreams_draw(
-    kind: str, call: dict[str, Any], unpatched: Path, demo_model: DemoModel, tmp_path: Path
+    kind: str, call: dict[str, Any], unpatched: Path, tiny_model: TinyModel, tmp_path: Path
 ) -> None:
     if kind == "sd1":
         model = sd1_model.write(sd1_model.small().tensors, tmp_path / "small.safetensors")
         files: dict[str, Any] = {"model": model, "taesd": sd1_model.write_taesd(tmp_path / "taesd.safetensors")}
     else:
-        files = demo_model.engine_arguments()
+        files = tiny_model.engine_arguments()
     parameters = {"prompt": "a lovely cat", "width": 128, "height": 64, "steps": 4, "cfg_scale": 3.0, "seed": 7, **call}
     pictures = []
     for library in (None, unpatched):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from sdcli import Pixels, SdCli, run
+from tiny_model import TinyModel
 from upscaling_networks import forward, in_old_names, random_weights, write_network
 
 from sdcffi import (
@@ -29,7 +30,6 @@ from sdcffi import (
     convert,
 )
 from sdcffi._upscaler_file import read_network
-from sdcffi.demo import DemoModel
 
 MODES = pytest.mark.parametrize("isolated", [True, False], ids=["isolated", "in-process"])
 
@@ -324,11 +324,11 @@ def test_it_can_be_awaited(twice: Upscaler) -> None:
 
 
 def test_an_engine_and_an_upscaler_of_one_process_do_not_disturb_each_other(
-    networks: dict[str, Path], demo_model: DemoModel, expected: Pixels, twice: Upscaler
+    networks: dict[str, Path], tiny_model: TinyModel, expected: Pixels, twice: Upscaler
 ) -> None:
     arguments: dict[str, Any] = {"width": 64, "height": 64, "steps": 2, "cfg_scale": 1.0, "seed": 7}
     with (
-        Engine(**demo_model.engine_arguments(), threads=1, backend="cpu", isolated=False) as engine,
+        Engine(**tiny_model.engine_arguments(), threads=1, backend="cpu", isolated=False) as engine,
         open_upscaler(networks["x2"], isolated=False, tile_size=16) as upscaler,
     ):
         assert np.array_equal(upscaler.upscale(SMALL).array, twice.upscale(SMALL).array)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from test_model_file import ALONE, LLM, read
+from tiny_model import TinyModel
 
 from sdcffi import (
     Cache,
@@ -36,7 +37,6 @@ from sdcffi._library import Library, load
 from sdcffi._model_file import Model
 from sdcffi._pictures import take_video_pictures
 from sdcffi._validate_video import check_video
-from sdcffi.demo import DemoModel
 
 Pixels = npt.NDArray[np.uint8]
 WAN = {"blocks.0.cross_attn.norm_k.weight": (2,)}
@@ -233,9 +233,9 @@ class Replaced:
 
 
 @pytest.fixture(scope="module")
-def in_process(demo_model: DemoModel) -> Iterator[Engine]:
+def in_process(tiny_model: TinyModel) -> Iterator[Engine]:
     """An engine on a model of pictures that passes for one of an unknown kind."""
-    with Engine(**demo_model.engine_arguments(), threads=1, backend="cpu", isolated=False) as engine:
+    with Engine(**tiny_model.engine_arguments(), threads=1, backend="cpu", isolated=False) as engine:
         engine._model = Model()
         yield engine
 
@@ -248,7 +248,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
     return stub
 
 
-def test_every_keyword_arrives_and_the_frames_come_back(in_process: Engine, stub: Stub, demo_model: DemoModel) -> None:
+def test_every_keyword_arrives_and_the_frames_come_back(in_process: Engine, stub: Stub, tiny_model: TinyModel) -> None:
     frames = [picture(64, 64, value) for value in (1, 2)]
 
     def look(params: Any) -> dict[str, Any]:
@@ -394,11 +394,11 @@ def test_a_videos_file_tells_what_made_it(
 
 
 def test_a_video_is_replayed_from_one_of_its_frames(
-    in_process: Engine, stub: Stub, tmp_path: Path, demo_model: DemoModel, monkeypatch: pytest.MonkeyPatch
+    in_process: Engine, stub: Stub, tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = in_process.generate_video("a cat", seed=5, end_image=picture(64, 64)).save(tmp_path / "a_{index}.png")
     monkeypatch.setattr("sdcffi._video_generation.check_video", lambda params, _model: params)
-    keywords = {"models": demo_model.diffusion_model.parent, "isolated": False}
+    keywords = {"models": tiny_model.diffusion_model.parent, "isolated": False}
     again = replay(paths[1], end_image=picture(64, 64), **keywords)
     assert (again.max_difference, again.differences) == (0, ())
     assert again.array.tolist() == [[[1] * 3] * 4] * 2

@@ -13,10 +13,17 @@ __all__ = ["add"]
 
 def add(commands: Any) -> None:
     """Add the command."""
-    text = "draw with a tiny model made on the spot, with and without LoRA"
+    text = "draw simple things with a small model that is part of the package, with and without LoRAs"
     command = add_command(commands, "demo", _run, text)
-    command.add_argument("-o", "--output", default=".", help="directory for the two pictures")
-    command.add_argument("-p", "--prompt", default="a cat", help="what to draw")
+    command.add_argument("-o", "--output", default="sdcffi-demo.png", help="picture file, or a directory for it")
+    command.add_argument(
+        "-p",
+        "--prompt",
+        dest="prompts",
+        action="append",
+        help="what to draw, such as 'a red circle above a blue star on white'; may be repeated",
+    )
+    command.add_argument("-s", "--seed", type=int, help="of the noise that pictures begin with")
     command.add_argument("--backend", help=BACKEND_HELP)
     command.add_argument("-t", "--threads", type=int, help="CPU threads")
 
@@ -24,9 +31,8 @@ def add(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> None:
     from .. import demo
 
-    keywords = {name: value for name in ("backend", "threads") if (value := getattr(options, name)) is not None}
+    names = ("prompts", "seed", "backend", "threads")
+    keywords = {name: value for name in names if (value := getattr(options, name)) is not None}
     with progress_bar() as shown:
-        report = demo.run(
-            output=options.output, prompt=options.prompt, on_progress=shown, on_log=logger(options), **keywords
-        )
+        report = demo.run(options.output, on_progress=shown, on_log=logger(options), **keywords)
     print(report)

@@ -29,11 +29,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tiny_model import write_model
 
 from sdcffi import Engine, Progress
 from sdcffi._calls import run_alone
 from sdcffi._requests import Opening
-from sdcffi.demo import write_model
 
 AIMS = {"overhead": 0.010, "start": 0.5, "interrupt": 0.1}  # seconds
 

@@ -19,14 +19,14 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
+from tiny_model import TinyModel, write_model
 
 from sdcffi import Engine, LoraQualityWarning
-from sdcffi.demo import DemoModel, write_model
 
 MODES = ("at_runtime", "immediately")
 
 
-def adapters(model: DemoModel, directory: Path, count: int) -> list[Path]:
+def adapters(model: TinyModel, directory: Path, count: int) -> list[Path]:
     """Write adapters like the model's own with other numbers."""
     paths = []
     for index in range(count):

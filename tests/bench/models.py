@@ -16,11 +16,11 @@ import full_size
 import numpy as np
 import sd1_model
 import upscaling_networks
+from tiny_model import TinyModel, write_model
 
 from sdcffi import convert
 from sdcffi._build.places import cache_directory
 from sdcffi._files import replacing
-from sdcffi.demo import DemoModel, write_model
 
 from .lora import adapters
 
@@ -105,7 +105,7 @@ def picture(size: int) -> str:
     return str(_kept(f"picture-{size}.png", write))
 
 
-def _tiny() -> DemoModel:
+def _tiny() -> TinyModel:
     return write_model(_directory() / "tiny")
 
 

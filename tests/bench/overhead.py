@@ -27,8 +27,9 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tiny_model import TinyModel, write_model
+
 from sdcffi._locate import locate
-from sdcffi.demo import DemoModel, write_model
 
 from .processes import run_measured
 
@@ -80,7 +81,7 @@ def measure(command: list[str]) -> Run:
     return Run(calls[0], calls[-1], process.seconds, process.memory)
 
 
-def commands(options: argparse.Namespace, model: DemoModel, output: Path) -> dict[str, list[str]]:
+def commands(options: argparse.Namespace, model: TinyModel, output: Path) -> dict[str, list[str]]:
     """The programs, with the same parameters."""
     build = locate()
     if not build.manifest.get("cli"):

@@ -1,4 +1,4 @@
-"""The tiny model of the demonstration and of the tests: random weights in the shape of FLUX.2-klein.
+"""The tiny model of the tests: random weights in the shape of FLUX.2-klein.
 
 A diffusion transformer of 1.6 million parameters, a one-layer Qwen3 text encoder of 10 million, a tiny autoencoder of
 2.7 million, and a rank-4 LoRA; 30 MB of files, written in under a second. The engine reads every size from the tensors,
@@ -17,10 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._files import replacing
-from .conversion import convert
-
-__all__ = ["DemoModel", "write_model"]
+from sdcffi import convert
+from sdcffi._files import replacing
 
 VERSION = 1  # raise it when other tensors are written, so that a cached model of an older release is replaced
 
@@ -36,7 +34,7 @@ Tensors = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoModel:
+class TinyModel:
     """Where the files of the tiny model are.
 
     Parameters
@@ -56,7 +54,7 @@ class DemoModel:
         """The keyword arguments with which `Engine` loads this model."""
         return {"diffusion_model": self.diffusion_model, "llm": self.llm, "taesd": self.taesd}
 
-    def quantised(self, type: str = "q8_0") -> DemoModel:
+    def quantised(self, type: str = "q8_0") -> TinyModel:
         """The same model with a transformer of another weight type, converted once and kept beside it.
 
         Parameters
@@ -66,7 +64,7 @@ class DemoModel:
 
         Returns
         -------
-        DemoModel
+        TinyModel
             Text encoder, autoencoder and LoRA are those of this model.
         """
         source = self.diffusion_model
@@ -76,7 +74,7 @@ class DemoModel:
         return replace(self, diffusion_model=target)
 
 
-def write_model(directory: str | os.PathLike[str], seed: int = 0) -> DemoModel:
+def write_model(directory: str | os.PathLike[str], seed: int = 0) -> TinyModel:
     """Write the tiny model, unless the directory already holds it.
 
     Parameters
@@ -88,12 +86,12 @@ def write_model(directory: str | os.PathLike[str], seed: int = 0) -> DemoModel:
 
     Returns
     -------
-    DemoModel
+    TinyModel
         The paths of the float model.
     """
     directory = Path(directory)
     stamp, content = directory / "model.json", json.dumps({"version": VERSION, "seed": seed})
-    model = DemoModel(
+    model = TinyModel(
         diffusion_model=directory / "dit.safetensors",
         llm=directory / "llm.safetensors",
         taesd=directory / "taef2.safetensors",
