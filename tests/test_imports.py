@@ -139,7 +139,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "__init__": {"errors"},
     "__main__": {"cli"},
-    "_build": {"", "errors", "_backends"},
+    "_build": {"", "errors", "_backends", "_locate"},
 }
 
 
