@@ -214,7 +214,7 @@ def _probed(function: str) -> Any:
 
 def _native(case: _Case) -> Iterator[Check]:
     for name in case.asked:
-        if case.build is not None and name not in case.built:
+        if case.build is not None and name not in (*case.built, *case.build.refused):
             command = f"{_BUILD} --backend {','.join([*sorted(case.built), name])}"
             yield Check(f"backend {name}", "failed", "asked for, but not part of the native build", command)
     if case.build is None:
@@ -232,7 +232,7 @@ def _files(build: NativeBuild) -> Iterator[Check]:
         except (SDError, OSError) as error:
             damaged += 1
             said = error.message.partition(" Run: ")[0] if isinstance(error, SDError) else str(error)
-            yield Check(f"file {name}", "failed", said.strip(), _BUILD)
+            yield Check(f"file {name}", "failed", said.strip(), build.reinstallation(name) or _BUILD)
     if not damaged:
         count, by = len(build.manifest["files"]), build.manifest.get("sdcffi")
         yield Check("files", "ok", f"{count} files in {build.directory}, as they were built by sdcffi {by}")
@@ -278,7 +278,7 @@ def _backends(inventory: Inventory) -> Iterator[Check]:
 
 
 def _advice(problem: str) -> str:
-    return "" if "Run: " in problem or _BUILD in problem else f"{_BUILD} --clean"
+    return "" if "Run: " in problem or "To have it again: " in problem or _BUILD in problem else f"{_BUILD} --clean"
 
 
 def _drawn(inventory: Inventory, case: _Case) -> Iterator[Check]:

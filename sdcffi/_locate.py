@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ._backends import PREFERENCE
 from .errors import LayoutMismatchError, LibraryNotFoundError
 
 __all__ = ["FRAGMENT", "MANIFEST", "PACKAGE_BUILD", "NativeBuild", "fragment_of", "locate", "read_build"]
@@ -36,11 +37,14 @@ class NativeBuild:
         The parsed `manifest.json`, with what fragments of installed add-ons add to it.
     refused : dict of str to str
         Backends of add-ons that do not fit this build, with the reason.
+    add_ons : dict of str to str
+        The backend of each file that an add-on has brought.
     """
 
     directory: Path
     manifest: dict[str, Any]
     refused: dict[str, str] = field(default_factory=dict)
+    add_ons: dict[str, str] = field(default_factory=dict)
 
     @property
     def library(self) -> Path:
@@ -60,6 +64,11 @@ class NativeBuild:
         named.update(path.name for files in self.backends.values() for path in files)
         return [self.directory / name for name in self.manifest["files"] if name not in named]
 
+    def reinstallation(self, name: str) -> str | None:
+        """Give the command that installs a file of an add-on again; None for a file of the build itself."""
+        backend = self.add_ons.get(name)
+        return backend and _reinstall(self.manifest, backend)
+
     def verify(self, path: Path) -> None:
         """Check one file's digest against the manifest.
 
@@ -69,14 +78,15 @@ class NativeBuild:
             If the file is missing or is not the one that was built.
         """
         expected = self.manifest["files"].get(path.name)
+        command = self.reinstallation(path.name) or _BUILD_COMMAND
         if not path.is_file():
-            raise LayoutMismatchError(f"{path} stands in the manifest but does not exist. Run: {_BUILD_COMMAND}")
+            raise LayoutMismatchError(f"{path} stands in the manifest but does not exist. Run: {command}")
         with path.open("rb") as file:
             digest = _sha256(file)
         if digest != expected:
             raise LayoutMismatchError(
                 f"{path} has sha256 {digest}, its manifest says {expected}: it is not the file that was built."
-                f" Run: {_BUILD_COMMAND}"
+                f" Run: {command}"
             )
 
 
@@ -109,8 +119,10 @@ def read_build(path: Path) -> NativeBuild:
         raise LayoutMismatchError(f"{file} cannot be read as a manifest: {error!r}. Run: {_BUILD_COMMAND}") from error
     if not known:
         raise LayoutMismatchError(f"{file} has a form that this version does not know. Run: {_BUILD_COMMAND}")
-    for fragment in sorted(directory.glob(FRAGMENT.format("*"))):
-        _add(build, fragment)
+    for backend in PREFERENCE:
+        fragment = directory / FRAGMENT.format(backend)
+        if fragment.is_file():
+            _add(build, backend, fragment)
     return build
 
 
@@ -131,30 +143,44 @@ def _interface(manifest: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _add(build: NativeBuild, file: Path) -> None:
-    """Take an add-on into a build, or write down why not."""
-    backend = file.stem.partition("-")[2]
-    again = f"Run: pip install --force-reinstall sdcffi-{backend}=={build.manifest.get('sdcffi')}"
+def _reinstall(manifest: dict[str, Any], backend: str) -> str:
+    return f"pip install --force-reinstall --no-deps sdcffi-{backend}=={manifest.get('sdcffi')}"
+
+
+def _add(build: NativeBuild, backend: str, file: Path) -> None:
+    """Take an add-on into a build, in place of what that has of the backend by itself, or write down why not."""
+    manifest = build.manifest
+    for name in manifest["backends"].pop(backend, ()):
+        manifest["files"].pop(name, None)  # the add-on's file of this name has replaced it
     try:
         fragment = json.loads(file.read_text("utf-8"))
-        against, here = fragment["against"], _interface(build.manifest)
-        differing = [name for name in here if against.get(name) != here[name]]
-        known = fragment["schema"] == _SCHEMA and fragment["backend"] == backend and bool(fragment["files"])
-        added = {str(name): str(digest) for name, digest in fragment["files"].items()}
+        files = {str(name): str(digest) for name, digest in fragment["files"].items()}
+        known = (fragment["schema"], fragment["backend"]) == (_SCHEMA, backend) and bool(files)
+        reason = _misfit(build, dict(fragment["against"]), files) if known else "has a form this version does not know"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        build.refused[backend] = f"{file} cannot be read: {error!r}. {again}"
-        return
-    if not known:
-        build.refused[backend] = f"{file} has a form that this version does not know. {again}"
-    elif differing:
-        name = differing[0]
+        reason = f"cannot be read: {error!r}"
+    if reason:
+        both = f"python -m sdcffi build --backend {','.join([*manifest['backends'], backend])}"
         build.refused[backend] = (
-            f"the add-on of backend {backend!r} does not fit this build: it was built against another"
-            f" {', '.join(differing)} ({name} {against.get(name)!r}, here {here[name]!r}). {again}"
+            f"the add-on of backend {backend!r} is not used: {file} {reason}. Run: {_reinstall(manifest, backend)};"
+            f" if that does not help, build both: {both}"
         )
-    else:
-        build.manifest["files"].update(added)
-        build.manifest["backends"][backend] = sorted(added)
+        return
+    manifest["files"].update(files)
+    manifest["backends"][backend] = sorted(files)
+    build.add_ons.update(dict.fromkeys(files, backend))
+
+
+def _misfit(build: NativeBuild, against: dict[str, Any], files: dict[str, str]) -> str:
+    """Tell why an add-on does not fit; empty where it does."""
+    here = _interface(build.manifest)
+    differing = [name for name in here if against.get(name) != here[name]]
+    if differing:
+        name = differing[0]
+        others = f"another {', '.join(differing)} ({name} {against.get(name)!r}, here {here[name]!r})"
+        return f"does not fit this build: it was built against {others}"
+    taken = [name for name in files if name in build.manifest["files"] or name != Path(name).name]
+    return f"names what is not its own: {', '.join(taken)}" if taken else ""
 
 
 def locate(argument: str | os.PathLike[str] | None = None) -> NativeBuild:

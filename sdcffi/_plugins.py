@@ -115,7 +115,7 @@ class Plugins:
         BackendUnavailableError
             If it was not built, cannot be loaded, has no device, or not this one; the message says what to run.
         LayoutMismatchError
-            If it is an add-on that does not fit the build.
+            If its library is not the one that was built, or is an add-on that does not fit the build.
         """
         built = self._library.build.backends
         refused = self._library.build.refused
@@ -131,7 +131,7 @@ class Plugins:
         for name in [name for name in PREFERENCE if name in built] if choice.name == "auto" else [choice.name]:
             try:
                 self._load_gpu(name, log)
-            except BackendUnavailableError as error:
+            except (BackendUnavailableError, LayoutMismatchError) as error:
                 if choice.name != "auto":
                     raise
                 self.skipped[name] = error.message
@@ -160,10 +160,10 @@ class Plugins:
             return
         path = self._library.build.backends[name][0]
         if not path.is_file():
-            raise BackendUnavailableError(
-                f"backend {name!r}: the library {path} is missing. To build it again: python -m sdcffi build --backend"
-                f" {','.join(sorted(self._library.build.backends))}"
-            )
+            build = self._library.build
+            rebuild = f"python -m sdcffi build --backend {','.join(sorted(build.backends))}"
+            again = build.reinstallation(path.name) or rebuild
+            raise BackendUnavailableError(f"backend {name!r}: the library {path} is missing. To have it again: {again}")
         self._load(name, path, log)
         ctypes.CDLL(str(path))  # never closed, so that the registry can let go of it
         if pointer := self._open_registry().ggml_backend_reg_by_name(BACKENDS.get(name, name).encode()):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,15 @@ import pytest
 from gpus import add_plugin, compile_stub, copied
 from tiny_model import TinyModel
 
-from sdcffi import BuildError, Engine, LayoutMismatchError, __version__, list_devices
+from sdcffi import (
+    BackendUnavailableError,
+    BuildError,
+    Engine,
+    LayoutMismatchError,
+    SDError,
+    __version__,
+    list_devices,
+)
 from sdcffi._build.add_ons import pack_add_ons
 from sdcffi._build.wheel import platform_tag
 from sdcffi._doctor import examine
@@ -20,6 +30,7 @@ from sdcffi._locate import MANIFEST, read_build
 
 DRAW: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "steps": 1, "cfg_scale": 1.0, "seed": 7}
 PLUGIN, FRAGMENT = "libggml-cuda.so", "plugin-cuda.json"
+REINSTALL = f"pip install --force-reinstall --no-deps sdcffi-cuda=={__version__}"
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +81,10 @@ def other_source(fragment: dict[str, Any]) -> None:
     fragment["against"]["upstream"] = "0" * 64
 
 
+def other_platform(fragment: dict[str, Any]) -> None:
+    fragment["against"]["platform"] = "win-amd64"
+
+
 def other_declarations(fragment: dict[str, Any]) -> None:
     fragment["against"]["declarations"] = "0" * 64
 
@@ -90,16 +105,27 @@ def no_reference(fragment: dict[str, Any]) -> None:
     del fragment["against"]
 
 
+def a_file_of_the_build(fragment: dict[str, Any]) -> None:
+    fragment["files"]["cdef.h"] = "0" * 64
+
+
+def a_file_elsewhere(fragment: dict[str, Any]) -> None:
+    fragment["files"]["../errors.py"] = "0" * 64
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
         (other_version, r"does not fit this build.*another sdcffi \(sdcffi '0\.0\.9', here '"),
         (other_source, "another upstream"),
+        (other_platform, r"another platform \(platform 'win-amd64', here '"),
         (other_declarations, "another declarations"),
         (other_patches, "another patches"),
-        (other_schema, "a form that this version does not know"),
-        (other_backend, "a form that this version does not know"),
+        (other_schema, "a form this version does not know"),
+        (other_backend, "a form this version does not know"),
         (no_reference, "cannot be read: KeyError"),
+        (a_file_of_the_build, r"names what is not its own: cdef\.h"),
+        (a_file_elsewhere, r"names what is not its own: \.\./errors\.py"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_the_cpu_goes_on(
@@ -108,30 +134,75 @@ def test_what_does_not_fit_is_refused_and_the_cpu_goes_on(
     fragment = json.loads((installed / FRAGMENT).read_text("utf-8"))
     spoil(fragment)
     (installed / FRAGMENT).write_text(json.dumps(fragment), "utf-8")
-    said += f".*Run: pip install --force-reinstall sdcffi-cuda=={__version__}"
+    said += f".*Run: {REINSTALL};.*python -m sdcffi build --backend cpu,cuda"
     arguments = {**tiny_model.engine_arguments(), "library": installed, "threads": 1}
     with pytest.raises(LayoutMismatchError, match=said):
         Engine(**arguments, backend="cuda")
     inventory = list_devices(installed)
     assert inventory.device is not None
     assert inventory.device.backend == "cpu"
-    assert "the add-on" in inventory.device.reason or FRAGMENT in inventory.device.reason
+    assert re.search(said, inventory.device.reason)
     (report,) = [backend for backend in inventory.backends if backend.name == "cuda"]
-    assert "sdcffi-cuda" in report.problem
+    assert re.search(said, report.problem)
 
 
 def test_doctor_tells_of_an_add_on_that_does_not_fit(installed: Path) -> None:
     (installed / FRAGMENT).write_text("{", "utf-8")
-    (check,) = [check for check in examine(installed) if check.name == "backend cuda"]
+    (check,) = [check for check in examine(installed, ["cuda"]) if check.name == "backend cuda"]
     assert check.status == "failed"
     assert "sdcffi-cuda" in check.detail
 
 
-def test_an_add_on_s_library_with_other_bytes_is_not_loaded(installed: Path, tiny_model: TinyModel) -> None:
-    with (installed / PLUGIN).open("ab") as file:
-        file.write(b"!")
-    with pytest.raises(LayoutMismatchError, match=r"libggml-cuda\.so has sha256"):
+def other_bytes(file: Path) -> None:
+    with file.open("ab") as opened:
+        opened.write(b"!")
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "said"),
+    [
+        (other_bytes, LayoutMismatchError, r"libggml-cuda\.so has sha256"),
+        (Path.unlink, BackendUnavailableError, r"libggml-cuda\.so is missing"),
+    ],
+)
+def test_an_add_on_s_library_that_is_not_as_it_was_is_not_loaded_and_the_cpu_goes_on(
+    damage: Callable[[Path], None], error: type[SDError], said: str, installed: Path, tiny_model: TinyModel
+) -> None:
+    damage(installed / PLUGIN)
+    said += f".*{REINSTALL}"
+    with pytest.raises(error, match=said):
         Engine(**tiny_model.engine_arguments(), library=installed, backend="cuda")
+    with Engine(**tiny_model.engine_arguments(), library=installed, threads=1) as engine:
+        assert engine.device.id == "cpu"
+        assert re.search(said, engine.device.reason)
+    checks = {check.name: check for check in examine(installed)}
+    assert (checks[f"file {PLUGIN}"].status, checks[f"file {PLUGIN}"].advice) == ("failed", REINSTALL)
+    assert checks["backend cuda"].status == "failed"
+    assert checks["draw cpu"].status == "ok"
+
+
+def test_an_add_on_takes_the_place_of_a_backend_that_was_built_in(
+    installed: Path, tmp_path: Path, tiny_model: TinyModel
+) -> None:
+    shutil.copy(installed / PLUGIN, tmp_path / PLUGIN)
+    other_bytes(tmp_path / PLUGIN)
+    ours = (installed / PLUGIN).read_bytes()
+    add_plugin(installed, "cuda", tmp_path / PLUGIN)  # the build's own was another one
+    (installed / PLUGIN).write_bytes(ours)
+    with Engine(**tiny_model.engine_arguments(), library=installed, backend="cuda", threads=1) as engine:
+        assert engine.device.id == "cuda:0"
+    (installed / FRAGMENT).write_text("{", "utf-8")
+    (report,) = [backend for backend in list_devices(installed).backends if backend.name == "cuda"]
+    assert "cannot be read" in report.problem
+
+
+@pytest.mark.parametrize("backend", ["cpu", "base"])
+def test_the_cpu_cannot_be_replaced_by_an_add_on(backend: str, installed: Path) -> None:
+    before = read_build(installed)
+    fragment = json.loads((installed / FRAGMENT).read_text("utf-8"))
+    (installed / f"plugin-{backend}.json").write_text(json.dumps({**fragment, "backend": backend}), "utf-8")
+    after = read_build(installed)
+    assert (after.backends, after.refused) == (before.backends, before.refused)
 
 
 def test_a_build_without_gpus_has_nothing_to_pack(tmp_path: Path) -> None:

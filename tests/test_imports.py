@@ -60,7 +60,7 @@ ALLOWED: dict[str, set[str]] = {
     "_free_memory": {"_kernel"},
     "_memory": {"errors", "params", "_free_memory", "_model_file", "_tensor_header", "_weight_types"},
     "_layout": {"errors"},
-    "_locate": {"errors"},
+    "_locate": {"errors", "_backends"},
     "_backends": set(),
     "_devices": {"errors", "_backends"},
     "_drivers": {"_build"},
