@@ -137,6 +137,7 @@ def _interface(manifest: dict[str, Any]) -> dict[str, Any]:
     return {
         "sdcffi": manifest["sdcffi"],
         "upstream": manifest["upstream"]["sha256"],
+        "csrc": manifest.get("csrc"),  # None: a build from before it was written down
         "patches": manifest["patches"],
         "platform": manifest["platform"],
         "declarations": manifest["files"]["cdef.h"],

@@ -81,6 +81,10 @@ def other_source(fragment: dict[str, Any]) -> None:
     fragment["against"]["upstream"] = "0" * 64
 
 
+def other_c_sources(fragment: dict[str, Any]) -> None:
+    fragment["against"]["csrc"] = "0" * 64
+
+
 def other_platform(fragment: dict[str, Any]) -> None:
     fragment["against"]["platform"] = "win-amd64"
 
@@ -118,6 +122,7 @@ def a_file_elsewhere(fragment: dict[str, Any]) -> None:
     [
         (other_version, r"does not fit this build.*another sdcffi \(sdcffi '0\.0\.9', here '"),
         (other_source, "another upstream"),
+        (other_c_sources, r"another csrc \(csrc '0000"),
         (other_platform, r"another platform \(platform 'win-amd64', here '"),
         (other_declarations, "another declarations"),
         (other_patches, "another patches"),

@@ -20,7 +20,7 @@ from sdcffi import BuildError
 from sdcffi._build import bootstrap, toolkits
 from sdcffi._build.compilers import Compiler, find_compiler
 from sdcffi._build.cpu import cpu_definitions
-from sdcffi._build.digests import file_digest
+from sdcffi._build.digests import file_digest, tree_digest
 from sdcffi._build.manifest import is_intact, read_manifest
 from sdcffi._build.pipeline import compile_native, publish
 from sdcffi._build.plan import BuildPlan, make_plan
@@ -337,6 +337,7 @@ def test_a_build_holds_what_its_manifest_says(stand_in: StandIn) -> None:
     assert manifest["library"] in names
     assert manifest["backends"] == {"cpu": [next(name for name in names if "ggml-cpu" in name)]}
     assert manifest["patches"] == ["0001-answer.patch"]
+    assert manifest["csrc"] == tree_digest(stand_in.csrc)
     assert manifest["cli"] is None
     assert "sdg_answer" in (native / "cdef.h").read_text()
     assert "attribute" not in (native / "cdef.h").read_text()

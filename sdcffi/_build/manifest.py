@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import BuildError
-from .digests import file_digest
+from .digests import file_digest, tree_digest
 from .plan import BuildPlan
 
 MANIFEST = "manifest.json"
@@ -65,6 +65,7 @@ def _manifest(plan: BuildPlan, applied: tuple[str, ...], directory: Path) -> Map
             "commit": source.commit,
             "sha256": source.sha256,
         },
+        "csrc": tree_digest(plan.csrc),
         "patches": list(applied),
         "request": plan.request.settings(),
         "options": plan.options,
