@@ -1,7 +1,7 @@
 """Run the build in a private virtual environment where this Python lacks the packages it needs.
 
-Standard library only. The requirements are those of ``[build-system]`` in pyproject.toml, hatchling aside; a test
-keeps the two lists equal.
+Standard library only. The requirements are those of ``[build-system]`` in pyproject.toml; a test keeps the two lists
+equal.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from .tools import CMAKE, NINJA
 REQUIREMENTS = {
     "cffi": "cffi>=1.16",
     "filelock": "filelock>=3.12",
+    "hatchling": "hatchling>=1.27",
     "numpy": "numpy>=1.24",
     "patch_ng": "patch-ng>=1.18",
     "PIL": "pillow>=10",
