@@ -47,21 +47,21 @@ def build(request: BuildRequest) -> Path:
     plan = build_verified(request)
     with _disk_space_explained(request.output):
         publish(plan.native, request.output)
-    if request.add_on_wheels:
-        for wheel in pack_add_ons(plan.native, request.add_on_wheels):
-            say(f"packed: {wheel}")
     say(f"ready: {request.output}")
     return request.output
 
 
 def build_verified(request: BuildRequest) -> BuildPlan:
-    """Fulfil `request` in the cache only, and return the plan, whose ``native`` is the result."""
+    """Fulfil `request` in the cache only, wheels of add-ons aside, and return the plan, whose ``native`` is the result."""
     plan = make_plan(request)
     for remark in plan.remarks:
         say(remark)
     compile_native(plan)
     for device in verify(plan.native, plan.backends, allow_missing_device=request.allow_missing_device):
         say(f"device {device['name']}: {device['description']}")
+    if request.add_on_wheels:
+        for wheel in pack_add_ons(plan.native, request.add_on_wheels):
+            say(f"packed: {wheel}")
     return plan
 
 

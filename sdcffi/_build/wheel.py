@@ -27,7 +27,7 @@ _NATIVE = "SDCFFI_WHEEL_NATIVE"
 
 
 def compile_for_wheel(settings: Mapping[str, Any]) -> None:
-    """Compile what `settings` ask for (``backend``, ``cpu``, ``source``, ``cuda-arch``, ``jobs``, ``with-cli``)."""
+    """Compile what `settings` ask for, which are the build command's options without dashes."""
     try:
         os.environ[_NATIVE] = str(build_verified(BuildRequest.from_settings(settings)).native)
     except BuildError as error:
