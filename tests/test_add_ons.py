@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import types
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 from gpus import add_plugin, compile_stub, copied
+from test_build import ROOT
 from tiny_model import TinyModel
 
 from sdcffi import (
@@ -23,8 +26,9 @@ from sdcffi import (
     __version__,
     list_devices,
 )
+from sdcffi._build import pipeline
 from sdcffi._build.add_ons import pack_add_ons
-from sdcffi._build.wheel import platform_tag
+from sdcffi._build.wheel import compile_for_wheel, platform_tag
 from sdcffi._doctor import examine
 from sdcffi._locate import MANIFEST, read_build
 
@@ -58,9 +62,24 @@ def test_the_wheel_only_adds_files_and_wants_the_same_version(wheel: Path) -> No
     with zipfile.ZipFile(wheel) as file:
         names = {name for name in file.namelist() if ".dist-info/" not in name}
         metadata = file.read(f"sdcffi_cuda-{__version__}.dist-info/METADATA").decode()
+        licence = file.read(f"sdcffi_cuda-{__version__}.dist-info/licenses/LICENSE").decode()
     assert names == {f"sdcffi/_native/{PLUGIN}", f"sdcffi/_native/{FRAGMENT}"}
     assert "Name: sdcffi-cuda\n" in metadata
     assert f"Requires-Dist: sdcffi=={__version__}\n" in metadata
+    assert licence == (ROOT / "LICENSE").read_text("utf-8")
+
+
+def test_pip_packs_it_too_where_its_settings_ask_for_that(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = types.SimpleNamespace(native=wheel.parent.parent / "native", backends=("cpu", "cuda"), remarks=())
+    monkeypatch.setattr(pipeline, "make_plan", lambda _: plan)
+    monkeypatch.setattr(pipeline, "compile_native", lambda _: plan.native)
+    monkeypatch.setattr(pipeline, "verify", lambda *_, **__: [])
+    monkeypatch.setenv("SDCFFI_WHEEL_NATIVE", "")  # which is set
+    compile_for_wheel({"backend": "cpu,cuda", "add-on-wheels": str(tmp_path)})
+    assert [made.name for made in tmp_path.glob("*.whl")] == [wheel.name]
+    assert os.environ["SDCFFI_WHEEL_NATIVE"] == str(plan.native)
 
 
 def test_installing_it_makes_the_backend_appear_and_compute(installed: Path, tiny_model: TinyModel) -> None:

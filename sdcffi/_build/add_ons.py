@@ -6,6 +6,7 @@ plug-in was built against, and what differs is refused.
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ from pathlib import Path
 from .. import __version__
 from .._locate import FRAGMENT, NativeBuild, fragment_of, read_build
 from ..errors import BuildError
+from .places import PACKAGE, csrc_directory
 
 _PROJECT = """\
 [build-system]
@@ -25,6 +27,7 @@ name = "sdcffi-{backend}"
 version = "{version}"
 description = "The {backend} backend of sdcffi"
 license = "MIT"
+license-files = ["LICENSE"]
 requires-python = ">=3.10"
 dependencies = ["sdcffi=={version}"]
 
@@ -54,7 +57,7 @@ def pack_add_ons(native: Path, directory: Path) -> list[Path]:
     Raises
     ------
     BuildError
-        If the build has no GPU backend, or hatchling is missing.
+        If the build has no GPU backend.
     """
     build = read_build(native)
     backends = [name for name in build.backends if name != "cpu"]
@@ -65,16 +68,15 @@ def pack_add_ons(native: Path, directory: Path) -> list[Path]:
 
 
 def _packed(build: NativeBuild, backend: str, directory: Path) -> Path:
-    try:
-        from hatchling.builders.wheel import WheelBuilder
+    from hatchling.builders.wheel import WheelBuilder
 
-        from . import wheel
-    except ImportError as error:
-        raise BuildError(f"packing wheels needs hatchling ({error}). Run: pip install hatchling") from error
+    from . import wheel
+
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         hook = json.dumps(str(Path(wheel.__file__)))
         (root / "pyproject.toml").write_text(_PROJECT.format(backend=backend, version=__version__, hook=hook), "utf-8")
+        (root / "LICENSE").write_text(_licence(), "utf-8")
         (root / "native").mkdir()
         for path in build.backends[backend]:
             shutil.copy2(path, root / "native" / path.name)
@@ -83,3 +85,13 @@ def _packed(build: NativeBuild, backend: str, directory: Path) -> Path:
         with wheel.packing(root / "native"):
             (made,) = WheelBuilder(str(root)).build(directory=str(directory), versions=["standard"])
     return Path(made)
+
+
+def _licence() -> str:
+    """Read ours: beside the package in a checkout, in the metadata of an installed wheel."""
+    if csrc_directory().parent != PACKAGE:
+        return (PACKAGE.parent / "LICENSE").read_text("utf-8")
+    installed = importlib.metadata.distribution("sdcffi").read_text("licenses/LICENSE")
+    if installed is None:
+        raise BuildError("the licence of sdcffi is not in its installation: reinstall sdcffi")
+    return installed
