@@ -68,7 +68,8 @@ if (here / "disk-full").exists():
 pathlib.Path(name).touch()
 """
 DRIVER = """\
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts its background jobs with Ctrl-C ignored
 from pathlib import Path
 from sdcffi._build.pipeline import compile_native
 from sdcffi._build.plan import make_plan
