@@ -460,7 +460,7 @@ def test_a_build_interrupted_in_one_checkout_is_finished_by_another(stand_in: St
     (stand_in.tools / "hold").touch()
     process = stand_in.start()
     stand_in.wait_for("two")
-    process.kill()
+    os.killpg(process.pid, signal.SIGKILL)  # with all that it has started
     process.communicate(timeout=300)
     (stand_in.tools / "hold").unlink()
     other = shutil.copytree(stand_in.csrc, tmp_path / "checkout" / "csrc")
