@@ -11,7 +11,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from gpus import add_plugin, compile_stub, copied
 from test_build import ROOT
+
+from sdcffi._build.add_ons import pack_add_ons
+from sdcffi._locate import read_build
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads ELF files; uses auditwheel")]
 
@@ -43,11 +47,28 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def repaired(wheel: Path) -> Path:
     """With the tag that it has earned."""
+    return repair(wheel)
+
+
+def repair(wheel: Path, *options: str) -> Path:
     directory = wheel.parent / "repaired"
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    command = [sys.executable, "-m", "auditwheel", "repair", "--wheel-dir", str(directory), str(wheel)]
+    command = [sys.executable, "-m", "auditwheel", "repair", *options, "--wheel-dir", str(directory), str(wheel)]
     subprocess.run(command, check=True, env={**os.environ, "PATH": tools})
-    return next(directory.glob("sdcffi-*.whl"))
+    (made,) = directory.glob("*.whl")
+    return made
+
+
+@pytest.fixture(scope="module")
+def add_on(repaired: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An add-on's wheel, with a GPU that is the CPU underneath; its libraries are in the other wheel."""
+    directory = tmp_path_factory.mktemp("add-on")
+    with zipfile.ZipFile(repaired) as file:
+        file.extractall(directory / "wheel")
+    native = copied(directory / "native", read_build(directory / "wheel" / "sdcffi" / "_native"))
+    add_plugin(native, "cuda", compile_stub("cuda", directory))
+    (made,) = pack_add_ons(native, directory / "add-ons")
+    return repair(made, "--exclude", "libsdcffi-*")
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +140,18 @@ def test_it_works_where_nothing_can_be_compiled(environment: Path) -> None:
         device, file, drawn = run(environment, "python", "-c", DRAWING, f"cpu:{variant}").split()
         assert (device, drawn) == (f"cpu:{variant}", "True")
         assert Path(file).is_relative_to(environment.parent)
+
+
+def test_an_add_on_comes_and_goes_with_pip(environment: Path, add_on: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert re.search(r"^sdcffi_cuda-.*manylinux_2_\d+_\w+\.whl$", add_on.name)
+    monkeypatch.setenv("STUB_CUDA", "gpu:8")
+    run(
+        environment, "python", "-m", "pip", "install", "-q", "--no-index", str(add_on)
+    )  # sdcffi, which it wants, is here
+    device, _, drawn = run(environment, "python", "-c", DRAWING, "auto").split()
+    assert (device, drawn) == ("cuda:0", "True")
+    run(environment, "python", "-m", "pip", "uninstall", "-q", "-y", "sdcffi-cuda")
+    assert json.loads(run(environment, "sdcffi", "devices", "--json"))["device"]["backend"] == "cpu"
 
 
 def test_doctor_says_that_there_is_no_compiler_and_that_none_is_needed(environment: Path) -> None:
