@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import platform
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sdcli import Pixels
+from tables import table
 from tiny_model import TinyModel
 from train_demo.drawings import Ground, single
 from train_demo.measure import judge
@@ -129,18 +130,9 @@ def _again(drawer: Drawer) -> list[Pixels]:
 
 
 def _two_at_once(drawer: Drawer) -> list[Pixels]:
-    pictures: dict[int, list[Pixels]] = {}
-    with drawer.engine() as one, drawer.engine() as other:
-
-        def draw(place: int, engine: Engine) -> None:
-            pictures[place] = _drawn(engine)
-
-        threads = [threading.Thread(target=draw, args=it) for it in enumerate((one, other))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    return pictures[0] + pictures[1]
+    with drawer.engine() as one, drawer.engine() as other, ThreadPoolExecutor() as pool:
+        first, second = pool.map(_drawn, (one, other))
+    return first + second
 
 
 def _words(drawer: Drawer) -> list[Pixels]:
@@ -293,17 +285,13 @@ def markdown(rows: list[Row]) -> str:
         f"{date.today().isoformat()}, {_machine()}. Likeness (PSNR) with the pictures of `cpu:{VARIANTS[0]}`; seconds"
         " with loading on two threads.",
         "",
-        *_table(head, [_line(row) for row in drawn]),
+        table(head, [_line(row) for row in drawn]),
     ]
     if absent:
-        lines += ["", *_table(["backend", "why it was not drawn on"], [[f"`{r.word}`", r.reason] for r in absent])]
+        lines += ["", table(["backend", "why it was not drawn on"], [[f"`{r.word}`", r.reason] for r in absent])]
     return "\n".join(lines) + "\n"
 
 
 def _line(row: Row) -> list[str]:
     seconds = f"{row.seconds['f16']:.1f}" if "f16" in row.seconds else ""
     return [f"`{row.word}`", row.device, *(_cell(row, name) for name in CASES), seconds, row.reason]
-
-
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    return ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]

@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tables import table
+
 from sdcffi._files import replacing
 
 from . import growth
@@ -226,6 +228,4 @@ def _unit(part: str) -> str:
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> str:
-    if not rows:
-        return "Not measured."
-    return "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *rows])
+    return table(heads, rows) if rows else "Not measured."

@@ -1,0 +1,7 @@
+"""The demonstration model: ``python -m tests.train_demo`` trains it, ``... .evaluate`` measures it."""
+
+import sys
+from pathlib import Path
+
+# As pytest has it for the tests, whose helpers are used here too.
+sys.path.insert(0, str(Path(__file__).parent.parent))

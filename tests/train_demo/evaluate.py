@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
+from tables import table
 
 from sdcffi import Engine
 from sdcffi._files import replacing
@@ -134,9 +135,8 @@ class Evaluation:
         self._options = options
         self._drawing = {"width": options.side, "height": options.side, "steps": options.steps}
         self._drawing["cfg_scale"] = options.cfg_scale
-        self._reference = Drawn([], [], [])
         self.results: dict[str, Any] = {
-            "model": {path.name: path.stat().st_size for path in _files(options.model).values()},
+            "model": {path.name: path.stat().st_size for path in model_files(options.model).values()},
             "settings": {"count": options.count, "others": options.others, "part": options.part, **self._drawing},
         }
         self.columns: dict[str, Drawn] = {}
@@ -210,7 +210,9 @@ class Evaluation:
 
     def _engine(self, **keywords: Any) -> Engine:
         options = self._options
-        return Engine(**{"library": options.library, "threads": options.threads, **_files(options.model), **keywords})
+        return Engine(
+            **{"library": options.library, "threads": options.threads, **model_files(options.model), **keywords}
+        )
 
     def _draw(self, engine: Engine, tasks: Sequence[Task], title: str, **more: Any) -> Drawn:
         drawn = Drawn(tasks, [], [])
@@ -234,7 +236,7 @@ class Evaluation:
             sheet(self.columns).save(options.sheet)
 
 
-def _files(model: Path) -> dict[str, Path]:
+def model_files(model: Path) -> dict[str, Path]:
     """The model's files by `Engine`'s keywords, whatever their format."""
     names = {"diffusion_model": "dit", "llm": "llm", "taesd": "taef2"}
     return {keyword: min(model.glob(f"{name}*")) for keyword, name in names.items()}
@@ -324,14 +326,14 @@ def markdown(results: dict[str, Any]) -> str:
             ]
             for name, row in types.items()
         ]
-        parts.append(_table(["weights", "pictures", *columns, "seconds", f"PSNR to {first}"], rows))
+        parts.append(table(["weights", "pictures", *columns, "seconds", f"PSNR to {first}"], rows))
         of = {name: shares["colour"]["of"] for name, shares in types[first]["by kind"].items()}
         kinds = [
             [name, str(of[name]), *_cells(shares, columns)]
             for name, shares in types[first]["by kind"].items()
             if of[name]
         ]
-        parts.append(_table([f"scenes with ({first})", "pictures", *columns], kinds))
+        parts.append(table([f"scenes with ({first})", "pictures", *columns], kinds))
     if loras := results.get("loras"):
         rows = [
             [name, f"{row['bytes'] / 1e3:.0f}", _cell(row["without"]["style"])]
@@ -340,19 +342,19 @@ def markdown(results: dict[str, Any]) -> str:
             for name, row in loras.items()
         ]
         titles = [f"{what}, {mode}" for mode in MODES for what in ("style", "colours kept")]
-        parts.append(_table(["LoRA", "kB", "style without it", *titles, "PSNR between the modes"], rows))
+        parts.append(table(["LoRA", "kB", "style without it", *titles, "PSNR between the modes"], rows))
     if backends := results.get("backends"):
         rows = [
             [name, row["device"], *_cells(row["accuracy"], columns), f"{row['seconds']:.2f}", _decibel(row)]
             for name, row in backends.items()
         ]
-        parts.append(_table(["backend", "device", *columns, "seconds", "PSNR to the first table's"], rows))
+        parts.append(table(["backend", "device", *columns, "seconds", "PSNR to the first table's"], rows))
     if edits := results.get("edits"):
         rows = [
             [name, *_cells(row["accuracy"], columns), _cell(row["kept"]) if "kept" in row else ""]
             for name, row in edits.items()
         ]
-        parts.append(_table(["editing", *columns, f"outside kept (PSNR > {KEPT:g})"], rows))
+        parts.append(table(["editing", *columns, f"outside kept (PSNR > {KEPT:g})"], rows))
     return "\n\n".join(parts) + "\n"
 
 
@@ -368,11 +370,6 @@ def _cell(share: Share) -> str:
 
 def _decibel(row: dict[str, Any]) -> str:
     return "equal" if row["psnr"] is None else f"{row['psnr']:.1f} dB"
-
-
-def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def sheet(columns: dict[str, Drawn]) -> Image.Image:

@@ -215,9 +215,7 @@ def _is_outline(pixels: Pixels, scene: Scene) -> bool:
 
 def _is_sticker(pixels: Pixels, scene: Scene) -> bool:
     picture = _picture(pixels)
-    palette = np.array(list(COLOURS.values()), np.float32)
-    nearest = np.linalg.norm(picture[:, :, None] - palette, axis=-1).argmin(-1)
-    white = nearest == list(COLOURS).index("white")
+    white = _nearest(picture) == list(COLOURS).index("white")
 
     def has_rim(distance: Field) -> bool:
         near = white[(distance > -RIM_REACH) & (distance < RIM + RIM_REACH)].sum()
@@ -349,7 +347,15 @@ def _drawn(picture: Field, behind: Field, region: Mask) -> tuple[Field, Mask]:
 
 def _name(colour: Field) -> str:
     """The nearest colour of the palette."""
-    return min(COLOURS, key=lambda name: float(np.linalg.norm(colour - np.array(COLOURS[name]))))
+    return list(COLOURS)[int(_nearest(colour))]
+
+
+def _nearest(colours: Field) -> npt.NDArray[np.intp]:
+    """Places in the palette of the colours nearest to these, whose last axis is red, green and blue."""
+    nearest: npt.NDArray[np.intp] = np.linalg.norm(
+        colours[..., None, :] - np.array(list(COLOURS.values())), axis=-1
+    ).argmin(-1)
+    return nearest
 
 
 def _filtered(mask: Mask, *filters: ImageFilter.RankFilter) -> Mask:
