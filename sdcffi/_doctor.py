@@ -278,7 +278,7 @@ def _backends(inventory: Inventory) -> Iterator[Check]:
 
 
 def _advice(problem: str) -> str:
-    return "" if "Run: " in problem or "To have it again: " in problem or _BUILD in problem else f"{_BUILD} --clean"
+    return "" if "Run: " in problem or _BUILD in problem else f"{_BUILD} --clean"
 
 
 def _drawn(inventory: Inventory, case: _Case) -> Iterator[Check]:

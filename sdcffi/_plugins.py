@@ -28,7 +28,7 @@ from .errors import BackendUnavailableError, LayoutMismatchError, NativeError, S
 if TYPE_CHECKING:
     from ._library import Library
 
-__all__ = ["Plugins"]
+__all__ = ["Plugins", "variant_of"]
 
 LogLines = Callable[[], tuple[str, ...]]
 
@@ -84,7 +84,7 @@ class Plugins:
             library.text(row.type),
             int(row.memory_free),
             int(row.memory_total),
-            variant=_variant_of(self._loaded["cpu"]) if backend == "cpu" else None,
+            variant=variant_of(self._loaded["cpu"]) if backend == "cpu" else None,
         )
 
     def variants(self) -> list[Variant]:
@@ -95,9 +95,9 @@ class Plugins:
     def _scored(self, path: Path) -> Variant:
         library = self._library
         if not path.is_file():
-            return Variant(_variant_of(path), path.name, 0, missing=True)
+            return Variant(variant_of(path), path.name, 0, missing=True)
         library.build.verify(path)  # to ask it, it is opened
-        return Variant(_variant_of(path), path.name, int(library.lib.sdg_backend_score(str(path).encode())))
+        return Variant(variant_of(path), path.name, int(library.lib.sdg_backend_score(str(path).encode())))
 
     def use(self, choice: BackendChoice, log: LogLines) -> Device:
         """Load the plug-ins that a choice needs, and give the device.
@@ -163,7 +163,7 @@ class Plugins:
             build = self._library.build
             rebuild = f"python -m sdcffi build --backend {','.join(sorted(build.backends))}"
             again = build.reinstallation(path.name) or rebuild
-            raise BackendUnavailableError(f"backend {name!r}: the library {path} is missing. To have it again: {again}")
+            raise BackendUnavailableError(f"backend {name!r}: the library {path} is missing. Run: {again}")
         self._load(name, path, log)
         ctypes.CDLL(str(path))  # never closed, so that the registry can let go of it
         if pointer := self._open_registry().ggml_backend_reg_by_name(BACKENDS.get(name, name).encode()):
@@ -225,6 +225,7 @@ class Plugins:
                     registry.ggml_backend_register(own)
 
 
-def _variant_of(path: Path) -> str | None:
+def variant_of(path: Path) -> str | None:
+    """Give the name of the CPU variant that a plug-in is, by its file's; None of a build for one machine."""
     found = _VARIANT.fullmatch(path.name)
     return found[1] if found else None

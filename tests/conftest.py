@@ -15,7 +15,10 @@ from sdcli import THREADS, Pixels, SdCli
 from tiny_model import TinyModel, write_model
 
 from sdcffi import Engine
-from sdcffi._locate import locate
+from sdcffi._build.pipeline import compile_native
+from sdcffi._build.plan import make_plan
+from sdcffi._build.request import BuildRequest
+from sdcffi._locate import NativeBuild, locate, read_build
 
 __all__ = ["pytest_addoption", "pytest_terminal_summary"]  # pytest's hooks of the backend matrix
 
@@ -58,6 +61,15 @@ def sd_cli() -> SdCli:
     if not name or not path.is_file():
         pytest.fail(f"{build.directory} has no sd-cli to compare with. Run: python build_native.py --with-cli")
     return SdCli(path)
+
+
+@pytest.fixture(scope="session")
+def portable() -> NativeBuild:
+    """A build with all CPU variants: the package's own if it is one, else from the build cache."""
+    own = locate()
+    if len(own.backends["cpu"]) > 1:
+        return own
+    return read_build(compile_native(make_plan(BuildRequest(backends=("cpu",), cpu="portable"))))
 
 
 @pytest.fixture(scope="module")

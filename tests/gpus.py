@@ -37,6 +37,14 @@ def add_plugin(directory: Path, backend: str, file: Path) -> None:
     (directory / MANIFEST).write_text(json.dumps(manifest), "utf-8")
 
 
+def with_stubs(directory: Path, *backends: str, build: NativeBuild | None = None) -> Path:
+    """Copy a build, and give it plug-ins of these backends compiled from stub_gpu.c."""
+    copied(directory, build)
+    for backend in backends:
+        add_plugin(directory, backend, compile_stub(backend, directory.parent))
+    return directory
+
+
 def compile_stub(backend: str, directory: Path) -> Path:
     """Compile stub_gpu.c as the plug-in of a backend."""
     compiler = shutil.which("cc")

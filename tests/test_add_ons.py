@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gpus import add_plugin, compile_stub, copied
+from gpus import add_plugin, copied, with_stubs
 from test_build import ROOT
 from tiny_model import TinyModel
 
@@ -41,9 +41,7 @@ REINSTALL = f"pip install --force-reinstall --no-deps sdcffi-cuda=={__version__}
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of a CUDA plug-in whose device is the CPU underneath."""
     directory = tmp_path_factory.mktemp("add-on")
-    native = copied(directory / "native")
-    add_plugin(native, "cuda", compile_stub("cuda", directory))
-    (made,) = pack_add_ons(native, directory / "wheels")
+    (made,) = pack_add_ons(with_stubs(directory / "native", "cuda"), directory / "wheels")
     return made
 
 

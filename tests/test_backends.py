@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gpus import add_plugin, compile_stub, copied
+from gpus import add_plugin, copied, with_stubs
 from sdcli import Pixels
 from tiny_model import TinyModel
 from upscaling_networks import random_weights, write_network
@@ -230,11 +230,7 @@ Draw = Callable[..., tuple[Device, Pixels]]
 @pytest.fixture(scope="module")
 def gpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the build with plug-ins for CUDA and Vulkan."""
-    directory = tmp_path_factory.mktemp("gpus")
-    native = copied(directory / "native")
-    for backend in ("cuda", "vulkan"):
-        add_plugin(native, backend, compile_stub(backend, directory))
-    return native
+    return with_stubs(tmp_path_factory.mktemp("gpus") / "native", "cuda", "vulkan")
 
 
 @pytest.fixture

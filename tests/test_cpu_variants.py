@@ -17,21 +17,13 @@ from test_cpu_operations import CONVOLUTIONS, ROUNDING, convolved, error, normal
 from tiny_model import TinyModel
 
 from sdcffi import BackendUnavailableError, Engine, LayoutMismatchError
-from sdcffi._build.pipeline import compile_native
-from sdcffi._build.plan import make_plan
-from sdcffi._build.request import BuildRequest
-from sdcffi._locate import NativeBuild, read_build
+from sdcffi._locate import NativeBuild
+from sdcffi._plugins import variant_of
 from sdcffi.comparison import compare
 
 pytestmark = [pytest.mark.backend, pytest.mark.slow]
 
 DRAW: dict[str, Any] = {"prompt": "a cat", "width": 96, "height": 80, "steps": 3, "cfg_scale": 1.0, "seed": 7}
-
-
-@pytest.fixture(scope="module")
-def portable() -> NativeBuild:
-    """A build with all variants, kept in the build cache."""
-    return read_build(compile_native(make_plan(BuildRequest(backends=("cpu",), cpu="portable"))))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +52,7 @@ def test_pictures_are_the_same_whatever_the_number_of_threads(
     with Engine(**tiny_model.engine_arguments(), backend="cpu", threads=1) as engine:
         native = engine.generate(**DRAW).arrays[0].copy()
     for path in variants:
-        forced = {"library": portable.directory, "backend": f"cpu:{path.stem.removeprefix('libggml-cpu-')}"}
+        forced = {"library": portable.directory, "backend": f"cpu:{variant_of(path)}"}
         drawn: list[Pixels] = []
         for threads in (1, 2, 3, 7):
             with Engine(**tiny_model.engine_arguments(), **forced, threads=threads) as engine:
@@ -73,7 +65,7 @@ def test_a_variant_is_chosen_by_name_and_without_one_the_best(
     portable: NativeBuild, variants: list[Path], tiny_model: TinyModel
 ) -> None:
     arguments = {**tiny_model.engine_arguments(), "library": portable.directory, "threads": 1}
-    names = [path.stem.removeprefix("libggml-cpu-") for path in variants]
+    names = [str(variant_of(path)) for path in variants]
     drawn: dict[str, Pixels] = {}
     for name in names:
         with Engine(**arguments, backend=f"cpu:{name}") as engine:
@@ -95,7 +87,7 @@ def test_a_variant_that_this_processor_cannot_execute_is_refused(
 ) -> None:
     foreign = [path for path in portable.backends["cpu"] if path not in variants]
     for path in foreign:
-        name = path.stem.removeprefix("libggml-cpu-")
+        name = variant_of(path)
         with pytest.raises(BackendUnavailableError, match=f"'cpu:{name}' is not for this processor.*not executed"):
             Engine(**tiny_model.engine_arguments(), library=portable.directory, backend=f"cpu:{name}")
     with pytest.raises(BackendUnavailableError, match="'cpu:z80' is not built"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gpus import add_plugin, compile_stub, copied
+from gpus import copied, with_stubs
 
 from sdcffi import _doctor, cli
 from sdcffi._doctor import _judged
@@ -56,9 +56,7 @@ def test_a_whole_build_without_any_compiler_is_well(
 def test_a_missing_plugin_and_a_device_that_crashes_are_red_and_the_others_are_examined(
     doctor: Callable[..., tuple[int, Told]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    native = copied(tmp_path / "native")
-    for backend in ("cuda", "vulkan"):
-        add_plugin(native, backend, compile_stub(backend, tmp_path))
+    native = with_stubs(tmp_path / "native", "cuda", "vulkan")
     (native / "libggml-cuda.so").unlink()
     monkeypatch.setenv("STUB_Vulkan", "gpu:8,gpu:8")
     monkeypatch.setenv("STUB_CRASH", "Vulkan0")

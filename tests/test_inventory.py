@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from gpus import add_plugin, compile_stub, copied
+from gpus import with_stubs
 
 from sdcffi import Inventory, cli, inventory, list_devices
 from sdcffi._build.backends import GPUS, Gpu
@@ -19,10 +19,7 @@ Capture = pytest.CaptureFixture[str]
 @pytest.fixture(scope="module")
 def gpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the build with CUDA, whose devices the tests name, and a Vulkan plug-in that is missing."""
-    directory = tmp_path_factory.mktemp("gpus")
-    native = copied(directory / "native")
-    for backend in ("cuda", "vulkan"):
-        add_plugin(native, backend, compile_stub(backend, directory))
+    native = with_stubs(tmp_path_factory.mktemp("gpus") / "native", "cuda", "vulkan")
     (native / "libggml-vulkan.so").unlink()
     return native
 

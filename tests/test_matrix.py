@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gpus import add_plugin, compile_stub, copied
+from gpus import with_stubs
 from matrix import CASES, ROWS, SMALL, VARIANTS, Drawer, Models, Row, drawn_row, record
 from sdcli import Pixels
 from tiny_model import TinyModel
@@ -29,7 +29,8 @@ from sdcffi._build.compilers import find_compiler
 from sdcffi._build.pipeline import compile_native
 from sdcffi._build.plan import make_plan
 from sdcffi._build.request import BuildRequest
-from sdcffi._locate import locate, read_build
+from sdcffi._locate import NativeBuild, locate
+from sdcffi._plugins import variant_of
 from sdcffi.inventory import Inventory
 
 pytestmark = pytest.mark.backend
@@ -39,24 +40,15 @@ SOFTWARE = ("llvmpipe", "lavapipe", "SwiftShader")
 
 
 @pytest.fixture(scope="module")
-def portable() -> Path:
-    """A build with all CPU variants: the package's own if it is one, else from the build cache."""
-    own = locate()
-    if len(own.backends["cpu"]) > 1:
-        return own.directory
-    return compile_native(make_plan(BuildRequest(backends=("cpu",), cpu="portable")))
-
-
-@pytest.fixture(scope="module")
 def drawing_models(models: dict[str, TinyModel], tmp_path_factory: pytest.TempPathFactory) -> Models:
     network = write_network(tmp_path_factory.mktemp("network") / "x2.safetensors", random_weights(2))
     return Models(models, network)
 
 
 @pytest.fixture(scope="module")
-def reference(portable: Path, drawing_models: Models) -> Callable[[str], list[Pixels]]:
+def reference(portable: NativeBuild, drawing_models: Models) -> Callable[[str], list[Pixels]]:
     """What the plainest variant draws of each case."""
-    drawer = Drawer(drawing_models, portable, f"cpu:{VARIANTS[0]}")
+    drawer = Drawer(drawing_models, portable.directory, f"cpu:{VARIANTS[0]}")
 
     @cache
     def drawn(name: str) -> list[Pixels]:
@@ -65,7 +57,7 @@ def reference(portable: Path, drawing_models: Models) -> Callable[[str], list[Pi
     return drawn
 
 
-def build_for(word: str, portable: Callable[[], Path]) -> Path:
+def build_for(word: str, portable: Callable[[], NativeBuild]) -> Path:
     """The build that has a backend.
 
     Raises
@@ -76,7 +68,7 @@ def build_for(word: str, portable: Callable[[], Path]) -> Path:
     name, _, variant = word.partition(":")
     own = locate()
     if variant:
-        return portable()
+        return portable().directory
     if name in own.backends:
         return own.directory
     plan = "plan only: what its build would name is checked against the pinned source; it was not built"
@@ -137,9 +129,8 @@ def test_the_same_pictures(
 
 
 @pytest.mark.slow
-def test_the_rows_are_the_variants_of_a_portable_build(portable: Path) -> None:
-    built = {path.stem.removeprefix("lib").removeprefix("ggml-cpu-") for path in read_build(portable).backends["cpu"]}
-    assert built == set(VARIANTS)
+def test_the_rows_are_the_variants_of_a_portable_build(portable: NativeBuild) -> None:
+    assert {variant_of(path) for path in portable.backends["cpu"]} == set(VARIANTS)
 
 
 # --- the matrix itself, on a GPU that is the CPU underneath ---
@@ -161,8 +152,7 @@ def row_of(table: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_gpu_gets_its_row(tmp_path: Path) -> None:
-    library = copied(tmp_path / "native")
-    add_plugin(library, "cuda", compile_stub("cuda", tmp_path))
+    library = with_stubs(tmp_path / "native", "cuda")
     done = run_matrix(library, tmp_path / "table", STUB_CUDA="gpu:8")
     assert done.returncode == 0, done.stdout
     row = row_of(tmp_path / "table")
@@ -175,8 +165,7 @@ def test_a_gpu_gets_its_row(tmp_path: Path) -> None:
 
 
 def test_a_backend_that_is_not_here_is_told_and_can_be_required(tmp_path: Path) -> None:
-    library = copied(tmp_path / "native")
-    add_plugin(library, "cuda", compile_stub("cuda", tmp_path))
+    library = with_stubs(tmp_path / "native", "cuda")
     done = run_matrix(library, tmp_path / "table", STUB_CUDA="")
     assert done.returncode == 0, done.stdout
     assert "1 skipped" in done.stdout

@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from gpus import add_plugin, compile_stub, copied
+from gpus import with_stubs
 from test_build import ROOT
 
 from sdcffi._build.add_ons import pack_add_ons
@@ -65,8 +65,8 @@ def add_on(repaired: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("add-on")
     with zipfile.ZipFile(repaired) as file:
         file.extractall(directory / "wheel")
-    native = copied(directory / "native", read_build(directory / "wheel" / "sdcffi" / "_native"))
-    add_plugin(native, "cuda", compile_stub("cuda", directory))
+    build = read_build(directory / "wheel" / "sdcffi" / "_native")
+    native = with_stubs(directory / "native", "cuda", build=build)
     (made,) = pack_add_ons(native, directory / "add-ons")
     return repair(made, "--exclude", "libsdcffi-*")
 
