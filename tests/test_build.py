@@ -436,7 +436,7 @@ def test_two_builds_at_once_compile_once(stand_in: StandIn) -> None:
     assert second.stderr is not None
     assert "waiting" in second.stderr.readline()
     (stand_in.tools / "hold").unlink()
-    said = [process.communicate(timeout=300)[1] for process in (first, second)]
+    said = [process.communicate(timeout=60)[1] for process in (first, second)]
     assert (first.returncode, second.returncode) == (0, 0), said
     assert "taken from the cache" in said[1]
     assert stand_in.trace == ["one", "two"]
@@ -448,7 +448,7 @@ def test_an_interrupted_build_goes_on_where_it_stopped(stand_in: StandIn, blow: 
     process = stand_in.start()
     stand_in.wait_for("two")
     process.send_signal(blow)
-    process.communicate(timeout=300)
+    process.communicate(timeout=60)
     assert process.returncode
     assert not stand_in.plan().native.exists()
     (stand_in.tools / "hold").unlink()
@@ -461,7 +461,7 @@ def test_a_build_interrupted_in_one_checkout_is_finished_by_another(stand_in: St
     process = stand_in.start()
     stand_in.wait_for("two")
     os.killpg(process.pid, signal.SIGKILL)  # with all that it has started
-    process.communicate(timeout=300)
+    process.communicate(timeout=60)
     (stand_in.tools / "hold").unlink()
     other = shutil.copytree(stand_in.csrc, tmp_path / "checkout" / "csrc")
     plan = make_plan(BuildRequest.from_arguments(stand_in.arguments()), other)

@@ -53,6 +53,12 @@ def draw(engine: Engine, prompt: str, **keywords: Any) -> Pixels:
     return engine.generate(prompt, **{**SETTINGS, "seed": 42, **keywords}).arrays[0].copy()
 
 
+@pytest.fixture(scope="module")
+def first(drawing: Engine) -> Pixels:
+    """The first scene, drawn without anything else."""
+    return draw(drawing, FIRST)
+
+
 def test_the_scenes_were_not_trained_on() -> None:
     assert all(scene.held_out for scene in SCENES.values())
 
@@ -65,8 +71,8 @@ def test_what_is_drawn_is_what_was_said(prompt: str, drawing: Engine) -> None:
 
 @pytest.mark.parametrize("style", LORAS)
 @pytest.mark.parametrize("mode", ["at_runtime", "immediately"])
-def test_a_lora_changes_the_style_and_keeps_the_colours(style: str, mode: str, drawing: Engine) -> None:
-    assert not has_style(draw(drawing, FIRST), FIRST_SCENE, style)
+def test_a_lora_changes_the_style_and_keeps_the_colours(style: str, mode: str, first: Pixels) -> None:
+    assert not has_style(first, FIRST_SCENE, style)
     with Engine(**demo_model(), backend="cpu", threads=2, lora_apply_mode=mode) as engine:
         result = engine.generate(FIRST, **SETTINGS, seed=42, loras=[style])
     assert result.loras[0].applied == result.loras[0].total > 0
@@ -74,8 +80,8 @@ def test_a_lora_changes_the_style_and_keeps_the_colours(style: str, mode: str, d
     assert keeps_colours(result.arrays[0], FIRST_SCENE, style)
 
 
-def test_a_lora_at_strength_zero_changes_nothing(drawing: Engine) -> None:
-    assert np.array_equal(draw(drawing, FIRST, loras=[("outline", 0.0)]), draw(drawing, FIRST))
+def test_a_lora_at_strength_zero_changes_nothing(drawing: Engine, first: Pixels) -> None:
+    assert np.array_equal(draw(drawing, FIRST, loras=[("outline", 0.0)]), first)
 
 
 def test_a_broken_text_encoder_shows(tmp_path: Path) -> None:
@@ -87,11 +93,11 @@ def test_a_broken_text_encoder_shows(tmp_path: Path) -> None:
     assert not any(verdict.right for verdict in verdicts)
 
 
-def test_another_weight_type_draws_the_same(drawing: Engine) -> None:
+def test_another_weight_type_draws_the_same(first: Pixels) -> None:
     with Engine(**demo_model(), type="f16", backend="cpu", threads=2) as engine:
         half = draw(engine, FIRST)
     assert judge(half, FIRST_SCENE).right
-    assert compare(half, draw(drawing, FIRST)).psnr > 30
+    assert compare(half, first).psnr > 30
 
 
 def test_a_picture_is_changed_as_the_words_say(drawing: Engine) -> None:
