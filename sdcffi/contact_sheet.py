@@ -47,11 +47,7 @@ def contact_sheet(
     """
     from PIL import Image, ImageDraw
 
-    if not rows or not columns or [len(row) for row in pictures] != [len(columns)] * len(rows):
-        sizes = [len(row) for row in pictures]
-        raise ValueError(f"{len(rows)} rows and {len(columns)} columns are labelled, but the pictures are {sizes}")
-    if below and len(below) != len(rows):
-        raise ValueError(f"{len(below)} lines stand below {len(rows)} rows")
+    _check([len(row) for row in pictures], rows, columns, below)
     measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     left = _widest(measure, rows) + 2 * _GAP
     line = _height(measure, [*rows, *columns, *below, title]) + 2 * _GAP
@@ -75,6 +71,14 @@ def contact_sheet(
             place = left + x * width + (width - _GAP - picture.width) // 2
             sheet.paste(picture.convert("RGB"), (place, top + y * height + (tallest - _GAP - picture.height) // 2))
     return sheet
+
+
+def _check(sizes: list[int], rows: Sequence[str], columns: Sequence[str], below: Sequence[str]) -> None:
+    """Refuse labels that do not agree with the pictures, of which each row has so many."""
+    if not rows or not columns or sizes != [len(columns)] * len(rows):
+        raise ValueError(f"{len(rows)} rows and {len(columns)} columns are labelled, but the pictures are {sizes}")
+    if below and len(below) != len(rows):
+        raise ValueError(f"{len(below)} lines stand below {len(rows)} rows")
 
 
 def _font() -> Any:

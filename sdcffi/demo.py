@@ -145,7 +145,7 @@ def run(
     target = Path(output)
     if target.is_dir():
         target /= "sdcffi-demo.png"
-    check_picture_path(target)  # before anything is drawn
+    picture_format = check_picture_path(target)  # before anything is drawn
     started = time.perf_counter()
     with Engine(**demo_model(), threads=threads, backend=backend, on_progress=on_progress, on_log=on_log) as engine:
         device, loading = engine.device, time.perf_counter() - started
@@ -159,7 +159,7 @@ def run(
                 seconds.append(time.perf_counter() - started)
     sheet = contact_sheet(rows, [""] * len(rows), ["no LoRA", *LORAS], below=prompts)
     with replacing(target) as temporary:
-        sheet.save(temporary, format=check_picture_path(target))
+        sheet.save(temporary, format=picture_format)
     return DemoReport(
         sheet=target, prompts=tuple(prompts), device=device.description, loading=loading, seconds=tuple(seconds)
     )
