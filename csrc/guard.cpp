@@ -6,16 +6,9 @@
 #include <cstdlib>
 #include <string>
 
-#include "ggml-backend.h"
 #include "ggml.h"
 #include "guarded.hpp"
 #include "thrown.hpp"
-
-#if defined(_WIN32)
-#include <windows.h>
-#else
-#include <dlfcn.h>
-#endif
 
 namespace {
 
@@ -51,21 +44,6 @@ void on_ggml_log(ggml_log_level level, const char* text, void*) {
             return on_log(SD_LOG_DEBUG, text, nullptr);
     }
 }
-
-const char* type_name(ggml_backend_dev_t device) {
-    switch (ggml_backend_dev_type(device)) {
-        case GGML_BACKEND_DEVICE_TYPE_CPU:
-            return "cpu";
-        case GGML_BACKEND_DEVICE_TYPE_GPU:
-            return "gpu";
-        case GGML_BACKEND_DEVICE_TYPE_IGPU:
-            return "igpu";
-        default:
-            return "accel";
-    }
-}
-
-using score_function = int (*)();
 
 void refuse_if(bool wrong, const std::string& text) {
     if (wrong) {
@@ -134,52 +112,6 @@ const char* sdg_upstream_commit(void) {
 
 const char* sdg_ggml_version(void) {
     return ggml_version();
-}
-
-int sdg_backend_score(const char* path) {
-#if defined(_WIN32)
-    std::wstring wide(MultiByteToWideChar(CP_UTF8, 0, path, -1, nullptr, 0), L'\0');
-    MultiByteToWideChar(CP_UTF8, 0, path, -1, &wide[0], static_cast<int>(wide.size()));
-    HMODULE handle = LoadLibraryW(wide.c_str());
-    if (handle == nullptr) {
-        return 0;
-    }
-    auto score       = reinterpret_cast<score_function>(GetProcAddress(handle, "ggml_backend_score"));
-    const int result = score != nullptr ? score() : 1;
-    FreeLibrary(handle);
-#else
-    void* handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (handle == nullptr) {
-        return 0;
-    }
-    auto score       = reinterpret_cast<score_function>(dlsym(handle, "ggml_backend_score"));
-    const int result = score != nullptr ? score() : 1;
-    dlclose(handle);
-#endif
-    return result;
-}
-
-sdg_status sdg_load_backend(const char* path, sdg_error* error) {
-    return guard(error, [&] { return ggml_backend_load(path) != nullptr; });
-}
-
-size_t sdg_device_count(void) {
-    return ggml_backend_dev_count();
-}
-
-sdg_status sdg_get_device(size_t index, sdg_device* device, sdg_error* error) {
-    return guard(error, [&] {
-        if (index >= ggml_backend_dev_count()) {
-            return false;
-        }
-        ggml_backend_dev_t dev = ggml_backend_dev_get(index);
-        device->name           = ggml_backend_dev_name(dev);
-        device->description    = ggml_backend_dev_description(dev);
-        device->backend        = ggml_backend_reg_name(ggml_backend_dev_backend_reg(dev));
-        device->type           = type_name(dev);
-        ggml_backend_dev_memory(dev, &device->memory_free, &device->memory_total);
-        return true;
-    });
 }
 
 void sdg_set_callbacks(sd_log_cb_t log, sd_progress_cb_t progress, void* data) {

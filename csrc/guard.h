@@ -62,6 +62,10 @@ SDG_API int sdg_backend_score(const char* path);
 SDG_API enum sdg_status sdg_load_backend(const char* path, sdg_error* error);
 SDG_API size_t sdg_device_count(void);
 SDG_API enum sdg_status sdg_get_device(size_t index, sdg_device* device, sdg_error* error);
+/* The engine computes on the first GPU that it finds when a context is made; there is no parameter for that. Let it find
+ * this device only, and the CPU, until all are offered again. */
+SDG_API enum sdg_status sdg_offer_device(const char* name, sdg_error* error);
+SDG_API enum sdg_status sdg_offer_all_devices(sdg_error* error);
 
 /* Callbacks are process-global in the engine; NULL resets them. Log arrives from loader threads too. */
 SDG_API void sdg_set_callbacks(sd_log_cb_t log, sd_progress_cb_t progress, void* data);

@@ -4,23 +4,19 @@ The engine itself computes on the first GPU of ggml's registry, else on the firs
 has no parameter for that. So while a model is loaded the registry offers it the CPU and the device that was chosen,
 and nothing else; afterwards it is as before:
 
-    registered                                          while `computing_on` CUDA1
-    CPU, CUDA0, CUDA1, Vulkan0      -- unload, register -->      CPU, CUDA1
-
-`ggml_backend_unload` takes a backend's devices out of the registry and drops the registry's handle on its library,
-which stays loaded, since this module holds one of its own.
+    registered                               while `computing_on` CUDA1
+    CPU, CUDA0, CUDA1, Vulkan0      -->      CPU, CUDA1
 """
 
 from __future__ import annotations
 
-import ctypes
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ._backends import BACKENDS, PREFERENCE, BackendChoice, backend_of_registry
+from ._backends import PREFERENCE, BackendChoice, backend_of_registry
 from ._devices import Device, Variant, chosen_device, chosen_variant, computes, numbered
 from ._drivers import why_no_device, why_not_loaded
 from .errors import BackendUnavailableError, LayoutMismatchError, NativeError, SDError
@@ -32,16 +28,7 @@ __all__ = ["Plugins", "variant_of"]
 
 LogLines = Callable[[], tuple[str, ...]]
 
-# Of libsdcffi-ggml, which holds the registry: pointers only.
-_DECLARATIONS = """
-void * ggml_backend_reg_by_name(const char * name);
-void * ggml_backend_dev_by_name(const char * name);
-void ggml_backend_register(void * registry);
-void ggml_backend_unload(void * registry);
-void ggml_backend_device_register(void * device);
-"""
 _NOT_BEGUN = "ggml_backend_init returned NULL"
-_REGISTRY = re.compile(r"(?:lib)?sdcffi-ggml\.(?:so|dylib|dll)")
 _VARIANT = re.compile(r"(?:lib)?ggml-cpu-([\w.]+)\.(?:so|dylib|dll)")
 
 
@@ -59,8 +46,6 @@ class Plugins:
         self._library = library
         self._loaded: dict[str, Path] = {}
         self._without_device: dict[str, BackendUnavailableError] = {}
-        self._gpus: dict[str, Any] = {}  # ggml's registrations by the name of the backend
-        self._registry: Any = None
 
     def devices(self) -> list[Device]:
         """List the devices of the backends loaded so far."""
@@ -165,9 +150,6 @@ class Plugins:
             again = build.reinstallation(path.name) or rebuild
             raise BackendUnavailableError(f"backend {name!r}: the library {path} is missing. Run: {again}")
         self._load(name, path, log)
-        ctypes.CDLL(str(path))  # never closed, so that the registry can let go of it
-        if pointer := self._open_registry().ggml_backend_reg_by_name(BACKENDS.get(name, name).encode()):
-            self._gpus[name] = pointer
         if not any(device.backend == name and computes(device) for device in self.devices()):
             self._without_device[name] = BackendUnavailableError(
                 f"backend {name!r} is loaded but has no device here: {why_no_device(name, log())}", log()
@@ -192,37 +174,20 @@ class Plugins:
             raise BackendUnavailableError(message, error.log) from error
         self._loaded[name] = path
 
-    def _open_registry(self) -> Any:
-        if self._registry is None:
-            import cffi
-
-            build = self._library.build
-            name = next(name for name in build.manifest["files"] if _REGISTRY.fullmatch(name))
-            ffi = cffi.FFI()
-            ffi.cdef(_DECLARATIONS)
-            self._registry = ffi.dlopen(str(build.directory / name))
-        return self._registry
-
     @contextmanager
     def computing_on(self, device: Device) -> Iterator[None]:
         """Let the engine find this device only, and the CPU, for the time of the block. The library's lock is held."""
-        if not self._gpus:
-            yield
-            return
-        registry = self._open_registry()
-        pointer = registry.ggml_backend_dev_by_name(device.name.encode())
-        for own in self._gpus.values():
-            registry.ggml_backend_unload(own)
-        if device.backend != "cpu":
-            registry.ggml_backend_device_register(pointer)
+        library, name = self._library, device.name.encode()
+        library.check(
+            lambda error: library.lib.sdg_offer_device(name, error),
+            NativeError,
+            f"device {device.name} cannot be taken",
+            tuple,
+        )
         try:
             yield
         finally:
-            for name, own in self._gpus.items():
-                registry.ggml_backend_register(own)
-                if name == device.backend:  # again, without the single device
-                    registry.ggml_backend_unload(own)
-                    registry.ggml_backend_register(own)
+            library.check(library.lib.sdg_offer_all_devices, NativeError, "devices cannot be listed again", tuple)
 
 
 def variant_of(path: Path) -> str | None:

@@ -15,7 +15,6 @@
 #include <utility>
 #include <vector>
 
-#include "ggml-backend.h"
 #include "ggml.h"
 #include "guard.h"
 #include "thrown.hpp"
@@ -288,12 +287,3 @@ bool preprocess_canny(sd_image_t, float, float, float, float, bool) { return tru
 bool convert(const char*, const char*, const char*, sd_type_t, const char*, bool) { return false; }
 const char* sd_commit(void) { return ""; }
 const char* ggml_version(void) { return ""; }
-ggml_backend_reg_t ggml_backend_load(const char*) { return nullptr; }
-size_t ggml_backend_dev_count(void) { return 0; }
-ggml_backend_dev_t ggml_backend_dev_get(size_t) { return nullptr; }
-const char* ggml_backend_dev_name(ggml_backend_dev_t) { return ""; }
-const char* ggml_backend_dev_description(ggml_backend_dev_t) { return ""; }
-ggml_backend_reg_t ggml_backend_dev_backend_reg(ggml_backend_dev_t) { return nullptr; }
-const char* ggml_backend_reg_name(ggml_backend_reg_t) { return ""; }
-void ggml_backend_dev_memory(ggml_backend_dev_t, size_t*, size_t*) {}
-enum ggml_backend_dev_type ggml_backend_dev_type(ggml_backend_dev_t) { return GGML_BACKEND_DEVICE_TYPE_CPU; }

@@ -15,7 +15,6 @@ from sdcffi._build.compilers import find_compiler
 from sdcffi._build.manifest import _PLUGIN
 from sdcffi._build.places import cache_directory, csrc_directory
 from sdcffi._build.sources import locate_source
-from sdcffi._plugins import _DECLARATIONS
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +66,3 @@ def test_metal_embeds_its_kernels_by_an_option_that_exists(pinned: Path, monkeyp
 @pytest.mark.parametrize("option", ["GGML_CUDA_NO_VMM", "GGML_OPENCL_EMBED_KERNELS"])
 def test_what_the_toolkits_set_exists(option: str, pinned: Path) -> None:
     assert option in options(pinned / "ggml/CMakeLists.txt")
-
-
-def test_the_registry_s_functions_are_declared_as_in_the_header(pinned: Path) -> None:
-    """They are the only ones that are not derived from a header: pointers alone, which no struct's layout can move."""
-
-    def declared(text: str) -> set[str]:
-        text = re.sub(r"ggml_backend_(reg|dev)_t", "void *", text.replace("GGML_API", ""))
-        found = re.findall(r"(void *\*?) *(ggml_backend_\w+) *\( *([^()]*?) *\w+\);", text)
-        return {"".join(part.replace(" ", "") for part in it) for it in found}
-
-    ours = declared(_DECLARATIONS)
-    assert len(ours) == _DECLARATIONS.count(";")
-    assert ours <= declared((pinned / "ggml/include/ggml-backend.h").read_text("utf-8"))

@@ -1,0 +1,149 @@
+// Backend plug-ins and their devices: ggml's registry, as Python sees it.
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "ggml-backend.h"
+#include "guarded.hpp"
+#include "thrown.hpp"
+
+#if defined(_WIN32)
+#include <windows.h>
+#else
+#include <dlfcn.h>
+#endif
+
+namespace {
+
+#if defined(_WIN32)
+using library = HMODULE;
+
+library open_library(const char* path) {
+    std::wstring wide(MultiByteToWideChar(CP_UTF8, 0, path, -1, nullptr, 0), L'\0');
+    MultiByteToWideChar(CP_UTF8, 0, path, -1, &wide[0], static_cast<int>(wide.size()));
+    return LoadLibraryW(wide.c_str());
+}
+
+void* symbol(library handle, const char* name) {
+    return reinterpret_cast<void*>(GetProcAddress(handle, name));
+}
+
+void close_library(library handle) {
+    FreeLibrary(handle);
+}
+#else
+using library = void*;
+
+library open_library(const char* path) {
+    return dlopen(path, RTLD_NOW | RTLD_LOCAL);
+}
+
+void* symbol(library handle, const char* name) {
+    return dlsym(handle, name);
+}
+
+void close_library(library handle) {
+    dlclose(handle);
+}
+#endif
+
+using score_function = int (*)();
+
+std::vector<ggml_backend_reg_t> gpu_backends;  // those that were loaded, in the registry or not
+
+bool is_cpu(ggml_backend_reg_t backend) {
+    return std::string(ggml_backend_reg_name(backend)) == "CPU";
+}
+
+const char* type_name(ggml_backend_dev_t device) {
+    switch (ggml_backend_dev_type(device)) {
+        case GGML_BACKEND_DEVICE_TYPE_CPU:
+            return "cpu";
+        case GGML_BACKEND_DEVICE_TYPE_GPU:
+            return "gpu";
+        case GGML_BACKEND_DEVICE_TYPE_IGPU:
+            return "igpu";
+        default:
+            return "accel";
+    }
+}
+
+// Takes its devices, also one that was registered without it, and itself out of the registry.
+void unregister(ggml_backend_reg_t backend) {
+    ggml_backend_register(backend);
+    ggml_backend_unload(backend);
+}
+
+}  // namespace
+
+using sdcffi::guard;
+
+int sdg_backend_score(const char* path) {
+    library handle = open_library(path);
+    if (handle == nullptr) {
+        return 0;
+    }
+    auto score       = reinterpret_cast<score_function>(symbol(handle, "ggml_backend_score"));
+    const int result = score != nullptr ? score() : 1;
+    close_library(handle);
+    return result;
+}
+
+sdg_status sdg_load_backend(const char* path, sdg_error* error) {
+    return guard(error, [&] {
+        ggml_backend_reg_t backend = ggml_backend_load(path);
+        if (backend == nullptr) {
+            return false;
+        }
+        if (!is_cpu(backend)) {
+            open_library(path);  // never closed: its code must stay when the registry lets go of it
+            gpu_backends.push_back(backend);
+        }
+        return true;
+    });
+}
+
+size_t sdg_device_count(void) {
+    return ggml_backend_dev_count();
+}
+
+sdg_status sdg_get_device(size_t index, sdg_device* device, sdg_error* error) {
+    return guard(error, [&] {
+        if (index >= ggml_backend_dev_count()) {
+            return false;
+        }
+        ggml_backend_dev_t dev = ggml_backend_dev_get(index);
+        device->name           = ggml_backend_dev_name(dev);
+        device->description    = ggml_backend_dev_description(dev);
+        device->backend        = ggml_backend_reg_name(ggml_backend_dev_backend_reg(dev));
+        device->type           = type_name(dev);
+        ggml_backend_dev_memory(dev, &device->memory_free, &device->memory_total);
+        return true;
+    });
+}
+
+sdg_status sdg_offer_device(const char* name, sdg_error* error) {
+    return guard(error, [&] {
+        ggml_backend_dev_t device = ggml_backend_dev_by_name(name);
+        if (device == nullptr) {
+            throw sdcffi::Refused(std::string("no device ") + name);
+        }
+        for (ggml_backend_reg_t backend : gpu_backends) {
+            unregister(backend);
+        }
+        if (!is_cpu(ggml_backend_dev_backend_reg(device))) {
+            ggml_backend_device_register(device);
+        }
+        return true;
+    });
+}
+
+sdg_status sdg_offer_all_devices(sdg_error* error) {
+    return guard(error, [&] {
+        for (ggml_backend_reg_t backend : gpu_backends) {
+            unregister(backend);
+            ggml_backend_register(backend);
+        }
+        return true;
+    });
+}
