@@ -16,10 +16,11 @@ from typing import Any
 from ._backends import PREFERENCE
 from .errors import LayoutMismatchError, LibraryNotFoundError
 
-__all__ = ["FRAGMENT", "MANIFEST", "PACKAGE_BUILD", "NativeBuild", "fragment_of", "locate", "read_build"]
+__all__ = ["FRAGMENT", "MANIFEST", "NOTICES", "PACKAGE_BUILD", "NativeBuild", "fragment_of", "locate", "read_build"]
 
 MANIFEST = "manifest.json"
 FRAGMENT = "plugin-{}.json"
+NOTICES = "THIRD-PARTY-NOTICES.txt"
 PACKAGE_BUILD = Path(__file__).resolve().parent / "_native"
 _SCHEMA = 1
 _BUILD_COMMAND = "python -m sdcffi build    (in a checkout: python build_native.py)"
@@ -32,7 +33,7 @@ class NativeBuild:
     Attributes
     ----------
     directory : Path
-        Where library, plug-ins, `cdef.h` and `manifest.json` lie.
+        Where library, plug-ins, `cdef.h`, licences and `manifest.json` lie.
     manifest : dict
         The parsed `manifest.json`, with what fragments of installed add-ons add to it.
     refused : dict of str to str
@@ -60,7 +61,7 @@ class NativeBuild:
     @property
     def support(self) -> list[Path]:
         """The libraries that the main one needs, which lie beside it."""
-        named = {str(self.manifest["library"]), str(self.manifest.get("cli")), "cdef.h"}
+        named = {str(self.manifest["library"]), str(self.manifest.get("cli")), "cdef.h", NOTICES}
         named.update(path.name for files in self.backends.values() for path in files)
         return [self.directory / name for name in self.manifest["files"] if name not in named]
 
@@ -137,7 +138,7 @@ def _interface(manifest: dict[str, Any]) -> dict[str, Any]:
     return {
         "sdcffi": manifest["sdcffi"],
         "upstream": manifest["upstream"]["sha256"],
-        "csrc": manifest.get("csrc"),  # None: a build from before it was written down
+        "csrc": manifest["csrc"],
         "patches": manifest["patches"],
         "platform": manifest["platform"],
         "declarations": manifest["files"]["cdef.h"],

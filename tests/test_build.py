@@ -42,6 +42,7 @@ typedef struct { int32_t width; float cfg; } sd_thing_t;
 SD_API int sd_answer(const sd_thing_t* thing);
 """
 ENGINE = '#include "../include/stable-diffusion.h"\nint sd_answer(const sd_thing_t* thing) { return thing->width; }\n'
+LICENCE = "Copyright (c) 2020 The stand-ins\n\nDo as you like.\n"
 CMAKE_LISTS = """\
 cmake_minimum_required(VERSION 3.20)
 project(stand-in LANGUAGES C CXX)
@@ -100,6 +101,7 @@ class StandIn:
             self.upstream / "include/stable-diffusion.h": HEADER,
             self.upstream / "src/engine.c": ENGINE,
             self.upstream / "ggml/CMakeLists.txt": "",
+            self.upstream / "LICENSE": LICENCE,
             self.csrc / "guard.h": "typedef struct { char text[8]; } sdg_error;\nSD_API int sdg_answer(void);\n",
             self.csrc / "upstream.toml": (ROOT / "csrc/upstream.toml").read_text(),
             self.csrc / "patches/0001-answer.patch": PATCH,

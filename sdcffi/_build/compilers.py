@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,11 @@ class Compiler:
         word = re.split(r"[-_ ]", self.target.lower())[0]
         families = {"x86": "x86", "x64": "x86", "amd64": "x86", "aarch64": "arm", "arm64": "arm"}
         return "x86" if re.fullmatch(r"i[3-6]86", word) else families.get(word, word)
+
+    @property
+    def platform(self) -> str:
+        """The system and processor that a build runs on: ``linux-x86_64``, whichever Python and version of either."""
+        return f"{sys.platform}-{self.target.partition('-')[0]}"
 
     def macros(self, *flags: str) -> dict[str, str]:
         """Return the predefined macros under `flags`; empty where the compiler can't tell (MSVC)."""

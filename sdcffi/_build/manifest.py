@@ -6,14 +6,15 @@ import datetime
 import json
 import re
 import shutil
-import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from .._locate import NOTICES
 from ..errors import BuildError
 from .digests import file_digest, tree_digest
+from .notices import compiled_files, notices
 from .plan import BuildPlan
 
 MANIFEST = "manifest.json"
@@ -25,12 +26,13 @@ _CLI = re.compile(r"^sd-cli(?:\.exe)?$")
 
 
 def collect(plan: BuildPlan, applied: tuple[str, ...], directory: Path) -> None:
-    """Copy libraries, plug-ins and declarations into `directory` and write the manifest there."""
+    """Copy libraries, plug-ins and declarations, with the licences of what they are made of, into `directory` and write the manifest there."""
     directory.mkdir(parents=True)
     for file in sorted((plan.build_directory / "bin").iterdir()):
         if any(pattern.match(file.name) for pattern in (_LIBRARY, _SUPPORT, _PLUGIN, _CLI)):
             shutil.copy2(file, directory / file.name)
     shutil.copy2(plan.generated / "cdef.h", directory / "cdef.h")
+    (directory / NOTICES).write_text(notices(plan.tree, compiled_files(plan)), "utf-8")
     manifest = _manifest(plan, applied, directory)
     (directory / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
 
@@ -71,7 +73,7 @@ def _manifest(plan: BuildPlan, applied: tuple[str, ...], directory: Path) -> Map
         "options": plan.options,
         "cpu": plan.request.cpu,
         "compiler": {"id": compiler.id, "version": compiler.version, "path": str(compiler.cxx)},
-        "platform": sysconfig.get_platform(),
+        "platform": compiler.platform,
         "built": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "files": {name: file_digest(directory / name) for name in names},
     }

@@ -20,7 +20,7 @@ from .request import BuildRequest
 from .sources import Source, locate_source
 from .tools import CMAKE, NINJA
 
-_FORMAT = "1"
+_FORMAT = "2"
 """Part of every key: raise it when the same inputs would give another result."""
 
 

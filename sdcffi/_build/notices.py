@@ -1,0 +1,77 @@
+"""The licences of what a build is made of, for whoever passes it on.
+
+A file's licence is what stands in the licence files of its directory and of those above it, and in its own comments.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .commands import run_captured
+from .tools import NINJA
+
+if TYPE_CHECKING:
+    from .plan import BuildPlan
+
+_LICENCE_FILE = re.compile(r"(?:licen[cs]e|copying|notice)", re.IGNORECASE)
+_COMMENT = re.compile(r"/\*.*?\*/|(?:^[ \t]*//[^\n]*\n)+", re.DOTALL | re.MULTILINE)
+_NOTICE = re.compile(r"\bcopyright\b.*\b(?:\d{4}|permission)", re.IGNORECASE | re.DOTALL)
+_SPDX = re.compile(r"SPDX-(?:FileCopyrightText|License-Identifier): .*")  # https://spdx.dev/learn/handling-license-info
+_RULE = "=" * 80
+
+
+def compiled_files(plan: BuildPlan) -> list[Path]:
+    """Return the files of upstream's tree that the compilers read for a plan's build, headers too."""
+    ninja = [str(NINJA.find()), "-C", str(plan.build_directory), "-t"]
+    said = run_captured([*ninja, "deps"], "ninja does not tell what was compiled")
+    outputs = {line.partition(": #deps ")[0] for line in said.splitlines() if ": #deps " in line}
+    commands = json.loads(run_captured([*ninja, "compdb"], "ninja does not tell what was compiled"))
+    names = {line.strip() for line in said.splitlines() if line.startswith(" ")}
+    names |= {command["file"] for command in commands if command["output"] in outputs}  # MSVC lists headers only
+    paths = {(plan.build_directory / name).resolve() for name in names}
+    root = plan.tree.resolve()
+    return sorted(path for path in paths if path.is_relative_to(root) and path.is_file())
+
+
+def notices(tree: Path, files: Iterable[Path]) -> str:
+    """Return the licences of `files`, each text once, under the names of what they are for.
+
+    Parameters
+    ----------
+    tree : Path
+        Upstream's tree, in which no licence file is above it.
+    files : iterable of Path
+        What was compiled, in it.
+    """
+    tree = tree.resolve()
+    files = list(files)
+    texts: dict[str, list[str]] = {}
+    directories = {directory for file in files for directory in file.parents if directory.is_relative_to(tree)}
+    for directory in sorted({tree, *directories}):
+        for path in sorted(directory.iterdir()):
+            if path.is_file() and _LICENCE_FILE.match(path.name):
+                texts.setdefault(_read(path).strip(), []).append(path.relative_to(tree).as_posix())
+    for file in files:
+        for comment in _comments(_read(file)):
+            texts.setdefault(comment, []).append(file.relative_to(tree).as_posix())
+    return "\n\n".join(f"{_RULE}\n{_names(names)}\n{_RULE}\n{text}" for text, names in texts.items()) + "\n"
+
+
+def _read(path: Path) -> str:
+    return path.read_text("utf-8", "replace").replace("\r\n", "\n")
+
+
+def _comments(text: str) -> Iterator[str]:
+    for comment in _COMMENT.findall(text):
+        if tags := _SPDX.findall(comment):
+            yield "\n".join(tags)
+        elif _NOTICE.search(comment):
+            yield comment.strip()
+
+
+def _names(names: Iterable[str]) -> str:
+    return "\n".join(dict.fromkeys(names))
