@@ -30,7 +30,7 @@ from sdcffi._build import pipeline
 from sdcffi._build.add_ons import pack_add_ons
 from sdcffi._build.wheel import compile_for_wheel, platform_tag
 from sdcffi._doctor import examine
-from sdcffi._locate import MANIFEST, read_build
+from sdcffi._locate import MANIFEST, NOTICES, locate, read_build
 
 DRAW: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "steps": 1, "cfg_scale": 1.0, "seed": 7}
 PLUGIN, FRAGMENT = "libggml-cuda.so", "plugin-cuda.json"
@@ -60,11 +60,28 @@ def test_the_wheel_only_adds_files_and_wants_the_same_version(wheel: Path) -> No
     with zipfile.ZipFile(wheel) as file:
         names = {name for name in file.namelist() if ".dist-info/" not in name}
         metadata = file.read(f"sdcffi_cuda-{__version__}.dist-info/METADATA").decode()
-        licence = file.read(f"sdcffi_cuda-{__version__}.dist-info/licenses/LICENSE").decode()
+        licence, notices = (
+            file.read(f"sdcffi_cuda-{__version__}.dist-info/licenses/{name}").decode() for name in ("LICENSE", NOTICES)
+        )
     assert names == {f"sdcffi/_native/{PLUGIN}", f"sdcffi/_native/{FRAGMENT}"}
     assert "Name: sdcffi-cuda\n" in metadata
     assert f"Requires-Dist: sdcffi=={__version__}\n" in metadata
     assert licence == (ROOT / "LICENSE").read_text("utf-8")
+    assert notices == (locate().directory / NOTICES).read_text("utf-8")
+    assert "nvidia" not in metadata
+
+
+@pytest.mark.parametrize(("release", "suffix"), [("12", "-cu12==12.*"), ("13", "==13.*")])
+def test_it_brings_the_libraries_of_cuda_that_it_is_linked_to(release: str, suffix: str, tmp_path: Path) -> None:
+    native = with_stubs(tmp_path / "native", "cuda")
+    with (native / PLUGIN).open("ab") as file:
+        file.write(f"\0libcublas.so.{release}\0".encode())
+    (made,) = pack_add_ons(native, tmp_path / "wheels")
+    with zipfile.ZipFile(made) as wheel:
+        metadata = wheel.read(f"sdcffi_cuda-{__version__}.dist-info/METADATA").decode()
+    required = {line.partition(": ")[2] for line in metadata.splitlines() if line.startswith("Requires-Dist: ")}
+    packages = {f"nvidia-{name}{suffix}" for name in ("cublas", "cuda-runtime")}
+    assert required == {f"sdcffi=={__version__}", *packages}
 
 
 def test_pip_packs_it_too_where_its_settings_ask_for_that(

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from .. import __version__
-from .._locate import FRAGMENT, NativeBuild, fragment_of, read_build
+from .._locate import FRAGMENT, NOTICES, NativeBuild, fragment_of, read_build
 from ..errors import BuildError
 from .places import PACKAGE, csrc_directory
 
@@ -27,9 +29,9 @@ name = "sdcffi-{backend}"
 version = "{version}"
 description = "The {backend} backend of sdcffi"
 license = "MIT"
-license-files = ["LICENSE"]
+license-files = ["LICENSE", "{notices}"]
 requires-python = ">=3.10"
-dependencies = ["sdcffi=={version}"]
+dependencies = {dependencies}
 
 [tool.hatch.build.targets.wheel]
 bypass-selection = true
@@ -37,6 +39,14 @@ bypass-selection = true
 [tool.hatch.build.targets.wheel.hooks.custom]
 path = {hook}
 """
+
+
+_CUBLAS = re.compile(rb"libcublas\.so\.(\d+)")
+_PACKAGED_CUDA = {
+    "12": ("nvidia-cublas-cu12==12.*", "nvidia-cuda-runtime-cu12==12.*"),
+    "13": ("nvidia-cublas==13.*", "nvidia-cuda-runtime==13.*"),
+}
+"""NVIDIA's packages with what a plug-in for Linux needs of a CUDA release, beside its driver."""
 
 
 def pack_add_ons(native: Path, directory: Path) -> list[Path]:
@@ -75,8 +85,13 @@ def _packed(build: NativeBuild, backend: str, directory: Path) -> Path:
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         hook = json.dumps(str(Path(wheel.__file__)))
-        (root / "pyproject.toml").write_text(_PROJECT.format(backend=backend, version=__version__, hook=hook), "utf-8")
+        dependencies = json.dumps([f"sdcffi=={__version__}", *_libraries_of(build.backends[backend])])
+        project = _PROJECT.format(
+            backend=backend, version=__version__, hook=hook, notices=NOTICES, dependencies=dependencies
+        )
+        (root / "pyproject.toml").write_text(project, "utf-8")
         (root / "LICENSE").write_text(_licence(), "utf-8")
+        shutil.copy2(build.directory / NOTICES, root / NOTICES)
         (root / "native").mkdir()
         for path in build.backends[backend]:
             shutil.copy2(path, root / "native" / path.name)
@@ -85,6 +100,12 @@ def _packed(build: NativeBuild, backend: str, directory: Path) -> Path:
         with wheel.packing(root / "native"):
             (made,) = WheelBuilder(str(root)).build(directory=str(directory), versions=["standard"])
     return Path(made)
+
+
+def _libraries_of(files: Iterable[Path]) -> tuple[str, ...]:
+    """Name the Python packages that bring the libraries which these plug-ins are linked to."""
+    found = {match[1].decode() for file in files for match in _CUBLAS.finditer(file.read_bytes())}
+    return tuple(package for release in sorted(found) for package in _PACKAGED_CUDA.get(release, ()))
 
 
 def _licence() -> str:

@@ -16,6 +16,8 @@ from .compilers import Compiler
 from .install_hints import Missing
 
 _CUDA_HOME = Path("/usr/local/cuda")
+_PACKAGED_CUDA = ("cu13", "cublas", "cuda_runtime")
+"""Directories of NVIDIA's Python packages, of CUDA 13 and of 12, in ``site-packages/nvidia``."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,9 @@ def cuda(compiler: Compiler) -> Toolkit:
         if package is None:
             return Toolkit((install_hints.CUBLAS,))
         definitions |= _cublas_definitions(package)
-        # In a wheel the plug-in finds the package beside sdcffi, else where it is now.
-        libraries += [f"$ORIGIN/../../nvidia/{package.name}/lib", str(package / "lib")]
+        libraries.append(str(package / "lib"))
     if os.name != "nt":
+        libraries += [f"$ORIGIN/../../nvidia/{name}/lib" for name in _PACKAGED_CUDA]  # in a wheel, beside sdcffi
         definitions["CMAKE_MODULE_LINKER_FLAGS"] = " ".join(f"-Wl,-rpath,'{path}'" for path in libraries)
     return Toolkit(definitions=definitions)
 
