@@ -250,6 +250,14 @@ def test_a_context_draws_the_same_after_a_cancel_anywhere(model: Path) -> None:
     assert max(seconds for _, seconds, _ in outcomes) < 1.5
 
 
+def test_a_device_that_is_not_there_is_refused_and_the_others_stay() -> None:
+    code = """
+        outcomes = [call(lib.sdg_offer_device, name)[:2] for name in (b"CUDA9", b"CPU")]
+        result = outcomes, lib.sdg_device_count(), call(lib.sdg_offer_all_devices).status, lib.sdg_device_count()
+    """
+    assert in_child(code) == [[["FAILED", "no device CUDA9"], ["OK", ""]], 1, "OK", 1]
+
+
 def test_an_assertion_on_a_loader_thread_is_an_error_and_leaves_no_weights(model: Path) -> None:
     """Nothing can be converted to Q8_1 while loading."""
     code = """

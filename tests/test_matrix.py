@@ -96,9 +96,7 @@ def why_not(word: str, inventory: Inventory) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("word", ROWS)
-def test_the_same_pictures(
-    word: str, request: pytest.FixtureRequest, drawing_models: Models, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_pictures(word: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     row = Row(word)
     try:
         library = build_for(word, lambda: request.getfixturevalue("portable"))
@@ -121,7 +119,8 @@ def test_the_same_pictures(
         assert device.id == word
     software = any(name in device.description for name in SOFTWARE)
     cases = SMALL if software else tuple(CASES)
-    wrong = drawn_row(row, Drawer(drawing_models, library, device.id), request.getfixturevalue("reference"), cases)
+    drawer = Drawer(request.getfixturevalue("drawing_models"), library, device.id)
+    wrong = drawn_row(row, drawer, request.getfixturevalue("reference"), cases)
     if software and not wrong:
         row.reason = "a device of software: only what is small"
     record(request, row)
