@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from leftovers import nothing_left
 from matrix import pytest_addoption, pytest_terminal_summary
 from sdcli import THREADS, Pixels, SdCli
@@ -16,8 +18,10 @@ from tiny_model import TinyModel, write_model
 
 from sdcffi import Engine
 from sdcffi._build.pipeline import compile_native
+from sdcffi._build.places import cache_directory, csrc_directory
 from sdcffi._build.plan import make_plan
 from sdcffi._build.request import BuildRequest
+from sdcffi._build.sources import locate_source
 from sdcffi._locate import NativeBuild, locate, read_build
 
 __all__ = ["pytest_addoption", "pytest_terminal_summary"]  # pytest's hooks of the backend matrix
@@ -70,6 +74,21 @@ def portable() -> NativeBuild:
     if len(own.backends["cpu"]) > 1:
         return own
     return read_build(compile_native(make_plan(BuildRequest(backends=("cpu",), cpu="portable"))))
+
+
+@pytest.fixture(scope="session")
+def pinned() -> Path:
+    """Upstream's pinned source, to read only: unpacked once into the build cache."""
+    source = locate_source("pypi", csrc_directory(), cache_directory())
+    tree = cache_directory() / "tests" / f"upstream-{source.version}"
+    partial = tree.with_suffix(".partial")
+    tree.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(tree.with_suffix(".lock")):
+        if not tree.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+            source.fetch().unpack(partial)
+            partial.rename(tree)
+    return tree
 
 
 @pytest.fixture(scope="module")

@@ -13,15 +13,6 @@ from sdcffi._build import toolkits
 from sdcffi._build.backends import GPUS
 from sdcffi._build.compilers import find_compiler
 from sdcffi._build.manifest import _PLUGIN
-from sdcffi._build.places import cache_directory, csrc_directory
-from sdcffi._build.sources import locate_source
-
-
-@pytest.fixture(scope="module")
-def pinned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tree = tmp_path_factory.mktemp("upstream") / "tree"
-    locate_source("pypi", csrc_directory(), cache_directory()).fetch().unpack(tree)
-    return tree
 
 
 def options(file: Path) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -231,6 +232,9 @@ def test_cublas_of_the_python_package_will_do(
     assert options["CUDA_cublas_LIBRARY"] == str(package / "lib/libcublas.so.13")
     assert options["CMAKE_CUDA_ARCHITECTURES"] == "86;90"
     assert str(package / "include") in options["CMAKE_CUDA_FLAGS"]
+    searched = re.findall(r"-Wl,-rpath,'([^']+)'", options["CMAKE_MODULE_LINKER_FLAGS"])
+    assert searched[0] == "$ORIGIN/../../nvidia/cu13/lib"
+    assert searched[-1] == str(package / "lib")
 
 
 @pytest.fixture

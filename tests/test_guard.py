@@ -20,8 +20,7 @@ from full_size import sd1
 from tiny_model import TinyModel
 from upscaling_networks import random_weights, write_network
 
-from sdcffi._build.places import cache_directory, csrc_directory
-from sdcffi._build.sources import locate_source
+from sdcffi._build.places import csrc_directory
 
 HERE = Path(__file__).resolve().parent
 Run = subprocess.CompletedProcess[str]
@@ -30,21 +29,13 @@ RunStub = Callable[..., Run]
 # --- the guard and a stub engine, with sanitizers ---
 
 
-@pytest.fixture(scope="module")
-def headers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Upstream's source, for its headers; from the cache where the library has been built."""
-    tree = tmp_path_factory.mktemp("headers") / "upstream"
-    locate_source("pypi", csrc_directory(), cache_directory()).fetch().unpack(tree)
-    return tree
-
-
-def compile_stub(directory: Path, headers: Path, sanitizers: str) -> Path:
+def compile_stub(directory: Path, pinned: Path, sanitizers: str) -> Path:
     compiler = shutil.which("g++") or shutil.which("clang++")
     if compiler is None or sys.platform != "linux":
         pytest.skip("needs g++ or clang++ on Linux")
     csrc, program = csrc_directory(), directory / "stub"
     sources = [HERE / "stub_engine.cpp", csrc / "guard.cpp", csrc / "crash_report.cpp"]
-    includes = [f"-I{path}" for path in (csrc, headers / "include", headers / "ggml" / "include")]
+    includes = [f"-I{path}" for path in (csrc, pinned / "include", pinned / "ggml" / "include")]
     flags = ["-std=c++17", "-g", "-O1", "-rdynamic", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
     command = [compiler, *flags, "-DGGML_MAX_NAME=128", *includes, *sources, "-o", program, "-ldl", "-pthread"]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -65,15 +56,15 @@ def runner(program: Path) -> RunStub:
 
 
 @pytest.fixture(scope="module")
-def stub(headers: Path, tmp_path_factory: pytest.TempPathFactory) -> RunStub:
+def stub(pinned: Path, tmp_path_factory: pytest.TempPathFactory) -> RunStub:
     """The stub under AddressSanitizer and UndefinedBehaviorSanitizer."""
-    return runner(compile_stub(tmp_path_factory.mktemp("asan"), headers, "address,undefined"))
+    return runner(compile_stub(tmp_path_factory.mktemp("asan"), pinned, "address,undefined"))
 
 
 @pytest.fixture(scope="module")
-def threaded_stub(headers: Path, tmp_path_factory: pytest.TempPathFactory) -> RunStub:
+def threaded_stub(pinned: Path, tmp_path_factory: pytest.TempPathFactory) -> RunStub:
     """The stub under ThreadSanitizer."""
-    return runner(compile_stub(tmp_path_factory.mktemp("tsan"), headers, "thread"))
+    return runner(compile_stub(tmp_path_factory.mktemp("tsan"), pinned, "thread"))
 
 
 RETURNED = {

@@ -9,11 +9,11 @@ import pytest
 
 from sdcffi import BuildError
 from sdcffi._build.patches import Patch, apply_needed, read_patches
-from sdcffi._build.places import cache_directory, csrc_directory
-from sdcffi._build.sources import locate_source
+from sdcffi._build.places import csrc_directory
 
 ROOT = Path(__file__).resolve().parent.parent
 PATCHES = read_patches(csrc_directory() / "patches")
+PATCHED = ("src", "ggml/src")  # the directories that they change
 BROKEN = """\
 Subject: Change a line that is not there
 Upstream-issue: not reported
@@ -30,16 +30,10 @@ Test: none
 
 
 @pytest.fixture(scope="module")
-def pinned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tree = tmp_path_factory.mktemp("upstream") / "tree"
-    locate_source("pypi", csrc_directory(), cache_directory()).fetch().unpack(tree)
-    return tree
-
-
-@pytest.fixture(scope="module")
 def patched(pinned: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, ...]]:
     tree = tmp_path_factory.mktemp("patched") / "tree"
-    shutil.copytree(pinned, tree)
+    for directory in PATCHED:
+        shutil.copytree(pinned / directory, tree / directory)
     return tree, apply_needed(PATCHES, tree)
 
 
@@ -65,16 +59,20 @@ def test_a_patched_tree_does_not_need_the_patch_again(patch: Patch, patched: tup
 
 
 def test_patching_leaves_no_files_behind(pinned: Path, patched: tuple[Path, tuple[str, ...]]) -> None:
-    before, after = ({path.relative_to(tree) for path in tree.rglob("*")} for tree in (pinned, patched[0]))
-    assert after == before
+    for directory in PATCHED:
+        trees = (pinned / directory, patched[0] / directory)
+        before, after = ({path.relative_to(tree) for path in tree.rglob("*")} for tree in trees)
+        assert after == before
 
 
 def test_a_patch_that_does_not_fit_names_file_and_hunk(pinned: Path, tmp_path: Path) -> None:
     (tmp_path / "0009-broken.patch").write_text(BROKEN)
     patch = Patch.read(tmp_path / "0009-broken.patch")
-    assert patch.is_needed(pinned)
+    (tmp_path / "src").mkdir()
+    shutil.copy(pinned / "src" / "util.cpp", tmp_path / "src")
+    assert patch.is_needed(tmp_path)
     with pytest.raises(BuildError, match=r"0009-broken\.patch.*hunk 1 of src/util\.cpp"):
-        patch.apply(pinned)
+        patch.apply(tmp_path)
 
 
 def test_a_revision_without_the_text_is_left_alone(tmp_path: Path) -> None:

@@ -52,8 +52,8 @@ def cuda(compiler: Compiler) -> Toolkit:
         definitions |= _cublas_definitions(package)
         libraries.append(str(package / "lib"))
     if os.name != "nt":
-        libraries += [f"$ORIGIN/../../nvidia/{name}/lib" for name in _PACKAGED_CUDA]  # in a wheel, beside sdcffi
-        definitions["CMAKE_MODULE_LINKER_FLAGS"] = " ".join(f"-Wl,-rpath,'{path}'" for path in libraries)
+        beside = [f"$ORIGIN/../../nvidia/{name}/lib" for name in _PACKAGED_CUDA]  # first: in a wheel the others are gone
+        definitions["CMAKE_MODULE_LINKER_FLAGS"] = " ".join(f"-Wl,-rpath,'{path}'" for path in [*beside, *libraries])
     return Toolkit(definitions=definitions)
 
 
