@@ -6,6 +6,7 @@ Python package, architecture and every option of the plan meet CMake and nvcc.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -58,3 +59,6 @@ def test_cuda_is_configured_and_files_compile(tmp_path: Path, monkeypatch: pytes
         assert content in (plan.build_directory / target).read_bytes()
         commands = subprocess.run([*ninja, "-t", "commands", target], capture_output=True, text=True, check=True).stdout
         assert f"compute_{ARCHITECTURE}" in commands
+    link = subprocess.run([*ninja, "-t", "commands", "bin/libggml-cuda.so"], capture_output=True, text=True, check=True)
+    searched = re.findall(r"-rpath,'([^']+)'", link.stdout.splitlines()[-1])
+    assert searched[0] == "$ORIGIN/../../nvidia/cu13/lib"  # where NVIDIA's packages are, beside an installed add-on
