@@ -31,6 +31,7 @@ from .errors import SDError
 
 __all__ = ["Worker"]
 
+_NO_BLAS_THREADS = {"OPENBLAS_NUM_THREADS": "1"}  # numpy starts them at import; nothing there multiplies by it
 _BOOT = """\
 import sys
 sys.path[:] = sys.argv[3:]
@@ -94,6 +95,7 @@ class Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=self._record,
                 stderr=self._record,
+                env={**_NO_BLAS_THREADS, **os.environ},
                 **_inherit(theirs),
             )
         except BaseException:

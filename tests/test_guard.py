@@ -173,7 +173,7 @@ def test_an_assertion_whose_exception_is_not_caught_is_named(stub: RunStub) -> N
     assert report["signal"] == ["SIGABRT"]
 
 
-@pytest.mark.parametrize("build", ["stub", "threaded_stub"])
+@pytest.mark.parametrize("build", ["stub", pytest.param("threaded_stub", marks=pytest.mark.slow)])
 def test_eight_threads_log_whole_lines(build: str, request: pytest.FixtureRequest) -> None:
     run = request.getfixturevalue(build)("log")
     log = sections(run.stderr)["log"]
@@ -183,6 +183,7 @@ def test_eight_threads_log_whole_lines(build: str, request: pytest.FixtureReques
     assert all(re.fullmatch(r"info: thread \d line \d+\.{200}", line) for line in log)
 
 
+@pytest.mark.slow
 def test_cancelling_from_another_thread_is_no_race(threaded_stub: RunStub) -> None:
     run = threaded_stub("cancelled_during")
     assert (run.returncode, run.stdout, run.stderr) == (0, "5 cancelled\n0 \n", "")

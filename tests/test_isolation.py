@@ -870,3 +870,19 @@ def test_the_descriptor_of_shared_memory_is_not_inherited() -> None:
     os.close(descriptor)
     with pytest.raises(OSError, match="Bad file descriptor"):
         socket.socket(fileno=descriptor)
+
+
+@linux
+def test_the_child_starts_no_threads_for_numpy_unless_told(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def child() -> tuple[int, list[str]]:
+        with Engine(**tiny_model.engine_arguments(), threads=1, backend="cpu") as engine:
+            process = Path(f"/proc/{engine.pid}")
+            variables = (process / "environ").read_text().split("\0")
+            return len(list((process / "task").iterdir())), [it for it in variables if it.startswith("OPENBLAS")]
+
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    assert child() == (2, ["OPENBLAS_NUM_THREADS=1"])  # one listens, one works
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+    assert child()[1] == ["OPENBLAS_NUM_THREADS=3"]

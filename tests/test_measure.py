@@ -14,6 +14,8 @@ from train_demo.drawings import COLOURS, SHAPES, Ground, Pixels, Scene, draw_sce
 from train_demo.evaluate import wilson
 from train_demo.measure import Verdict, has_style, judge, keeps_colours
 
+pytestmark = pytest.mark.slow  # no part of the package
+
 RIGHT = Verdict(colour=True, background=True, shape=True, position=True, size=True)
 BLUE = Ground("plain", ("blue",))
 STAR = single("star", "yellow", BLUE, column="left")
