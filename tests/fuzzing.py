@@ -307,8 +307,8 @@ def left_behind() -> dict[str, int]:
     }
 
 
-def run(kind: str, seed: int, numbers: list[int]) -> dict[str, Any]:
-    """Run cases and count what became of them."""
+def run(kind: str, seed: int, numbers: list[int], *, alone: bool) -> dict[str, Any]:
+    """Run cases and count what became of them; one alone is kept and told of."""
     counts: Counter[str] = Counter()
     wrong: list[str] = []
     before = left_behind()
@@ -322,14 +322,14 @@ def run(kind: str, seed: int, numbers: list[int]) -> dict[str, Any]:
             for number in numbers:
                 act, what = case(random.Random(f"{seed}/{kind}/{number}"))
                 print(f"case {number}", file=sys.stderr, flush=True)  # the last one is what a dead host died of
-                if len(numbers) == 1:
+                if alone:
                     keep(directory)
                 word, text = outcome(act)
                 counts[word] += 1
                 if word not in ("accepted", "refused", "native refusal"):
                     wrong.append(f"{kind} {number}: {word}: {text} [{what}]")
                     print(wrong[-1], flush=True)
-                elif len(numbers) == 1:
+                elif alone:
                     print(f"{word}: {text} [{what}]")
             if kind in LASTING:
                 lasting.end()
@@ -353,8 +353,9 @@ def main() -> None:
     parser.add_argument("--only", type=int, default=None)
     options = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    numbers = list(range(options.count)) if options.only is None else [options.only]
-    print(json.dumps(run(options.kind, options.seed, numbers)))
+    alone = options.only is not None
+    numbers = [options.only] if alone else list(range(options.count))
+    print(json.dumps(run(options.kind, options.seed, numbers, alone=alone)))
 
 
 if __name__ == "__main__":
