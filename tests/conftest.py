@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from filelock import FileLock
 from leftovers import nothing_left
 from matrix import pytest_addoption, pytest_terminal_summary
 from sdcli import THREADS, Pixels, SdCli
 from tiny_model import TinyModel, write_model
 
 from sdcffi import Engine
-from sdcffi._build.pipeline import compile_native
+from sdcffi._build.pipeline import _completed, _lock, compile_native
 from sdcffi._build.places import cache_directory, csrc_directory
 from sdcffi._build.plan import make_plan
 from sdcffi._build.request import BuildRequest
@@ -81,13 +79,10 @@ def pinned() -> Path:
     """Upstream's pinned source, to read only: unpacked once into the build cache."""
     source = locate_source("pypi", csrc_directory(), cache_directory())
     tree = cache_directory() / "tests" / f"upstream-{source.version}"
-    partial = tree.with_suffix(".partial")
-    tree.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(tree.with_suffix(".lock")):
+    with _lock(tree):
         if not tree.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-            source.fetch().unpack(partial)
-            partial.rename(tree)
+            with _completed(tree) as partial:
+                source.fetch().unpack(partial)
     return tree
 
 

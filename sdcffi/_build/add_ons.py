@@ -18,6 +18,7 @@ from .. import __version__
 from .._locate import FRAGMENT, NOTICES, NativeBuild, fragment_of, read_build
 from ..errors import BuildError
 from .places import PACKAGE, csrc_directory
+from .toolkits import PACKAGED_CUDA
 
 _PROJECT = """\
 [build-system]
@@ -42,11 +43,6 @@ path = {hook}
 
 
 _CUBLAS = re.compile(rb"libcublas\.so\.(\d+)")
-_PACKAGED_CUDA = {
-    "12": ("nvidia-cublas-cu12==12.*", "nvidia-cuda-runtime-cu12==12.*"),
-    "13": ("nvidia-cublas==13.*", "nvidia-cuda-runtime==13.*"),
-}
-"""NVIDIA's packages with what a plug-in for Linux needs of a CUDA release, beside its driver."""
 
 
 def pack_add_ons(native: Path, directory: Path) -> list[Path]:
@@ -102,10 +98,10 @@ def _packed(build: NativeBuild, backend: str, directory: Path) -> Path:
     return Path(made)
 
 
-def _libraries_of(files: Iterable[Path]) -> tuple[str, ...]:
+def _libraries_of(files: Iterable[Path]) -> list[str]:
     """Name the Python packages that bring the libraries which these plug-ins are linked to."""
     found = {match[1].decode() for file in files for match in _CUBLAS.finditer(file.read_bytes())}
-    return tuple(package for release in sorted(found) for package in _PACKAGED_CUDA.get(release, ()))
+    return [f"{package}=={release}.*" for release in sorted(found) for package in PACKAGED_CUDA.get(release, ())]
 
 
 def _licence() -> str:

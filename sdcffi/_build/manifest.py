@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from .._locate import NOTICES
+from .._locate import MANIFEST, NOTICES
 from ..errors import BuildError
 from .digests import file_digest, tree_digest
 from .notices import compiled_files, notices
 from .plan import BuildPlan
 
-MANIFEST = "manifest.json"
 _SHARED = r"\.(?:so|dylib|dll)$"
 _LIBRARY = re.compile(r"^(?:lib)?stable-diffusion" + _SHARED)
 _SUPPORT = re.compile(r"^(?:lib)?sdcffi-ggml(?:-base)?" + _SHARED)
@@ -26,7 +25,7 @@ _CLI = re.compile(r"^sd-cli(?:\.exe)?$")
 
 
 def collect(plan: BuildPlan, applied: tuple[str, ...], directory: Path) -> None:
-    """Copy libraries, plug-ins and declarations, with the licences of what they are made of, into `directory` and write the manifest there."""
+    """Copy libraries, plug-ins and declarations into `directory`, and write licences and the manifest there."""
     directory.mkdir(parents=True)
     for file in sorted((plan.build_directory / "bin").iterdir()):
         if any(pattern.match(file.name) for pattern in (_LIBRARY, _SUPPORT, _PLUGIN, _CLI)):

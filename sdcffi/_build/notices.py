@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,18 +37,17 @@ def compiled_files(plan: BuildPlan) -> list[Path]:
     return sorted(path for path in paths if path.is_relative_to(root) and path.is_file())
 
 
-def notices(tree: Path, files: Iterable[Path]) -> str:
+def notices(tree: Path, files: Sequence[Path]) -> str:
     """Return the licences of `files`, each text once, under the names of what they are for.
 
     Parameters
     ----------
     tree : Path
         Upstream's tree, in which no licence file is above it.
-    files : iterable of Path
+    files : sequence of Path
         What was compiled, in it.
     """
     tree = tree.resolve()
-    files = list(files)
     texts: dict[str, list[str]] = {}
     directories = {directory for file in files for directory in file.parents if directory.is_relative_to(tree)}
     for directory in sorted({tree, *directories}):
@@ -58,7 +57,8 @@ def notices(tree: Path, files: Iterable[Path]) -> str:
     for file in files:
         for comment in _comments(_read(file)):
             texts.setdefault(comment, []).append(file.relative_to(tree).as_posix())
-    return "\n\n".join(f"{_RULE}\n{_names(names)}\n{_RULE}\n{text}" for text, names in texts.items()) + "\n"
+    headed = {text: "\n".join(dict.fromkeys(names)) for text, names in texts.items()}
+    return "\n\n".join(f"{_RULE}\n{names}\n{_RULE}\n{text}" for text, names in headed.items()) + "\n"
 
 
 def _read(path: Path) -> str:
@@ -71,7 +71,3 @@ def _comments(text: str) -> Iterator[str]:
             yield "\n".join(tags)
         elif _NOTICE.search(comment):
             yield comment.strip()
-
-
-def _names(names: Iterable[str]) -> str:
-    return "\n".join(dict.fromkeys(names))

@@ -21,12 +21,13 @@ from pathlib import Path
 
 import filelock
 
+from .._locate import MANIFEST
 from ..errors import BuildError
 from .add_ons import pack_add_ons
 from .commands import NO_SPACE, DiskFullError, run_logged, say
 from .declarations import write_declarations
 from .digests import value_digest
-from .manifest import MANIFEST, collect, is_intact
+from .manifest import collect, is_intact
 from .patches import apply_needed
 from .places import cache_directory
 from .plan import BuildPlan, make_plan

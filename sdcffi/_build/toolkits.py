@@ -16,8 +16,12 @@ from .compilers import Compiler
 from .install_hints import Missing
 
 _CUDA_HOME = Path("/usr/local/cuda")
-_PACKAGED_CUDA = ("cu13", "cublas", "cuda_runtime")
-"""Directories of NVIDIA's Python packages, of CUDA 13 and of 12, in ``site-packages/nvidia``."""
+PACKAGED_CUDA = {
+    "13": {"nvidia-cublas": "cu13", "nvidia-cuda-runtime": "cu13"},
+    "12": {"nvidia-cublas-cu12": "cublas", "nvidia-cuda-runtime-cu12": "cuda_runtime"},
+}
+"""By CUDA's release, NVIDIA's Python packages with what a plug-in needs of it, beside the driver, and the directory of
+each in ``site-packages/nvidia``."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ def cuda(compiler: Compiler) -> Toolkit:
         definitions |= _cublas_definitions(package)
         libraries.append(str(package / "lib"))
     if os.name != "nt":
-        beside = [f"$ORIGIN/../../nvidia/{name}/lib" for name in _PACKAGED_CUDA]  # first: in a wheel the others are gone
+        names = dict.fromkeys(name for packages in PACKAGED_CUDA.values() for name in packages.values())
+        beside = [f"$ORIGIN/../../nvidia/{name}/lib" for name in names]  # first: in a wheel the others are gone
         definitions["CMAKE_MODULE_LINKER_FLAGS"] = " ".join(f"-Wl,-rpath,'{path}'" for path in [*beside, *libraries])
     return Toolkit(definitions=definitions)
 

@@ -17,10 +17,11 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-from sdcffi._build.manifest import MANIFEST, read_manifest
+from sdcffi._build.manifest import read_manifest
 from sdcffi._build.pipeline import build, build_verified
 from sdcffi._build.places import DEFAULT_OUTPUT
 from sdcffi._build.request import BuildRequest
+from sdcffi._locate import MANIFEST
 from sdcffi.errors import BuildError
 
 _NATIVE = "SDCFFI_WHEEL_NATIVE"
