@@ -1,7 +1,8 @@
 """The same networks in PyTorch: Stable Diffusion's from diffusers, the small ones written here.
 
 The weights are those of the files that the engine loads. Everything is as PyTorch does it when nothing is set: eager,
-channels first. Each function returns the forward pass for one picture of `size` pixels a side.
+channels first. Each function returns the forward pass for one picture of `size` pixels a side. They compute on the
+device that `torch.set_default_device` names, by default the CPU.
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ def _fill(module: torch.nn.Module, weights: Weights) -> None:
 
 
 def _read(path: str, prefix: str, dtype: torch.dtype, *, keep: bool = False) -> Weights:
-    with safe_open(path, "pt") as file:
+    with safe_open(path, "pt", device=str(torch.get_default_device())) as file:
         names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118  (it is no mapping)
         return {name if keep else name.removeprefix(prefix): file.get_tensor(name).to(dtype) for name in names}
 
