@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ._version import __version__
 from .errors import (
     BackendUnavailableError,
     BuildError,
@@ -58,8 +59,6 @@ if TYPE_CHECKING:
     from .tuning import Trial, Tuning, tune
     from .upscaler import Upscaler, UpscaleResult
     from .video import VideoResult
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BackendReport",

@@ -24,7 +24,7 @@ from ._callbacks import KEPT_LINES
 from ._crash import crash_error
 from ._inprocess import InProcess
 from ._job import Crashed, Done, Failed, Runner
-from ._ranges import check_number
+from ._numbers import check_number
 from ._requests import Opening
 from ._worker import Worker
 from .errors import CancelledError, GenerationTimeoutError, NativeCrashError, NativeError, SDError

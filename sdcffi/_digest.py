@@ -13,12 +13,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ._build.places import cache_directory
-from ._files import replacing
+from ._files import cache_directory, replacing, stream_digest
 
 __all__ = ["FileState", "file_state", "sha256", "tensors_sha256"]
 
-_BLOCK = 1 << 20
 _LEAST_KEPT = 32 << 20  # bytes; less is read in no time
 _SETTLED = 2 * 10**9  # nanoseconds; the coarsest file systems count in two seconds
 _kept: dict[str, tuple[FileState, str]] = {}
@@ -79,13 +77,10 @@ def _computed(path: Path, part: str) -> str:
 
 
 def _hashed(path: Path, part: str) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
         if part == "tensors":
             file.seek(8 + int.from_bytes(file.read(8), "little"))
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return stream_digest(file)
 
 
 def _files(path: Path) -> Iterator[Path]:

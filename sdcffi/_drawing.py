@@ -13,7 +13,7 @@ from ._callbacks import PreviewOptions
 from ._calls import Call
 from ._handle import Handle
 from ._lora_policy import choose_usable, judge_applied, warn_of_coarse_weights
-from ._ranges import check_integer
+from ._numbers import check_integer
 from ._records import Origin
 from ._validate import check_preview
 from .events import Listeners, LogFunction, PreviewFunction, ProgressFunction

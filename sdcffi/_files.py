@@ -1,19 +1,50 @@
-"""Write files so that a reader, or the next run, finds the old one or the whole new one and nothing between."""
+"""Files of ours: the cache directory, digests, and writing so that a reader finds the old file or the whole new one."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["replacing"]
+import platformdirs
+
+__all__ = ["cache_directory", "file_digest", "replacing", "stream_digest"]
+
+_BLOCK = 1 << 20
+
+
+def cache_directory() -> Path:
+    """Return where sources, builds and digests are kept between runs; ``SDCFFI_CACHE`` names another place."""
+    return Path(os.environ.get("SDCFFI_CACHE") or platformdirs.user_cache_dir("sdcffi")).absolute()
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256 of a file's bytes, in hexadecimal.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return stream_digest(file)
+
+
+def stream_digest(file: BinaryIO) -> str:
+    """Return the sha256, in hexadecimal, of what an open file has from its position on."""
+    digest = hashlib.sha256()
+    while block := file.read(_BLOCK):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, of the same name, that is moved there when the block succeeds."""
+    """Yield a temporary path beside `path`, of the same name, that is moved there when the block succeeds."""
     with tempfile.TemporaryDirectory(prefix=".sdcffi-", dir=path.parent) as folder:
         temporary = Path(folder) / path.name
         yield temporary

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ._backends import backend_choice
 from ._calls import Calls
-from ._ranges import check_number
+from ._numbers import check_number
 from .events import Listeners
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ argument or environment never falls through to the next, and system paths are no
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ._backends import PREFERENCE
+from ._files import file_digest
 from .errors import LayoutMismatchError, LibraryNotFoundError
 
 __all__ = ["FRAGMENT", "MANIFEST", "NOTICES", "PACKAGE_BUILD", "NativeBuild", "fragment_of", "locate", "read_build"]
@@ -82,20 +82,12 @@ class NativeBuild:
         command = self.reinstallation(path.name) or _BUILD_COMMAND
         if not path.is_file():
             raise LayoutMismatchError(f"{path} stands in the manifest but does not exist. Run: {command}")
-        with path.open("rb") as file:
-            digest = _sha256(file)
+        digest = file_digest(path)
         if digest != expected:
             raise LayoutMismatchError(
                 f"{path} has sha256 {digest}, its manifest says {expected}: it is not the file that was built."
                 f" Run: {command}"
             )
-
-
-def _sha256(file: Any) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def read_build(path: Path) -> NativeBuild:

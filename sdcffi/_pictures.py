@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ._model_file import Model
+from ._numbers import check_integers
 from ._pixels import MOST_SIDE, parse_alpha
-from ._ranges import check_integers
 from ._resize import Resize, check_rule, fitted_size, resized
 from .images import Alpha, as_mask, as_rgb, box_mask
 from .params import ImageParams, VideoParams

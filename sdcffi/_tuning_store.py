@@ -14,9 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._build.places import cache_directory
 from ._cores import MOST_THREADS, usable_cores
-from ._files import replacing
+from ._files import cache_directory, replacing
 from ._parameters import parameters, words_of
 from ._serialize import detach
 from .params import ContextParams

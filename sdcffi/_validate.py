@@ -12,7 +12,7 @@ from typing import Any
 
 from ._cores import MOST_THREADS
 from ._model_file import Model, read_model
-from ._ranges import check_integer, check_number
+from ._numbers import check_integer, check_number
 from ._validate_call import check_preview
 from ._validate_image import check_image
 from ._weight_types import check_rules, check_type

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ._model_file import Model
+from ._numbers import check_integer, check_number
 from ._pixels import MOST_SIDE
-from ._ranges import check_integer, check_number
 from .images import check_pixels
 from .params import Cache, SampleParams, SkipLayerGuidance, Tiling
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from ._model_architecture import Architecture
 from ._model_file import Model
+from ._numbers import check_integer, check_integers, check_number
 from ._pictures import drawn_size
 from ._pixels import MOST_SIDE
 from ._prompt import check_prompt
-from ._ranges import check_integer, check_integers, check_number
 from ._validate_call import (
     MOST_SCALE,
     MOST_STEPS,

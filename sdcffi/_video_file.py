@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._ranges import check_number
+from ._numbers import check_number
 from .errors import SDError
 from .images import to_pillow
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ._calls import run_alone
-from ._ranges import check_number
+from ._numbers import check_number
 from ._requests import Edges, Opening
 from .events import Listeners
 from .images import ImageLike, as_rgb

@@ -93,7 +93,7 @@ class GenerationParameters:
         paths: bool = False,
     ) -> GenerationParameters:
         """Put together what made a picture; see `Result.record`."""
-        from . import __version__
+        from ._version import __version__
 
         context, model_files, _ = detach(origin.context)
         call, call_files, pictures = detach(params)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ._cores import usable_cores, usable_processors
 from ._model_file import Model, read_model
-from ._ranges import check_integer, check_number
+from ._numbers import check_integer, check_number
 from ._tuning_store import TUNED, keep_choice, subject_of
 from .comparison import compare
 from .engine import Engine

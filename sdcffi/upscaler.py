@@ -16,7 +16,7 @@ from ._cores import MOST_THREADS
 from ._digest import file_state
 from ._files import replacing
 from ._handle import Handle
-from ._ranges import check_integer, check_number
+from ._numbers import check_integer, check_number
 from ._records import Origin, Upscaling
 from ._requests import Opening, UpscalerParams
 from ._upscaler_file import MOST_PASSES, read_network

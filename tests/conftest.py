@@ -16,10 +16,11 @@ from tiny_model import TinyModel, write_model
 
 from sdcffi import Engine
 from sdcffi._build.pipeline import _completed, _lock, compile_native
-from sdcffi._build.places import cache_directory, csrc_directory
+from sdcffi._build.places import csrc_directory
 from sdcffi._build.plan import make_plan
 from sdcffi._build.request import BuildRequest
 from sdcffi._build.sources import locate_source
+from sdcffi._files import cache_directory
 from sdcffi._locate import NativeBuild, locate, read_build
 
 __all__ = ["pytest_addoption", "pytest_terminal_summary"]  # pytest's hooks of the backend matrix

@@ -17,20 +17,14 @@ from gpus import add_plugin, copied, with_stubs
 from test_build import ROOT
 from tiny_model import TinyModel
 
-from sdcffi import (
-    BackendUnavailableError,
-    BuildError,
-    Engine,
-    LayoutMismatchError,
-    SDError,
-    __version__,
-    list_devices,
-)
+from sdcffi import BackendUnavailableError, BuildError, Engine, LayoutMismatchError, SDError, list_devices
 from sdcffi._build import pipeline
 from sdcffi._build.add_ons import pack_add_ons
-from sdcffi._build.wheel import compile_for_wheel, platform_tag
+from sdcffi._build.hatch_hook import platform_tag
+from sdcffi._build.wheel import compile_for_wheel
 from sdcffi._doctor import examine
 from sdcffi._locate import MANIFEST, NOTICES, locate, read_build
+from sdcffi._version import __version__
 
 DRAW: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "steps": 1, "cfg_scale": 1.0, "seed": 7}
 PLUGIN, FRAGMENT = "libggml-cuda.so", "plugin-cuda.json"

@@ -22,7 +22,7 @@ from sdcffi import BuildError
 from sdcffi._build import bootstrap, toolkits
 from sdcffi._build.compilers import Compiler, find_compiler
 from sdcffi._build.cpu import cpu_definitions
-from sdcffi._build.digests import file_digest, tree_digest
+from sdcffi._build.digests import tree_digest
 from sdcffi._build.manifest import is_intact, read_manifest
 from sdcffi._build.pipeline import compile_native, publish
 from sdcffi._build.plan import BuildPlan, make_plan
@@ -30,6 +30,7 @@ from sdcffi._build.request import BuildRequest
 from sdcffi._build.sources import locate_source
 from sdcffi._build.tools import CMAKE, NINJA
 from sdcffi._build.verify import check_devices
+from sdcffi._files import file_digest
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -272,7 +272,7 @@ def test_info_as_json_tells_what_was_built(capfd: Capture) -> None:
     info = json.loads(out)
     assert err == ""
     assert info["layout"] == "ok"
-    assert info["sdcffi"] == sdcffi.__version__
+    assert info["sdcffi"] == sdcffi._version.__version__
     assert info["upstream_commit"]
     assert [device["type"] for device in info["devices"] if device["backend"] == "cpu"] == ["cpu"]
     assert info["device"] in info["devices"]
@@ -320,4 +320,4 @@ def test_module_runs_as_a_program() -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(sdcffi.__file__).parent.parent)}
     command = [sys.executable, "-W", "error", "-m", "sdcffi", "--version"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"sdcffi {sdcffi.__version__}\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"sdcffi {sdcffi._version.__version__}\n", "")

@@ -19,10 +19,10 @@ from sdcffi._build.commands import run_logged
 from sdcffi._build.compilers import find_compiler
 from sdcffi._build.declarations import write_declarations
 from sdcffi._build.pipeline import prepare_tree
-from sdcffi._build.places import cache_directory
 from sdcffi._build.plan import make_plan
 from sdcffi._build.request import BuildRequest
 from sdcffi._build.tools import NINJA
+from sdcffi._files import cache_directory
 
 ARCHITECTURE = "86"
 FILES = {"out-prod.cu": b"cublasSgemm", "scale.cu": b".nv_fatbin"}  # and what their objects have: cuBLAS, a kernel

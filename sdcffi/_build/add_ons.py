@@ -14,8 +14,8 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from .. import __version__
 from .._locate import FRAGMENT, NOTICES, NativeBuild, fragment_of, read_build
+from .._version import __version__
 from ..errors import BuildError
 from .places import PACKAGE, csrc_directory
 from .toolkits import PACKAGED_CUDA
@@ -76,11 +76,11 @@ def pack_add_ons(native: Path, directory: Path) -> list[Path]:
 def _packed(build: NativeBuild, backend: str, directory: Path) -> Path:
     from hatchling.builders.wheel import WheelBuilder
 
-    from . import wheel
+    from . import hatch_hook
 
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        hook = json.dumps(str(Path(wheel.__file__)))
+        hook = json.dumps(str(Path(hatch_hook.__file__)))
         dependencies = json.dumps([f"sdcffi=={__version__}", *_libraries_of(build.backends[backend])])
         project = _PROJECT.format(
             backend=backend, version=__version__, hook=hook, notices=NOTICES, dependencies=dependencies
@@ -93,7 +93,7 @@ def _packed(build: NativeBuild, backend: str, directory: Path) -> Path:
             shutil.copy2(path, root / "native" / path.name)
         fragment = json.dumps(fragment_of(build, backend), indent=2) + "\n"
         (root / "native" / FRAGMENT.format(backend)).write_text(fragment, "utf-8")
-        with wheel.packing(root / "native"):
+        with hatch_hook.packing(root / "native"):
             (made,) = WheelBuilder(str(root)).build(directory=str(directory), versions=["standard"])
     return Path(made)
 

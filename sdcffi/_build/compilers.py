@@ -81,7 +81,9 @@ class Compiler:
         if any((root / name).is_file() for root in directories for name in names):
             return True
         # Compilers print a file's bare name where they have no path for it.
-        said = (run_captured([str(self.cxx), f"-print-file-name={name}"], "the compiler does not work") for name in names)
+        said = (
+            run_captured([str(self.cxx), f"-print-file-name={name}"], "the compiler does not work") for name in names
+        )
         return any(Path(path.strip()).is_absolute() for path in said)
 
 

@@ -8,14 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-
-def file_digest(path: Path) -> str:
-    """Return the sha256 of a file's bytes, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+from .._files import file_digest
 
 
 def value_digest(value: object) -> str:

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
+from .._files import file_digest
 from .._locate import MANIFEST, NOTICES
+from .._version import __version__
 from ..errors import BuildError
-from .digests import file_digest, tree_digest
+from .digests import tree_digest
 from .notices import compiled_files, notices
 from .plan import BuildPlan
 

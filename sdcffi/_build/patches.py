@@ -111,7 +111,7 @@ def _locate_hunks(patch: Patch, item: patch_ng.Patch, tree: Path) -> None:
                 f"patch {patch.name} does not apply: hunk {number} of {target} (line {hunk.startsrc}) is not found in "
                 f"{tree}. Use a revision that the patch fits, or make its Needed-when line tell this one apart."
             )
-        hunk.startsrc = min(starts, key=lambda start: abs(start + 1 - hunk.startsrc)) + 1  # noqa: B023
+        hunk.startsrc = min(starts, key=lambda start: abs(start + 1 - hunk.startsrc)) + 1
 
 
 @contextmanager

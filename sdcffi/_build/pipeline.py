@@ -21,6 +21,7 @@ from pathlib import Path
 
 import filelock
 
+from .._files import cache_directory
 from .._locate import MANIFEST
 from ..errors import BuildError
 from .add_ons import pack_add_ons
@@ -29,7 +30,6 @@ from .declarations import write_declarations
 from .digests import value_digest
 from .manifest import collect, is_intact
 from .patches import apply_needed
-from .places import cache_directory
 from .plan import BuildPlan, make_plan
 from .request import BuildRequest
 from .verify import verify
@@ -53,7 +53,7 @@ def build(request: BuildRequest) -> Path:
 
 
 def build_verified(request: BuildRequest) -> BuildPlan:
-    """Fulfil `request` in the cache only, wheels of add-ons aside, and return the plan, whose ``native`` is the result."""
+    """Fulfil `request` in the cache (wheels of add-ons aside) and return the plan, whose ``native`` is the result."""
     plan = make_plan(request)
     for remark in plan.remarks:
         say(remark)

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from .._files import cache_directory
 from . import backends
 from .compilers import Compiler, find_compiler
 from .cpu import cpu_definitions
 from .digests import tree_digest, value_digest
 from .patches import Patch, read_patches
-from .places import cache_directory, csrc_directory
+from .places import csrc_directory
 from .request import BuildRequest
 from .sources import Source, locate_source
 from .tools import CMAKE, NINJA

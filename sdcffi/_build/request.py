@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .._locate import PACKAGE_BUILD
 from .backends import NAMES
-from .places import DEFAULT_OUTPUT
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class BuildRequest:
     cuda_arch: str | None = None
     with_cli: bool = False
     jobs: int | None = None
-    output: Path = DEFAULT_OUTPUT
+    output: Path = PACKAGE_BUILD
     add_on_wheels: Path | None = None
     allow_missing_device: bool = False
     dry_run: bool = False
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--cuda-arch", metavar="ARCHS", help="CUDA architectures, for example 86,90 (default: this machine's GPUs)")
     add("--with-cli", action="store_true", help="build upstream's sd-cli too")
     add("--jobs", type=_jobs, metavar="N", help="compile N files at once (default: one per core)")
-    add("--output", type=_directory, default=DEFAULT_OUTPUT, metavar="DIR", help="where the library goes")
+    add("--output", type=_directory, default=PACKAGE_BUILD, metavar="DIR", help="where the library goes")
     add("--add-on-wheels", type=_directory, metavar="DIR", help="pack each GPU backend as a wheel of its own, too")
     add("--allow-missing-device", action="store_true", help="accept a build whose GPU is not in this machine")
     add("--dry-run", action="store_true", help="print the plan only")

@@ -18,9 +18,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .._files import file_digest
 from ..errors import BuildError
 from .commands import run_captured
-from .digests import file_digest, tree_digest, tree_files
+from .digests import tree_digest, tree_files
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -69,7 +69,9 @@ def vulkan(compiler: Compiler) -> Toolkit:
     includes = [root / name for root in (*sdk, *homebrew) for name in ("include", "Include")]
     headers = compiler.can_include("vulkan/vulkan.hpp", *includes)
     loader = "vulkan-1" if os.name == "nt" else "vulkan"
-    headers = headers and compiler.can_link(loader, *(root / name for root in (*sdk, *homebrew) for name in ("lib", "Lib")))
+    headers = headers and compiler.can_link(
+        loader, *(root / name for root in (*sdk, *homebrew) for name in ("lib", "Lib"))
+    )
     glslc = shutil.which("glslc") or any(shutil.which("glslc", path=str(root / "bin")) for root in sdk)
     missing = [] if headers else [install_hints.VULKAN_HEADERS]
     return Toolkit((*missing, *(() if glslc else (install_hints.GLSLC,))))

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from .. import __version__
+from .._version import __version__
 from ..errors import SDError
 from . import completion, convert, demo, devices, doctor, generate, info, lora, models, replay, tune, upscale, video
 from ._flags import in_flags

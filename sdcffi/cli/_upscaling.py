@@ -28,7 +28,7 @@ def add_upscaling(command: argparse.ArgumentParser) -> None:
 
 def check_upscaling(options: argparse.Namespace) -> None:
     """Refuse what cannot enlarge, before minutes of work."""
-    from .._ranges import check_integer
+    from .._numbers import check_integer
     from .._upscaler_file import MOST_PASSES, read_network
 
     check_integer("upscale_repeats", options.upscale_repeats, 1, MOST_PASSES)

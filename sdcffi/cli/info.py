@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from .. import __version__
+from .._version import __version__
 from ._flags import BACKEND_HELP, add_command
 from ._terminal import logger
 

@@ -25,7 +25,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sdcffi._build.places import cache_directory
+from sdcffi._files import cache_directory
 from sdcffi._locate import locate
 
 from .contenders import CONTENDERS

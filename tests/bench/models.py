@@ -19,8 +19,7 @@ import upscaling_networks
 from tiny_model import TinyModel, write_model
 
 from sdcffi import convert
-from sdcffi._build.places import cache_directory
-from sdcffi._files import replacing
+from sdcffi._files import cache_directory, replacing
 
 from .lora import adapters
 

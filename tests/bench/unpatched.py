@@ -9,10 +9,10 @@ from pathlib import Path
 import filelock
 
 from sdcffi._build.commands import run_logged, say
-from sdcffi._build.places import cache_directory, csrc_directory
+from sdcffi._build.places import csrc_directory
 from sdcffi._build.sources import Source, locate_source
 from sdcffi._build.tools import CMAKE, NINJA
-from sdcffi._files import replacing
+from sdcffi._files import cache_directory, replacing
 
 
 def sd_cli() -> Path:

@@ -7,8 +7,9 @@ import re
 import tempfile
 from pathlib import Path
 
-from sdcffi._build.places import cache_directory, csrc_directory
+from sdcffi._build.places import csrc_directory
 from sdcffi._build.sources import locate_source
+from sdcffi._files import cache_directory
 
 END_OF_TEXT = 151_643  # also what prompts are filled up with
 ROWS = 151_936
