@@ -314,7 +314,7 @@ def _draw(word: str, case: _Case) -> NDArray[np.uint8]:
 def _judged(
     word: str, picture: NDArray[np.uint8], seconds: float, first: tuple[str, NDArray[np.uint8]] | None
 ) -> Check:
-    from .comparison import compare
+    from .images.compare import compare
 
     told = f"{_SIDE}x{_SIDE} pixels in {seconds:.1f} s with loading"
     if picture.std() < 1:

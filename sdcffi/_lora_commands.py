@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._files import replacing
 from ._lora_file import LoraFile, read_lora
-from .contact_sheet import contact_sheet
+from .images.contact_sheet import contact_sheet
 from .result import check_picture_path
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ._model_file import Model
 from ._numbers import check_integers
-from ._pixels import MOST_SIDE, parse_alpha
-from ._resize import Resize, check_rule, fitted_size, resized
-from .images import Alpha, as_mask, as_rgb, box_mask
+from .images.convert import Alpha, as_mask, as_rgb, box_mask
+from .images.pixels import MOST_SIDE, parse_alpha
+from .images.resize import Resize, check_rule, fitted_size, resized
 from .params import ImageParams, VideoParams
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def drawn_size(params: ImageParams | VideoParams, model: Model) -> tuple[int, in
 
 
 def take_pictures(params: ImageParams, model: Model, resize: Resize = "error", alpha: Alpha = "refuse") -> ImageParams:
-    """Convert the pictures of a call, see `images.as_rgb`, and bring them to size, see `_resize`.
+    """Convert the pictures of a call, see `images.as_rgb`, and bring them to size, see `images.resize`.
 
     Parameters
     ----------
@@ -49,8 +49,8 @@ def take_pictures(params: ImageParams, model: Model, resize: Resize = "error", a
         Its pictures may be anything that `Engine.generate` takes.
     model : Model
     resize : str
-        A rule of `_resize`. Reference pictures keep their own size: they are brought to the nearest multiples of 16
-        pixels, at least 64, unless the engine is told to scale them.
+        A rule of `images.resize`. Reference images keep their own size: they are brought to the nearest multiples of
+        16 pixels, at least 64, unless the engine is asked to scale them.
     alpha : str or tuple
         See `images.as_rgb`.
 

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from .images import ImageLike, MaskLike
+    from .images.convert import ImageLike, MaskLike
 
 __all__ = ["MaskPixels", "Pixels", "StrPath", "Struct"]
 

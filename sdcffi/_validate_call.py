@@ -10,8 +10,8 @@ from typing import Any
 
 from ._model_file import Model
 from ._numbers import check_integer, check_number
-from ._pixels import MOST_SIDE
-from .images import check_pixels
+from .images.convert import check_pixels
+from .images.pixels import MOST_SIDE
 from .params import Cache, SampleParams, SkipLayerGuidance, Tiling
 
 __all__ = [

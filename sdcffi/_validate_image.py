@@ -11,7 +11,6 @@ from typing import Any
 from ._model_file import Model, read_file
 from ._numbers import check_integer, check_integers, check_number
 from ._pictures import LEAST_REFERENCE, REFERENCE_MULTIPLE, drawn_size
-from ._pixels import MOST_SIDE
 from ._prompt import check_prompt
 from ._upscaler_file import read_network
 from ._validate_call import (
@@ -25,6 +24,7 @@ from ._validate_call import (
     sequence,
     warn_of_size,
 )
+from .images.pixels import MOST_SIDE
 from .params import Hires, ImageParams, PhotoMaker, SampleParams
 
 __all__ = ["check_image"]

@@ -9,7 +9,6 @@ from ._model_architecture import Architecture
 from ._model_file import Model
 from ._numbers import check_integer, check_integers, check_number
 from ._pictures import drawn_size
-from ._pixels import MOST_SIDE
 from ._prompt import check_prompt
 from ._validate_call import (
     MOST_SCALE,
@@ -23,6 +22,7 @@ from ._validate_call import (
     sequence,
     warn_of_size,
 )
+from .images.pixels import MOST_SIDE
 from .params import SampleParams, VideoParams
 
 __all__ = ["check_video"]

@@ -8,12 +8,12 @@ from dataclasses import replace
 from ._async import as_coroutine, as_stream
 from ._drawing import Drawing
 from ._pictures import take_video_pictures
-from ._resize import Resize
 from ._validate import resolve_seed
 from ._validate_video import check_video
-from ._video_file import check_rate
 from .events import LogFunction, PreviewFunction, ProgressFunction
-from .images import Alpha, ImageLike
+from .images.convert import Alpha, ImageLike
+from .images.movies import check_rate
+from .images.resize import Resize
 from .lora import LoraLike
 from .params import Cache, Guidance, SampleParams, SkipLayerGuidance, Tiling, VideoParams
 from .video import VideoResult

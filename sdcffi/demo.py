@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._files import replacing
-from .contact_sheet import contact_sheet
 from .engine import Engine
+from .images.contact_sheet import contact_sheet
 from .result import check_picture_path
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from ._calls import run_alone
 from ._numbers import check_number
 from ._requests import Edges, Opening
 from .events import Listeners
-from .images import ImageLike, as_rgb
+from .images.convert import ImageLike, as_rgb
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,13 +14,13 @@ from ._memory import MemoryCheck
 from ._pictures import take_pictures
 from ._records import Origin
 from ._requests import Edges, Opening
-from ._resize import Resize
 from ._tuning_store import with_stored_choice
 from ._validate import check_context, check_image, check_lora_options, resolve_seed
 from ._video_generation import VideoGeneration
 from .capabilities import Capabilities, describe
 from .events import Listeners, LogFunction, PreviewFunction, ProgressFunction
-from .images import Alpha, ImageLike, MaskLike
+from .images.convert import Alpha, ImageLike, MaskLike
+from .images.resize import Resize
 from .lora import Lora, LoraLike, as_loras
 from .params import (
     Cache,

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ._files import replacing
 from ._infotext import infotext, lora_name, plain_name, sampler_label, scheduler_label
-from ._picture_text import read_texts
 from ._records import FileRecord, Origin, PictureRecord
 from ._serialize import check_keys, decode, detach, encode, read_table
+from .images.texts import read_texts
 from .params import ContextParams, Guidance, ImageParams, SampleParams, StrPath, Struct, VideoParams
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._files import replacing
-from .images import to_pillow
+from .images.convert import to_pillow
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,7 +112,7 @@ class Recorded:
 
     def _texts(self, index: int, picture_format: str, digests: bool, paths: bool) -> dict[str, Any]:
         """Give the keyword arguments with which Pillow writes the record into a file of this format."""
-        from ._picture_text import KEEPS_TEXTS, save_arguments
+        from .images.texts import KEEPS_TEXTS, save_arguments
 
         if self.origin is None or picture_format not in KEEPS_TEXTS:
             return {}

@@ -21,10 +21,10 @@ from ._cores import usable_cores, usable_processors
 from ._model_file import Model, read_model
 from ._numbers import check_integer, check_number
 from ._tuning_store import TUNED, keep_choice, subject_of
-from .comparison import compare
 from .engine import Engine
 from .errors import GenerationTimeoutError, SDError
 from .events import Progress
+from .images.compare import compare
 
 if TYPE_CHECKING:
     import numpy as np

@@ -21,7 +21,7 @@ from ._records import Origin, Upscaling
 from ._requests import Opening, UpscalerParams
 from ._upscaler_file import MOST_PASSES, read_network
 from .events import Listeners, LogFunction, Progress, ProgressFunction
-from .images import ImageLike, as_rgb, to_pillow
+from .images.convert import ImageLike, as_rgb, to_pillow
 from .result import Result, check_picture_path
 
 if TYPE_CHECKING:

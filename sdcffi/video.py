@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ._files import replacing
-from ._video_file import WRITERS, check_rate
-from .images import to_pillow
+from .images.convert import to_pillow
+from .images.movies import WRITERS, check_rate
 from .result import LoraReport, Recorded, check_picture_path
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ from train_demo.measure import judge
 from sdcffi import Engine, Upscaler
 from sdcffi._build.backends import GPUS
 from sdcffi._files import replacing
-from sdcffi.comparison import compare
 from sdcffi.demo import SETTINGS, demo_model
+from sdcffi.images.compare import compare
 
 X86 = (
     *("x64", "sse42", "sandybridge", "ivybridge", "piledriver", "haswell", "alderlake", "skylakex", "cannonlake"),

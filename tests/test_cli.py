@@ -18,7 +18,7 @@ from tiny_model import TinyModel
 
 import sdcffi
 from sdcffi import Engine, Lora, cli
-from sdcffi.comparison import compare
+from sdcffi.images.compare import compare
 
 OpenEngine = Callable[..., Engine]
 Capture = pytest.CaptureFixture[str]

@@ -21,7 +21,7 @@ from sdcli import Pixels, SdCli, run
 from tiny_model import TinyModel
 
 from sdcffi import ContextParams, Engine, ImageParams, SampleParams
-from sdcffi.comparison import compare
+from sdcffi.images.compare import compare
 
 OpenEngine = Callable[..., Engine]
 

@@ -19,7 +19,7 @@ from tiny_model import TinyModel
 from sdcffi import BackendUnavailableError, Engine, LayoutMismatchError
 from sdcffi._locate import NativeBuild
 from sdcffi._plugins import variant_of
-from sdcffi.comparison import compare
+from sdcffi.images.compare import compare
 
 pytestmark = [pytest.mark.backend, pytest.mark.slow]
 

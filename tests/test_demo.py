@@ -21,8 +21,8 @@ from train_demo.measure import has_style, judge, keeps_colours
 
 import sdcffi
 from sdcffi import Engine, cli
-from sdcffi.comparison import compare
 from sdcffi.demo import LORAS, PROMPTS, SETTINGS, demo_model, run
+from sdcffi.images.compare import compare
 
 Capture = pytest.CaptureFixture[str]
 

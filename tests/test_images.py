@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdcffi.images import as_mask, as_rgb, box_mask, to_pillow
+from sdcffi.images.convert import as_mask, as_rgb, box_mask, to_pillow
 
 PIXELS = np.random.default_rng(5).integers(0, 256, (6, 4, 3), np.uint8)
 GRAY = PIXELS[..., 0].copy()

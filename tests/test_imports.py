@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "_files": set(),
     "_numbers": set(),
     "_version": set(),
+    "images": set(),
     "__main__": {"cli"},
 }
 

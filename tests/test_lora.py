@@ -37,7 +37,7 @@ from sdcli import THREADS, Pixels
 from tiny_model import TinyModel
 
 from sdcffi import Engine, Log, Lora, LoraError, LoraWarning
-from sdcffi.comparison import compare
+from sdcffi.images.compare import compare
 
 OpenEngine = Callable[..., Engine]
 Tensors = dict[str, npt.NDArray[Any]]

@@ -15,7 +15,7 @@ from tiny_model import TinyModel
 
 from sdcffi import Engine, Lora, cli
 from sdcffi._lora_commands import draw_grid, parse_numbers
-from sdcffi.contact_sheet import contact_sheet
+from sdcffi.images.contact_sheet import contact_sheet
 
 Capture = pytest.CaptureFixture[str]
 COLOURS = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0), (0, 200, 200), (200, 0, 200)]

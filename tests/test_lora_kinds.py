@@ -85,7 +85,7 @@ from sdcli import THREADS, Pixels
 from tiny_model import TinyModel
 
 from sdcffi import Engine, Lora, LoraError, LoraQualityWarning, LoraWarning, Result, convert
-from sdcffi.comparison import compare
+from sdcffi.images.compare import compare
 from sdcffi.lora import LoraLike
 
 DRAW: dict[str, Any] = {

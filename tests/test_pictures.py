@@ -13,8 +13,8 @@ from sdcffi import Engine, ImageParams, PhotoMaker
 from sdcffi._model_architecture import _TABLE
 from sdcffi._model_file import Model
 from sdcffi._pictures import drawn_size, take_pictures
-from sdcffi._resize import resized
 from sdcffi._validate import check_image
+from sdcffi.images.resize import resized
 
 SD1 = Model(architecture=_TABLE["sd1"], takes_hint=True, encodes=True)  # multiples of 64
 FLUX2 = Model(architecture=_TABLE["flux2"], takes_hint=True, encodes=True)  # of 16

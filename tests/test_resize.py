@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdcffi._resize import check_rule, fitted_size, resized
+from sdcffi.images.resize import check_rule, fitted_size, resized
 
 WIDE = np.random.default_rng(3).integers(0, 256, (40, 100, 3), np.uint8)
 MASK = np.where(np.arange(100) < 37, 255, 0).astype(np.uint8)[None, :, None].repeat(40, axis=0)

@@ -20,7 +20,7 @@ from sdcffi._build.places import csrc_directory
 from sdcffi._build.plan import make_plan
 from sdcffi._build.request import BuildRequest
 from sdcffi._locate import locate
-from sdcffi.comparison import compare
+from sdcffi.images.compare import compare
 
 LORA_PATCH = "0001-cast-quantised-tensors-by-rows.patch"
 CPU_PATCHES = (

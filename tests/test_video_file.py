@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from sdcffi import SDError, VideoParams, VideoResult, _video_file
+from sdcffi import SDError, VideoParams, VideoResult
+from sdcffi.images import movies as _video_file
 
 Pixels = npt.NDArray[np.uint8]
 

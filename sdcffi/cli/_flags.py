@@ -213,7 +213,7 @@ def preview_keywords(options: argparse.Namespace) -> dict[str, Any]:
     from pathlib import Path
 
     from .._files import replacing
-    from ..images import to_pillow
+    from ..images.convert import to_pillow
     from ..result import check_picture_path
 
     path = Path(options.preview_path).expanduser()

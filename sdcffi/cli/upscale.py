@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from ..images import as_rgb
+    from ..images.convert import as_rgb
     from ..result import check_picture_path
     from ..upscaler import Upscaler
 

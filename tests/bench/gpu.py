@@ -35,7 +35,7 @@ from sdcli import SdCli
 import sdcffi
 from sdcffi import CancelledError, Engine, GenerationTimeoutError, list_devices
 from sdcffi._locate import locate
-from sdcffi.comparison import compare
+from sdcffi.images.compare import compare
 
 from . import models
 from .engine_log import read_parts

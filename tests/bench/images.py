@@ -32,7 +32,7 @@ from sdcffi._library import Library, load
 from sdcffi._marshal import Marshaller
 from sdcffi._model_file import Model
 from sdcffi._pictures import take_pictures
-from sdcffi.images import to_pillow
+from sdcffi.images.convert import to_pillow
 
 AIMS = {"in: numpy uint8 RGB": 1.0, "in: Pillow RGB": 10.0}  # milliseconds
 

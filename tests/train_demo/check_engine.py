@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sdcffi import Engine
-from sdcffi.comparison import compare
+from sdcffi.images.compare import compare
 
 from .corpus import Vocabulary
 from .drawings import SIDE, Pixels

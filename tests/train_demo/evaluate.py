@@ -23,8 +23,8 @@ from tables import table
 
 from sdcffi import Engine
 from sdcffi._files import replacing
-from sdcffi.comparison import compare
-from sdcffi.contact_sheet import contact_sheet
+from sdcffi.images.compare import compare
+from sdcffi.images.contact_sheet import contact_sheet
 
 from .drawings import COLOURS, SHAPES, SIDE, Pixels, Rng, Scene, caption, draw_scene, pair, render
 from .measure import Verdict, has_style, judge, keeps_colours

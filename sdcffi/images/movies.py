@@ -11,9 +11,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._numbers import check_number
-from .errors import SDError
-from .images import to_pillow
+from .._numbers import check_number
+from ..errors import SDError
+from .convert import to_pillow
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
-from ._pixels import Alpha, from_array, from_pillow, without_alpha
+from .pixels import Alpha, from_array, from_pillow, without_alpha
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
