@@ -1,7 +1,7 @@
 # The public names, each with the module that it comes from; `__init__.py` imports them on first use.
 from ._arguments import read_arguments as read_arguments
-from ._devices import Device as Device
-from ._devices import Variant as Variant
+from ._machine.devices import Device as Device
+from ._machine.devices import Variant as Variant
 from ._records import FileRecord as FileRecord
 from ._records import PictureRecord as PictureRecord
 from ._version import __version__ as __version__

@@ -14,12 +14,12 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from ._backends import BACKENDS, backend_choice
-from ._build import install_hints
 from ._build.backends import GPUS
 from ._build.compilers import Compiler, find_compiler
 from ._build.tools import CMAKE, NINJA
-from ._locate import NativeBuild, locate
+from ._machine import install_hints
+from ._machine.backends import BACKENDS, backend_choice
+from ._machine.builds import NativeBuild, locate
 from .errors import BackendUnavailableError, BuildError, NativeCrashError, SDError
 from .events import Listeners
 
@@ -39,8 +39,8 @@ _ALIKE = 25.0  # dB: pictures of one model on two devices are nearer, of a broke
 _PROBE = """\
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
-from sdcffi import _drivers
-sys.stdout.write(json.dumps(getattr(_drivers, sys.argv[2])()))
+from sdcffi._machine import drivers
+sys.stdout.write(json.dumps(getattr(drivers, sys.argv[2])()))
 """
 
 
@@ -200,7 +200,7 @@ def _vulkan(case: _Case) -> Check:
 
 
 def _probed(function: str) -> Any:
-    """Call a function of `_drivers` in a process of its own, since it loads drivers; None where that fails."""
+    """Call a function of `_machine.drivers` in a process of its own, since it loads drivers; None where that fails."""
     command = [sys.executable, "-c", _PROBE, json.dumps(sys.path), function]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=True)

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from ._backends import backend_choice
 from ._calls import Calls
+from ._machine.backends import backend_choice
 from ._numbers import check_number
 from .events import Listeners
 
 if TYPE_CHECKING:
-    from ._devices import Device
+    from ._machine.devices import Device
     from ._requests import Opened, Opening
     from .params import ContextParams
 

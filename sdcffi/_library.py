@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ._backends import backend_choice
 from ._layout import check_layout, declared_layout, layout_table
-from ._locate import NativeBuild, locate
+from ._machine.backends import backend_choice
+from ._machine.builds import NativeBuild, locate
 from ._plugins import Plugins
 from .errors import (
     CancelledError,
@@ -28,7 +28,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from ._devices import Device
+    from ._machine.devices import Device
 
 __all__ = ["Library", "load"]
 
@@ -180,7 +180,7 @@ def load(argument: str | os.PathLike[str] | None = None) -> Library:
     Parameters
     ----------
     argument : path, optional
-        See `_locate.locate`.
+        See `_machine.builds.locate`.
 
     Raises
     ------

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ._free_memory import free_memory
+from ._machine.limits import free_memory
 from ._model_file import Model
 from ._tensor_header import Tensor
 from ._weight_types import block_sizes, parse_rules
@@ -21,7 +21,7 @@ from .errors import OutOfMemoryError
 from .params import ContextParams, ImageParams, Tiling
 
 if TYPE_CHECKING:
-    from ._devices import Device
+    from ._machine.devices import Device
 
 __all__ = ["MemoryCheck", "compute_bytes", "weight_bytes"]
 

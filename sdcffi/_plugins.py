@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ._backends import PREFERENCE, BackendChoice, backend_of_registry
-from ._devices import Device, Variant, chosen_device, chosen_variant, computes, numbered
-from ._drivers import why_no_device, why_not_loaded
+from ._machine.backends import PREFERENCE, BackendChoice, backend_of_registry
+from ._machine.devices import Device, Variant, chosen_device, chosen_variant, computes, numbered
+from ._machine.drivers import why_no_device, why_not_loaded
 from .errors import BackendUnavailableError, LayoutMismatchError, NativeError, SDError
 
 if TYPE_CHECKING:

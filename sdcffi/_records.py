@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ._devices import Device
+    from ._machine.devices import Device
 
 __all__ = ["FileRecord", "Origin", "PictureRecord", "Upscaling"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ._devices import Device, Variant
+    from ._machine.devices import Device, Variant
     from .params import ContextParams, StrPath, Struct
 
 __all__ = [
@@ -33,9 +33,9 @@ class Opening:
     Attributes
     ----------
     library : path or None
-        See `_locate.locate`.
+        See `_machine.builds.locate`.
     backend : str
-        See `_backends.backend_choice`.
+        See `_machine.backends.backend_choice`.
     params : ContextParams, UpscalerParams or None
         The model, or upscaling network; None opens the backend only.
     weights : bool

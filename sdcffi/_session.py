@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ._callbacks import PreviewOptions, listening
-from ._cores import usable_cores
 from ._library import load
+from ._machine.limits import usable_cores
 from ._marshal import Marshaller, adopt_images, adopt_pixels
 from ._requests import Conversion, Description, Edges, Offer, Opened, Opening, Resolved, UpscalerParams
 from .errors import GenerationError, LoraError, ModelLoadError, NativeError, SDError
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ._devices import Device
     from ._job import Job
+    from ._machine.devices import Device
     from .params import ContextParams, ImageParams, Struct, VideoParams
 
 __all__ = ["Session"]

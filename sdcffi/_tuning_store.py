@@ -14,15 +14,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._cores import MOST_THREADS, usable_cores
 from ._files import cache_directory, replacing
+from ._machine.limits import MOST_THREADS, usable_cores
 from ._parameters import parameters, words_of
 from ._serialize import detach
 from .params import ContextParams
 
 if TYPE_CHECKING:
-    from ._devices import Device
     from ._digest import FileState
+    from ._machine.devices import Device
     from ._requests import Opened, Opening
 
 __all__ = ["TUNED", "Subject", "keep_choice", "subject_of", "with_stored_choice"]

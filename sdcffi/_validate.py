@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ._cores import MOST_THREADS
+from ._machine.limits import MOST_THREADS
 from ._model_file import Model, read_model
 from ._numbers import check_integer, check_number
 from ._validate_call import check_preview

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ._weight_types import is_writable
 
 if TYPE_CHECKING:
-    from ._devices import Device
+    from ._machine.devices import Device
     from ._model_file import Model
     from ._requests import Offer
 

@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ._backends import BACKENDS
-from ._build.backends import GPUS
 from ._calls import run_alone
-from ._devices import Device, Variant
-from ._locate import locate
+from ._machine.backends import BACKENDS
+from ._machine.builds import locate
+from ._machine.devices import Device, Variant
+from ._machine.probes import DEVICES
 from ._requests import Opening
 from .errors import BackendUnavailableError, SDError
 from .events import Listeners, LogFunction
@@ -189,7 +189,7 @@ def _of(description: Description | None, backend: str) -> tuple[Device, ...]:
 
 def _use_of(name: str, built: Collection[str]) -> str:
     """Tell of a backend that is not built where a device of it seems to be here."""
-    if not GPUS[name].has_device():
+    if not DEVICES[name]():
         return ""
     return (
         f"not built, though a device seems to be here. To add it: python -m sdcffi build --backend"

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ._cores import usable_cores, usable_processors
+from ._machine.limits import usable_cores, usable_processors
 from ._model_file import Model, read_model
 from ._numbers import check_integer, check_number
 from ._tuning_store import TUNED, keep_choice, subject_of
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ._devices import Device
+    from ._machine.devices import Device
     from ._records import Origin
     from .params import ContextParams, StrPath
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Literal, overload
 
 from ._async import as_coroutine
 from ._calls import GRACE, Call
-from ._cores import MOST_THREADS
 from ._digest import file_state
 from ._files import replacing
 from ._handle import Handle
+from ._machine.limits import MOST_THREADS
 from ._numbers import check_integer, check_number
 from ._records import Origin, Upscaling
 from ._requests import Opening, UpscalerParams

@@ -21,7 +21,7 @@ from sdcffi._build.plan import make_plan
 from sdcffi._build.request import BuildRequest
 from sdcffi._build.sources import locate_source
 from sdcffi._files import cache_directory
-from sdcffi._locate import NativeBuild, locate, read_build
+from sdcffi._machine.builds import NativeBuild, locate, read_build
 
 __all__ = ["pytest_addoption", "pytest_terminal_summary"]  # pytest's hooks of the backend matrix
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sdcffi._backends import BACKENDS
-from sdcffi._locate import MANIFEST, NativeBuild, locate
+from sdcffi._machine.backends import BACKENDS
+from sdcffi._machine.builds import MANIFEST, NativeBuild, locate
 
 _SOURCE = Path(__file__).with_name("stub_gpu.c")
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from sdcffi._backends import BACKENDS
 from sdcffi._build import toolkits
 from sdcffi._build.backends import GPUS
 from sdcffi._build.compilers import find_compiler
 from sdcffi._build.manifest import _PLUGIN
+from sdcffi._machine.backends import BACKENDS
 
 
 def options(file: Path) -> set[str]:

@@ -18,12 +18,13 @@ from sdcli import Pixels
 from tiny_model import TinyModel
 from upscaling_networks import random_weights, write_network
 
-from sdcffi import BackendUnavailableError, Engine, NativeCrashError, Upscaler, _drivers
-from sdcffi._backends import BACKENDS, PREFERENCE, BackendChoice, backend_choice
+from sdcffi import BackendUnavailableError, Engine, NativeCrashError, Upscaler
 from sdcffi._build.backends import GPUS
-from sdcffi._devices import Device, Variant, chosen_device, chosen_variant, numbered
-from sdcffi._drivers import why_no_device, why_not_loaded
-from sdcffi._locate import read_build
+from sdcffi._machine import drivers as _drivers
+from sdcffi._machine.backends import BACKENDS, PREFERENCE, BackendChoice, backend_choice
+from sdcffi._machine.builds import read_build
+from sdcffi._machine.devices import Device, Variant, chosen_device, chosen_variant, numbered
+from sdcffi._machine.drivers import why_no_device, why_not_loaded
 
 DRAW: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "steps": 1, "cfg_scale": 1.0, "seed": 7}
 GIB = 1 << 30

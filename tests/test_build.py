@@ -23,7 +23,6 @@ from sdcffi._build import bootstrap, toolkits
 from sdcffi._build.compilers import Compiler, find_compiler
 from sdcffi._build.cpu import cpu_definitions
 from sdcffi._build.digests import tree_digest
-from sdcffi._build.manifest import is_intact, read_manifest
 from sdcffi._build.pipeline import compile_native, publish
 from sdcffi._build.plan import BuildPlan, make_plan
 from sdcffi._build.request import BuildRequest
@@ -31,6 +30,7 @@ from sdcffi._build.sources import locate_source
 from sdcffi._build.tools import CMAKE, NINJA
 from sdcffi._build.verify import check_devices
 from sdcffi._files import file_digest
+from sdcffi._machine.builds import is_intact, read_build
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -344,7 +344,7 @@ def test_the_key_depends_on_source_patches_options_and_compiler(
 
 def test_a_build_holds_what_its_manifest_says(stand_in: StandIn) -> None:
     native = compile_native(stand_in.plan())
-    manifest = read_manifest(native)
+    manifest = read_build(native).manifest
     names = {path.name for path in native.iterdir()} - {"manifest.json"}
     assert manifest["files"] == {name: file_digest(native / name) for name in names}
     assert manifest["library"] in names
@@ -373,7 +373,7 @@ def test_an_archive_is_a_source_too(stand_in: StandIn, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "upstream.tar.gz", "w:gz") as archive:
         archive.add(stand_in.upstream, "release-1.0/vendor/upstream")
     native = compile_native(stand_in.plan("--source", str(tmp_path / "upstream.tar.gz")))
-    assert read_manifest(native)["upstream"]["sha256"] == file_digest(tmp_path / "upstream.tar.gz")
+    assert read_build(native).manifest["upstream"]["sha256"] == file_digest(tmp_path / "upstream.tar.gz")
 
 
 def test_a_truncated_archive_is_refused_and_leaves_no_tree(stand_in: StandIn, tmp_path: Path, cache: Path) -> None:
@@ -411,7 +411,7 @@ def test_git_builds_the_revision_that_was_named(stand_in: StandIn) -> None:
     (stand_in.upstream / "src/engine.c").write_text("not C\n")
     _git("commit", "--quiet", "-am", "two", cwd=stand_in.upstream)
     native = compile_native(stand_in.plan("--source", "git@v1", "--git-url", str(stand_in.upstream)))
-    assert _git("rev-parse", "v1", cwd=stand_in.upstream).startswith(read_manifest(native)["upstream"]["commit"])
+    assert _git("rev-parse", "v1", cwd=stand_in.upstream).startswith(read_build(native).manifest["upstream"]["commit"])
 
 
 def test_git_out_of_reach_says_what_was_tried(stand_in: StandIn, tmp_path: Path) -> None:

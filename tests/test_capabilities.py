@@ -12,8 +12,8 @@ import pytest
 from tiny_model import TinyModel
 
 from sdcffi import Cache, Capabilities, ContextParams, Engine, Hires, ImageParams, Log, SampleParams
-from sdcffi._devices import Device
 from sdcffi._library import load
+from sdcffi._machine.devices import Device
 from sdcffi._model_architecture import _TABLE
 from sdcffi._model_file import Model, ModelFile
 from sdcffi._requests import Offer

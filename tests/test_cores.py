@@ -13,9 +13,17 @@ from safetensors.numpy import save_file
 from tiny_model import TinyModel
 from upscaling_networks import random_weights
 
-from sdcffi import Engine, Upscaler, _cores
-from sdcffi._cores import MOST_THREADS, _linux_cores, _linux_processors, _macos_cores, usable_cores, usable_processors
+from sdcffi import Engine, Upscaler
 from sdcffi._library import load
+from sdcffi._machine import limits as _cores
+from sdcffi._machine.limits import (
+    MOST_THREADS,
+    _linux_cores,
+    _linux_processors,
+    _macos_cores,
+    usable_cores,
+    usable_processors,
+)
 
 DRAW: dict[str, Any] = {"prompt": "a", "width": 32, "height": 32, "steps": 1, "cfg_scale": 1.0, "seed": 1}
 
@@ -126,7 +134,7 @@ def test_cores_of_macos_are_counted(told: dict[str, int], cores: int, monkeypatc
             raise OSError(name)
         return told[name]
 
-    monkeypatch.setattr(_cores, "sysctl", sysctl)
+    monkeypatch.setattr(_cores, "_sysctl", sysctl)
     assert _macos_cores() == cores
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ggml_cpu import TYPES, Backend, Floats
 
-from sdcffi._locate import locate
+from sdcffi._machine.builds import locate
 
 # Of the largest value: single precision's 6e-8 times what some thousand sums of random signs gather.
 ROUNDING = 2e-6

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sdcffi._build import install_hints, toolkits
+from sdcffi._build import toolkits
 from sdcffi._build.commands import run_logged
 from sdcffi._build.compilers import find_compiler
 from sdcffi._build.declarations import write_declarations
@@ -23,6 +23,7 @@ from sdcffi._build.plan import make_plan
 from sdcffi._build.request import BuildRequest
 from sdcffi._build.tools import NINJA
 from sdcffi._files import cache_directory
+from sdcffi._machine import install_hints
 
 ARCHITECTURE = "86"
 FILES = {"out-prod.cu": b"cublasSgemm", "scale.cu": b".nv_fatbin"}  # and what their objects have: cuBLAS, a kernel

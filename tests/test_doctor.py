@@ -13,7 +13,7 @@ from gpus import copied, with_stubs
 
 from sdcffi import _doctor, cli
 from sdcffi._doctor import _judged
-from sdcffi._locate import MANIFEST
+from sdcffi._machine.builds import MANIFEST
 
 Capture = pytest.CaptureFixture[str]
 Told = dict[str, dict[str, str]]

@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "_numbers": set(),
     "_version": set(),
     "images": set(),
+    "_machine": set(),
     "__main__": {"cli"},
 }
 

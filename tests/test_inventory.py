@@ -9,8 +9,8 @@ import pytest
 from gpus import with_stubs
 
 from sdcffi import Inventory, cli, inventory, list_devices
-from sdcffi._build.backends import GPUS, Gpu
-from sdcffi._devices import Device, Variant
+from sdcffi._machine.devices import Device, Variant
+from sdcffi._machine.probes import DEVICES
 from sdcffi.inventory import BackendReport
 
 Capture = pytest.CaptureFixture[str]
@@ -58,8 +58,7 @@ def test_a_wrong_backend_is_status_2(capfd: Capture) -> None:
 
 
 def test_a_device_of_a_backend_that_is_not_built_is_pointed_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = {name: Gpu(gpu.option, gpu.toolkit, lambda name=name: name == "hip") for name, gpu in GPUS.items()}
-    monkeypatch.setattr(inventory, "GPUS", seen)
+    monkeypatch.setattr(inventory, "DEVICES", {name: lambda name=name: name == "hip" for name in DEVICES})
     reports = {report.name: report for report in list_devices(backend="cpu").backends}
     assert reports["hip"].problem.endswith("To add it: python -m sdcffi build --backend cpu,hip")
     assert reports["cuda"].problem == ""

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from sdcffi._layout import StructLayout, check_layout, layout_table
-from sdcffi._locate import locate
+from sdcffi._machine.builds import locate
 from sdcffi.errors import LayoutMismatchError
 
 ONE = {"sd_x_t": StructLayout(8, {"a": (0, 4), "b": (4, 4)})}

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from sdcffi import BackendUnavailableError
-from sdcffi._devices import Device
 from sdcffi._job import Job
 from sdcffi._library import Library, load
-from sdcffi._locate import locate
+from sdcffi._machine.builds import locate
+from sdcffi._machine.devices import Device
 from sdcffi._requests import Opening
 from sdcffi._session import Session
 
@@ -138,7 +138,7 @@ def test_a_backend_that_was_not_built_is_refused_with_the_command() -> None:
 def test_a_plugin_that_does_not_load_says_why(tmp_path: Path) -> None:
     """A copy of the build whose GPU plug-in is no library: explicit is an error, auto goes on and says so."""
     code = (
-        "import hashlib, json, shutil, sys; from pathlib import Path; from sdcffi._locate import locate\n"
+        "import hashlib, json, shutil, sys; from pathlib import Path; from sdcffi._machine.builds import locate\n"
         "copy = Path(sys.argv[1]) / 'native'; shutil.copytree(locate().directory, copy)\n"
         "(copy / 'libggml-cuda.so').write_bytes(b'no library')\n"
         "manifest = json.loads((copy / 'manifest.json').read_text())\n"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sdcffi import _locate
 from sdcffi._library import load
-from sdcffi._locate import locate
+from sdcffi._machine import builds as _locate
+from sdcffi._machine.builds import locate
 from sdcffi.errors import LibraryNotFoundError
 
 

@@ -29,7 +29,7 @@ from sdcffi._build.compilers import find_compiler
 from sdcffi._build.pipeline import compile_native
 from sdcffi._build.plan import make_plan
 from sdcffi._build.request import BuildRequest
-from sdcffi._locate import NativeBuild, locate
+from sdcffi._machine.builds import NativeBuild, locate
 from sdcffi._plugins import variant_of
 from sdcffi.inventory import Inventory
 

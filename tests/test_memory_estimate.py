@@ -14,8 +14,8 @@ from test_lora_file import write
 from tiny_model import TinyModel
 
 from sdcffi import _memory
-from sdcffi._devices import Device
-from sdcffi._free_memory import _linux, free_memory
+from sdcffi._machine.devices import Device
+from sdcffi._machine.limits import _linux, free_memory
 from sdcffi._memory import MemoryCheck, compute_bytes, weight_bytes
 from sdcffi._model_file import Model, read_model
 from sdcffi.errors import OutOfMemoryError
@@ -136,7 +136,7 @@ def test_limits_of_linux_are_read(files: dict[str, str], free: int | None, tmp_p
 def test_a_limit_of_address_space_counts() -> None:
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30));"
-        "from sdcffi._free_memory import free_memory; print(free_memory())"
+        "from sdcffi._machine.limits import free_memory; print(free_memory())"
     )
     free = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     assert 0 < free < 3 << 30

@@ -30,7 +30,7 @@ from sdcffi import (
     SkipLayerGuidance,
     Tiling,
 )
-from sdcffi._devices import Device
+from sdcffi._machine.devices import Device
 from sdcffi._records import Origin
 from sdcffi.params import Embedding
 

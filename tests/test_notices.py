@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from test_build import LICENCE, StandIn
 
-from sdcffi._build.manifest import read_manifest
 from sdcffi._build.pipeline import compile_native
-from sdcffi._locate import NOTICES, locate
+from sdcffi._machine.builds import NOTICES, locate, read_build
 
 ENGINE_LICENCE = """\
 /* Copyright 2019 One Engine
@@ -50,7 +49,7 @@ def test_a_build_has_the_notices_of_what_was_compiled_and_no_others(tmp_path: Pa
         section("src/engine.c", ENGINE_LICENCE.strip()),
     ]
     assert (native / NOTICES).read_text("utf-8") == "\n".join(expected)
-    assert NOTICES in read_manifest(native)["files"]
+    assert NOTICES in read_build(native).manifest["files"]
 
 
 def test_the_real_build_names_whom_it_is_made_of() -> None:

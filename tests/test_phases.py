@@ -16,7 +16,7 @@ from sdcli import SdCli, run
 from tiny_model import TinyModel
 
 from sdcffi import Engine, Hires, ImageParams, Log, Progress, SampleParams, Tiling
-from sdcffi._locate import locate
+from sdcffi._machine.builds import locate
 from sdcffi._phases import LINES, Phases
 
 DRAW: dict[str, Any] = {"width": 32, "height": 32, "steps": 3, "cfg_scale": 1.0, "seed": 7}

@@ -33,9 +33,9 @@ from sdcffi import (
     tuning,
 )
 from sdcffi._arguments import as_arguments
-from sdcffi._cores import usable_cores
-from sdcffi._devices import Device
 from sdcffi._digest import FileState
+from sdcffi._machine.devices import Device
+from sdcffi._machine.limits import usable_cores
 from sdcffi._model_architecture import Architecture
 from sdcffi._model_file import Model
 from sdcffi._tuning_store import TUNED, Subject, keep_choice, subject_of

@@ -19,7 +19,7 @@ from sdcffi._build.pipeline import compile_native
 from sdcffi._build.places import csrc_directory
 from sdcffi._build.plan import make_plan
 from sdcffi._build.request import BuildRequest
-from sdcffi._locate import locate
+from sdcffi._machine.builds import locate
 from sdcffi.images.compare import compare
 
 LORA_PATCH = "0001-cast-quantised-tensors-by-rows.patch"

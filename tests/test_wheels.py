@@ -15,7 +15,7 @@ from gpus import with_stubs
 from test_build import ROOT
 
 from sdcffi._build.add_ons import pack_add_ons
-from sdcffi._locate import read_build
+from sdcffi._machine.builds import read_build
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads ELF files; uses auditwheel")]
 

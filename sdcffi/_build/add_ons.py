@@ -1,6 +1,6 @@
 """GPU plug-ins as wheels of their own, which only add files to an installed sdcffi: ``sdcffi-cuda``, ``sdcffi-vulkan``.
 
-Beside the plug-in lies a fragment of a manifest, ``plugin-cuda.json``, which `sdcffi._locate` reads: it says what the
+Beside the plug-in lies a fragment of a manifest, ``plugin-cuda.json``, which `_machine.builds` reads: it says what the
 plug-in was built against, and what differs is refused.
 """
 
@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from .._locate import FRAGMENT, NOTICES, NativeBuild, fragment_of, read_build
+from .._machine.builds import FRAGMENT, NOTICES, NativeBuild, fragment_of, read_build
 from .._version import __version__
 from ..errors import BuildError
 from .places import PACKAGE, csrc_directory

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .._backends import BACKENDS
+from .._machine import probes
+from .._machine.backends import BACKENDS
 from ..errors import BuildError
-from . import devices, toolkits
+from . import toolkits
 from .compilers import Compiler
 from .toolkits import Toolkit
 
@@ -32,13 +33,13 @@ class Gpu:
 
 
 GPUS = {
-    "cuda": Gpu("SD_CUDA", toolkits.cuda, devices.has_cuda),
-    "metal": Gpu("SD_METAL", toolkits.metal, devices.has_metal),
-    "vulkan": Gpu("SD_VULKAN", toolkits.vulkan, devices.has_vulkan),
-    "hip": Gpu("SD_HIPBLAS", toolkits.hip, devices.has_hip),
-    "sycl": Gpu("SD_SYCL", toolkits.sycl, devices.has_sycl),
-    "opencl": Gpu("SD_OPENCL", toolkits.opencl, devices.has_opencl),
-    "musa": Gpu("SD_MUSA", toolkits.musa, devices.has_musa),
+    "cuda": Gpu("SD_CUDA", toolkits.cuda, probes.DEVICES["cuda"]),
+    "metal": Gpu("SD_METAL", toolkits.metal, probes.DEVICES["metal"]),
+    "vulkan": Gpu("SD_VULKAN", toolkits.vulkan, probes.DEVICES["vulkan"]),
+    "hip": Gpu("SD_HIPBLAS", toolkits.hip, probes.DEVICES["hip"]),
+    "sycl": Gpu("SD_SYCL", toolkits.sycl, probes.DEVICES["sycl"]),
+    "opencl": Gpu("SD_OPENCL", toolkits.opencl, probes.DEVICES["opencl"]),
+    "musa": Gpu("SD_MUSA", toolkits.musa, probes.DEVICES["musa"]),
 }
 NAMES = tuple(BACKENDS)
 
@@ -74,7 +75,7 @@ def select(asked: tuple[str, ...] | None, compiler: Compiler, cuda_arch: str | N
     definitions = {gpu.option: "ON" if name in chosen else "OFF" for name, gpu in GPUS.items()}
     for toolkit in chosen.values():
         definitions |= toolkit.definitions
-    if "cuda" in chosen and (architectures := cuda_arch or devices.cuda_architectures()):
+    if "cuda" in chosen and (architectures := cuda_arch or probes.cuda_architectures()):
         definitions["CMAKE_CUDA_ARCHITECTURES"] = architectures.replace(",", ";")
     return Selection(("cpu", *chosen), definitions, tuple(remarks))
 

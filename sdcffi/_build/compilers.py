@@ -10,9 +10,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from .._machine.install_hints import CXX_COMPILER
 from ..errors import BuildError
 from .commands import run_captured
-from .install_hints import CXX_COMPILER
 
 _PAIRS = (("cc", "c++"), ("gcc", "g++"), ("clang", "clang++"), ("cl", "cl"))
 

@@ -8,10 +8,9 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from .._files import file_digest
-from .._locate import MANIFEST, NOTICES
+from .._machine.builds import MANIFEST, NOTICES
 from .._version import __version__
 from ..errors import BuildError
 from .digests import tree_digest
@@ -35,20 +34,6 @@ def collect(plan: BuildPlan, applied: tuple[str, ...], directory: Path) -> None:
     (directory / NOTICES).write_text(notices(plan.tree, compiled_files(plan)), "utf-8")
     manifest = _manifest(plan, applied, directory)
     (directory / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
-
-
-def is_intact(directory: Path) -> bool:
-    """Tell whether every file of a finished build is there and is the one that was built."""
-    if not (directory / MANIFEST).is_file():
-        return False
-    files = read_manifest(directory)["files"].items()
-    return all((directory / name).is_file() and file_digest(directory / name) == digest for name, digest in files)
-
-
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """Return the parsed manifest of a build."""
-    manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text("utf-8"))
-    return manifest
 
 
 def _manifest(plan: BuildPlan, applied: tuple[str, ...], directory: Path) -> Mapping[str, object]:

@@ -22,13 +22,13 @@ from pathlib import Path
 import filelock
 
 from .._files import cache_directory
-from .._locate import MANIFEST
+from .._machine.builds import MANIFEST, is_intact
 from ..errors import BuildError
 from .add_ons import pack_add_ons
 from .commands import NO_SPACE, DiskFullError, run_logged, say
 from .declarations import write_declarations
 from .digests import value_digest
-from .manifest import collect, is_intact
+from .manifest import collect
 from .patches import apply_needed
 from .plan import BuildPlan, make_plan
 from .request import BuildRequest

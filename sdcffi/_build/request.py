@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .._locate import PACKAGE_BUILD
+from .._machine.builds import PACKAGE_BUILD
 from .backends import NAMES
 
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import install_hints
+from .._machine import install_hints
+from .._machine.install_hints import Missing
 from .bootstrap import ORIGINAL_PATH
 from .compilers import Compiler
-from .install_hints import Missing
 
 _CUDA_HOME = Path("/usr/local/cuda")
 PACKAGED_CUDA = {

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .._backends import BACKENDS
+from .._machine.backends import BACKENDS
 from ..errors import BuildError
 from .commands import run_captured
 from .places import PACKAGE

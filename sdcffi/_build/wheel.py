@@ -7,10 +7,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from .._locate import MANIFEST, PACKAGE_BUILD
+from .._machine.builds import MANIFEST, PACKAGE_BUILD, read_build
 from ..errors import BuildError
 from .hatch_hook import NATIVE
-from .manifest import read_manifest
 from .pipeline import build, build_verified
 from .request import BuildRequest
 
@@ -26,7 +25,7 @@ def compile_for_wheel(settings: Mapping[str, Any]) -> None:
 def compile_in_place(settings: Mapping[str, Any]) -> None:
     """Compile into the checkout; without `settings` with those of the build that is there."""
     if not settings and (PACKAGE_BUILD / MANIFEST).is_file():
-        settings = read_manifest(PACKAGE_BUILD)["request"]
+        settings = read_build(PACKAGE_BUILD).manifest["request"]
     try:
         build(BuildRequest.from_settings(settings))
     except BuildError as error:

@@ -8,7 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from .._backends import BACKENDS
+from .._machine.backends import BACKENDS
 from ._flags import add_command
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from sdcffi._files import cache_directory
-from sdcffi._locate import locate
+from sdcffi._machine.builds import locate
 
 from .contenders import CONTENDERS
 from .growth import AXES, measure_growth

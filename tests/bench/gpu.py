@@ -34,7 +34,7 @@ from sdcli import SdCli
 
 import sdcffi
 from sdcffi import CancelledError, Engine, GenerationTimeoutError, list_devices
-from sdcffi._locate import locate
+from sdcffi._machine.builds import locate
 from sdcffi.images.compare import compare
 
 from . import models

@@ -29,7 +29,7 @@ from pathlib import Path
 
 from tiny_model import TinyModel, write_model
 
-from sdcffi._locate import locate
+from sdcffi._machine.builds import locate
 
 from .processes import run_measured
 

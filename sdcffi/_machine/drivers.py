@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ._build import install_hints
-from ._build.install_hints import Missing
+from . import install_hints
+from .install_hints import Missing
 
 __all__ = ["nvidia_driver", "vulkan_drivers", "vulkan_loader", "why_no_device", "why_not_loaded"]
 

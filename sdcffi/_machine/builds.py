@@ -12,16 +12,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ._backends import PREFERENCE
-from ._files import file_digest
-from .errors import LayoutMismatchError, LibraryNotFoundError
+from .._files import file_digest
+from ..errors import LayoutMismatchError, LibraryNotFoundError
+from .backends import PREFERENCE
 
-__all__ = ["FRAGMENT", "MANIFEST", "NOTICES", "PACKAGE_BUILD", "NativeBuild", "fragment_of", "locate", "read_build"]
+__all__ = [
+    "FRAGMENT",
+    "MANIFEST",
+    "NOTICES",
+    "PACKAGE_BUILD",
+    "NativeBuild",
+    "fragment_of",
+    "is_intact",
+    "locate",
+    "read_build",
+]
 
 MANIFEST = "manifest.json"
 FRAGMENT = "plugin-{}.json"
 NOTICES = "THIRD-PARTY-NOTICES.txt"
-PACKAGE_BUILD = Path(__file__).resolve().parent / "_native"
+PACKAGE_BUILD = Path(__file__).resolve().parents[1] / "_native"
 _SCHEMA = 1
 _BUILD_COMMAND = "python -m sdcffi build    (in a checkout: python build_native.py)"
 
@@ -117,6 +127,17 @@ def read_build(path: Path) -> NativeBuild:
         if fragment.is_file():
             _add(build, backend, fragment)
     return build
+
+
+def is_intact(directory: Path) -> bool:
+    """Return whether there is a build in `directory`, with every file as it was built."""
+    try:
+        build = read_build(directory)
+        for name in build.manifest["files"]:
+            build.verify(directory / name)
+    except (LibraryNotFoundError, LayoutMismatchError):
+        return False
+    return True
 
 
 def fragment_of(build: NativeBuild, backend: str) -> dict[str, Any]:

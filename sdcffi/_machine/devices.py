@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from ._backends import PREFERENCE, BackendChoice
-from .errors import BackendUnavailableError
+from ..errors import BackendUnavailableError
+from .backends import PREFERENCE, BackendChoice
 
 __all__ = ["Device", "Variant", "chosen_device", "chosen_variant", "computes", "numbered"]
 

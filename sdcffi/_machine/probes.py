@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 _SECONDS = 30
@@ -54,6 +55,18 @@ def has_opencl() -> bool:
 def has_musa() -> bool:
     """Moore Threads' driver lists a GPU."""
     return "GPU" in _output("mthreads-gmi", "-L")
+
+
+DEVICES: dict[str, Callable[[], bool]] = {
+    "cuda": has_cuda,
+    "metal": has_metal,
+    "vulkan": has_vulkan,
+    "hip": has_hip,
+    "sycl": has_sycl,
+    "opencl": has_opencl,
+    "musa": has_musa,
+}
+"""By GPU backend, whether there is a device of it here."""
 
 
 def _output(program: str, *arguments: str) -> str:
