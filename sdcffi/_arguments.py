@@ -7,7 +7,7 @@
     vae_tiling = true
     cache = {mode = "easycache", reuse_threshold = 0.2}
 
-Names are those of `_parameters`, of keywords of `Engine` and its calls, and of structs (``tiling``, ``cache``,
+Names are those of `params.names`, of keywords of `Engine` and its calls, and of structs (``tiling``, ``cache``,
 ``hires``, ``slg``, ``high_noise``, ``context``, ``params``), whose tables have the C names. Paths, of pictures too, are
 relative to the current directory.
 """
@@ -21,12 +21,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ._parameters import Parameter, build, flatten, parameters
-from ._serialize import check_keys, decode, plain, read_table
 from .engine import Engine
-from .lora import Lora
 from .metadata import GenerationParameters
-from .params import ContextParams, Embedding, ImageParams, StrPath, Struct, VideoParams
+from .params.context import ContextParams, Embedding
+from .params.image import ImageParams
+from .params.lora import Lora
+from .params.names import Parameter, build, flatten, parameters
+from .params.plain import check_keys, decode, plain, read_table
+from .params.struct import StrPath, Struct
+from .params.video import VideoParams
 from .reproduction import find_files, restored
 
 __all__ = ["Arguments", "as_arguments", "parse_lora", "parse_mask", "read_arguments"]

@@ -32,7 +32,7 @@ from .events import Listeners, Log
 
 if TYPE_CHECKING:
     from ._requests import Opened
-    from .params import ContextParams
+    from .params.context import ContextParams
 
 __all__ = ["GRACE", "Call", "Calls", "adopted", "run_alone"]
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .inventory import Inventory
-    from .params import StrPath
+    from .params.struct import StrPath
 
 __all__ = ["Check", "examine"]
 

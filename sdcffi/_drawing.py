@@ -17,8 +17,11 @@ from ._numbers import check_integer
 from ._records import Origin
 from ._validate import check_preview
 from .events import Listeners, LogFunction, PreviewFunction, ProgressFunction
-from .lora import Lora, LoraLike, as_loras, merge_tags
-from .params import ContextParams, ImageParams, VideoParams
+from .lora import as_loras, merge_tags
+from .params.context import ContextParams
+from .params.image import ImageParams
+from .params.lora import Lora, LoraLike
+from .params.video import VideoParams
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from ._digest import FileState
     from ._model_file import Model
     from ._requests import Edges, Resolved
-    from .result import LoraReport
+    from .params.lora import LoraReport
 
 __all__ = ["Drawing"]
 

@@ -15,7 +15,7 @@ from .events import Listeners
 if TYPE_CHECKING:
     from ._machine.devices import Device
     from ._requests import Opened, Opening
-    from .params import ContextParams
+    from .params.context import ContextParams
 
 __all__ = ["Handle"]
 

@@ -19,8 +19,7 @@ from .result import check_picture_path
 if TYPE_CHECKING:
     from PIL import Image
 
-    from .lora import Lora
-    from .result import LoraReport
+    from .params.lora import Lora, LoraReport
 
 __all__ = ["draw_grid", "inspect", "parse_numbers"]
 

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from .errors import LoraError
-from .params import StrPath
+from .params.struct import StrPath
 
 __all__ = ["ENDINGS", "find_lora"]
 

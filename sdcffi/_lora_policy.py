@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from .errors import LoraError, LoraQualityWarning, LoraWarning
 
 if TYPE_CHECKING:
-    from .lora import Lora
-    from .result import LoraReport
+    from .params.lora import Lora, LoraReport
 
 __all__ = ["choose_usable", "judge_applied", "warn_of_coarse_weights"]
 

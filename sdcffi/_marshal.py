@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import UnsupportedParameterError
-from .params import Guidance, SampleParams, Struct
+from .params.sampling import Guidance, SampleParams
+from .params.struct import Struct
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -18,7 +18,9 @@ from ._model_file import Model
 from ._tensor_header import Tensor
 from ._weight_types import block_sizes, parse_rules
 from .errors import OutOfMemoryError
-from .params import ContextParams, ImageParams, Tiling
+from .params.context import ContextParams
+from .params.image import ImageParams
+from .params.sampling import Tiling
 
 if TYPE_CHECKING:
     from ._machine.devices import Device

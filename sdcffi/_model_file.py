@@ -16,7 +16,8 @@ from pathlib import Path
 
 from ._model_architecture import Architecture, identify
 from ._tensor_header import HeaderError, Tensor, read_header
-from .params import ContextParams, StrPath
+from .params.context import ContextParams
+from .params.struct import StrPath
 
 __all__ = ["UNKNOWN", "Model", "ModelFile", "examine", "read_file", "read_model"]
 

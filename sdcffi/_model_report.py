@@ -10,7 +10,7 @@ from typing import Any
 from ._memory import compute_bytes, weight_bytes
 from ._model_file import UNKNOWN, Model, examine
 from ._upscaler_file import read_network
-from .params import ImageParams
+from .params.image import ImageParams
 
 __all__ = ["inspect_model", "model_lines"]
 

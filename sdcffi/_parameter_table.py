@@ -8,10 +8,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ._calls import run_alone
-from ._parameters import Parameter, parameters
 from ._requests import Opening
 from .engine import Engine
-from .params import ContextParams, ImageParams, StrPath, Struct, VideoParams
+from .params.context import ContextParams
+from .params.image import ImageParams
+from .params.names import Parameter, parameters
+from .params.struct import StrPath, Struct
+from .params.video import VideoParams
 
 __all__ = ["FUNCTIONS", "STRUCTS", "UNREACHED", "parameter_table"]
 

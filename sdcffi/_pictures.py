@@ -12,7 +12,8 @@ from ._numbers import check_integers
 from .images.convert import Alpha, as_mask, as_rgb, box_mask
 from .images.pixels import MOST_SIDE, parse_alpha
 from .images.resize import Resize, check_rule, fitted_size, resized
-from .params import ImageParams, VideoParams
+from .params.image import ImageParams
+from .params.video import VideoParams
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ._digest import FileState, file_state, sha256, tensors_sha256
-from ._serialize import detach
-from .params import ContextParams, Struct
+from .params.context import ContextParams
+from .params.plain import detach
+from .params.struct import Struct
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._machine.devices import Device, Variant
-    from .params import ContextParams, StrPath, Struct
+    from .params.context import ContextParams
+    from .params.struct import StrPath, Struct
 
 __all__ = [
     *("Conversion", "Description", "Edges", "Offer", "Opened", "Opening", "Resolved", "UpscalerParams"),

@@ -12,8 +12,7 @@ from ._machine.limits import usable_cores
 from ._marshal import Marshaller, adopt_images, adopt_pixels
 from ._requests import Conversion, Description, Edges, Offer, Opened, Opening, Resolved, UpscalerParams
 from .errors import GenerationError, LoraError, ModelLoadError, NativeError, SDError
-from .lora import Lora
-from .result import LoraReport
+from .params.lora import Lora, LoraReport
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +20,10 @@ if TYPE_CHECKING:
 
     from ._job import Job
     from ._machine.devices import Device
-    from .params import ContextParams, ImageParams, Struct, VideoParams
+    from .params.context import ContextParams
+    from .params.image import ImageParams
+    from .params.struct import Struct
+    from .params.video import VideoParams
 
 __all__ = ["Session"]
 

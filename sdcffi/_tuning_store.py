@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from ._files import cache_directory, replacing
 from ._machine.limits import MOST_THREADS, usable_cores
-from ._parameters import parameters, words_of
-from ._serialize import detach
-from .params import ContextParams
+from .params.context import ContextParams
+from .params.names import parameters, words_of
+from .params.plain import detach
 
 if TYPE_CHECKING:
     from ._digest import FileState

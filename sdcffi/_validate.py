@@ -16,7 +16,8 @@ from ._numbers import check_integer, check_number
 from ._validate_call import check_preview
 from ._validate_image import check_image
 from ._weight_types import check_rules, check_type
-from .params import ContextParams, Embedding, StrPath
+from .params.context import ContextParams, Embedding
+from .params.struct import StrPath
 
 __all__ = ["check_context", "check_image", "check_lora_options", "check_preview", "resolve_seed"]
 

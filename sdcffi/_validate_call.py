@@ -12,7 +12,7 @@ from ._model_file import Model
 from ._numbers import check_integer, check_number
 from .images.convert import check_pixels
 from .images.pixels import MOST_SIDE
-from .params import Cache, SampleParams, SkipLayerGuidance, Tiling
+from .params.sampling import Cache, SampleParams, SkipLayerGuidance, Tiling
 
 __all__ = [
     "MOST_SCALE",

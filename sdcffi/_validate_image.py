@@ -25,7 +25,8 @@ from ._validate_call import (
     warn_of_size,
 )
 from .images.pixels import MOST_SIDE
-from .params import Hires, ImageParams, PhotoMaker, SampleParams
+from .params.image import Hires, ImageParams, PhotoMaker
+from .params.sampling import SampleParams
 
 __all__ = ["check_image"]
 

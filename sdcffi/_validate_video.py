@@ -23,7 +23,8 @@ from ._validate_call import (
     warn_of_size,
 )
 from .images.pixels import MOST_SIDE
-from .params import SampleParams, VideoParams
+from .params.sampling import SampleParams
+from .params.video import VideoParams
 
 __all__ = ["check_video"]
 

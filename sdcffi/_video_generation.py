@@ -14,8 +14,9 @@ from .events import LogFunction, PreviewFunction, ProgressFunction
 from .images.convert import Alpha, ImageLike
 from .images.movies import check_rate
 from .images.resize import Resize
-from .lora import LoraLike
-from .params import Cache, Guidance, SampleParams, SkipLayerGuidance, Tiling, VideoParams
+from .params.lora import LoraLike
+from .params.sampling import Cache, Guidance, SampleParams, SkipLayerGuidance, Tiling
+from .params.video import VideoParams
 from .video import VideoResult
 
 __all__ = ["VideoGeneration"]

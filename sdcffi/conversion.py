@@ -15,7 +15,7 @@ from .events import Listeners
 
 if TYPE_CHECKING:
     from .events import LogFunction, ProgressFunction
-    from .params import StrPath
+    from .params.struct import StrPath
 
 __all__ = ["convert"]
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .events import LogFunction
-    from .params import StrPath
+    from .params.struct import StrPath
 
 __all__ = ["canny"]
 

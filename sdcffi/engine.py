@@ -21,20 +21,13 @@ from .capabilities import Capabilities, describe
 from .events import Listeners, LogFunction, PreviewFunction, ProgressFunction
 from .images.convert import Alpha, ImageLike, MaskLike
 from .images.resize import Resize
-from .lora import Lora, LoraLike, as_loras
-from .params import (
-    Cache,
-    ContextParams,
-    Embedding,
-    Guidance,
-    Hires,
-    ImageParams,
-    SampleParams,
-    SkipLayerGuidance,
-    StrPath,
-    Tiling,
-)
-from .result import LoraReport, Result
+from .lora import as_loras
+from .params.context import ContextParams, Embedding
+from .params.image import Hires, ImageParams
+from .params.lora import Lora, LoraLike, LoraReport
+from .params.sampling import Cache, Guidance, SampleParams, SkipLayerGuidance, Tiling
+from .params.struct import StrPath
+from .result import Result
 
 if TYPE_CHECKING:
     from ._digest import FileState

@@ -17,7 +17,7 @@ from .events import Listeners, LogFunction
 
 if TYPE_CHECKING:
     from ._requests import Description
-    from .params import StrPath
+    from .params.struct import StrPath
 
 __all__ = ["BackendReport", "Inventory", "list_devices"]
 

@@ -5,54 +5,21 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
 
 from ._lora_file import read_lora
 from ._lora_names import ENDINGS, find_lora
 from .errors import LoraError
-from .params import StrPath, Struct
+from .params.lora import Lora, LoraLike
+from .params.struct import StrPath
 
-__all__ = ["Lora", "LoraLike", "as_loras", "merge_tags", "parse_tags"]
+__all__ = ["as_loras", "merge_tags", "parse_tags"]
 
 _TAG = re.compile(r"<lora:([^:>]+):([^>]+)>")  # SDGenerationParams::extract_and_remove_lora
 _WEIGHT = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 _HIGH_NOISE = "|high_noise|"
 _MOST_FLOAT = 3.4028235e38
-
-
-@dataclass(frozen=True)
-class Lora(Struct):
-    """A LoRA adapter to draw with: `sd_lora_t`.
-
-    Parameters
-    ----------
-    path : path
-        The adapter's file (safetensors, gguf, ckpt or pt); with a `lora_dir`, a string without one of these endings is
-        a name to look up there.
-    multiplier : float
-        Strength: 1 as trained, 0 none; any finite value.
-    is_high_noise : bool
-        Apply it to the high-noise model of Wan 2.2.
-    name : str, optional
-        What to call it; the engine does not see it. None: the file's name without its ending.
-    """
-
-    C_STRUCT = "sd_lora_t"
-    path: StrPath
-    multiplier: float = 1.0
-    is_high_noise: bool = False
-    name: str | None = None
-
-    def given(self) -> dict[str, Any]:
-        """Give the fields of the C struct by name."""
-        fields = super().given()
-        fields.pop("name", None)
-        return fields
-
-
-LoraLike: TypeAlias = "Lora | StrPath | tuple[StrPath, float]"
 
 
 def as_loras(items: Iterable[LoraLike], lora_dir: StrPath | None = None) -> tuple[Lora, ...]:

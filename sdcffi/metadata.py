@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Any
 from ._files import replacing
 from ._infotext import infotext, lora_name, plain_name, sampler_label, scheduler_label
 from ._records import FileRecord, Origin, PictureRecord
-from ._serialize import check_keys, decode, detach, encode, read_table
 from .images.texts import read_texts
-from .params import ContextParams, Guidance, ImageParams, SampleParams, StrPath, Struct, VideoParams
+from .params.context import ContextParams
+from .params.image import ImageParams
+from .params.plain import check_keys, decode, detach, encode, read_table
+from .params.sampling import Guidance, SampleParams
+from .params.struct import StrPath, Struct
+from .params.video import VideoParams
 
 if TYPE_CHECKING:
     pass

@@ -13,13 +13,16 @@ import numpy as np
 
 from ._digest import file_state, sha256
 from ._records import FileRecord, PictureRecord
-from ._serialize import attach_files, attach_pictures
 from .engine import Engine
 from .errors import BackendUnavailableError, UnsupportedParameterError
 from .images.convert import Alpha, Box, ImageLike, MaskLike, as_mask, as_rgb, box_mask, to_pillow
 from .images.resize import RULES, resized
 from .metadata import GenerationParameters
-from .params import ContextParams, ImageParams, StrPath, VideoParams
+from .params.context import ContextParams
+from .params.image import ImageParams
+from .params.plain import attach_files, attach_pictures
+from .params.struct import StrPath
+from .params.video import VideoParams
 from .result import Result
 from .upscaler import Upscaler
 from .video import VideoResult

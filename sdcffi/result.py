@@ -17,50 +17,12 @@ if TYPE_CHECKING:
 
     from ._records import Origin
     from .metadata import GenerationParameters
-    from .params import ImageParams, StrPath, VideoParams
+    from .params.image import ImageParams
+    from .params.lora import LoraReport
+    from .params.struct import StrPath
+    from .params.video import VideoParams
 
-__all__ = ["LoraReport", "Recorded", "Result", "check_picture_path"]
-
-
-@dataclass(frozen=True)
-class LoraReport:
-    """What became of one adapter in a call, as the engine counted it.
-
-    Attributes
-    ----------
-    path : str
-        The adapter's file.
-    multiplier : float
-        Its strength.
-    is_high_noise : bool
-        Whether it was for the high-noise model of Wan 2.2.
-    applied, total : int
-        Tensors of the file that took part, and all of them.
-    skipped : tuple of str
-        Names of the others, as the engine calls them.
-    mode : str
-        ``"immediately"`` or ``"at_runtime"``.
-    types : tuple of str
-        Weight types that it met: ``"f16"``, ``"q8_0"``, ...
-    seconds : float
-        Time to read and attach or merge it; of the call that did so.
-    misfits : tuple of str
-        ``"model tensor: reason"`` for each tensor whose shape does not fit the model.
-    """
-
-    path: str
-    multiplier: float
-    is_high_noise: bool
-    applied: int
-    total: int
-    skipped: tuple[str, ...]
-    mode: str
-    types: tuple[str, ...]
-    seconds: float
-    misfits: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.path}: applied {self.applied} of {self.total} tensors, mode {self.mode}"
+__all__ = ["Recorded", "Result", "check_picture_path"]
 
 
 class Recorded:

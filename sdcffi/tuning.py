@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
     from ._machine.devices import Device
     from ._records import Origin
-    from .params import ContextParams, StrPath
+    from .params.context import ContextParams
+    from .params.struct import StrPath
 
 __all__ = ["Trial", "Tuning", "tune"]
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from .params import StrPath
+    from .params.struct import StrPath
 
     Pixels = NDArray[np.uint8]
 

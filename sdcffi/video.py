@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from ._files import replacing
 from .images.convert import to_pillow
 from .images.movies import WRITERS, check_rate
-from .result import LoraReport, Recorded, check_picture_path
+from .params.lora import LoraReport
+from .result import Recorded, check_picture_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ._records import Origin
-    from .params import StrPath, VideoParams
+    from .params.struct import StrPath
+    from .params.video import VideoParams
 
 __all__ = ["VideoResult", "check_video_path"]
 

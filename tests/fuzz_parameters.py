@@ -25,7 +25,8 @@ from sdcffi import (
     SkipLayerGuidance,
     Tiling,
 )
-from sdcffi.params import Embedding, Struct
+from sdcffi.params.context import Embedding
+from sdcffi.params.struct import Struct
 
 nan, inf = math.nan, math.inf
 SIZE = 32

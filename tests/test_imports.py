@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "_version": set(),
     "images": set(),
     "_machine": set(),
+    "params": {"images"},
     "__main__": {"cli"},
 }
 

@@ -86,7 +86,7 @@ from tiny_model import TinyModel
 
 from sdcffi import Engine, Lora, LoraError, LoraQualityWarning, LoraWarning, Result, convert
 from sdcffi.images.compare import compare
-from sdcffi.lora import LoraLike
+from sdcffi.params.lora import LoraLike
 
 DRAW: dict[str, Any] = {
     "prompt": "a cat", "width": 64, "height": 64, "steps": 2, "seed": 42, "cfg_scale": 1.0,

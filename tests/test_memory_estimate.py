@@ -19,7 +19,9 @@ from sdcffi._machine.limits import _linux, free_memory
 from sdcffi._memory import MemoryCheck, compute_bytes, weight_bytes
 from sdcffi._model_file import Model, read_model
 from sdcffi.errors import OutOfMemoryError
-from sdcffi.params import ContextParams, Hires, ImageParams, Tiling
+from sdcffi.params.context import ContextParams
+from sdcffi.params.image import Hires, ImageParams
+from sdcffi.params.sampling import Tiling
 
 MIB = 1 << 20
 

@@ -32,7 +32,7 @@ from sdcffi import (
 )
 from sdcffi._machine.devices import Device
 from sdcffi._records import Origin
-from sdcffi.params import Embedding
+from sdcffi.params.context import Embedding
 
 FORMATS = ("png", "jpg", "webp")
 NASTY = (

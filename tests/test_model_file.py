@@ -16,7 +16,7 @@ from tiny_model import TinyModel
 
 from sdcffi._model_file import Model, read_file, read_model
 from sdcffi._tensor_header import HeaderError, read_header
-from sdcffi.params import ContextParams, Embedding
+from sdcffi.params.context import ContextParams, Embedding
 
 D = "model.diffusion_model."
 CLIP: Shapes = {"cond_stage_model.transformer.text_model.embeddings.token_embedding.weight": (9, 768)}

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from sdcffi import Cache, ContextParams, ImageParams, SampleParams
-from sdcffi._parameters import build, parameters
-from sdcffi.params import Guidance, SkipLayerGuidance, Struct
+from sdcffi.params.names import build, parameters
+from sdcffi.params.sampling import Guidance, SkipLayerGuidance
+from sdcffi.params.struct import Struct
 
 
 def leaves(struct: Struct) -> int:

@@ -33,8 +33,9 @@ from sdcffi import (
 from sdcffi._library import Library, load
 from sdcffi._marshal import Marshaller
 from sdcffi._parameter_table import FUNCTIONS, UNREACHED, parameter_table
-from sdcffi._parameters import parameters
-from sdcffi.params import Embedding, Struct
+from sdcffi.params.context import Embedding
+from sdcffi.params.names import parameters
+from sdcffi.params.struct import Struct
 
 STRUCTS: list[type[Struct]] = [
     Cache,

@@ -16,18 +16,9 @@ from test_model_file import ALONE, CLIP, CLIP_G, CONTROL, FLUX2, LLM, SD1, VAE, 
 from sdcffi._model_file import Model
 from sdcffi._validate import check_context, check_image, resolve_seed
 from sdcffi.conversion import convert
-from sdcffi.params import (
-    Cache,
-    ContextParams,
-    Embedding,
-    Guidance,
-    Hires,
-    ImageParams,
-    PhotoMaker,
-    SampleParams,
-    SkipLayerGuidance,
-    Tiling,
-)
+from sdcffi.params.context import ContextParams, Embedding
+from sdcffi.params.image import Hires, ImageParams, PhotoMaker
+from sdcffi.params.sampling import Cache, Guidance, SampleParams, SkipLayerGuidance, Tiling
 
 UNKNOWN = Model()
 WAN: Shapes = {"blocks.0.cross_attn.norm_k.weight": (2,)}

@@ -1,4 +1,4 @@
-"""Flags made of the parameters: the names of `_parameters` with dashes, and sd-cli's other spellings."""
+"""Flags made of the parameters: the names of `params.names` with dashes, and sd-cli's other spellings."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import re
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
-from .._parameters import Parameter, flag_of, parameters
-from ..params import ContextParams, ImageParams, Struct, VideoParams
+from ..params.context import ContextParams
+from ..params.image import ImageParams
+from ..params.names import Parameter, flag_of, parameters
+from ..params.struct import Struct
+from ..params.video import VideoParams
 
 if TYPE_CHECKING:
     from .._arguments import Arguments

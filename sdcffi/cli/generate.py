@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..params import ImageParams
+from ..params.image import ImageParams
 from ._batch import run_batch
 from ._flags import add_call, add_command, add_engine, arguments_of, preview_keywords
 from ._terminal import logger, progress_bar, say

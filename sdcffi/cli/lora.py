@@ -7,7 +7,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from ..params import ImageParams
+from ..params.image import ImageParams
 from ._flags import add_command, add_engine, add_struct, arguments_of
 from ._terminal import logger, progress_bar
 

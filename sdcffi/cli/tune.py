@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from .._parameters import words_of
+from ..params.names import words_of
 from ._flags import add_command, add_engine, arguments_of
 from ._terminal import logger, say
 

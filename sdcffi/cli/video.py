@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..params import VideoParams
+from ..params.video import VideoParams
 from ._flags import add_call, add_command, add_engine, arguments_of, preview_keywords
 from ._terminal import logger, progress_bar, say
 

@@ -7,9 +7,9 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from .images.convert import ImageLike, MaskLike
+    from ..images.convert import ImageLike, MaskLike
 
-__all__ = ["MaskPixels", "Pixels", "StrPath", "Struct"]
+__all__ = ["MaskPixels", "Pixels", "StrPath", "Struct", "struct_named"]
 
 StrPath: TypeAlias = "str | os.PathLike[str]"
 Pixels: TypeAlias = "ImageLike"
@@ -37,3 +37,8 @@ class Struct:
             below = getattr(self, name)
             changes[name] = below.updated(value) if isinstance(below, Struct) else value
         return replace(self, **changes)  # type: ignore[type-var]
+
+
+def struct_named(name: str) -> type[Struct] | None:
+    """Return the dataclass of this name among those that are imported; None where there is none."""
+    return next((kind for kind in Struct.__subclasses__() if kind.__name__ == name), None)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from ._struct import Pixels, Struct
-
-if TYPE_CHECKING:
-    from .lora import Lora
-    from .params import Cache, SampleParams, Tiling
+from .lora import Lora
+from .sampling import Cache, SampleParams, Tiling
+from .struct import Pixels, Struct
 
 __all__ = ["VideoParams"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ._struct import Struct
+from .struct import Struct
 
 __all__ = ["Cache", "Guidance", "SampleParams", "SkipLayerGuidance", "Tiling"]
 

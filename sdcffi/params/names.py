@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
-from . import params
-from .params import Struct
+from .struct import Struct, struct_named
 
 __all__ = ["Parameter", "build", "flag_of", "flatten", "parameters", "words_of"]
 
@@ -128,8 +127,8 @@ def _walk(struct: type[Struct], above: tuple[str, ...], prefix: str) -> Iterator
     for field in fields(struct):  # type: ignore[arg-type]
         path = (*above, field.name)
         annotation = str(field.type).removesuffix(" | None")
-        inner = getattr(params, annotation, None)
-        if isinstance(inner, type) and issubclass(inner, Struct):
+        inner = struct_named(annotation)
+        if inner is not None:
             yield from _walk(inner, path, prefix + _PREFIXES.get(field.name, ""))
             continue
         element = annotation.removeprefix("Sequence[").removesuffix("]")
@@ -168,7 +167,9 @@ def build(struct: type[Struct], values: Mapping[tuple[str, ...], Any]) -> Any:
     for name in {path[0] for path in values if len(path) > 1}:
         inner = {path[1:]: value for path, value in values.items() if path[0] == name}
         annotation = next(str(item.type) for item in fields(struct) if item.name == name)  # type: ignore[arg-type]
-        own[name] = build(getattr(params, annotation.removesuffix(" | None")), inner)
+        kind = struct_named(annotation.removesuffix(" | None"))
+        assert kind is not None, annotation
+        own[name] = build(kind, inner)
     required = [item.name for item in fields(struct) if item.default is MISSING]  # type: ignore[arg-type]
     if missing := [name for name in required if name not in own]:
         raise ValueError(f"{struct.__name__} needs {' and '.join(missing)}, but only {', '.join(own)} given")

@@ -18,8 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .lora import Lora
-from .params import StrPath, Struct
+from .struct import StrPath, Struct, struct_named
 
 __all__ = ["attach_files", "attach_pictures", "check_keys", "decode", "detach", "encode", "plain", "read_table"]
 
@@ -159,9 +158,7 @@ def _decoded(kind: type[Struct] | None, value: Any, where: str) -> Any:
 
 def _struct_within(annotation: str) -> type[Struct] | None:
     """Find the struct that a field's annotation names, as in ``"Sequence[Lora] | None"``."""
-    kinds: list[type[Struct]] = [Lora, *Struct.__subclasses__()]
-    structs = {struct.__name__: struct for struct in kinds}
-    return next((structs[word] for word in re.findall(r"\w+", annotation) if word in structs), None)
+    return next((kind for word in re.findall(r"\w+", annotation) if (kind := struct_named(word))), None)
 
 
 def check_keys(data: Iterable[str], legal: Iterable[str], where: str) -> None:
