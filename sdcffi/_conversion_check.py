@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ._model_file import ModelFile, read_file
-from ._tensor_header import Tensor
-from ._weight_types import parse_rules
+from ._models.files import ModelFile, read_file
+from ._models.headers import Tensor
+from ._models.weight_types import parse_rules
 from .errors import SDError
 
 __all__ = ["check_writable", "check_written", "source_tensors"]

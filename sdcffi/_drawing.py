@@ -13,11 +13,11 @@ from ._callbacks import PreviewOptions
 from ._calls import Call
 from ._handle import Handle
 from ._lora_policy import choose_usable, judge_applied, warn_of_coarse_weights
+from ._models.loras import as_loras, merge_tags
 from ._numbers import check_integer
 from ._records import Origin
 from ._validate import check_preview
 from .events import Listeners, LogFunction, PreviewFunction, ProgressFunction
-from .lora import as_loras, merge_tags
 from .params.context import ContextParams
 from .params.image import ImageParams
 from .params.lora import Lora, LoraLike
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ._digest import FileState
-    from ._model_file import Model
+    from ._models.files import Model
     from ._requests import Edges, Resolved
     from .params.lora import LoraReport
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._files import replacing
-from ._lora_file import LoraFile, read_lora
+from ._models.lora_file import LoraFile, read_lora
 from .images.contact_sheet import contact_sheet
 from .result import check_picture_path
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from ._model_file import Model
+from ._models.files import Model
 from ._numbers import check_integers
 from .images.convert import Alpha, as_mask, as_rgb, box_mask
 from .images.pixels import MOST_SIDE, parse_alpha

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ._machine.limits import MOST_THREADS
-from ._model_file import Model, read_model
+from ._models.files import Model, read_model
+from ._models.weight_types import check_rules, check_type
 from ._numbers import check_integer, check_number
 from ._validate_call import check_preview
 from ._validate_image import check_image
-from ._weight_types import check_rules, check_type
 from .params.context import ContextParams, Embedding
 from .params.struct import StrPath
 

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from ._model_file import Model
+from ._models.files import Model
 from ._numbers import check_integer, check_number
 from .images.convert import check_pixels
 from .images.pixels import MOST_SIDE

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ._model_file import Model, read_file
+from ._models.files import Model, read_file
+from ._models.upscaler_file import read_network
 from ._numbers import check_integer, check_integers, check_number
 from ._pictures import LEAST_REFERENCE, REFERENCE_MULTIPLE, drawn_size
 from ._prompt import check_prompt
-from ._upscaler_file import read_network
 from ._validate_call import (
     MOST_SCALE,
     MOST_STEPS,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from ._model_architecture import Architecture
-from ._model_file import Model
+from ._models.architectures import Architecture
+from ._models.files import Model
 from ._numbers import check_integer, check_integers, check_number
 from ._pictures import drawn_size
 from ._prompt import check_prompt

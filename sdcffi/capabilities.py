@@ -6,11 +6,11 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from ._weight_types import is_writable
+from ._models.weight_types import is_writable
 
 if TYPE_CHECKING:
     from ._machine.devices import Device
-    from ._model_file import Model
+    from ._models.files import Model
     from ._requests import Offer
 
 __all__ = ["Capabilities", "describe"]

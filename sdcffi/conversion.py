@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from ._calls import run_alone
 from ._conversion_check import check_writable, check_written, source_tensors
 from ._files import replacing
-from ._model_file import read_file
+from ._models.files import read_file
+from ._models.weight_types import check_rules, check_type
 from ._requests import Conversion, Opening
-from ._weight_types import check_rules, check_type
 from .events import Listeners
 
 if TYPE_CHECKING:

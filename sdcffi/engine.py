@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 from ._async import as_coroutine, as_stream
 from ._calls import GRACE
-from ._memory import MemoryCheck
+from ._checks.memory import MemoryCheck
+from ._models.loras import as_loras
 from ._pictures import take_pictures
 from ._records import Origin
 from ._requests import Edges, Opening
@@ -21,7 +22,6 @@ from .capabilities import Capabilities, describe
 from .events import Listeners, LogFunction, PreviewFunction, ProgressFunction
 from .images.convert import Alpha, ImageLike, MaskLike
 from .images.resize import Resize
-from .lora import as_loras
 from .params.context import ContextParams, Embedding
 from .params.image import Hires, ImageParams
 from .params.lora import Lora, LoraLike, LoraReport

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ._machine.limits import usable_cores, usable_processors
-from ._model_file import Model, read_model
+from ._models.files import Model, read_model
 from ._numbers import check_integer, check_number
 from ._tuning_store import TUNED, keep_choice, subject_of
 from .engine import Engine

@@ -16,10 +16,10 @@ from ._digest import file_state
 from ._files import replacing
 from ._handle import Handle
 from ._machine.limits import MOST_THREADS
+from ._models.upscaler_file import MOST_PASSES, read_network
 from ._numbers import check_integer, check_number
 from ._records import Origin, Upscaling
 from ._requests import Opening, UpscalerParams
-from ._upscaler_file import MOST_PASSES, read_network
 from .events import Listeners, LogFunction, Progress, ProgressFunction
 from .images.convert import ImageLike, as_rgb, to_pillow
 from .result import Result, check_picture_path

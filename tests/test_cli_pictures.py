@@ -251,7 +251,7 @@ def test_a_terminal_shows_one_bar_over_a_batch(arguments: list[str], here: Path)
 
 @pytest.mark.slow
 def test_video_writes_frames_or_one_file(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
-    monkeypatch.setattr("sdcffi._model_file._missing", lambda *_: [])  # the text encoder would be of 5.7e9 weights
+    monkeypatch.setattr("sdcffi._models.files._missing", lambda *_: [])  # the text encoder would be of 5.7e9 weights
     model = {"taesd": write_autoencoder(here / "taehv.gguf"), "diffusion-model": write_wan(here / "t2v.gguf")}
     flags = [word for slot, path in model.items() for word in (f"--{slot}", str(path))]
     flags += ["-W", "32", "-H", "64", "--video-frames", "5", "--steps", "1", "--cfg-scale", "1", "-s", "7"]

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from tiny_model import TinyModel
 
 from sdcffi import Engine, SDError, conversion, convert
-from sdcffi._tensor_header import read_header
+from sdcffi._models.headers import read_header
 
 DRAW: dict[str, Any] = {"prompt": "a cat", "width": 32, "height": 32, "steps": 1, "cfg_scale": 1.0, "seed": 1}
 

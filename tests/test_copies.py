@@ -16,7 +16,7 @@ from sdcffi import Engine, ImageParams, PhotoMaker, Preview, _channel
 from sdcffi._channel import Channel
 from sdcffi._library import load
 from sdcffi._marshal import Marshaller
-from sdcffi._model_file import Model
+from sdcffi._models.files import Model
 from sdcffi._pictures import take_pictures
 
 OpenEngine = Callable[..., Engine]

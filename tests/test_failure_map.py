@@ -44,7 +44,7 @@ from sdcffi import (
     _calls,
     convert,
 )
-from sdcffi._model_file import Model
+from sdcffi._models.files import Model
 
 DRAW: dict[str, Any] = {"width": 64, "height": 64, "steps": 1, "cfg_scale": 1.0, "seed": 7, "timeout": 60}
 NAN = float("nan")

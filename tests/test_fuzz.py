@@ -19,7 +19,7 @@ import fuzz_files
 import pytest
 from tiny_model import TinyModel
 
-from sdcffi._tensor_header import HeaderError, read_header
+from sdcffi._models.headers import HeaderError, read_header
 
 SHORT = {"parameters": 30, "engines": 2, "loras": 30, "parts": 2, "conversions": 36}
 FULL = {"parameters": 1800, "engines": 200, "loras": 800, "parts": 400, "conversions": 800}

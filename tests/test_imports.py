@@ -27,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "images": set(),
     "_machine": set(),
     "params": {"images"},
+    "_models": {"params", "_machine"},
     "__main__": {"cli"},
 }
 

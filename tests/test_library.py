@@ -192,7 +192,7 @@ def test_percent_signs_in_native_text_are_text(tmp_path: Path) -> None:
     path.write_bytes(gguf_with_tensors("%s%n%s%n", "%s%n%s%n"))  # a name that stands twice is logged
     code = (
         "import sys; from sdcffi import Engine, ModelLoadError, engine\n"
-        "from sdcffi._model_file import Model\n"
+        "from sdcffi._models.files import Model\n"
         "engine.check_context = lambda params: (params, Model())\n"
         "lines = []\n"
         "try: Engine(sys.argv[1], isolated=False, on_log=lambda record: lines.append(record.text))\n"

@@ -14,8 +14,9 @@ import gguf
 import numpy as np
 import pytest
 
-from sdcffi import LoraError, _lora_file
-from sdcffi._lora_file import LoraFile, read_lora
+from sdcffi import LoraError
+from sdcffi._models import lora_file as _lora_file
+from sdcffi._models.lora_file import LoraFile, read_lora
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from sdcffi import Lora, LoraError
-from sdcffi.lora import as_loras, merge_tags, parse_tags
+from sdcffi._models.loras import as_loras, merge_tags, parse_tags
 
 AddFile = Callable[[str], Path]
 

@@ -13,11 +13,12 @@ import pytest
 from test_lora_file import write
 from tiny_model import TinyModel
 
-from sdcffi import _memory
+from sdcffi._checks import memory as memory_check
+from sdcffi._checks.memory import MemoryCheck
 from sdcffi._machine.devices import Device
 from sdcffi._machine.limits import _linux, free_memory
-from sdcffi._memory import MemoryCheck, compute_bytes, weight_bytes
-from sdcffi._model_file import Model, read_model
+from sdcffi._models.files import Model, read_model
+from sdcffi._models.memory import compute_bytes, weight_bytes
 from sdcffi.errors import OutOfMemoryError
 from sdcffi.params.context import ContextParams
 from sdcffi.params.image import Hires, ImageParams
@@ -156,7 +157,7 @@ def test_too_little_memory_is_a_warning_or_an_error(demo: ContextParams, monkeyp
     model = read_model(demo)
     picture = ImageParams(width=2048, height=2048)
     said = "the picture would take about [0-9,]+ MiB of memory, and 50 MiB are free"
-    monkeypatch.setattr(_memory, "free_memory", lambda: 50 * MIB)
+    monkeypatch.setattr(memory_check, "free_memory", lambda: 50 * MIB)
     for mode in ("warn", "strict", "off"):
         MemoryCheck(mode, model, demo).check_weights(CPU)  # 28 MiB
     MemoryCheck("off", model, demo).check_picture(picture, CPU)
@@ -166,7 +167,7 @@ def test_too_little_memory_is_a_warning_or_an_error(demo: ContextParams, monkeyp
         MemoryCheck("strict", model, demo).check_picture(picture, CPU)
     with pytest.raises(ValueError, match="memory_check must be one of warn, strict, off, not 'loud'"):
         MemoryCheck("loud", model, demo)
-    monkeypatch.setattr(_memory, "free_memory", lambda: None)
+    monkeypatch.setattr(memory_check, "free_memory", lambda: None)
     MemoryCheck("strict", model, demo).check_picture(picture, CPU)
 
 
@@ -175,7 +176,7 @@ def test_a_gpus_own_memory_counts_where_it_is_to_hold_all_weights(
 ) -> None:
     model = read_model(demo)
     small = Device("CUDA0", "a GPU", "cuda", "gpu", 10 * MIB, 10 * MIB)
-    monkeypatch.setattr(_memory, "free_memory", lambda: 0)
+    monkeypatch.setattr(memory_check, "free_memory", lambda: 0)
     with pytest.raises(OutOfMemoryError, match="the weights would take about 28 MiB of memory, and 10 MiB are free"):
         MemoryCheck("strict", model, demo).check_weights(small)
     MemoryCheck("strict", model, demo).check_weights(replace(small, memory_free=100 * MIB))

@@ -14,8 +14,8 @@ import pytest
 from test_lora_file import PAIR, Shapes, gguf_bytes, metadata, mutated, safetensors, write, write_gguf
 from tiny_model import TinyModel
 
-from sdcffi._model_file import Model, read_file, read_model
-from sdcffi._tensor_header import HeaderError, read_header
+from sdcffi._models.files import Model, read_file, read_model
+from sdcffi._models.headers import HeaderError, read_header
 from sdcffi.params.context import ContextParams, Embedding
 
 D = "model.diffusion_model."
@@ -259,7 +259,7 @@ ENTRY = {"dtype": "F16", "shape": [1], "data_offsets": [0, 2]}
         (b"hello, this is no model at all", "no safetensors file"),
         (b"\2\0\0\0\0\0\0\0{}", "it holds no tensor"),
         (struct.pack("<Q", 4) + b"[1 ]" + bytes(9), "not an object"),
-        (b"PK\x03\x04" + bytes(90), "archive has no end"),
+        (b"PK\x03\x04" + bytes(90), "PyTorch archive has no end"),
         ({"t": {"shape": [1], "data_offsets": [0, 2]}}, "dtype None is not one of F16, BF16"),
         ({"t": {**ENTRY, "dtype": "BOOL"}}, "dtype 'BOOL'"),
         ({"t": {**ENTRY, "dtype": "U16"}}, "dtype 'U16'"),

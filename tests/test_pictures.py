@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from sdcffi import Engine, ImageParams, PhotoMaker
-from sdcffi._model_architecture import _TABLE
-from sdcffi._model_file import Model
+from sdcffi._models.architectures import _TABLE
+from sdcffi._models.files import Model
 from sdcffi._pictures import drawn_size, take_pictures
 from sdcffi._validate import check_image
 from sdcffi.images.resize import resized

@@ -36,8 +36,8 @@ from sdcffi._arguments import as_arguments
 from sdcffi._digest import FileState
 from sdcffi._machine.devices import Device
 from sdcffi._machine.limits import usable_cores
-from sdcffi._model_architecture import Architecture
-from sdcffi._model_file import Model
+from sdcffi._models.architectures import Architecture
+from sdcffi._models.files import Model
 from sdcffi._tuning_store import TUNED, Subject, keep_choice, subject_of
 from sdcffi.tuning import Settings, _Bench, _climb, _Drawn, _options, _thread_counts, _try
 
@@ -176,7 +176,7 @@ def test_what_the_budget_has_no_room_for_is_told(
 def test_an_engine_that_memory_has_no_room_for_beside_another_is_alone(
     keywords: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sdcffi._memory.free_memory", lambda: 1)
+    monkeypatch.setattr("sdcffi._checks.memory.free_memory", lambda: 1)
     with _Bench({**keywords, "threads": 1, "memory_check": "off"}, NEVER, 1, 64) as bench:
         first = bench.draw({})
         other = bench.draw({"diffusion_fa": True})

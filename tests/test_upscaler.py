@@ -29,7 +29,7 @@ from sdcffi import (
     UpscaleResult,
     convert,
 )
-from sdcffi._upscaler_file import read_network
+from sdcffi._models.upscaler_file import read_network
 
 MODES = pytest.mark.parametrize("isolated", [True, False], ids=["isolated", "in-process"])
 

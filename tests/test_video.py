@@ -34,7 +34,7 @@ from sdcffi import (
     replay,
 )
 from sdcffi._library import Library, load
-from sdcffi._model_file import Model
+from sdcffi._models.files import Model
 from sdcffi._pictures import take_video_pictures
 from sdcffi._validate_video import check_video
 

@@ -77,7 +77,7 @@ def slots(files: dict[str, Path], model: str) -> dict[str, Path]:
 @contextmanager
 def opened(files: dict[str, Path], model: str, **keywords: Any) -> Iterator[Engine]:
     with (
-        mock.patch("sdcffi._model_file._missing", return_value=[]),
+        mock.patch("sdcffi._models.files._missing", return_value=[]),
         Engine(**slots(files, model), threads=THREADS, backend="cpu", **keywords) as engine,
     ):
         yield engine

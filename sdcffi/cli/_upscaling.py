@@ -28,8 +28,8 @@ def add_upscaling(command: argparse.ArgumentParser) -> None:
 
 def check_upscaling(options: argparse.Namespace) -> None:
     """Refuse what cannot enlarge, before minutes of work."""
+    from .._models.upscaler_file import MOST_PASSES, read_network
     from .._numbers import check_integer
-    from .._upscaler_file import MOST_PASSES, read_network
 
     check_integer("upscale_repeats", options.upscale_repeats, 1, MOST_PASSES)
     if options.upscale_model is not None:

@@ -63,8 +63,8 @@ def _inspect(options: argparse.Namespace) -> None:
 def _grid(options: argparse.Namespace) -> None:
     from .._arguments import parse_lora
     from .._lora_commands import draw_grid, parse_numbers
+    from .._models.loras import as_loras
     from ..engine import Engine
-    from ..lora import as_loras
     from ..result import check_picture_path
 
     output = Path(options.output).expanduser()

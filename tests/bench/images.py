@@ -30,7 +30,7 @@ from sdcffi import ImageParams
 from sdcffi._channel import Channel
 from sdcffi._library import Library, load
 from sdcffi._marshal import Marshaller
-from sdcffi._model_file import Model
+from sdcffi._models.files import Model
 from sdcffi._pictures import take_pictures
 from sdcffi.images.convert import to_pillow
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ._model_file import ModelFile, read_file
+from .files import ModelFile, read_file
 
 __all__ = ["MOST_PASSES", "Network", "read_network"]
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ._lora_architecture import UNET_TEXT
+from .lora_families import UNET_TEXT
 
 __all__ = ["Architecture", "identify"]
 

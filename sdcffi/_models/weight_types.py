@@ -6,11 +6,18 @@ import re
 from functools import lru_cache
 from typing import Any
 
+from .headers import NEWEST_GGUF, UNREADABLE_GGUF
+
 __all__ = ["block_sizes", "check_rules", "check_type", "is_writable", "parse_rules"]
 
+
+def _engine_name(gguf_name: str) -> str:
+    """Return the engine's name of a type that GGUF calls so: ``"q4_K"`` for ``"Q4_K"``."""
+    return re.sub("_k$", "_K", gguf_name.lower())
+
+
 # The engine divides by zero or aborts on these: nothing quantises to them, or they only exist inside it.
-_NOT_WRITABLE = frozenset({"q8_1", "q8_K", "i8", "i16", "i32", "i64", "f64"})
-_NEWEST = 40  # NVFP4, the last that the engine knows
+_NOT_WRITABLE = frozenset({"i32", *(_engine_name(name) for name in UNREADABLE_GGUF)})
 
 
 def is_writable(name: str) -> bool:
@@ -24,7 +31,7 @@ def block_sizes() -> dict[str, tuple[int, int]]:
     gguf: Any
     import gguf
 
-    names = {re.sub("_k$", "_K", kind.name.lower()): kind for kind in gguf.GGML_QUANT_SIZES if int(kind) <= _NEWEST}
+    names = {_engine_name(kind.name): kind for kind in gguf.GGML_QUANT_SIZES if int(kind) <= NEWEST_GGUF}
     return {name: gguf.GGML_QUANT_SIZES[kind] for name, kind in names.items() if is_writable(name)}
 
 

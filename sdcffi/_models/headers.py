@@ -10,6 +10,7 @@ import json
 import math
 import os
 import struct
+import zipfile
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
 
-__all__ = ["HeaderError", "Tensor", "read_header"]
+__all__ = ["INTEGERS", "NEWEST_GGUF", "UNREADABLE_GGUF", "HeaderError", "Tensor", "read_header"]
 
 _MOST_HEADER = 16 << 20  # bytes; an adapter's largest real ones, with a trainer's notes, have a few MiB
 _MOST_MODEL_HEADER = 64 << 20  # a language model's, with 262,144 words and as many merges, have about 15 MiB
@@ -26,10 +27,13 @@ _MOST_DIMENSIONS = {"safetensors": 5, "gguf": 4}
 _MOST_NAME = 4096
 
 # What safetensors_io.cpp takes, with the bytes of an element; it passes over U8.
+INTEGERS = ("I32", "I64")
+"""Data types that the engine has no products of; of real models only ``position_ids`` has one."""
+
 _SAFETENSORS = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8, "F8_E4M3": 1, "F8_E5M2": 1, "I32": 4, "I64": 8}
 _PASSED_OVER = "U8"
-_UNREADABLE_GGUF = {"Q8_1", "Q8_K", "I8", "I16", "I64", "F64"}  # the engine stops the process when it meets these
-_NEWEST_GGUF = 40  # NVFP4; what stands behind it the engine takes for rubbish
+UNREADABLE_GGUF = {"Q8_1", "Q8_K", "I8", "I16", "I64", "F64"}  # the engine stops the process when it meets these
+NEWEST_GGUF = 40  # NVFP4; what stands behind it the engine takes for rubbish
 
 _GGUF_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes by type of metadata
 _GGUF_UINT32, _GGUF_STRING, _GGUF_ARRAY = 4, 8, 9
@@ -90,6 +94,8 @@ def read_header(path: Path, *, whole_model: bool = False) -> tuple[str, dict[str
         if start[:4] == b"GGUF":
             return "gguf", _checked(_read_gguf(_Reader(file, size, most), whole_model), size)
         if start[:4] == b"PK\x03\x04" or (path.suffix.lower() in (".ckpt", ".pt", ".pth") and start[8:9] != b"{"):
+            if start[:2] == b"PK" and not zipfile.is_zipfile(file):
+                raise HeaderError("its PyTorch archive has no end: truncated")
             return "torch", {}
         return "safetensors", _checked(_read_safetensors(_Reader(file, size, most), whole_model), size)
 
@@ -300,7 +306,7 @@ def _gguf_types() -> dict[int, tuple[str, int, int]]:
     return {
         int(kind): (kind.name, *sizes)
         for kind, sizes in gguf.GGML_QUANT_SIZES.items()
-        if int(kind) <= _NEWEST_GGUF and kind.name not in _UNREADABLE_GGUF
+        if int(kind) <= NEWEST_GGUF and kind.name not in UNREADABLE_GGUF
     }
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import struct
-import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
-from ._lora_architecture import Shape, guess_architecture, guess_naming
-from ._tensor_header import HeaderError, Tensor, read_header
-from .errors import LoraError
+from ..errors import LoraError
+from .headers import INTEGERS, HeaderError, Tensor, read_header
+from .lora_families import Shape, guess_architecture, guess_naming
 
 __all__ = ["LoraFile", "read_lora"]
 
@@ -45,7 +44,6 @@ _SUFFIXES = {
     ".lora_magnitude_vector.weight": "dora_scale",
     ".lora_magnitude_vector.default.weight": "dora_scale",
 }
-_INTEGERS = ("I32", "I64")  # the engine has no products of these: it reads past a table that lacks them
 _NUMBERS = ("alpha", "scale")
 _SCALAR = {"F32": "<f", "F16": "<e", "F64": "<d", "I32": "<i", "I64": "<q"}
 
@@ -167,9 +165,6 @@ def _read(path: Path, size: int, mtime_ns: int) -> LoraFile:
 
 
 def _opaque(path: Path, size: int) -> LoraFile:
-    with path.open("rb") as file:
-        if file.read(2) == b"PK" and not zipfile.is_zipfile(file):
-            raise HeaderError("it begins as a PyTorch archive and has no end: truncated")
     nothing: Mapping[str, int] = MappingProxyType({})
     reason = "a PyTorch file is not looked into"
     return LoraFile(
@@ -202,7 +197,7 @@ def _split(name: str) -> tuple[str, str]:
 def _check_module(parts: _Parts) -> set[str]:
     """Check that the tensors of a module belong together; give the kinds of adapter they are."""
     for part, (name, tensor) in parts.items():
-        if tensor.dtype in _INTEGERS and part not in _NUMBERS:
+        if tensor.dtype in INTEGERS and part not in _NUMBERS:
             raise HeaderError(f"tensor {name!r}: {tensor.dtype}; only {' and '.join(_NUMBERS)} may be integers")
     kinds = set()
     if parts.keys() & {"down", "up", "mid"}:

@@ -1,20 +1,25 @@
-"""LoRA adapters: which file, how strongly, and the tags in a prompt that stand for them."""
+"""LoRA adapters of a call: the files that paths and names mean, and the tags in a prompt.
+
+A name is looked up in one directory and never outside of it, since names come from prompts too.
+"""
 
 from __future__ import annotations
 
+import difflib
 import math
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from ._lora_file import read_lora
-from ._lora_names import ENDINGS, find_lora
-from .errors import LoraError
-from .params.lora import Lora, LoraLike
-from .params.struct import StrPath
+from ..errors import LoraError
+from ..params.lora import Lora, LoraLike
+from ..params.struct import StrPath
+from .lora_file import read_lora
 
-__all__ = ["as_loras", "merge_tags", "parse_tags"]
+__all__ = ["ENDINGS", "as_loras", "find_lora", "merge_tags", "parse_tags"]
 
 _TAG = re.compile(r"<lora:([^:>]+):([^>]+)>")  # SDGenerationParams::extract_and_remove_lora
 _WEIGHT = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
@@ -142,3 +147,67 @@ def _as_lora(item: LoraLike, lora_dir: StrPath | None) -> Lora:
     if "dora" in file.kinds:
         raise LoraError(f"LoRA {file.path} is a DoRA: the engine leaves its magnitudes out and would draw it wrongly")
     return Lora(str(file.path), float(multiplier), item.is_high_noise, item.name)
+
+
+ENDINGS = (".safetensors", ".gguf", ".ckpt", ".pt")
+_MOST_LISTED = 10_000  # files looked at to find near names
+
+
+def find_lora(name: str, lora_dir: StrPath) -> Path:
+    """Look a name up.
+
+    Parameters
+    ----------
+    name : str
+        ``"name"`` or ``"folder/name"``, with or without one of `ENDINGS`.
+    lora_dir : path
+        The directory.
+
+    Returns
+    -------
+    Path
+        The file, symbolic links followed.
+
+    Raises
+    ------
+    LoraError
+        If the name leads out of the directory (also by a symbolic link), stands for several files, or for none.
+    """
+    root = Path(lora_dir).expanduser()
+    if not root.is_dir():
+        raise LoraError(f"lora_dir {root} is not a directory")
+    if not _is_inside(name):
+        raise LoraError(f"LoRA {name!r} is no name within lora_dir {root}: it must be relative and without '..'")
+    tried = [root / name] if name.lower().endswith(ENDINGS) else [root / (name + ending) for ending in ENDINGS]
+    found = [path for path in tried if path.exists()]
+    if len(found) > 1:
+        raise LoraError(f"LoRA {name!r} stands for {' and '.join(map(str, found))}; name it with its ending")
+    if not found:
+        near = _near(name, root)
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise LoraError(f"LoRA {name!r} not found; tried {', '.join(map(str, tried))}{hint}")
+    resolved = found[0].resolve()
+    if not resolved.is_relative_to(root.resolve()):
+        raise LoraError(f"LoRA {name!r}: {found[0]} is a link to {resolved}, outside lora_dir {root}")
+    return resolved
+
+
+def _is_inside(name: str) -> bool:
+    windows = PureWindowsPath(name)
+    outside = PurePosixPath(name).is_absolute() or windows.drive or windows.root or ".." in windows.parts
+    return bool(name.strip()) and "\0" not in name and not outside
+
+
+def _near(name: str, root: Path) -> list[str]:
+    names = list(islice(_names(root), _MOST_LISTED))
+    wanted = name.removesuffix(PurePosixPath(name).suffix) if name.lower().endswith(ENDINGS) else name
+    last = wanted.rpartition("/")[2].lower()
+    same = [other for other in names if last in other.rpartition("/")[2].lower()]
+    return (same + [other for other in difflib.get_close_matches(wanted, names, 5) if other not in same])[:5]
+
+
+def _names(root: Path) -> Iterator[str]:
+    for folder, _, files in os.walk(root):
+        for file in sorted(files):
+            if file.lower().endswith(ENDINGS):
+                yield (Path(folder) / file).relative_to(root).with_suffix("").as_posix()

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import os
 import re
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ._model_architecture import Architecture, identify
-from ._tensor_header import HeaderError, Tensor, read_header
-from .params.context import ContextParams
-from .params.struct import StrPath
+from ..params.context import ContextParams
+from ..params.struct import StrPath
+from .architectures import Architecture, identify
+from .headers import INTEGERS, HeaderError, Tensor, read_header
 
 __all__ = ["UNKNOWN", "Model", "ModelFile", "examine", "read_file", "read_model"]
 
@@ -59,7 +58,6 @@ _PARTS = {
     "vae": ("first_stage_model.", "vae."),
     "taesd": ("tae.",),
 }
-_INTEGERS = ("I32", "I64")  # of real models only position_ids; the engine crashes where it multiplies by them
 # The engine keeps the vectors of XL's two encoders in one buffer and reads one encoder's with the other's offsets.
 _EMBEDDING_WIDTHS = {"sd1": (768,), "sd2": (1024,)}
 _EMBEDDING_TYPES = ("F32", "F16", "BF16")
@@ -262,8 +260,6 @@ def read_file(slot: str, path: Path) -> ModelFile:
         if path.stat().st_size == 0:
             raise HeaderError("it is empty")
         kind, tensors = read_header(path, whole_model=True)
-        if kind == "torch" and _starts(path, b"PK") and not zipfile.is_zipfile(path):
-            raise HeaderError("its archive has no end: truncated")
         if kind != "torch" and not tensors:
             raise HeaderError("it holds no tensor")
         _check_numbers(tensors)
@@ -274,13 +270,8 @@ def read_file(slot: str, path: Path) -> ModelFile:
 
 def _check_numbers(tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
-        if tensor.dtype in _INTEGERS and name.endswith((".weight", ".bias", ".scale")):
+        if tensor.dtype in INTEGERS and name.endswith((".weight", ".bias", ".scale")):
             raise HeaderError(f"tensor {name!r}: {tensor.dtype}; weights are no integers")
-
-
-def _starts(path: Path, magic: bytes) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(magic)) == magic
 
 
 def _keyword(slot: str) -> str:

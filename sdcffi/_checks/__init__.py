@@ -1,0 +1,1 @@
+"""Refuse bad parameters before native code sees them, in pure Python."""

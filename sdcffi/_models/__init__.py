@@ -1,0 +1,1 @@
+"""What model and LoRA files hold, read from their headers: kinds, parts, weight types, memory."""
