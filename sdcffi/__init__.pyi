@@ -2,8 +2,9 @@
 from ._arguments import read_arguments as read_arguments
 from ._machine.devices import Device as Device
 from ._machine.devices import Variant as Variant
-from ._records import FileRecord as FileRecord
-from ._records import PictureRecord as PictureRecord
+from ._records.origin import FileRecord as FileRecord
+from ._records.origin import PictureRecord as PictureRecord
+from ._records.record import GenerationParameters as GenerationParameters
 from ._version import __version__ as __version__
 from .capabilities import Capabilities as Capabilities
 from .conversion import convert as convert
@@ -33,7 +34,6 @@ from .events import Progress as Progress
 from .inventory import BackendReport as BackendReport
 from .inventory import Inventory as Inventory
 from .inventory import list_devices as list_devices
-from .metadata import GenerationParameters as GenerationParameters
 from .params.context import ContextParams as ContextParams
 from .params.image import Hires as Hires
 from .params.image import ImageParams as ImageParams

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ._records.record import GenerationParameters
 from .engine import Engine
-from .metadata import GenerationParameters
 from .params.context import ContextParams, Embedding
 from .params.image import ImageParams
 from .params.lora import Lora

@@ -15,7 +15,7 @@ from ._handle import Handle
 from ._lora_policy import choose_usable, judge_applied, warn_of_coarse_weights
 from ._models.loras import as_loras, merge_tags
 from ._numbers import check_integer
-from ._records import Origin
+from ._records.origin import Origin
 from ._validate import check_preview
 from .events import Listeners, LogFunction, PreviewFunction, ProgressFunction
 from .params.context import ContextParams
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ._digest import FileState
     from ._models.files import Model
+    from ._records.digests import FileState
     from ._requests import Edges, Resolved
     from .params.lora import LoraReport
 

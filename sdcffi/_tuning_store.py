@@ -21,8 +21,8 @@ from .params.names import parameters, words_of
 from .params.plain import detach
 
 if TYPE_CHECKING:
-    from ._digest import FileState
     from ._machine.devices import Device
+    from ._records.digests import FileState
     from ._requests import Opened, Opening
 
 __all__ = ["TUNED", "Subject", "keep_choice", "subject_of", "with_stored_choice"]

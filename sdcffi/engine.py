@@ -13,7 +13,7 @@ from ._calls import GRACE
 from ._checks.memory import MemoryCheck
 from ._models.loras import as_loras
 from ._pictures import take_pictures
-from ._records import Origin
+from ._records.origin import Origin
 from ._requests import Edges, Opening
 from ._tuning_store import with_stored_choice
 from ._validate import check_context, check_image, check_lora_options, resolve_seed
@@ -30,7 +30,7 @@ from .params.struct import StrPath
 from .result import Result
 
 if TYPE_CHECKING:
-    from ._digest import FileState
+    from ._records.digests import FileState
     from ._requests import Opened
 
 __all__ = ["Engine"]

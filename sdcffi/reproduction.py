@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._digest import file_state, sha256
-from ._records import FileRecord, PictureRecord
+from ._records.digests import file_state, sha256
+from ._records.origin import FileRecord, PictureRecord
+from ._records.record import GenerationParameters
 from .engine import Engine
 from .errors import BackendUnavailableError, UnsupportedParameterError
 from .images.convert import Alpha, Box, ImageLike, MaskLike, as_mask, as_rgb, box_mask, to_pillow
 from .images.resize import RULES, resized
-from .metadata import GenerationParameters
 from .params.context import ContextParams
 from .params.image import ImageParams
 from .params.plain import attach_files, attach_pictures

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from ._records import Origin
-    from .metadata import GenerationParameters
+    from ._records.origin import Origin
+    from ._records.record import GenerationParameters
     from .params.image import ImageParams
     from .params.lora import LoraReport
     from .params.struct import StrPath
@@ -55,7 +55,9 @@ class Recorded:
         ValueError
             If there is no such picture, or this result was not drawn by an `Engine`.
         """
-        from .metadata import GenerationParameters  # not in the child, which knows results too and must start soon
+        from ._records.record import (
+            GenerationParameters,  # not in the child, which knows results too and must start soon
+        )
 
         if not 0 <= index < len(self.arrays):
             raise ValueError(f"index must be from 0 to {len(self.arrays) - 1}, not {index!r}")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ._machine.devices import Device
-    from ._records import Origin
+    from ._records.origin import Origin
     from .params.context import ContextParams
     from .params.struct import StrPath
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Literal, overload
 
 from ._async import as_coroutine
 from ._calls import GRACE, Call
-from ._digest import file_state
 from ._files import replacing
 from ._handle import Handle
 from ._machine.limits import MOST_THREADS
 from ._models.upscaler_file import MOST_PASSES, read_network
 from ._numbers import check_integer, check_number
-from ._records import Origin, Upscaling
+from ._records.digests import file_state
+from ._records.origin import Origin, Upscaling
 from ._requests import Opening, UpscalerParams
 from .events import Listeners, LogFunction, Progress, ProgressFunction
 from .images.convert import ImageLike, as_rgb, to_pillow

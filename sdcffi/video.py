@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from ._records import Origin
+    from ._records.origin import Origin
     from .params.struct import StrPath
     from .params.video import VideoParams
 

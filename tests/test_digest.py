@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sdcffi import _digest
+from sdcffi._records import digests as _digest
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "_machine": set(),
     "params": {"images"},
     "_models": {"params", "_machine"},
+    "_records": {"images", "params", "_machine", "_models"},
     "__main__": {"cli"},
 }
 

@@ -17,6 +17,7 @@ from sdcffi._checks import memory as memory_check
 from sdcffi._checks.memory import MemoryCheck
 from sdcffi._machine.devices import Device
 from sdcffi._machine.limits import _linux, free_memory
+from sdcffi._models import memory
 from sdcffi._models.files import Model, read_model
 from sdcffi._models.memory import compute_bytes, weight_bytes
 from sdcffi.errors import OutOfMemoryError
@@ -52,10 +53,10 @@ def test_computing_stable_diffusion_is_near_what_the_engine_logs(side: int, logg
 
 def test_denoising_is_near_what_the_engine_logs(demo: ContextParams, sd1: ContextParams) -> None:
     for side, logged in ((256, 49.57), (512, 559.62)):
-        assert 1 / 1.5 < _memory._unet("sd1", side * side // 64, flash=False) / MIB / logged < 1.5
+        assert 1 / 1.5 < memory._unet("sd1", side * side // 64, flash=False) / MIB / logged < 1.5
     model = read_model(demo)
     for side, logged in ((64, 5.57), (256, 8.50), (512, 21.88)):
-        assert 1 / 1.5 < _memory._transformer(model, side, side, 0, flash=False) / MIB / logged < 1.5
+        assert 1 / 1.5 < memory._transformer(model, side, side, 0, flash=False) / MIB / logged < 1.5
 
 
 @pytest.mark.parametrize(("side", "logged"), [(64, 55.25), (256, 56.13), (512, 224.50)])

@@ -31,7 +31,7 @@ from sdcffi import (
     Tiling,
 )
 from sdcffi._machine.devices import Device
-from sdcffi._records import Origin
+from sdcffi._records.origin import Origin
 from sdcffi.params.context import Embedding
 
 FORMATS = ("png", "jpg", "webp")

@@ -6,21 +6,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ._files import replacing
-from ._infotext import infotext, lora_name, plain_name, sampler_label, scheduler_label
-from ._records import FileRecord, Origin, PictureRecord
-from .images.texts import read_texts
-from .params.context import ContextParams
-from .params.image import ImageParams
-from .params.plain import check_keys, decode, detach, encode, read_table
-from .params.sampling import Guidance, SampleParams
-from .params.struct import StrPath, Struct
-from .params.video import VideoParams
-
-if TYPE_CHECKING:
-    pass
+from .._files import replacing
+from ..images.texts import read_texts
+from ..params.context import ContextParams
+from ..params.image import ImageParams
+from ..params.plain import check_keys, decode, detach, encode, read_table
+from ..params.sampling import Guidance, SampleParams
+from ..params.struct import StrPath, Struct
+from ..params.video import VideoParams
+from .infotext import infotext, lora_name, plain_name, sampler_label, scheduler_label
+from .origin import FileRecord, Origin, PictureRecord
 
 __all__ = ["GenerationParameters"]
 
@@ -97,7 +94,7 @@ class GenerationParameters:
         paths: bool = False,
     ) -> GenerationParameters:
         """Put together what made a picture; see `Result.record`."""
-        from ._version import __version__
+        from .._version import __version__
 
         context, model_files, _ = detach(origin.context)
         call, call_files, pictures = detach(params)

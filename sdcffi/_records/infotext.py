@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .params.lora import Lora
+from ..params.lora import Lora
 
 __all__ = ["infotext", "lora_name", "plain_name", "sampler_label", "scheduler_label"]
 

@@ -8,16 +8,16 @@ from hashlib import sha256 as hash_of
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ._digest import FileState, file_state, sha256, tensors_sha256
-from .params.context import ContextParams
-from .params.plain import detach
-from .params.struct import Struct
+from ..params.context import ContextParams
+from ..params.plain import detach
+from ..params.struct import Struct
+from .digests import FileState, file_state, sha256, tensors_sha256
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ._machine.devices import Device
+    from .._machine.devices import Device
 
 __all__ = ["FileRecord", "Origin", "PictureRecord", "Upscaling"]
 

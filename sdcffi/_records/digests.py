@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ._files import cache_directory, replacing, stream_digest
+from .._files import cache_directory, replacing, stream_digest
 
 __all__ = ["FileState", "file_state", "sha256", "tensors_sha256"]
 
