@@ -20,18 +20,18 @@ from contextvars import ContextVar
 from dataclasses import is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ._callbacks import KEPT_LINES
+from ._bindings.callbacks import KEPT_LINES
+from ._bindings.requests import Opening
 from ._crash import crash_error
 from ._inprocess import InProcess
-from ._job import Crashed, Done, Failed, Runner
 from ._numbers import check_number
-from ._requests import Opening
+from ._process.messages import Crashed, Done, Failed, Runner
 from ._worker import Worker
 from .errors import CancelledError, GenerationTimeoutError, NativeCrashError, NativeError, SDError
 from .events import Listeners, Log
 
 if TYPE_CHECKING:
-    from ._requests import Opened
+    from ._bindings.requests import Opened
     from .params.context import ContextParams
 
 __all__ = ["GRACE", "Call", "Calls", "adopted", "run_alone"]

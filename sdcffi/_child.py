@@ -19,10 +19,11 @@ from multiprocessing import connection
 from queue import SimpleQueue
 from typing import Any
 
+from ._bindings.job import Job
+from ._bindings.session import Session
 from ._channel import Channel
 from ._inprocess import perform, start_thread
-from ._job import Done, Failed, Job
-from ._session import Session
+from ._process.messages import Done, Failed
 from .errors import SDError
 from .events import Log
 

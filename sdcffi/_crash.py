@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 
-from ._job import Crashed
+from ._process.messages import Crashed
 from .errors import NativeCrashError
 
 __all__ = ["crash_error"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from ._callbacks import PreviewOptions
+from ._bindings.callbacks import PreviewOptions
 from ._calls import Call
 from ._handle import Handle
 from ._lora_policy import choose_usable, judge_applied, warn_of_coarse_weights
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ._bindings.requests import Edges, Resolved
     from ._models.files import Model
     from ._records.digests import FileState
-    from ._requests import Edges, Resolved
     from .params.lora import LoraReport
 
 __all__ = ["Drawing"]

@@ -8,13 +8,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 from ._calls import Calls
-from ._machine.backends import backend_choice
 from ._numbers import check_number
 from .events import Listeners
 
 if TYPE_CHECKING:
+    from ._bindings.requests import Opened, Opening
     from ._machine.devices import Device
-    from ._requests import Opened, Opening
     from .params.context import ContextParams
 
 __all__ = ["Handle"]
@@ -38,7 +37,6 @@ class Handle:
         if restart not in ("auto", "never"):
             raise ValueError(f"restart must be 'auto' or 'never', not {restart!r}")
         check_number("grace", grace, 0)
-        backend_choice(opening.backend)  # a wrong one is refused before anything native runs
         self._listeners = listeners
         self._calls = Calls(opening, isolated, restart == "auto", grace, prepare)
         with self._calls.call(listeners, timeout) as call:

@@ -11,8 +11,9 @@ import threading
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from ._job import Done, Failed, Job, Message
-from ._session import Session
+from ._bindings.job import Job
+from ._bindings.session import Session
+from ._process.messages import Done, Failed, Message
 from .errors import OutOfMemoryError
 
 __all__ = ["InProcess", "perform", "start_thread"]
@@ -48,7 +49,7 @@ def perform(session: Session, job: Job, name: str, arguments: tuple[Any, ...]) -
 
 
 class InProcess:
-    """A session of this process, see `_job.Runner`."""
+    """A session of this process, see `_process.messages.Runner`."""
 
     def __init__(self) -> None:
         self._requests: SimpleQueue[_Request | None] = SimpleQueue()

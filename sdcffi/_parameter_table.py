@@ -7,8 +7,9 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ._bindings.requests import Opening
 from ._calls import run_alone
-from ._requests import Opening
+from ._machine.backends import CPU
 from .engine import Engine
 from .params.context import ContextParams
 from .params.image import ImageParams
@@ -100,7 +101,7 @@ def parameter_table(library: StrPath | None = None) -> Iterator[str]:
     library : path, optional
         See `Engine`.
     """
-    opening = Opening(library, "cpu")
+    opening = Opening(library, CPU)
     found = run_alone(opening, "describe")
     defaults = run_alone(opening, "defaults", [struct() for struct in STRUCTS])
     yield "# Every parameter of the engine"

@@ -21,9 +21,9 @@ from .params.names import parameters, words_of
 from .params.plain import detach
 
 if TYPE_CHECKING:
+    from ._bindings.requests import Opened, Opening
     from ._machine.devices import Device
     from ._records.digests import FileState
-    from ._requests import Opened, Opening
 
 __all__ = ["TUNED", "Subject", "keep_choice", "subject_of", "with_stored_choice"]
 
@@ -140,8 +140,8 @@ def _command(context: ContextParams, opening: Opening) -> str:
         value = getattr(context, item.path[0])
         if value is not None and (item.path[0].endswith("_path") or item.path[0] in _SETTINGS):
             words += words_of(item.name, value)
-    if opening.backend != "auto":
-        words += ["--backend", opening.backend]
+    if opening.backend.name != "auto" and opening.backend.origin == "backend":
+        words += ["--backend", str(opening.backend)]
     if opening.library is not None:
         words += ["--library", str(opening.library)]
     return shlex.join(words)

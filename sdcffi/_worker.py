@@ -26,7 +26,7 @@ from typing import Any
 
 from . import _shm
 from ._channel import Channel
-from ._job import Crashed, Done, Failed, Message
+from ._process.messages import Crashed, Done, Failed, Message
 from .errors import SDError
 
 __all__ = ["Worker"]
@@ -43,7 +43,7 @@ _CLOSE_SECONDS = 2.0
 
 
 class Worker:
-    """A session in a child process, see `_job.Runner`."""
+    """A session in a child process, see `_process.messages.Runner`."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None

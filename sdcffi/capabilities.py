@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from ._models.weight_types import is_writable
 
 if TYPE_CHECKING:
+    from ._bindings.requests import Offer
     from ._machine.devices import Device
     from ._models.files import Model
-    from ._requests import Offer
 
 __all__ = ["Capabilities", "describe"]
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ._bindings.requests import Conversion, Opening
 from ._calls import run_alone
 from ._conversion_check import check_writable, check_written, source_tensors
 from ._files import replacing
+from ._machine.backends import CPU
 from ._models.files import read_file
 from ._models.weight_types import check_rules, check_type
-from ._requests import Conversion, Opening
 from .events import Listeners
 
 if TYPE_CHECKING:
@@ -88,6 +89,13 @@ def convert(
             convert_name,
         )
         listeners = Listeners(on_log, on_progress)
-        run_alone(Opening(library, "cpu"), "convert", request, isolated=isolated, listeners=listeners, timeout=timeout)
+        run_alone(
+            Opening(library, CPU),
+            "convert",
+            request,
+            isolated=isolated,
+            listeners=listeners,
+            timeout=timeout,
+        )
         check_written(temporary, tensors, type, tensor_type_rules, renamed=convert_name)
     return target

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ._bindings.requests import Edges, Opening
 from ._calls import run_alone
+from ._machine.backends import CPU
 from ._numbers import check_number
-from ._requests import Edges, Opening
 from .events import Listeners
 from .images.convert import ImageLike, as_rgb
 
@@ -67,7 +68,7 @@ def canny(
     check_edges(edges)
     pixels = as_rgb(image, "image")
     listeners = Listeners(on_log)
-    opening = Opening(library, "cpu")
+    opening = Opening(library, CPU)
     found: NDArray[np.uint8] = run_alone(
         opening, "canny", pixels, edges, isolated=isolated, listeners=listeners, timeout=timeout
     )

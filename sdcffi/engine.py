@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ._async import as_coroutine, as_stream
+from ._bindings.requests import Edges, Opening
 from ._calls import GRACE
 from ._checks.memory import MemoryCheck
+from ._machine.backends import backend_choice
 from ._models.loras import as_loras
 from ._pictures import take_pictures
 from ._records.origin import Origin
-from ._requests import Edges, Opening
 from ._tuning_store import with_stored_choice
 from ._validate import check_context, check_image, check_lora_options, resolve_seed
 from ._video_generation import VideoGeneration
@@ -30,8 +31,8 @@ from .params.struct import StrPath
 from .result import Result
 
 if TYPE_CHECKING:
+    from ._bindings.requests import Opened
     from ._records.digests import FileState
-    from ._requests import Opened
 
 __all__ = ["Engine"]
 
@@ -239,7 +240,7 @@ class Engine(VideoGeneration):
         self._standing: tuple[Lora, ...] = ()
         self._told_of_coarse_weights = False
         self._memory = MemoryCheck(memory_check, self._model, given)
-        opening = Opening(library, backend, given, load_weights, lora_cache)
+        opening = Opening(library, backend_choice(backend), given, load_weights, lora_cache)
         self._states = Origin.look(given)
         prepare = _Preparation(opening, given, self._memory, self._states if tune else None)
         self._open(opening, isolated, restart, grace, timeout, Listeners(on_log, on_progress, on_preview), prepare)

@@ -1,4 +1,4 @@
-"""What the engine tells while it works. Plain frozen data, made by `_callbacks`, given to the caller's functions."""
+"""What the engine reports while it works: frozen data, made by `_bindings.callbacks` for the caller's functions."""
 
 from __future__ import annotations
 

@@ -6,17 +6,17 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ._bindings.requests import Opening
 from ._calls import run_alone
-from ._machine.backends import BACKENDS
+from ._machine.backends import BACKENDS, backend_choice
 from ._machine.builds import locate
 from ._machine.devices import Device, Variant
 from ._machine.probes import DEVICES
-from ._requests import Opening
 from .errors import BackendUnavailableError, SDError
 from .events import Listeners, LogFunction
 
 if TYPE_CHECKING:
-    from ._requests import Description
+    from ._bindings.requests import Description
     from .params.struct import StrPath
 
 __all__ = ["BackendReport", "Inventory", "list_devices"]
@@ -149,7 +149,9 @@ def take_inventory(
 
     def ask(word: str) -> Description | SDError:
         try:
-            description: Description = run_alone(Opening(library, word), "describe", listeners=listeners)
+            description: Description = run_alone(
+                Opening(library, backend_choice(word)), "describe", listeners=listeners
+            )
         except SDError as error:
             errors[word] = error
             return error

@@ -55,9 +55,7 @@ class Recorded:
         ValueError
             If there is no such picture, or this result was not drawn by an `Engine`.
         """
-        from ._records.record import (
-            GenerationParameters,  # not in the child, which knows results too and must start soon
-        )
+        from ._records.record import GenerationParameters
 
         if not 0 <= index < len(self.arrays):
             raise ValueError(f"index must be from 0 to {len(self.arrays) - 1}, not {index!r}")

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
 from ._async import as_coroutine
+from ._bindings.requests import Opening, UpscalerParams
 from ._calls import GRACE, Call
 from ._files import replacing
 from ._handle import Handle
+from ._machine.backends import backend_choice
 from ._machine.limits import MOST_THREADS
 from ._models.upscaler_file import MOST_PASSES, read_network
 from ._numbers import check_integer, check_number
 from ._records.digests import file_state
 from ._records.origin import Origin, Upscaling
-from ._requests import Opening, UpscalerParams
 from .events import Listeners, LogFunction, Progress, ProgressFunction
 from .images.convert import ImageLike, as_rgb, to_pillow
 from .result import Result, check_picture_path
@@ -138,7 +139,9 @@ class Upscaler(Handle):
         self._params = UpscalerParams(network.path.absolute(), threads, tile_size, conv_direct, offload_to_cpu)
         self._states = {self._params.path: file_state(self._params.path)}
         listeners = Listeners(on_log, on_progress)
-        self._open(Opening(library, backend, self._params), isolated, restart, grace, timeout, listeners)
+        self._open(
+            Opening(library, backend_choice(backend), self._params), isolated, restart, grace, timeout, listeners
+        )
         self._factor = network.factor
 
     @property

@@ -33,7 +33,7 @@ import numpy as np
 from tiny_model import TinyModel, write_model
 
 from sdcffi import Engine, Hires, LoraError, NativeCrashError, NativeError, Result, SDError, _calls, convert
-from sdcffi._job import Done, Failed, Message
+from sdcffi._process.messages import Done, Failed, Message
 from sdcffi._worker import Worker
 from sdcffi.errors import CancelledError, GenerationTimeoutError
 

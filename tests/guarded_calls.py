@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 from tiny_model import write_model
 
-from sdcffi._library import load
-from sdcffi._marshal import adopt_images, adopt_pixels
+from sdcffi._bindings.library import load
+from sdcffi._bindings.marshal import adopt_images, adopt_pixels
+from sdcffi._bindings.plugins import plugins_of
+from sdcffi._machine.backends import CPU
 
 library = load()
-library.use_backend("cpu", tuple)
+plugins_of(library).use(CPU, tuple)
 ffi, lib = library.ffi, library.lib
 lines: list[str] = []
 alive: list[Any] = []

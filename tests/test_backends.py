@@ -316,10 +316,11 @@ def test_engines_of_one_process_compute_on_different_devices(
         "    engine.generate(**draw)\n"
         "    return {line.split()[1] for line in open(sys.argv[4])}\n"
         "assert [drawn(e) for e in engines] == [{'CUDA0'}, {'Vulkan0'}, set(), {'CUDA1'}, {'CUDA0'}]\n"
-        "from sdcffi._library import load\n"
-        "names = [device.name for device in load().plugins.devices()]\n"
+        "from sdcffi._bindings.library import load\n"
+        "from sdcffi._bindings.plugins import plugins_of\n"
+        "names = [device.name for device in plugins_of(load()).devices()]\n"
         "assert sorted(names) == ['CPU', 'CUDA0', 'CUDA1', 'Vulkan0', 'Vulkan1'], names\n"
-        "assert [d.index for d in load().plugins.devices() if d.name == 'CUDA1'] == [1]\n"
+        "assert [d.index for d in plugins_of(load()).devices() if d.name == 'CUDA1'] == [1]\n"
     )
     model = json.dumps({name: str(path) for name, path in tiny_model.engine_arguments().items()})
     run = subprocess.run(

@@ -12,13 +12,13 @@ import pytest
 from tiny_model import TinyModel
 
 from sdcffi import Cache, Capabilities, ContextParams, Engine, Hires, ImageParams, Log, SampleParams
-from sdcffi._library import load
+from sdcffi._bindings.library import load
+from sdcffi._bindings.requests import Offer
+from sdcffi._bindings.session import _ENUMS
 from sdcffi._machine.devices import Device
 from sdcffi._models.architectures import _TABLE
 from sdcffi._models.files import Model, ModelFile
 from sdcffi._models.weight_types import block_sizes
-from sdcffi._requests import Offer
-from sdcffi._session import _ENUMS
 from sdcffi._validate import check_image, check_preview
 from sdcffi.capabilities import describe
 

@@ -13,9 +13,9 @@ from PIL import Image
 from tiny_model import TinyModel
 
 from sdcffi import Engine, ImageParams, PhotoMaker, Preview, _channel
+from sdcffi._bindings.library import load
+from sdcffi._bindings.marshal import Marshaller
 from sdcffi._channel import Channel
-from sdcffi._library import load
-from sdcffi._marshal import Marshaller
 from sdcffi._models.files import Model
 from sdcffi._pictures import take_pictures
 

@@ -14,7 +14,7 @@ from tiny_model import TinyModel
 from upscaling_networks import random_weights
 
 from sdcffi import Engine, Upscaler
-from sdcffi._library import load
+from sdcffi._bindings.library import load
 from sdcffi._machine import limits as _cores
 from sdcffi._machine.limits import (
     MOST_THREADS,

@@ -17,8 +17,8 @@ from test_cpu_operations import CONVOLUTIONS, ROUNDING, convolved, error, normal
 from tiny_model import TinyModel
 
 from sdcffi import BackendUnavailableError, Engine, LayoutMismatchError
+from sdcffi._bindings.plugins import variant_of
 from sdcffi._machine.builds import NativeBuild
-from sdcffi._plugins import variant_of
 from sdcffi.images.compare import compare
 
 pytestmark = [pytest.mark.backend, pytest.mark.slow]

@@ -9,7 +9,7 @@ import pytest
 
 from sdcffi import NativeCrashError
 from sdcffi._crash import crash_error
-from sdcffi._job import Crashed
+from sdcffi._process.messages import Crashed
 
 REPORT = """\
 library says hello

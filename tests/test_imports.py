@@ -29,6 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "params": {"images"},
     "_models": {"params", "_machine"},
     "_records": {"images", "params", "_machine", "_models"},
+    "_bindings": {"images", "params", "_machine", "_models"},
     "__main__": {"cli"},
 }
 

@@ -148,11 +148,11 @@ def test_a_child_that_dies_of_a_signal_is_an_error_and_the_next_call_works(name:
 
 
 LEAVES = """
-import ctypes, os, sdcffi._session
+import ctypes, os, sdcffi._bindings.session
 def leave(*_):
     os.write(2, b"libthing: I give up\\n")
     ctypes.CDLL(None).exit(1)
-sdcffi._session.Session.generate_image = leave
+sdcffi._bindings.session.Session.generate_image = leave
 """
 
 

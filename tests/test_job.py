@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from sdcffi import OutOfMemoryError
+from sdcffi._bindings.job import Job
 from sdcffi._inprocess import perform
-from sdcffi._job import Done, Failed, Job
+from sdcffi._process.messages import Done, Failed
 
 
 class Session:

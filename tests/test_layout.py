@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sdcffi._layout import StructLayout, check_layout, layout_table
+from sdcffi._bindings.layout import StructLayout, check_layout, layout_table
 from sdcffi._machine.builds import locate
 from sdcffi.errors import LayoutMismatchError
 
@@ -53,7 +53,7 @@ def tampered(tmp_path: Path) -> Path:
 def load_in_a_new_process(directory: Path) -> str:
     """Give what loading the build says on standard error; empty if it loads."""
     code = (
-        "import sys; from sdcffi._library import load\n"
+        "import sys; from sdcffi._bindings.library import load\n"
         "from sdcffi import SDError\n"
         "try: load(sys.argv[1])\n"
         "except SDError as error: sys.exit(f'{type(error).__name__}: {error}')\n"

@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 
 from sdcffi import BackendUnavailableError
-from sdcffi._job import Job
-from sdcffi._library import Library, load
+from sdcffi._bindings.job import Job
+from sdcffi._bindings.library import Library, load
+from sdcffi._bindings.plugins import plugins_of
+from sdcffi._bindings.requests import Opening
+from sdcffi._bindings.session import Session
+from sdcffi._machine.backends import backend_choice
 from sdcffi._machine.builds import locate
 from sdcffi._machine.devices import Device
-from sdcffi._requests import Opening
-from sdcffi._session import Session
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +37,15 @@ def run_python(code: str, *arguments: str) -> str:
 
 
 LOAD = (
-    "from sdcffi._job import Job; from sdcffi._library import load; from sdcffi._session import Opening, Session;"
-    "Session().open(Job(lambda event: None), Opening(backend='cpu'));"
+    "from sdcffi._bindings.job import Job; from sdcffi._bindings.library import load;"
+    "from sdcffi._bindings.plugins import plugins_of; from sdcffi._bindings.session import Opening, Session;"
+    "from sdcffi._machine.backends import BackendChoice;"
+    "Session().open(Job(lambda event: None), Opening(backend=BackendChoice('cpu')));"
 )
 
 
 def open_backend(name: str) -> Device:
-    return Session().open(Job(lambda _: None), Opening(backend=name)).device
+    return Session().open(Job(lambda _: None), Opening(backend=backend_choice(name))).device
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks the handler up in libstdc++.so.6")
@@ -58,7 +62,7 @@ def test_loading_leaves_the_environment_as_it_was() -> None:
 
 
 def test_loading_and_listing_print_nothing() -> None:
-    assert run_python(LOAD + "load().plugins.devices()") == ""
+    assert run_python(LOAD + "plugins_of(load()).devices()") == ""
 
 
 def decoy(directory: Path, name: str) -> Path:
@@ -126,7 +130,7 @@ def test_the_commit_is_the_pinned_one(library: Library) -> None:
 def test_the_devices_of_the_cpu_backend(library: Library) -> None:
     chosen = open_backend("cpu")
     assert (chosen.backend, chosen.type) == ("cpu", "cpu")
-    assert chosen in [replace(device, reason=chosen.reason) for device in library.plugins.devices()]
+    assert chosen in [replace(device, reason=chosen.reason) for device in plugins_of(library).devices()]
     assert chosen.memory_total > 0
 
 
@@ -145,12 +149,15 @@ def test_a_plugin_that_does_not_load_says_why(tmp_path: Path) -> None:
         "manifest['backends']['cuda'] = ['libggml-cuda.so']\n"
         "manifest['files']['libggml-cuda.so'] = hashlib.sha256(b'no library').hexdigest()\n"
         "(copy / 'manifest.json').write_text(json.dumps(manifest))\n"
-        "from sdcffi._job import Job; from sdcffi._library import load\n"
-        "from sdcffi._session import Opening, Session\n"
+        "from sdcffi._bindings.job import Job; from sdcffi._bindings.library import load\n"
+        "from sdcffi._bindings.session import Opening, Session\n"
+        "from sdcffi._bindings.plugins import plugins_of\n"
+        "from sdcffi._machine.backends import backend_choice\n"
         "from sdcffi import BackendUnavailableError\n"
-        "def open_backend(name): return Session().open(Job(lambda event: None), Opening(copy, name)).device\n"
+        "def open_backend(name):\n"
+        "    return Session().open(Job(lambda event: None), Opening(copy, backend_choice(name))).device\n"
         "assert open_backend('auto').backend == 'cpu'\n"
-        "assert 'libggml-cuda.so' in load().plugins.skipped['cuda'], load().plugins.skipped\n"
+        "assert 'libggml-cuda.so' in plugins_of(load()).skipped['cuda'], plugins_of(load()).skipped\n"
         "try: open_backend('cuda')\n"
         "except BackendUnavailableError as error: assert 'cannot be loaded here' in str(error), error\n"
         "else: raise SystemExit('not refused')\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sdcffi._library import load
+from sdcffi._bindings.library import load
 from sdcffi._machine import builds as _locate
 from sdcffi._machine.builds import locate
 from sdcffi.errors import LibraryNotFoundError

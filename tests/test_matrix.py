@@ -24,13 +24,13 @@ from tiny_model import TinyModel
 from upscaling_networks import random_weights, write_network
 
 from sdcffi import BackendUnavailableError, BuildError, list_devices
+from sdcffi._bindings.plugins import variant_of
 from sdcffi._build.backends import GPUS
 from sdcffi._build.compilers import find_compiler
 from sdcffi._build.pipeline import compile_native
 from sdcffi._build.plan import make_plan
 from sdcffi._build.request import BuildRequest
 from sdcffi._machine.builds import NativeBuild, locate
-from sdcffi._plugins import variant_of
 from sdcffi.inventory import Inventory
 
 pytestmark = pytest.mark.backend

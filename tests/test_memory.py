@@ -14,8 +14,10 @@ import pytest
 from sdcli import Pixels
 from tiny_model import TinyModel
 
-from sdcffi import Engine, Lora, _marshal, _session
-from sdcffi._library import load
+from sdcffi import Engine, Lora
+from sdcffi._bindings import marshal as _marshal
+from sdcffi._bindings import session as _session
+from sdcffi._bindings.library import load
 
 OpenEngine = Callable[..., Engine]
 

@@ -30,8 +30,8 @@ from sdcffi import (
     VideoParams,
     cli,
 )
-from sdcffi._library import Library, load
-from sdcffi._marshal import Marshaller
+from sdcffi._bindings.library import Library, load
+from sdcffi._bindings.marshal import Marshaller
 from sdcffi._parameter_table import FUNCTIONS, UNREACHED, parameter_table
 from sdcffi.params.context import Embedding
 from sdcffi.params.names import parameters

@@ -21,7 +21,7 @@ from sdcli import THREADS, Pixels, SdCli
 from tiny_model import TinyModel
 
 from sdcffi import Cache, ContextParams, Engine, Hires, ImageParams, SampleParams, SkipLayerGuidance, Tiling
-from sdcffi._library import load
+from sdcffi._bindings.library import load
 
 SMALL: dict[str, Any] = {"prompt": "a lovely cat", "width": 64, "height": 64, "steps": 3, "seed": 42, "cfg_scale": 1.0}
 

@@ -16,8 +16,8 @@ from sdcli import SdCli, run
 from tiny_model import TinyModel
 
 from sdcffi import Engine, Hires, ImageParams, Log, Progress, SampleParams, Tiling
+from sdcffi._bindings.phases import LINES, Phases
 from sdcffi._machine.builds import locate
-from sdcffi._phases import LINES, Phases
 
 DRAW: dict[str, Any] = {"width": 32, "height": 32, "steps": 3, "cfg_scale": 1.0, "seed": 7}
 PICTURE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)

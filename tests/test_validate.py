@@ -339,4 +339,4 @@ def test_the_checks_load_nothing_native() -> None:
     code = "import sys, sdcffi._validate, sdcffi._models.memory; print(sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "sdcffi._models.files" in loaded
-    assert not {"cffi", "_cffi_backend", "sdcffi._library"} & set(loaded.split("'"))
+    assert not {"cffi", "_cffi_backend", "sdcffi._bindings.library"} & set(loaded.split("'"))

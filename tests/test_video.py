@@ -33,7 +33,7 @@ from sdcffi import (
     VideoResult,
     replay,
 )
-from sdcffi._library import Library, load
+from sdcffi._bindings.library import Library, load
 from sdcffi._models.files import Model
 from sdcffi._pictures import take_video_pictures
 from sdcffi._validate_video import check_video

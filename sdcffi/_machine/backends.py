@@ -5,7 +5,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-__all__ = ["BACKENDS", "ENVIRONMENT", "PREFERENCE", "BackendChoice", "backend_choice", "backend_of_registry"]
+__all__ = [
+    "AUTO",
+    "BACKENDS",
+    "CPU",
+    "ENVIRONMENT",
+    "PREFERENCE",
+    "BackendChoice",
+    "backend_choice",
+    "backend_of_registry",
+]
 
 # The names under which ggml registers them, by those under which they are built and asked for.
 BACKENDS = {
@@ -51,6 +60,9 @@ class BackendChoice:
     def __str__(self) -> str:
         part = self.variant if self.index is None else self.index
         return self.name if part is None else f"{self.name}:{part}"
+
+
+AUTO, CPU = BackendChoice("auto"), BackendChoice("cpu")
 
 
 def backend_choice(backend: str) -> BackendChoice:

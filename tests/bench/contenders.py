@@ -145,7 +145,7 @@ class Program:
 @cache
 def physical_cores() -> int:
     """How many threads the engine takes by default."""
-    from sdcffi._library import load
+    from sdcffi._bindings.library import load
 
     return int(load().lib.sd_get_num_physical_cores())
 

@@ -27,9 +27,9 @@ import numpy as np
 from PIL import Image
 
 from sdcffi import ImageParams
+from sdcffi._bindings.library import Library, load
+from sdcffi._bindings.marshal import Marshaller
 from sdcffi._channel import Channel
-from sdcffi._library import Library, load
-from sdcffi._marshal import Marshaller
 from sdcffi._models.files import Model
 from sdcffi._pictures import take_pictures
 from sdcffi.images.convert import to_pillow

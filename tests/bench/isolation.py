@@ -32,8 +32,9 @@ import numpy as np
 from tiny_model import write_model
 
 from sdcffi import Engine, Progress
+from sdcffi._bindings.requests import Opening
 from sdcffi._calls import run_alone
-from sdcffi._requests import Opening
+from sdcffi._machine.backends import CPU
 
 AIMS = {"overhead": 0.010, "start": 0.5, "interrupt": 0.1}  # seconds
 
@@ -70,7 +71,7 @@ def report(name: str, times: dict[bool, list[tuple[float, float]]]) -> tuple[lis
 def start() -> float:
     """Seconds until a child without a model has told what it is."""
     started = time.perf_counter()
-    run_alone(Opening(backend="cpu"), "describe")
+    run_alone(Opening(backend=CPU), "describe")
     return time.perf_counter() - started
 
 

@@ -20,7 +20,7 @@ import re
 import time
 from collections.abc import Callable
 
-from .events import Progress
+from ..events import Progress
 
 __all__ = ["LINES", "Phases"]
 

@@ -11,13 +11,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ._layout import check_layout, declared_layout, layout_table
-from ._machine.backends import backend_choice
-from ._machine.builds import NativeBuild, locate
-from ._plugins import Plugins
-from .errors import (
+from .._machine.builds import NativeBuild, locate
+from ..errors import (
     CancelledError,
     LayoutMismatchError,
     LibraryNotFoundError,
@@ -26,9 +23,7 @@ from .errors import (
     OutOfMemoryError,
     SDError,
 )
-
-if TYPE_CHECKING:
-    from ._machine.devices import Device
+from .layout import check_layout, declared_layout, layout_table
 
 __all__ = ["Library", "load"]
 
@@ -44,14 +39,11 @@ class Library:
         cffi's two halves: types and functions.
     lock : threading.Lock
         Held for each call that can raise events: the engine's callbacks are process-global.
-    plugins : Plugins
-        Its backends.
     """
 
     def __init__(self, build: NativeBuild) -> None:
         self.build = build
         self.lock = threading.Lock()
-        self.plugins = Plugins(self)
         self._enums: dict[str, dict[str, int]] = {}
         self.ffi = _declarations(build)
         for path in (*build.support, build.library):
@@ -117,10 +109,6 @@ class Library:
                 for name, value in values.items()
             }
         return self._enums[cname]
-
-    def use_backend(self, name: str, log: Callable[[], tuple[str, ...]]) -> Device:
-        """Load what a backend needs and give the device, see `Plugins.use`; `name` is as `backend_choice` reads it."""
-        return self.plugins.use(backend_choice(name), log)
 
 
 def _common_words(names: list[str]) -> str:

@@ -6,24 +6,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ._callbacks import PreviewOptions, listening
-from ._library import load
-from ._machine.limits import usable_cores
-from ._marshal import Marshaller, adopt_images, adopt_pixels
-from ._requests import Conversion, Description, Edges, Offer, Opened, Opening, Resolved, UpscalerParams
-from .errors import GenerationError, LoraError, ModelLoadError, NativeError, SDError
-from .params.lora import Lora, LoraReport
+from .._machine.backends import BackendChoice
+from .._machine.devices import Device
+from .._machine.limits import usable_cores
+from ..errors import GenerationError, LoraError, ModelLoadError, NativeError, SDError
+from ..params.lora import Lora, LoraReport
+from .callbacks import PreviewOptions, listening
+from .job import Job
+from .library import load
+from .marshal import Marshaller, adopt_images, adopt_pixels
+from .plugins import plugins_of
+from .requests import Conversion, Description, Edges, Offer, Opened, Opening, Resolved, UpscalerParams
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ._job import Job
-    from ._machine.devices import Device
-    from .params.context import ContextParams
-    from .params.image import ImageParams
-    from .params.struct import Struct
-    from .params.video import VideoParams
+    from ..params.context import ContextParams
+    from ..params.image import ImageParams
+    from ..params.struct import Struct
+    from ..params.video import VideoParams
 
 __all__ = ["Session"]
 
@@ -78,7 +80,7 @@ class Session:
         struct = marshaller.struct(params if params.n_threads else replace(params, n_threads=self._cores))
         out = library.ffi.new("sd_ctx_t **")
         create = library.lib.sdg_new_context if self._opening.weights else library.lib.sdg_new_empty_context
-        with listening(library, job) as events, library.plugins.computing_on(self._device):
+        with listening(library, job) as events, plugins_of(library).computing_on(self._device):
             library.check(
                 lambda error: create(struct, out, error),
                 ModelLoadError,
@@ -93,7 +95,7 @@ class Session:
         path = Marshaller(library).text(params.path, "model")
         threads = params.threads or self._cores
         out = library.ffi.new("upscaler_ctx_t **")
-        with listening(library, job) as events, library.plugins.computing_on(self._device):
+        with listening(library, job) as events, plugins_of(library).computing_on(self._device):
             library.check(
                 lambda error: library.lib.sdg_new_upscaler(
                     path, params.offload_to_cpu, params.direct, threads, params.tile_size, out, error
@@ -104,9 +106,9 @@ class Session:
             )
         return out[0]
 
-    def _use_backend(self, job: Job, backend: str) -> Device:
+    def _use_backend(self, job: Job, choice: BackendChoice) -> Device:
         with listening(self._library, job) as events:
-            return self._library.use_backend(backend, events.lines)
+            return plugins_of(self._library).use(choice, events.lines)
 
     def generate_image(
         self, job: Job, params: ImageParams, preview: PreviewOptions | None = None
@@ -302,7 +304,7 @@ class Session:
         """Tell what was built and what it finds here."""
         library, chosen = self._library, self._device
         with job.using(library):
-            devices = library.plugins.devices()
+            devices = plugins_of(library).devices()
             return Description(
                 library.build.directory,
                 library.build.manifest,
@@ -310,8 +312,8 @@ class Session:
                 library.text(library.lib.sdg_ggml_version()),
                 chosen,
                 tuple(chosen if device.id == chosen.id else device for device in devices),
-                tuple(library.plugins.variants()),
-                dict(library.plugins.skipped),
+                tuple(plugins_of(library).variants()),
+                dict(plugins_of(library).skipped),
             )
 
     def defaults(self, job: Job, structs: Sequence[Struct]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import LayoutMismatchError
+from ..errors import LayoutMismatchError
 
 __all__ = ["StructLayout", "check_layout", "declared_layout", "layout_table"]
 

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import UnsupportedParameterError
-from .params.sampling import Guidance, SampleParams
-from .params.struct import Struct
+from ..errors import UnsupportedParameterError
+from ..params.sampling import Guidance, SampleParams
+from ..params.struct import Struct
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ._library import Library
+    from .library import Library
 
 __all__ = ["Marshaller", "adopt_images", "adopt_pixels"]
 

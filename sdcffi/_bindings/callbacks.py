@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._phases import Phases
-from .events import Log, Preview
+from ..events import Log, Preview
+from .phases import Phases
 
 if TYPE_CHECKING:
-    from ._job import Job
-    from ._library import Library
+    from .job import Job
+    from .library import Library
 
 __all__ = ["KEPT_LINES", "Events", "PreviewOptions", "listening"]
 

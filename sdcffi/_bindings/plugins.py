@@ -13,18 +13,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ._machine.backends import PREFERENCE, BackendChoice, backend_of_registry
-from ._machine.devices import Device, Variant, chosen_device, chosen_variant, computes, numbered
-from ._machine.drivers import why_no_device, why_not_loaded
-from .errors import BackendUnavailableError, LayoutMismatchError, NativeError, SDError
+from .._machine.backends import PREFERENCE, BackendChoice, backend_of_registry
+from .._machine.devices import Device, Variant, chosen_device, chosen_variant, computes, numbered
+from .._machine.drivers import why_no_device, why_not_loaded
+from ..errors import BackendUnavailableError, LayoutMismatchError, NativeError, SDError
+from .library import Library
 
-if TYPE_CHECKING:
-    from ._library import Library
-
-__all__ = ["Plugins", "variant_of"]
+__all__ = ["Plugins", "plugins_of", "variant_of"]
 
 LogLines = Callable[[], tuple[str, ...]]
 
@@ -188,6 +186,12 @@ class Plugins:
             yield
         finally:
             library.check(library.lib.sdg_offer_all_devices, NativeError, "devices cannot be listed again", tuple)
+
+
+@cache
+def plugins_of(library: Library) -> Plugins:
+    """Return the plug-ins of the process's library, always the same object."""
+    return Plugins(library)
 
 
 def variant_of(path: Path) -> str | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from ._machine.devices import Device, Variant
-    from .params.context import ContextParams
-    from .params.struct import StrPath, Struct
+from .._machine.backends import AUTO, BackendChoice
+from .._machine.devices import Device, Variant
+from ..params.context import ContextParams
+from ..params.struct import StrPath, Struct
 
 __all__ = [
     *("Conversion", "Description", "Edges", "Offer", "Opened", "Opening", "Resolved", "UpscalerParams"),
@@ -35,8 +35,8 @@ class Opening:
     ----------
     library : path or None
         See `_machine.builds.locate`.
-    backend : str
-        See `_machine.backends.backend_choice`.
+    backend : BackendChoice
+        What it is to compute on.
     params : ContextParams, UpscalerParams or None
         The model, or upscaling network; None opens the backend only.
     weights : bool
@@ -46,7 +46,7 @@ class Opening:
     """
 
     library: StrPath | None = None
-    backend: str = "auto"
+    backend: BackendChoice = AUTO
     params: ContextParams | UpscalerParams | None = None
     weights: bool = True
     lora_cache: int = 0

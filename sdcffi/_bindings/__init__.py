@@ -1,0 +1,1 @@
+"""What touches cffi and the engine's library: loading, plug-ins, marshalling, callbacks, and one native session."""
