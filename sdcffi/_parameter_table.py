@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ._bindings.requests import Opening
-from ._calls import run_alone
 from ._machine.backends import CPU
+from ._process.calls import run_alone
 from .engine import Engine
 from .params.context import ContextParams
 from .params.image import ImageParams

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from ._async import as_coroutine, as_stream
 from ._drawing import Drawing
 from ._pictures import take_video_pictures
+from ._process.aio import as_coroutine, as_stream
 from ._validate import resolve_seed
 from ._validate_video import check_video
 from .events import LogFunction, PreviewFunction, ProgressFunction

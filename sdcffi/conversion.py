@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ._bindings.requests import Conversion, Opening
-from ._calls import run_alone
 from ._conversion_check import check_writable, check_written, source_tensors
 from ._files import replacing
 from ._machine.backends import CPU
 from ._models.files import read_file
 from ._models.weight_types import check_rules, check_type
+from ._process.calls import run_alone
 from .events import Listeners
 
 if TYPE_CHECKING:

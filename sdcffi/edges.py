@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ._bindings.requests import Edges, Opening
-from ._calls import run_alone
 from ._machine.backends import CPU
 from ._numbers import check_number
+from ._process.calls import run_alone
 from .events import Listeners
 from .images.convert import ImageLike, as_rgb
 

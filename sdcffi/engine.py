@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ._async import as_coroutine, as_stream
 from ._bindings.requests import Edges, Opening
-from ._calls import GRACE
 from ._checks.memory import MemoryCheck
 from ._machine.backends import backend_choice
 from ._models.loras import as_loras
 from ._pictures import take_pictures
+from ._process.aio import as_coroutine, as_stream
+from ._process.calls import GRACE
 from ._records.origin import Origin
 from ._tuning_store import with_stored_choice
 from ._validate import check_context, check_image, check_lora_options, resolve_seed

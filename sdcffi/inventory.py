@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ._bindings.requests import Opening
-from ._calls import run_alone
 from ._machine.backends import BACKENDS, backend_choice
 from ._machine.builds import locate
 from ._machine.devices import Device, Variant
 from ._machine.probes import DEVICES
+from ._process.calls import run_alone
 from .errors import BackendUnavailableError, SDError
 from .events import Listeners, LogFunction
 

@@ -10,15 +10,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
-from ._async import as_coroutine
 from ._bindings.requests import Opening, UpscalerParams
-from ._calls import GRACE, Call
 from ._files import replacing
-from ._handle import Handle
 from ._machine.backends import backend_choice
 from ._machine.limits import MOST_THREADS
 from ._models.upscaler_file import MOST_PASSES, read_network
 from ._numbers import check_integer, check_number
+from ._process.aio import as_coroutine
+from ._process.calls import GRACE, Call
+from ._process.handle import Handle
 from ._records.digests import file_state
 from ._records.origin import Origin, Upscaling
 from .events import Listeners, LogFunction, Progress, ProgressFunction

@@ -32,9 +32,10 @@ import fuzz_parameters
 import numpy as np
 from tiny_model import TinyModel, write_model
 
-from sdcffi import Engine, Hires, LoraError, NativeCrashError, NativeError, Result, SDError, _calls, convert
+from sdcffi import Engine, Hires, LoraError, NativeCrashError, NativeError, Result, SDError, convert
+from sdcffi._process import calls as _calls
 from sdcffi._process.messages import Done, Failed, Message
-from sdcffi._worker import Worker
+from sdcffi._process.worker import Worker
 from sdcffi.errors import CancelledError, GenerationTimeoutError
 
 LIMIT = 30.0  # seconds for a case, on a busy machine; a prompt of thousands of tokens takes some

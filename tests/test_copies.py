@@ -12,12 +12,13 @@ import pytest
 from PIL import Image
 from tiny_model import TinyModel
 
-from sdcffi import Engine, ImageParams, PhotoMaker, Preview, _channel
+from sdcffi import Engine, ImageParams, PhotoMaker, Preview
 from sdcffi._bindings.library import load
 from sdcffi._bindings.marshal import Marshaller
-from sdcffi._channel import Channel
 from sdcffi._models.files import Model
 from sdcffi._pictures import take_pictures
+from sdcffi._process import channel as _channel
+from sdcffi._process.channel import Channel
 
 OpenEngine = Callable[..., Engine]
 
@@ -106,13 +107,13 @@ def test_an_array_is_copied_once_on_its_way_to_the_child(
 ) -> None:
     picture = pixels[..., 0].copy() if name == "mask_image" else pixels
     copied: list[int] = []
-    fill = _channel._shm.fill
+    fill = _channel.shared_memory.fill
 
     def spied(buffers: Any) -> Any:
         copied.extend(np.frombuffer(buffer, np.uint8).ctypes.data for buffer in buffers)
         return fill(buffers)
 
-    monkeypatch.setattr(_channel._shm, "fill", spied)
+    monkeypatch.setattr(_channel.shared_memory, "fill", spied)
     ours, theirs = (Channel(end) for end in multiprocessing.Pipe())
     ours.send(call(name, picture))
     received = theirs.receive()

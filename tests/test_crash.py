@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from sdcffi import NativeCrashError
-from sdcffi._crash import crash_error
+from sdcffi._process.crash import crash_error
 from sdcffi._process.messages import Crashed
 
 REPORT = """\

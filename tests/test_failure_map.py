@@ -41,10 +41,10 @@ from sdcffi import (
     SDError,
     SkipLayerGuidance,
     Tiling,
-    _calls,
     convert,
 )
 from sdcffi._models.files import Model
+from sdcffi._process import calls as _calls
 
 DRAW: dict[str, Any] = {"width": 64, "height": 64, "steps": 1, "cfg_scale": 1.0, "seed": 7, "timeout": 60}
 NAN = float("nan")

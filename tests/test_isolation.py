@@ -34,8 +34,8 @@ from sdcffi import (
     Progress,
     SDError,
 )
-from sdcffi._channel import Channel
-from sdcffi._worker import Worker
+from sdcffi._process.channel import Channel
+from sdcffi._process.worker import Worker
 
 OpenEngine = Callable[..., Engine]
 Pixels = np.ndarray[Any, Any]
@@ -184,7 +184,7 @@ def test_a_child_that_dies_while_loading_is_an_error_with_its_parameters(tiny_mo
         os.kill(workers[0].pid, signal.SIGKILL)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sdcffi._calls.Worker", made)
+        patch.setattr("sdcffi._process.calls.Worker", made)
         with pytest.raises(NativeCrashError) as caught:
             Engine(**tiny_model.engine_arguments(), backend="cpu", on_progress=kill)
     assert caught.value.signal == "SIGKILL"
@@ -787,7 +787,7 @@ def test_an_input_that_finds_no_memory_is_an_error_at_once(engine: Engine, monke
     before = engine.pid
     started = time.monotonic()
     with monkeypatch.context() as patch:
-        patch.setattr("sdcffi._shm.fill", full)
+        patch.setattr("sdcffi._process.shared_memory.fill", full)
         with pytest.raises(SDError, match="no memory to share 12288 bytes"):
             engine.generate(**DRAW, init_image=np.zeros((64, 64, 3), np.uint8))
     assert time.monotonic() - started < engine._calls._grace, "it waited for a call that was never made"
@@ -813,7 +813,7 @@ def test_what_cannot_go_to_another_process_is_a_type_error(engine: Engine, monke
 
 @posix
 def test_the_rest_of_a_message_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sdcffi._channel._REST_SECONDS", 1)
+    monkeypatch.setattr("sdcffi._process.channel._REST_SECONDS", 1)
     ours, theirs = multiprocessing.Pipe()
     channel = Channel(ours)
     os.write(theirs.fileno(), b"\0\0\1\0half of it")
@@ -862,7 +862,7 @@ def test_memory_is_given_back_with_the_last_view() -> None:
 
 @linux
 def test_the_descriptor_of_shared_memory_is_not_inherited() -> None:
-    from sdcffi._shm import anonymous_file
+    from sdcffi._process.shared_memory import anonymous_file
 
     descriptor = anonymous_file()
     assert not os.get_inheritable(descriptor)

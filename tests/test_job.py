@@ -8,7 +8,7 @@ import pytest
 
 from sdcffi import OutOfMemoryError
 from sdcffi._bindings.job import Job
-from sdcffi._inprocess import perform
+from sdcffi._process.inprocess import perform
 from sdcffi._process.messages import Done, Failed
 
 

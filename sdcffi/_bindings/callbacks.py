@@ -9,7 +9,7 @@
 The engine has one slot for each callback in the whole process, so `listening` fills them for the time of one call,
 under the library's lock, and resets them after it. Log lines also come from the engine's loader threads; progress
 and previews come on the calling thread only. `emit` puts the event into a queue or a pipe: the caller's own functions
-run on the caller's thread, see `_calls`.
+run on the caller's thread, see `_process.calls`.
 
 The callbacks return void: an exception in one cannot travel through C. cffi hands it to `onerror`, it is kept (the
 first one wins), the guard is told to cancel, and `listening` raises it again when the native call has returned.

@@ -33,8 +33,8 @@ from tiny_model import write_model
 
 from sdcffi import Engine, Progress
 from sdcffi._bindings.requests import Opening
-from sdcffi._calls import run_alone
 from sdcffi._machine.backends import CPU
+from sdcffi._process.calls import run_alone
 
 AIMS = {"overhead": 0.010, "start": 0.5, "interrupt": 0.1}  # seconds
 

@@ -11,10 +11,10 @@ import threading
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from ._bindings.job import Job
-from ._bindings.session import Session
-from ._process.messages import Done, Failed, Message
-from .errors import OutOfMemoryError
+from .._bindings.job import Job
+from .._bindings.session import Session
+from ..errors import OutOfMemoryError
+from .messages import Done, Failed, Message
 
 __all__ = ["InProcess", "perform", "start_thread"]
 

@@ -19,13 +19,13 @@ from multiprocessing import connection
 from queue import SimpleQueue
 from typing import Any
 
-from ._bindings.job import Job
-from ._bindings.session import Session
-from ._channel import Channel
-from ._inprocess import perform, start_thread
-from ._process.messages import Done, Failed
-from .errors import SDError
-from .events import Log
+from .._bindings.job import Job
+from .._bindings.session import Session
+from ..errors import SDError
+from ..events import Log
+from .channel import Channel
+from .inprocess import perform, start_thread
+from .messages import Done, Failed
 
 __all__ = ["main"]
 

@@ -20,19 +20,19 @@ from contextvars import ContextVar
 from dataclasses import is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ._bindings.callbacks import KEPT_LINES
-from ._bindings.requests import Opening
-from ._crash import crash_error
-from ._inprocess import InProcess
-from ._numbers import check_number
-from ._process.messages import Crashed, Done, Failed, Runner
-from ._worker import Worker
-from .errors import CancelledError, GenerationTimeoutError, NativeCrashError, NativeError, SDError
-from .events import Listeners, Log
+from .._bindings.callbacks import KEPT_LINES
+from .._bindings.requests import Opening
+from .._numbers import check_number
+from ..errors import CancelledError, GenerationTimeoutError, NativeCrashError, NativeError, SDError
+from ..events import Listeners, Log
+from .crash import crash_error
+from .inprocess import InProcess
+from .messages import Crashed, Done, Failed, Runner
+from .worker import Worker
 
 if TYPE_CHECKING:
-    from ._bindings.requests import Opened
-    from .params.context import ContextParams
+    from .._bindings.requests import Opened
+    from ..params.context import ContextParams
 
 __all__ = ["GRACE", "Call", "Calls", "adopted", "run_alone"]
 

@@ -8,10 +8,10 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from ._calls import Call, adopted
+from .calls import Call, adopted
 
 if TYPE_CHECKING:
-    from .events import Event
+    from ..events import Event
 
 __all__ = ["as_coroutine", "as_stream"]
 

@@ -5,7 +5,7 @@ The child is started with `subprocess`, so it never imports the program's main m
 a socket pair and, as its standard output and error, a nameless file that is read when it has crashed. It is in a
 session of its own: Ctrl-C in the terminal reaches the parent only, which decides.
 
-      Engine, _calls                    _child
+      Engine, calls                     child
       start(name, arguments) ------->   Session.<name>(job, *arguments)
       receive() <-------------------    events, then Done or Failed
       cancel() --------------------->   Job.cancel()
@@ -24,10 +24,10 @@ import threading
 from multiprocessing.connection import Connection
 from typing import Any
 
-from . import _shm
-from ._channel import Channel
-from ._process.messages import Crashed, Done, Failed, Message
-from .errors import SDError
+from ..errors import SDError
+from . import shared_memory
+from .channel import Channel
+from .messages import Crashed, Done, Failed, Message
 
 __all__ = ["Worker"]
 
@@ -35,7 +35,7 @@ _NO_BLAS_THREADS = {"OPENBLAS_NUM_THREADS": "1"}  # numpy starts them at import;
 _BOOT = """\
 import sys
 sys.path[:] = sys.argv[3:]
-from sdcffi._child import main
+from sdcffi._process.child import main
 main(int(sys.argv[1]), int(sys.argv[2]))
 """
 _END_SECONDS = 10.0  # for a process that has closed its socket; a core dump takes its time
@@ -87,7 +87,7 @@ class Worker:
             raise SDError(f"the engine's process could not be started: {error}. isolated=False needs none") from error
 
     def _start(self) -> None:
-        self._record = _shm.anonymous_file()
+        self._record = shared_memory.anonymous_file()
         ours, theirs = multiprocessing.Pipe()
         try:
             self._process = subprocess.Popen(

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from ._calls import Calls
-from ._numbers import check_number
-from .events import Listeners
+from .._numbers import check_number
+from ..events import Listeners
+from .calls import Calls
 
 if TYPE_CHECKING:
-    from ._bindings.requests import Opened, Opening
-    from ._machine.devices import Device
-    from .params.context import ContextParams
+    from .._bindings.requests import Opened, Opening
+    from .._machine.devices import Device
+    from ..params.context import ContextParams
 
 __all__ = ["Handle"]
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 
-from ._process.messages import Crashed
-from .errors import NativeCrashError
+from ..errors import NativeCrashError
+from .messages import Crashed
 
 __all__ = ["crash_error"]
 

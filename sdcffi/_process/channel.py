@@ -22,8 +22,8 @@ from itertools import accumulate, pairwise
 from multiprocessing.connection import Connection
 from typing import Any
 
-from . import _shm
-from .errors import SDError
+from ..errors import SDError
+from . import shared_memory
 
 __all__ = ["Channel"]
 
@@ -113,7 +113,7 @@ class _Memory:
 
     def __init__(self, views: list[memoryview]) -> None:
         try:
-            self._handle = _shm.fill(views)
+            self._handle = shared_memory.fill(views)
         except (OSError, MemoryError) as error:
             size = sum(view.nbytes for view in views)
             raise SDError(f"no memory to share {size} bytes of pictures: {error}") from error
@@ -149,6 +149,6 @@ def _receive_memory(connection: Connection, name: str | None, size: int) -> memo
     if not content or not descriptors:
         raise EOFError
     try:
-        return _shm.view(descriptors[0], size)
+        return shared_memory.view(descriptors[0], size)
     finally:
         os.close(descriptors[0])
