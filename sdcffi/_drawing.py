@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ._bindings.callbacks import PreviewOptions
+from ._checks.sampling import check_preview
 from ._lora_policy import choose_usable, judge_applied, warn_of_coarse_weights
 from ._models.loras import as_loras, merge_tags
 from ._numbers import check_integer
 from ._process.calls import Call
 from ._process.handle import Handle
 from ._records.origin import Origin
-from ._validate import check_preview
 from .events import Listeners, LogFunction, PreviewFunction, ProgressFunction
 from .params.context import ContextParams
 from .params.image import ImageParams

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from ._checks.context import resolve_seed
+from ._checks.inputs import take_video_pictures
+from ._checks.video import check_video
 from ._drawing import Drawing
-from ._pictures import take_video_pictures
 from ._process.aio import as_coroutine, as_stream
-from ._validate import resolve_seed
-from ._validate_video import check_video
 from .events import LogFunction, PreviewFunction, ProgressFunction
 from .images.convert import Alpha, ImageLike
 from .images.movies import check_rate

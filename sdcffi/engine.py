@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ._bindings.requests import Edges, Opening
+from ._checks.context import check_context, check_lora_options, resolve_seed
+from ._checks.image import check_image
+from ._checks.inputs import take_pictures
 from ._checks.memory import MemoryCheck
 from ._machine.backends import backend_choice
 from ._models.loras import as_loras
-from ._pictures import take_pictures
 from ._process.aio import as_coroutine, as_stream
 from ._process.calls import GRACE
 from ._records.origin import Origin
 from ._tuning_store import with_stored_choice
-from ._validate import check_context, check_image, check_lora_options, resolve_seed
 from ._video_generation import VideoGeneration
 from .capabilities import Capabilities, describe
 from .events import Listeners, LogFunction, PreviewFunction, ProgressFunction

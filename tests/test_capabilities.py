@@ -15,11 +15,12 @@ from sdcffi import Cache, Capabilities, ContextParams, Engine, Hires, ImageParam
 from sdcffi._bindings.library import load
 from sdcffi._bindings.requests import Offer
 from sdcffi._bindings.session import _ENUMS
+from sdcffi._checks.image import check_image
+from sdcffi._checks.sampling import check_preview
 from sdcffi._machine.devices import Device
 from sdcffi._models.architectures import _TABLE
 from sdcffi._models.files import Model, ModelFile
 from sdcffi._models.weight_types import block_sizes
-from sdcffi._validate import check_image, check_preview
 from sdcffi.capabilities import describe
 
 OpenEngine = Callable[..., Engine]

@@ -15,8 +15,8 @@ from tiny_model import TinyModel
 from sdcffi import Engine, ImageParams, PhotoMaker, Preview
 from sdcffi._bindings.library import load
 from sdcffi._bindings.marshal import Marshaller
+from sdcffi._checks.inputs import take_pictures
 from sdcffi._models.files import Model
-from sdcffi._pictures import take_pictures
 from sdcffi._process import channel as _channel
 from sdcffi._process.channel import Channel
 

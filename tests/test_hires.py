@@ -14,8 +14,8 @@ from tiny_model import TinyModel
 from upscaling_networks import random_weights, write_network
 
 from sdcffi import Engine, GenerationError, Hires, ImageParams
+from sdcffi._checks.image import check_image
 from sdcffi._models.files import Model
-from sdcffi._validate import check_image
 
 DRAW: dict[str, Any] = {"prompt": "a lovely cat", "steps": 2, "seed": 42, "cfg_scale": 1.0}
 LATENT = ["", " (nearest)", " (nearest-exact)", " (antialiased)", " (bicubic)", " (bicubic antialiased)"]

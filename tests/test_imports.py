@@ -30,6 +30,8 @@ ALLOWED: dict[str, set[str]] = {
     "_models": {"params", "_machine"},
     "_records": {"images", "params", "_machine", "_models"},
     "_bindings": {"images", "params", "_machine", "_models"},
+    "_process": {"_bindings", "params", "_machine"},
+    "_checks": {"_models", "params", "images", "_machine"},
     "__main__": {"cli"},
 }
 

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from sdcffi import Engine, ImageParams, PhotoMaker
+from sdcffi._checks.image import check_image
+from sdcffi._checks.inputs import drawn_size, take_pictures
 from sdcffi._models.architectures import _TABLE
 from sdcffi._models.files import Model
-from sdcffi._pictures import drawn_size, take_pictures
-from sdcffi._validate import check_image
 from sdcffi.images.resize import resized
 
 SD1 = Model(architecture=_TABLE["sd1"], takes_hint=True, encodes=True)  # multiples of 64

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from test_model_file import ALONE, CLIP, CLIP_G, CONTROL, FLUX2, LLM, SD1, VAE, Shapes, read, unet, write
 
+from sdcffi._checks.context import check_context, resolve_seed
+from sdcffi._checks.image import check_image
 from sdcffi._models.files import Model
-from sdcffi._validate import check_context, check_image, resolve_seed
 from sdcffi.conversion import convert
 from sdcffi.params.context import ContextParams, Embedding
 from sdcffi.params.image import Hires, ImageParams, PhotoMaker
@@ -336,7 +337,7 @@ def test_a_bad_conversion_is_refused(
 
 
 def test_the_checks_load_nothing_native() -> None:
-    code = "import sys, sdcffi._validate, sdcffi._models.memory; print(sorted(sys.modules))"
+    code = "import sys, sdcffi._checks.context, sdcffi._models.memory; print(sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "sdcffi._models.files" in loaded
     assert not {"cffi", "_cffi_backend", "sdcffi._bindings.library"} & set(loaded.split("'"))

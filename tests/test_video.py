@@ -34,9 +34,9 @@ from sdcffi import (
     replay,
 )
 from sdcffi._bindings.library import Library, load
+from sdcffi._checks.inputs import take_video_pictures
+from sdcffi._checks.video import check_video
 from sdcffi._models.files import Model
-from sdcffi._pictures import take_video_pictures
-from sdcffi._validate_video import check_video
 
 Pixels = npt.NDArray[np.uint8]
 WAN = {"blocks.0.cross_attn.norm_k.weight": (2,)}

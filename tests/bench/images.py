@@ -29,8 +29,8 @@ from PIL import Image
 from sdcffi import ImageParams
 from sdcffi._bindings.library import Library, load
 from sdcffi._bindings.marshal import Marshaller
+from sdcffi._checks.inputs import take_pictures
 from sdcffi._models.files import Model
-from sdcffi._pictures import take_pictures
 from sdcffi._process.channel import Channel
 from sdcffi.images.convert import to_pillow
 

@@ -10,16 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ._machine.limits import MOST_THREADS
-from ._models.files import Model, read_model
-from ._models.weight_types import check_rules, check_type
-from ._numbers import check_integer, check_number
-from ._validate_call import check_preview
-from ._validate_image import check_image
-from .params.context import ContextParams, Embedding
-from .params.struct import StrPath
+from .._machine.limits import MOST_THREADS
+from .._models.files import Model, read_model
+from .._models.weight_types import check_rules, check_type
+from .._numbers import check_integer, check_number
+from ..params.context import ContextParams, Embedding
+from ..params.struct import StrPath
 
-__all__ = ["check_context", "check_image", "check_lora_options", "check_preview", "resolve_seed"]
+__all__ = ["check_context", "check_lora_options", "resolve_seed"]
 
 _MAX_SEED = (1 << 63) - 1
 _MOST_BYTES = sys.maxsize  # of C's size_t, half

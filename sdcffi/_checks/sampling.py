@@ -8,11 +8,11 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from ._models.files import Model
-from ._numbers import check_integer, check_number
-from .images.convert import check_pixels
-from .images.pixels import MOST_SIDE
-from .params.sampling import Cache, SampleParams, SkipLayerGuidance, Tiling
+from .._models.files import Model
+from .._numbers import check_integer, check_number
+from ..images.convert import check_pixels
+from ..images.pixels import MOST_SIDE
+from ..params.sampling import Cache, SampleParams, SkipLayerGuidance, Tiling
 
 __all__ = [
     "MOST_SCALE",

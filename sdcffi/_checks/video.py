@@ -1,16 +1,19 @@
-"""Refuse a bad call for a video before native code sees it; what pictures share with it stands in `_validate_call`."""
+"""Refuse a bad call for a video before native code sees it; what it shares with images is in `_checks.sampling`."""
 
 from __future__ import annotations
 
 import warnings
 from typing import Any
 
-from ._models.architectures import Architecture
-from ._models.files import Model
-from ._numbers import check_integer, check_integers, check_number
-from ._pictures import drawn_size
-from ._prompt import check_prompt
-from ._validate_call import (
+from .._models.architectures import Architecture
+from .._models.files import Model
+from .._numbers import check_integer, check_integers, check_number
+from ..images.pixels import MOST_SIDE
+from ..params.sampling import SampleParams
+from ..params.video import VideoParams
+from .inputs import drawn_size
+from .prompt import check_prompt
+from .sampling import (
     MOST_SCALE,
     MOST_STEPS,
     check_cache,
@@ -22,9 +25,6 @@ from ._validate_call import (
     sequence,
     warn_of_size,
 )
-from .images.pixels import MOST_SIDE
-from .params.sampling import SampleParams
-from .params.video import VideoParams
 
 __all__ = ["check_video"]
 

@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ._models.files import Model, read_file
-from ._models.upscaler_file import read_network
-from ._numbers import check_integer, check_integers, check_number
-from ._pictures import LEAST_REFERENCE, REFERENCE_MULTIPLE, drawn_size
-from ._prompt import check_prompt
-from ._validate_call import (
+from .._models.files import Model, read_file
+from .._models.upscaler_file import read_network
+from .._numbers import check_integer, check_integers, check_number
+from ..images.pixels import MOST_SIDE
+from ..params.image import Hires, ImageParams, PhotoMaker
+from ..params.sampling import SampleParams
+from .inputs import LEAST_REFERENCE, REFERENCE_MULTIPLE, drawn_size
+from .prompt import check_prompt
+from .sampling import (
     MOST_SCALE,
     MOST_STEPS,
     check_cache,
@@ -24,9 +27,6 @@ from ._validate_call import (
     sequence,
     warn_of_size,
 )
-from .images.pixels import MOST_SIDE
-from .params.image import Hires, ImageParams, PhotoMaker
-from .params.sampling import SampleParams
 
 __all__ = ["check_image"]
 

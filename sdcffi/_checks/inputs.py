@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from ._models.files import Model
-from ._numbers import check_integers
-from .images.convert import Alpha, as_mask, as_rgb, box_mask
-from .images.pixels import MOST_SIDE, parse_alpha
-from .images.resize import Resize, check_rule, fitted_size, resized
-from .params.image import ImageParams
-from .params.video import VideoParams
+from .._models.files import Model
+from .._numbers import check_integers
+from ..images.convert import Alpha, as_mask, as_rgb, box_mask
+from ..images.pixels import MOST_SIDE, parse_alpha
+from ..images.resize import Resize, check_rule, fitted_size, resized
+from ..params.image import ImageParams
+from ..params.video import VideoParams
 
 if TYPE_CHECKING:
     import numpy as np
