@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ._records.record import GenerationParameters
-from .engine import Engine
+from .engine.engine import Engine
 from .params.context import ContextParams, Embedding
 from .params.image import ImageParams
 from .params.lora import Lora

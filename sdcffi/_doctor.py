@@ -301,7 +301,7 @@ def _drawn(inventory: Inventory, case: _Case) -> Iterator[Check]:
 
 def _draw(word: str, case: _Case) -> NDArray[np.uint8]:
     from .demo import demo_model
-    from .engine import Engine
+    from .engine.engine import Engine
 
     arguments: dict[str, Any] = {**demo_model(), "library": case.library, "memory_check": "off"}
     with Engine(**arguments, backend=word, timeout=case.seconds) as engine:

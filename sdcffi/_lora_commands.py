@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ._files import replacing
 from ._models.lora_file import LoraFile, read_lora
+from .engine.results import check_picture_path
 from .images.contact_sheet import contact_sheet
-from .result import check_picture_path
 
 if TYPE_CHECKING:
     from PIL import Image

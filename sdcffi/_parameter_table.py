@@ -10,7 +10,7 @@ from typing import Any
 from ._bindings.requests import Opening
 from ._machine.backends import CPU
 from ._process.calls import run_alone
-from .engine import Engine
+from .engine.engine import Engine
 from .params.context import ContextParams
 from .params.image import ImageParams
 from .params.names import Parameter, parameters

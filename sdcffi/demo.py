@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._files import replacing
-from .engine import Engine
+from .engine.engine import Engine
+from .engine.results import check_picture_path
 from .images.contact_sheet import contact_sheet
-from .result import check_picture_path
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -14,7 +14,9 @@ import numpy as np
 from ._records.digests import file_state, sha256
 from ._records.origin import FileRecord, PictureRecord
 from ._records.record import GenerationParameters
-from .engine import Engine
+from .engine.engine import Engine
+from .engine.results import Result, VideoResult
+from .engine.upscaler import Upscaler
 from .errors import BackendUnavailableError, UnsupportedParameterError
 from .images.convert import Alpha, Box, ImageLike, MaskLike, as_mask, as_rgb, box_mask, to_pillow
 from .images.resize import RULES, resized
@@ -23,9 +25,6 @@ from .params.image import ImageParams
 from .params.plain import attach_files, attach_pictures
 from .params.struct import StrPath
 from .params.video import VideoParams
-from .result import Result
-from .upscaler import Upscaler
-from .video import VideoResult
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

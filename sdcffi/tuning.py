@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ._machine.limits import usable_cores, usable_processors
 from ._models.files import Model, read_model
 from ._numbers import check_integer, check_number
-from ._tuning_store import TUNED, keep_choice, subject_of
-from .engine import Engine
+from .engine.engine import Engine
+from .engine.tuned import TUNED, keep_choice, subject_of
 from .errors import GenerationTimeoutError, SDError
 from .events import Progress
 from .images.compare import compare

@@ -15,7 +15,7 @@ from leftovers import PATIENCE, nothing_left, wait_until
 from tiny_model import TinyModel
 
 from sdcffi import CancelledError, Engine, GenerationTimeoutError, Log, Preview, Progress
-from sdcffi.result import Result
+from sdcffi.engine.results import Result
 
 DRAW: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "steps": 2, "cfg_scale": 1.0, "seed": 7}
 LONG: dict[str, Any] = {**DRAW, "steps": 10_000, "timeout": 60.0}  # ends only if it is stopped

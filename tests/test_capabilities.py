@@ -21,7 +21,7 @@ from sdcffi._machine.devices import Device
 from sdcffi._models.architectures import _TABLE
 from sdcffi._models.files import Model, ModelFile
 from sdcffi._models.weight_types import block_sizes
-from sdcffi.capabilities import describe
+from sdcffi.engine.capabilities import describe
 
 OpenEngine = Callable[..., Engine]
 

@@ -14,8 +14,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tiny_model import TinyModel
 
-from sdcffi import Engine, SDError, conversion, convert
+from sdcffi import Engine, SDError, convert
 from sdcffi._models.headers import read_header
+from sdcffi.engine import conversion as conversion
 
 DRAW: dict[str, Any] = {"prompt": "a cat", "width": 32, "height": 32, "steps": 1, "cfg_scale": 1.0, "seed": 1}
 

@@ -349,8 +349,8 @@ def test_a_failed_assertion_is_an_exception(tiny_model: TinyModel, isolated: boo
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let bad parameters through to the engine."""
-    monkeypatch.setattr("sdcffi.engine.check_image", lambda params, model: params)
-    monkeypatch.setattr("sdcffi.engine.take_pictures", lambda params, *_: params)
+    monkeypatch.setattr("sdcffi.engine.engine.check_image", lambda params, model: params)
+    monkeypatch.setattr("sdcffi.engine.engine.take_pictures", lambda params, *_: params)
 
 
 def test_a_whole_life_prints_nothing(tiny_model: TinyModel, isolated: bool) -> None:

@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "_bindings": {"images", "params", "_machine", "_models"},
     "_process": {"_bindings", "params", "_machine"},
     "_checks": {"_models", "params", "images", "_machine"},
+    "engine": ENGINE_SIDE - {"engine"},
     "__main__": {"cli"},
 }
 

@@ -38,7 +38,7 @@ from sdcffi._machine.limits import usable_cores
 from sdcffi._models.architectures import Architecture
 from sdcffi._models.files import Model
 from sdcffi._records.digests import FileState
-from sdcffi._tuning_store import TUNED, Subject, keep_choice, subject_of
+from sdcffi.engine.tuned import TUNED, Subject, keep_choice, subject_of
 from sdcffi.tuning import Settings, _Bench, _climb, _Drawn, _options, _thread_counts, _try
 
 Capture = pytest.CaptureFixture[str]
@@ -465,7 +465,7 @@ def test_a_choice_is_of_its_files_settings_device_and_build(changed: dict[str, A
 
 def test_a_choice_is_of_the_cores_that_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     before = subject()
-    monkeypatch.setattr("sdcffi._tuning_store.usable_cores", lambda: usable_cores() + 1)
+    monkeypatch.setattr("sdcffi.engine.tuned.usable_cores", lambda: usable_cores() + 1)
     assert subject() != before
 
 

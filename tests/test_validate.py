@@ -16,7 +16,7 @@ from test_model_file import ALONE, CLIP, CLIP_G, CONTROL, FLUX2, LLM, SD1, VAE, 
 from sdcffi._checks.context import check_context, resolve_seed
 from sdcffi._checks.image import check_image
 from sdcffi._models.files import Model
-from sdcffi.conversion import convert
+from sdcffi.engine.conversion import convert
 from sdcffi.params.context import ContextParams, Embedding
 from sdcffi.params.image import Hires, ImageParams, PhotoMaker
 from sdcffi.params.sampling import Cache, Guidance, SampleParams, SkipLayerGuidance, Tiling

@@ -397,7 +397,7 @@ def test_a_video_is_replayed_from_one_of_its_frames(
     in_process: Engine, stub: Stub, tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = in_process.generate_video("a cat", seed=5, end_image=picture(64, 64)).save(tmp_path / "a_{index}.png")
-    monkeypatch.setattr("sdcffi._video_generation.check_video", lambda params, _model: params)
+    monkeypatch.setattr("sdcffi.engine.video.check_video", lambda params, _model: params)
     keywords = {"models": tiny_model.diffusion_model.parent, "isolated": False}
     again = replay(paths[1], end_image=picture(64, 64), **keywords)
     assert (again.max_difference, again.differences) == (0, ())

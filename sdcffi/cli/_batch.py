@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..engine.results import check_picture_path
 from ..errors import SDError
-from ..result import check_picture_path
 from ._flags import in_flags, preview_keywords
 from ._terminal import line_bar, logger, say
 from ._upscaling import upscaling
 
 if TYPE_CHECKING:
     from .._arguments import Arguments
-    from ..result import Result
+    from ..engine.results import Result
 
 __all__ = ["run_batch"]
 
@@ -113,7 +113,7 @@ def _numbered(output: Path, number: str) -> Path:
 
 
 def _draw(options: argparse.Namespace, given: Arguments, jobs: list[_Job]) -> int:
-    from ..engine import Engine
+    from ..engine.engine import Engine
 
     failures = 0
     previews = preview_keywords(options)

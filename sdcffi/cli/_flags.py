@@ -216,8 +216,8 @@ def preview_keywords(options: argparse.Namespace) -> dict[str, Any]:
     from pathlib import Path
 
     from .._files import replacing
+    from ..engine.results import check_picture_path
     from ..images.convert import to_pillow
-    from ..result import check_picture_path
 
     path = Path(options.preview_path).expanduser()
     picture_format = check_picture_path(path)

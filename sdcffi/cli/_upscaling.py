@@ -12,8 +12,8 @@ from ._terminal import logger
 
 if TYPE_CHECKING:
     from .._arguments import Arguments
+    from ..engine.results import Result
     from ..events import Progress
-    from ..result import Result
 
 __all__ = ["add_upscaling", "check_upscaling", "upscaling"]
 
@@ -44,7 +44,7 @@ def upscaling(
     if options.upscale_model is None:
         yield lambda result: result
         return
-    from ..upscaler import Upscaler
+    from ..engine.upscaler import Upscaler
 
     engine = given.engine
     keywords = {name: engine[name] for name in ("backend", "library") if name in engine}

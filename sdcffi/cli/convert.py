@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from ..conversion import convert
+    from ..engine.conversion import convert
 
     names = ("type", "tensor_type_rules", "vae", "library")
     keywords = {name: value for name in names if (value := getattr(options, name)) is not None}

@@ -15,7 +15,7 @@ from ._terminal import logger, progress_bar, say
 from ._upscaling import add_upscaling, check_upscaling, upscaling
 
 if TYPE_CHECKING:
-    from ..result import Result
+    from ..engine.results import Result
 
 __all__ = ["add"]
 
@@ -42,8 +42,8 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from ..engine import Engine
-    from ..result import check_picture_path
+    from ..engine.engine import Engine
+    from ..engine.results import check_picture_path
 
     given = arguments_of(options)
     output = Path(options.output).expanduser()

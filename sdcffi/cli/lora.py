@@ -51,7 +51,7 @@ def _add_grid(commands: Any) -> None:
 
 def _inspect(options: argparse.Namespace) -> None:
     from .._lora_commands import inspect
-    from ..engine import Engine
+    from ..engine.engine import Engine
 
     path, fit = Path(options.file), None
     if options.model or options.diffusion_model:
@@ -64,8 +64,8 @@ def _grid(options: argparse.Namespace) -> None:
     from .._arguments import parse_lora
     from .._lora_commands import draw_grid, parse_numbers
     from .._models.loras import as_loras
-    from ..engine import Engine
-    from ..result import check_picture_path
+    from ..engine.engine import Engine
+    from ..engine.results import check_picture_path
 
     output = Path(options.output).expanduser()
     check_picture_path(output)  # before minutes of work

@@ -30,9 +30,9 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from ..engine.results import check_picture_path
+    from ..engine.upscaler import Upscaler
     from ..images.convert import as_rgb
-    from ..result import check_picture_path
-    from ..upscaler import Upscaler
 
     output = Path(options.output).expanduser()
     check_picture_path(output)  # before minutes of work

@@ -32,8 +32,8 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from ..engine import Engine
-    from ..video import check_video_path
+    from ..engine.engine import Engine
+    from ..engine.results import check_video_path
 
     given = arguments_of(options, video=True)
     if not isinstance(given.generate["prompt"], str):

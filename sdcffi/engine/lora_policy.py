@@ -6,10 +6,10 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .errors import LoraError, LoraQualityWarning, LoraWarning
+from ..errors import LoraError, LoraQualityWarning, LoraWarning
 
 if TYPE_CHECKING:
-    from .params.lora import Lora, LoraReport
+    from ..params.lora import Lora, LoraReport
 
 __all__ = ["choose_usable", "judge_applied", "warn_of_coarse_weights"]
 

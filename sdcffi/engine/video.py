@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from ._checks.context import resolve_seed
-from ._checks.inputs import take_video_pictures
-from ._checks.video import check_video
-from ._drawing import Drawing
-from ._process.aio import as_coroutine, as_stream
-from .events import LogFunction, PreviewFunction, ProgressFunction
-from .images.convert import Alpha, ImageLike
-from .images.movies import check_rate
-from .images.resize import Resize
-from .params.lora import LoraLike
-from .params.sampling import Cache, Guidance, SampleParams, SkipLayerGuidance, Tiling
-from .params.video import VideoParams
-from .video import VideoResult
+from .._checks.context import resolve_seed
+from .._checks.inputs import take_video_pictures
+from .._checks.video import check_video
+from .._process.aio import as_coroutine, as_stream
+from ..events import LogFunction, PreviewFunction, ProgressFunction
+from ..images.convert import Alpha, ImageLike
+from ..images.movies import check_rate
+from ..images.resize import Resize
+from ..params.lora import LoraLike
+from ..params.sampling import Cache, Guidance, SampleParams, SkipLayerGuidance, Tiling
+from ..params.video import VideoParams
+from .drawing import Drawing
+from .results import VideoResult
 
 __all__ = ["VideoGeneration"]
 

@@ -14,16 +14,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._files import cache_directory, replacing
-from ._machine.limits import MOST_THREADS, usable_cores
-from .params.context import ContextParams
-from .params.names import parameters, words_of
-from .params.plain import detach
+from .._files import cache_directory, replacing
+from .._machine.limits import MOST_THREADS, usable_cores
+from ..params.context import ContextParams
+from ..params.names import parameters, words_of
+from ..params.plain import detach
 
 if TYPE_CHECKING:
-    from ._bindings.requests import Opened, Opening
-    from ._machine.devices import Device
-    from ._records.digests import FileState
+    from .._bindings.requests import Opened, Opening
+    from .._machine.devices import Device
+    from .._records.digests import FileState
 
 __all__ = ["TUNED", "Subject", "keep_choice", "subject_of", "with_stored_choice"]
 

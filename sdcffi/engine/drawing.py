@@ -9,28 +9,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from ._bindings.callbacks import PreviewOptions
-from ._checks.sampling import check_preview
-from ._lora_policy import choose_usable, judge_applied, warn_of_coarse_weights
-from ._models.loras import as_loras, merge_tags
-from ._numbers import check_integer
-from ._process.calls import Call
-from ._process.handle import Handle
-from ._records.origin import Origin
-from .events import Listeners, LogFunction, PreviewFunction, ProgressFunction
-from .params.context import ContextParams
-from .params.image import ImageParams
-from .params.lora import Lora, LoraLike
-from .params.video import VideoParams
+from .._bindings.callbacks import PreviewOptions
+from .._checks.sampling import check_preview
+from .._models.loras import as_loras, merge_tags
+from .._numbers import check_integer
+from .._process.calls import Call
+from .._process.handle import Handle
+from .._records.origin import Origin
+from ..events import Listeners, LogFunction, PreviewFunction, ProgressFunction
+from ..params.context import ContextParams
+from ..params.image import ImageParams
+from ..params.lora import Lora, LoraLike
+from ..params.video import VideoParams
+from .lora_policy import choose_usable, judge_applied, warn_of_coarse_weights
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ._bindings.requests import Edges, Resolved
-    from ._models.files import Model
-    from ._records.digests import FileState
-    from .params.lora import LoraReport
+    from .._bindings.requests import Edges, Resolved
+    from .._models.files import Model
+    from .._records.digests import FileState
+    from ..params.lora import LoraReport
 
 __all__ = ["Drawing"]
 

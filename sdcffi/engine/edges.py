@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ._bindings.requests import Edges, Opening
-from ._machine.backends import CPU
-from ._numbers import check_number
-from ._process.calls import run_alone
-from .events import Listeners
-from .images.convert import ImageLike, as_rgb
+from .._bindings.requests import Edges, Opening
+from .._machine.backends import CPU
+from .._numbers import check_number
+from .._process.calls import run_alone
+from ..events import Listeners
+from ..images.convert import ImageLike, as_rgb
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from .events import LogFunction
-    from .params.struct import StrPath
+    from ..events import LogFunction
+    from ..params.struct import StrPath
 
 __all__ = ["canny"]
 

@@ -6,12 +6,12 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from ._models.weight_types import is_writable
+from .._models.weight_types import is_writable
 
 if TYPE_CHECKING:
-    from ._bindings.requests import Offer
-    from ._machine.devices import Device
-    from ._models.files import Model
+    from .._bindings.requests import Offer
+    from .._machine.devices import Device
+    from .._models.files import Model
 
 __all__ = ["Capabilities", "describe"]
 

@@ -10,27 +10,27 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
-from ._bindings.requests import Opening, UpscalerParams
-from ._files import replacing
-from ._machine.backends import backend_choice
-from ._machine.limits import MOST_THREADS
-from ._models.upscaler_file import MOST_PASSES, read_network
-from ._numbers import check_integer, check_number
-from ._process.aio import as_coroutine
-from ._process.calls import GRACE, Call
-from ._process.handle import Handle
-from ._records.digests import file_state
-from ._records.origin import Origin, Upscaling
-from .events import Listeners, LogFunction, Progress, ProgressFunction
-from .images.convert import ImageLike, as_rgb, to_pillow
-from .result import Result, check_picture_path
+from .._bindings.requests import Opening, UpscalerParams
+from .._files import replacing
+from .._machine.backends import backend_choice
+from .._machine.limits import MOST_THREADS
+from .._models.upscaler_file import MOST_PASSES, read_network
+from .._numbers import check_integer, check_number
+from .._process.aio import as_coroutine
+from .._process.calls import GRACE, Call
+from .._process.handle import Handle
+from .._records.digests import file_state
+from .._records.origin import Origin, Upscaling
+from ..events import Listeners, LogFunction, Progress, ProgressFunction
+from ..images.convert import ImageLike, as_rgb, to_pillow
+from .results import Result, check_picture_path
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL import Image
 
-    from .params.struct import StrPath
+    from ..params.struct import StrPath
 
     Pixels = NDArray[np.uint8]
 

@@ -8,32 +8,32 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ._bindings.requests import Edges, Opening
-from ._checks.context import check_context, check_lora_options, resolve_seed
-from ._checks.image import check_image
-from ._checks.inputs import take_pictures
-from ._checks.memory import MemoryCheck
-from ._machine.backends import backend_choice
-from ._models.loras import as_loras
-from ._process.aio import as_coroutine, as_stream
-from ._process.calls import GRACE
-from ._records.origin import Origin
-from ._tuning_store import with_stored_choice
-from ._video_generation import VideoGeneration
+from .._bindings.requests import Edges, Opening
+from .._checks.context import check_context, check_lora_options, resolve_seed
+from .._checks.image import check_image
+from .._checks.inputs import take_pictures
+from .._checks.memory import MemoryCheck
+from .._machine.backends import backend_choice
+from .._models.loras import as_loras
+from .._process.aio import as_coroutine, as_stream
+from .._process.calls import GRACE
+from .._records.origin import Origin
+from ..events import Listeners, LogFunction, PreviewFunction, ProgressFunction
+from ..images.convert import Alpha, ImageLike, MaskLike
+from ..images.resize import Resize
+from ..params.context import ContextParams, Embedding
+from ..params.image import Hires, ImageParams
+from ..params.lora import Lora, LoraLike, LoraReport
+from ..params.sampling import Cache, Guidance, SampleParams, SkipLayerGuidance, Tiling
+from ..params.struct import StrPath
 from .capabilities import Capabilities, describe
-from .events import Listeners, LogFunction, PreviewFunction, ProgressFunction
-from .images.convert import Alpha, ImageLike, MaskLike
-from .images.resize import Resize
-from .params.context import ContextParams, Embedding
-from .params.image import Hires, ImageParams
-from .params.lora import Lora, LoraLike, LoraReport
-from .params.sampling import Cache, Guidance, SampleParams, SkipLayerGuidance, Tiling
-from .params.struct import StrPath
-from .result import Result
+from .results import Result
+from .tuned import with_stored_choice
+from .video import VideoGeneration
 
 if TYPE_CHECKING:
-    from ._bindings.requests import Opened
-    from ._records.digests import FileState
+    from .._bindings.requests import Opened
+    from .._records.digests import FileState
 
 __all__ = ["Engine"]
 

@@ -1,0 +1,1 @@
+"""The engine as programs use it: `Engine`, `Upscaler`, conversion and edges, and what their calls return."""
