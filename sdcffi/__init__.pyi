@@ -1,5 +1,4 @@
 # The public names, each with the module that it comes from; `__init__.py` imports them on first use.
-from ._arguments import read_arguments as read_arguments
 from ._machine.devices import Device as Device
 from ._machine.devices import Variant as Variant
 from ._records.origin import FileRecord as FileRecord
@@ -38,6 +37,7 @@ from .events import Progress as Progress
 from .inventory import BackendReport as BackendReport
 from .inventory import Inventory as Inventory
 from .inventory import list_devices as list_devices
+from .parameter_files import read_arguments as read_arguments
 from .params.context import ContextParams as ContextParams
 from .params.image import Hires as Hires
 from .params.image import ImageParams as ImageParams

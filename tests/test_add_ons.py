@@ -22,9 +22,9 @@ from sdcffi._build import pipeline
 from sdcffi._build.add_ons import pack_add_ons
 from sdcffi._build.hatch_hook import platform_tag
 from sdcffi._build.wheel import compile_for_wheel
-from sdcffi._doctor import examine
 from sdcffi._machine.builds import MANIFEST, NOTICES, locate, read_build
 from sdcffi._version import __version__
+from sdcffi.cli._checkup import examine
 
 DRAW: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "steps": 1, "cfg_scale": 1.0, "seed": 7}
 PLUGIN, FRAGMENT = "libggml-cuda.so", "plugin-cuda.json"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sdcffi import Cache, ContextParams, ImageParams, Lora, SampleParams, Tiling, VideoParams, read_arguments
-from sdcffi._arguments import as_arguments
+from sdcffi.parameter_files import as_arguments
 
 
 def test_keywords_of_engine_and_call_are_told_apart_and_made_structs(tmp_path: Path) -> None:

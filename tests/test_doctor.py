@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from gpus import copied, with_stubs
 
-from sdcffi import _doctor, cli
-from sdcffi._doctor import _judged
+from sdcffi import cli
 from sdcffi._machine.builds import MANIFEST
+from sdcffi.cli import _checkup as _doctor
+from sdcffi.cli._checkup import _judged
 
 Capture = pytest.CaptureFixture[str]
 Told = dict[str, dict[str, str]]

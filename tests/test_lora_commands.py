@@ -14,7 +14,7 @@ from sdcli import THREADS
 from tiny_model import TinyModel
 
 from sdcffi import Engine, Lora, cli
-from sdcffi._lora_commands import draw_grid, parse_numbers
+from sdcffi.cli._lora_report import draw_grid, parse_numbers
 from sdcffi.images.contact_sheet import contact_sheet
 
 Capture = pytest.CaptureFixture[str]

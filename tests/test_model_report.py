@@ -11,7 +11,7 @@ from safetensors import safe_open
 from tiny_model import TinyModel
 from upscaling_networks import random_weights, write_network
 
-from sdcffi._model_report import inspect_model, model_lines
+from sdcffi.cli._model_report import inspect_model, model_lines
 
 
 @pytest.mark.parametrize(

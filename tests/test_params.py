@@ -32,7 +32,7 @@ from sdcffi import (
 )
 from sdcffi._bindings.library import Library, load
 from sdcffi._bindings.marshal import Marshaller
-from sdcffi._parameter_table import FUNCTIONS, UNREACHED, parameter_table
+from sdcffi.cli._parameter_table import FUNCTIONS, UNREACHED, parameter_table
 from sdcffi.params.context import Embedding
 from sdcffi.params.names import parameters
 from sdcffi.params.struct import Struct

@@ -31,7 +31,7 @@ from sdcffi import (
     read_arguments,
     replay,
 )
-from sdcffi._arguments import as_arguments
+from sdcffi.parameter_files import as_arguments
 from sdcffi.reproduction import find_files
 
 DRAW: dict[str, Any] = {"width": 64, "height": 64, "steps": 2, "cfg_scale": 1.0, "seed": 7}

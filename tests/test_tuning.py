@@ -32,13 +32,13 @@ from sdcffi import (
     tune,
     tuning,
 )
-from sdcffi._arguments import as_arguments
 from sdcffi._machine.devices import Device
 from sdcffi._machine.limits import usable_cores
 from sdcffi._models.architectures import Architecture
 from sdcffi._models.files import Model
 from sdcffi._records.digests import FileState
 from sdcffi.engine.tuned import TUNED, Subject, keep_choice, subject_of
+from sdcffi.parameter_files import as_arguments
 from sdcffi.tuning import Settings, _Bench, _climb, _Drawn, _options, _thread_counts, _try
 
 Capture = pytest.CaptureFixture[str]

@@ -101,8 +101,8 @@ def parser() -> argparse.ArgumentParser:
         doctor,
         info,
         demo,
-        completion,
     ):
         command.add(commands)
+    completion.add(commands, whole)
     commands.add_parser("build", help="build the native library for this machine", add_help=False)
     return whole

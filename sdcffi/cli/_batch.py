@@ -17,8 +17,8 @@ from ._terminal import line_bar, logger, say
 from ._upscaling import upscaling
 
 if TYPE_CHECKING:
-    from .._arguments import Arguments
     from ..engine.results import Result
+    from ..parameter_files import Arguments
 
 __all__ = ["run_batch"]
 
@@ -66,7 +66,7 @@ def run_batch(options: argparse.Namespace, given: Arguments, output: Path) -> No
 
 
 def _jobs(path: Path, given: Arguments, output: Path) -> Iterator[_Job]:
-    from .._arguments import as_arguments
+    from ..parameter_files import as_arguments
 
     text = sys.stdin.read() if str(path) == "-" else _read(path)
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]

@@ -14,7 +14,7 @@ from ..params.struct import Struct
 from ..params.video import VideoParams
 
 if TYPE_CHECKING:
-    from .._arguments import Arguments
+    from ..parameter_files import Arguments
 
 __all__ = [
     "BACKEND_HELP",
@@ -201,7 +201,7 @@ def add_call(command: argparse.ArgumentParser, struct: type[Struct]) -> None:
 
 def arguments_of(options: argparse.Namespace, *, video: bool = False) -> Arguments:
     """Give what ``--params`` and the flags say; flags win."""
-    from .._arguments import Arguments, as_arguments, read_arguments
+    from ..parameter_files import Arguments, as_arguments, read_arguments
 
     params = getattr(options, "params", None)
     given = {name: value for name, value in vars(options).items() if value is not None and name not in _OURS}

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from ._terminal import logger
 
 if TYPE_CHECKING:
-    from .._arguments import Arguments
     from ..engine.results import Result
     from ..events import Progress
+    from ..parameter_files import Arguments
 
 __all__ = ["add_upscaling", "check_upscaling", "upscaling"]
 

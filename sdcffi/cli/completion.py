@@ -12,19 +12,17 @@ __all__ = ["add"]
 _SHELLS = ("bash", "zsh", "tcsh")
 
 
-def add(commands: Any) -> None:
-    """Add the command."""
+def add(commands: Any, whole: argparse.ArgumentParser) -> None:
+    """Add the command, which completes what the parser `whole` takes."""
     text = "print a completion script; for bash: source <(sdcffi completion bash)"
     command = commands.add_parser("completion", help=text, description=text)
-    command.set_defaults(run=_run, verbose=False)
+    command.set_defaults(run=lambda options: _run(options, whole), verbose=False)
     command.add_argument("shell", choices=_SHELLS)
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace, whole: argparse.ArgumentParser) -> None:
     try:
         import shtab
     except ImportError as error:
         raise SDError("completion scripts are made by shtab, which is not installed: pip install shtab") from error
-    from . import parser
-
-    print(shtab.complete(parser(), options.shell))
+    print(shtab.complete(whole, options.shell))

@@ -12,7 +12,7 @@ from .._machine.backends import BACKENDS
 from ._flags import add_command
 
 if TYPE_CHECKING:
-    from .._doctor import Check
+    from ._checkup import Check
 
 __all__ = ["add"]
 
@@ -39,7 +39,7 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from .._doctor import examine
+    from ._checkup import examine
 
     asked = [name for name in options.backend.split(",") if name]
     if unknown := [name for name in asked if name not in BACKENDS]:

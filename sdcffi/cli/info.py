@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     if options.parameters:
-        from .._parameter_table import parameter_table
+        from ._parameter_table import parameter_table
 
         print("\n".join(parameter_table(options.library)))
         return

@@ -50,8 +50,8 @@ def _add_grid(commands: Any) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    from .._lora_commands import inspect
     from ..engine.engine import Engine
+    from ._lora_report import inspect
 
     path, fit = Path(options.file), None
     if options.model or options.diffusion_model:
@@ -61,11 +61,11 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _grid(options: argparse.Namespace) -> None:
-    from .._arguments import parse_lora
-    from .._lora_commands import draw_grid, parse_numbers
     from .._models.loras import as_loras
     from ..engine.engine import Engine
     from ..engine.results import check_picture_path
+    from ..parameter_files import parse_lora
+    from ._lora_report import draw_grid, parse_numbers
 
     output = Path(options.output).expanduser()
     check_picture_path(output)  # before minutes of work

@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from .._model_report import inspect_model, model_lines
+    from ._model_report import inspect_model, model_lines
 
     report = inspect_model(Path(options.file).expanduser())
     print(json.dumps(report, indent=2) if options.json else "\n".join(model_lines(report)))

@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from .._arguments import parse_mask
+    from ..parameter_files import parse_mask
     from ..reproduction import replay
 
     names = ("models", "backend", "timeout", "alpha", *_PICTURES, *_SEVERAL)

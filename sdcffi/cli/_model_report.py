@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ._models.files import UNKNOWN, Model, examine
-from ._models.memory import compute_bytes, weight_bytes
-from ._models.upscaler_file import read_network
-from .params.image import ImageParams
+from .._models.files import UNKNOWN, Model, examine
+from .._models.memory import compute_bytes, weight_bytes
+from .._models.upscaler_file import read_network
+from ..params.image import ImageParams
 
 __all__ = ["inspect_model", "model_lines"]
 

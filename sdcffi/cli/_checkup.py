@@ -14,21 +14,21 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from ._build.backends import GPUS
-from ._build.compilers import Compiler, find_compiler
-from ._build.tools import CMAKE, NINJA
-from ._machine import install_hints
-from ._machine.backends import BACKENDS, backend_choice
-from ._machine.builds import NativeBuild, locate
-from .errors import BackendUnavailableError, BuildError, NativeCrashError, SDError
-from .events import Listeners
+from .._build.backends import GPUS
+from .._build.compilers import Compiler, find_compiler
+from .._build.tools import CMAKE, NINJA
+from .._machine import install_hints
+from .._machine.backends import BACKENDS, backend_choice
+from .._machine.builds import NativeBuild, locate
+from ..errors import BackendUnavailableError, BuildError, NativeCrashError, SDError
+from ..events import Listeners
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from .inventory import Inventory
-    from .params.struct import StrPath
+    from ..inventory import Inventory
+    from ..params.struct import StrPath
 
 __all__ = ["Check", "examine"]
 
@@ -239,7 +239,7 @@ def _files(build: NativeBuild) -> Iterator[Check]:
 
 
 def _loaded(case: _Case) -> Iterator[Check]:
-    from .inventory import take_inventory
+    from ..inventory import take_inventory
 
     try:
         backend_choice("auto")
@@ -300,8 +300,8 @@ def _drawn(inventory: Inventory, case: _Case) -> Iterator[Check]:
 
 
 def _draw(word: str, case: _Case) -> NDArray[np.uint8]:
-    from .demo import demo_model
-    from .engine.engine import Engine
+    from ..demo import demo_model
+    from ..engine.engine import Engine
 
     arguments: dict[str, Any] = {**demo_model(), "library": case.library, "memory_check": "off"}
     with Engine(**arguments, backend=word, timeout=case.seconds) as engine:
@@ -314,7 +314,7 @@ def _draw(word: str, case: _Case) -> NDArray[np.uint8]:
 def _judged(
     word: str, picture: NDArray[np.uint8], seconds: float, first: tuple[str, NDArray[np.uint8]] | None
 ) -> Check:
-    from .images.compare import compare
+    from ..images.compare import compare
 
     told = f"{_SIDE}x{_SIDE} pixels in {seconds:.1f} s with loading"
     if picture.std() < 1:

@@ -11,15 +11,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._files import replacing
-from ._models.lora_file import LoraFile, read_lora
-from .engine.results import check_picture_path
-from .images.contact_sheet import contact_sheet
+from .._files import replacing
+from .._models.lora_file import LoraFile, read_lora
+from ..engine.results import check_picture_path
+from ..images.contact_sheet import contact_sheet
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from .params.lora import Lora, LoraReport
+    from ..params.lora import Lora, LoraReport
 
 __all__ = ["draw_grid", "inspect", "parse_numbers"]
 

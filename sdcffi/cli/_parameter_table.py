@@ -7,15 +7,15 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ._bindings.requests import Opening
-from ._machine.backends import CPU
-from ._process.calls import run_alone
-from .engine.engine import Engine
-from .params.context import ContextParams
-from .params.image import ImageParams
-from .params.names import Parameter, parameters
-from .params.struct import StrPath, Struct
-from .params.video import VideoParams
+from .._bindings.requests import Opening
+from .._machine.backends import CPU
+from .._process.calls import run_alone
+from ..engine.engine import Engine
+from ..params.context import ContextParams
+from ..params.image import ImageParams
+from ..params.names import Parameter, parameters
+from ..params.struct import StrPath, Struct
+from ..params.video import VideoParams
 
 __all__ = ["FUNCTIONS", "STRUCTS", "UNREACHED", "parameter_table"]
 
