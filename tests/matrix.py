@@ -284,14 +284,20 @@ def markdown(rows: list[Row]) -> str:
     lines = [
         "# Backend matrix",
         "",
-        "Written by `python -m pytest -m backend --backend-table`; [backends](backends.md) tells of the cases.",
-        f"{date.today().isoformat()}, {_machine()}. Likeness (PSNR) with the pictures of `cpu:{VARIANTS[0]}`; seconds"
-        " with loading on two threads.",
+        "This page has what the same cases gave on every backend and CPU variant.",
+        "[Backends](backends.md#the-same-image-everywhere) describes the cases.",
+        "",
+        "```sh",
+        "python -m pytest -m backend --backend-table my-machine   # writes such a page: my-machine.md",
+        "```",
+        "",
+        f"{date.today().isoformat()}, {_machine()}. PSNR against the images of `cpu:{VARIANTS[0]}`; equal means bit for"
+        " bit. Seconds include loading, on two threads.",
         "",
         table(head, [_line(row) for row in drawn]),
     ]
     if absent:
-        lines += ["", table(["backend", "why it was not drawn on"], [[f"`{r.word}`", r.reason] for r in absent])]
+        lines += ["", table(["backend", "why it was not run"], [[f"`{r.word}`", r.reason] for r in absent])]
     return "\n".join(lines) + "\n"
 
 

@@ -71,7 +71,7 @@ def build_for(word: str, portable: Callable[[], NativeBuild]) -> Path:
         return portable().directory
     if name in own.backends:
         return own.directory
-    plan = "plan only: what its build would name is checked against the pinned source; it was not built"
+    plan = "not built: only the options and file names of its build are checked against the pinned source"
     if name in PLANS:
         raise BackendUnavailableError(plan)
     try:
@@ -79,7 +79,7 @@ def build_for(word: str, portable: Callable[[], NativeBuild]) -> Path:
     except BuildError as error:
         raise BackendUnavailableError(error.message) from error
     if toolkit.missing:
-        raise BackendUnavailableError(f"{plan}, for there is {toolkit.missing[0].what}")
+        raise BackendUnavailableError(f"{plan}; there is {toolkit.missing[0].what}")
     if name != "vulkan":
         raise BackendUnavailableError(f"{plan}. To build it: python build_native.py --backend cpu,{name}")
     request = BuildRequest(backends=("cpu", "vulkan"), with_cli=True, allow_missing_device=True)

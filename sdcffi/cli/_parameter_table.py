@@ -60,7 +60,7 @@ FUNCTIONS = {
 }
 _LENGTH, _ARRAY = "length of the sequence", "the array itself"
 _NAMED = "names are read from the header and looked up in Python, which refuses unknown ones"
-_TEXT = "text for logs; `Result.record` tells the same, and more"
+_TEXT = "text for logs; `Result.record` returns the same values, and more"
 # What has no name of its own in Python, and why.
 UNREACHED = {
     "sd_ctx_params_t.embedding_count": _LENGTH,
@@ -79,8 +79,8 @@ UNREACHED = {
     "sd_sample_params_to_str": _TEXT,
     "sd_img_gen_params_to_str": _TEXT,
     "sd_get_num_physical_cores": "Python counts the cores that the process may use, see `Engine(threads=)`",
-    "sd_get_system_info": "instruction sets; `sdcffi info` tells them as the build's options",
-    "sd_version": "the version of the source package; `sdcffi info` tells it from the manifest",
+    "sd_get_system_info": "the instruction sets; `sdcffi info` shows them as options of the build",
+    "sd_version": "the version of the source package; `sdcffi info` shows it, from the manifest",
     **{
         f"str_to_{kind}": _NAMED
         for kind in (
@@ -90,11 +90,32 @@ UNREACHED = {
     },
 }
 _TABLES = ("tiling", "cache", "hires", "slg", "high_noise")  # keywords that take a whole struct
-_OF_THE_MACHINE = {"n_threads": "the cores that can be used"}
+_OF_THE_MACHINE = {"n_threads": "the physical cores that the process may use"}
+
+_HEAD = """\
+# Parameters
+
+This page lists every parameter of the engine, with its name in C and in Python, its flag, and its default.
+
+```python
+import sdcffi
+
+sampling = sdcffi.SampleParams(custom_sigmas=[1.0, 0.75, 0.5, 0.25, 0.0])
+with sdcffi.Engine(**sdcffi.demo_model(), context=sdcffi.ContextParams(n_threads=2)) as engine:
+    params = sdcffi.ImageParams(sample_params=sampling)
+    engine.generate("a red heart", width=128, height=128, cfg_scale=2, params=params)
+```
+
+If the second column is `Engine(...)`, `generate(...)` or `generate_video(...)`, the parameter is a keyword. Otherwise
+it is a field of a dataclass: `ContextParams` is for `context=` of `Engine`, `ImageParams` and `VideoParams` are for
+`params=` of a call, and the others are fields of these. Keywords win over fields.
+
+This page is the output of `sdcffi info --parameters`, made from the header that was built: stable-diffusion.cpp
+{commit}."""
 
 
 def parameter_table(library: StrPath | None = None) -> Iterator[str]:
-    """Give the lines of the table as Markdown, with the defaults that the built engine tells.
+    """Return the lines of the table as Markdown, with the defaults of the engine that was built.
 
     Parameters
     ----------
@@ -104,9 +125,7 @@ def parameter_table(library: StrPath | None = None) -> Iterator[str]:
     opening = Opening(library, CPU)
     found = run_alone(opening, "describe")
     defaults = run_alone(opening, "defaults", [struct() for struct in STRUCTS])
-    yield "# Every parameter of the engine"
-    yield ""
-    yield f"stable-diffusion.cpp {found.upstream_commit}; written by `sdcffi info --parameters`."
+    yield from _HEAD.format(commit=found.upstream_commit).splitlines()
     for (struct, call), values in zip(STRUCTS.items(), defaults, strict=True):
         yield from ("", f"## {struct.C_STRUCT}", "", "| C | Python | flag | default |", "| --- | --- | --- | --- |")
         keywords = inspect.signature(call).parameters

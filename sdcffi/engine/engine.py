@@ -107,7 +107,7 @@ class Engine(VideoGeneration):
         counted from 0. ``"cpu:haswell"``: that variant of a portable build. An explicit one is had or is an error.
         `device` tells what was taken, and why. The environment variable SDCFFI_BACKEND takes the place of ``"auto"``.
     library : path, optional
-        The native build to use; see README, 'Which library is loaded'.
+        The native build to use; see 'Which library is loaded' in ``docs/building.md``.
     isolated : bool
         True does the native work in a child process: whatever happens there, this one goes on. False does it on a
         thread of this process, where a crash of native code ends the program.
