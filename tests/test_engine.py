@@ -373,3 +373,9 @@ def test_a_whole_life_prints_nothing(tiny_model: TinyModel, isolated: bool) -> N
     )
     assert (run.returncode, run.stdout, run.stderr) == (0, b"", b"")
     assert output.is_file()
+
+
+def test_a_warning_points_at_the_programs_own_line(shared: Engine) -> None:
+    with pytest.warns(UserWarning, match="come out") as caught:
+        shared.generate("a cat", width=60, height=64, steps=1, cfg_scale=1.0)
+    assert [warning.filename for warning in caught] == [__file__]

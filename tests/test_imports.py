@@ -12,9 +12,8 @@ import sdcffi
 
 PACKAGE = Path(sdcffi.__file__).parent
 
-# What each folder, or file at the top of the package, may import besides `errors`, `events`, `_files`, `_numbers` and
-# `_version`, in the order in which data flows.
-GROUND = {"errors", "events", "_files", "_numbers", "_version"}
+# What each folder, or file at the top of the package, may import besides `GROUND`, in the order in which data flows.
+GROUND = {"errors", "events", "_files", "_numbers", "_version", "_warnings"}
 ENGINE = {"images", "_machine", "params", "_models", "_records", "_bindings", "_process", "_checks", "engine"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -22,6 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "_files": set(),
     "_numbers": set(),
     "_version": set(),
+    "_warnings": set(),
     "images": set(),
     "_machine": set(),
     "params": {"images"},

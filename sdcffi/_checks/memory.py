@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-
 from .._machine.devices import Device
 from .._machine.limits import free_memory
 from .._models.files import Model
 from .._models.memory import compute_bytes, weight_bytes
+from .._warnings import warn
 from ..errors import OutOfMemoryError
 from ..params.context import ContextParams
 from ..params.image import ImageParams
@@ -71,4 +70,4 @@ class MemoryCheck:
         message = f"{what} would take about {needed / _MIB:,.0f} MiB of memory, and {free / _MIB:,.0f} MiB are free"
         if self._mode == "strict":
             raise OutOfMemoryError(f"{message}; take a smaller size or weight type, tiling=, or memory_check='warn'")
-        warnings.warn(message, stacklevel=4)
+        warn(message)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from .._models.files import Model
 from .._numbers import check_integer, check_number
+from .._warnings import warn
 from ..images.convert import check_pixels
 from ..images.pixels import MOST_SIDE
 from ..params.sampling import Cache, SampleParams, SkipLayerGuidance, Tiling
@@ -130,10 +130,9 @@ def warn_of_size(asked: tuple[int, int], model: Model) -> None:
     multiple = model.architecture.pixel_multiple
     width, height = (math.ceil(side / multiple) * multiple for side in asked)
     if (width, height) != asked:
-        warnings.warn(
+        warn(
             f"asked for {asked[0]}x{asked[1]} pixels; {model.architecture.title} draws in multiples of {multiple}:"
-            f" {width}x{height} will come out",
-            stacklevel=5,  # the caller of generate, of check_image, of its own function
+            f" {width}x{height} will come out"
         )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from .._models.architectures import Architecture
 from .._models.files import Model
 from .._numbers import check_integer, check_integers, check_number
+from .._warnings import warn
 from ..images.pixels import MOST_SIDE
 from ..params.sampling import SampleParams
 from ..params.video import VideoParams
@@ -125,9 +125,8 @@ def _warn_of_rounding(params: VideoParams, model: Model) -> None:
     made = (frames - 1) // _FRAMES_STEP * _FRAMES_STEP + 1
     title = model.architecture.title if model.architecture else "the model"
     if params.video_frames is not None and made != frames:
-        warnings.warn(
+        warn(
             f"asked for {frames} frames; {title} makes one more than a multiple of {_FRAMES_STEP}:"
             f" {made} will come out",
-            stacklevel=4,
         )
     warn_of_size((params.width or _DEFAULT_SIZE, params.height or _DEFAULT_SIZE), model)

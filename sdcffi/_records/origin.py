@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from hashlib import sha256 as hash_of
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._warnings import warn
 from ..params.context import ContextParams
 from ..params.plain import detach
 from ..params.struct import Struct
@@ -99,12 +99,12 @@ class FileRecord:
         """Describe a file that was in the state `loaded` when it was read; see `Result.record`."""
         same = loaded is not None and file_state(path) == loaded
         if digests and not same:
-            warnings.warn(f"{path} is not as it was when it was loaded: its digest is left out", stacklevel=5)
+            warn(f"{path} is not as it was when it was loaded: its digest is left out")
         try:
             digest = sha256(path) if digests and same else None
             tensors = tensors_sha256(path) if digest and role.startswith("loras[") else None
         except OSError as error:
-            warnings.warn(f"{path} cannot be read again ({error}): its digest is left out", stacklevel=5)
+            warn(f"{path} cannot be read again ({error}): its digest is left out")
             digest = tensors = None
         return FileRecord(
             role=role,

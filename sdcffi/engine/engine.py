@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from .._models.loras import as_loras
 from .._process.aio import as_coroutine, as_stream
 from .._process.calls import GRACE
 from .._records.origin import Origin
+from .._warnings import warn
 from ..events import Listeners, LogFunction, PreviewFunction, ProgressFunction
 from ..images.convert import Alpha, ImageLike, MaskLike
 from ..images.resize import Resize
@@ -539,6 +539,4 @@ class _Preparation:
 def _warn_of_size(params: ImageParams, shape: tuple[int, ...]) -> None:
     asked = params.height or shape[0], params.width or shape[1]
     if params.hires is None and asked != shape[:2]:
-        warnings.warn(
-            f"asked for {asked[1]}x{asked[0]} pixels, the engine rounded up to {shape[1]}x{shape[0]}", stacklevel=3
-        )
+        warn(f"asked for {asked[1]}x{asked[0]} pixels, the engine rounded up to {shape[1]}x{shape[0]}")

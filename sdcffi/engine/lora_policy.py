@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from .._warnings import warn
 from ..errors import LoraError, LoraQualityWarning, LoraWarning
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def choose_usable(
         if reason := _why_not(report):
             if strict:
                 raise LoraError(f"LoRA {report.path}: {reason}. strict=False draws without it")
-            warnings.warn(f"LoRA {report.path} is left out: {reason}", LoraWarning, stacklevel=5)
+            warn(f"LoRA {report.path} is left out: {reason}", LoraWarning)
             continue
         usable.append(lora)
     return tuple(usable), any(_UNDER_FIVE_BITS.intersection(report.types) for report in reports)
@@ -77,16 +77,15 @@ def judge_applied(reports: Sequence[LoraReport], strict: bool) -> None:
         message = f"LoRA {report.path}: {report.applied} of {report.total} tensors were applied, not {names}"
         if report.applied == 0 and strict:
             raise LoraError(f"{message}. Mode {report.mode} cannot apply them")
-        warnings.warn(message, LoraWarning, stacklevel=4)
+        warn(message, LoraWarning)
 
 
 def warn_of_coarse_weights() -> None:
     """Tell once what a LoRA is worth on weights of less than five bits; the numbers are of tests/test_lora_kinds.py."""
-    warnings.warn(
+    warn(
         "LoRA on weights of less than five bits: on the tiny test models the picture is 22 (q2_K) to 34 dB (q4_K) from"
         " that of weights merged in float (q8_0: 51 dB), about what quantisation costs without LoRA",
         LoraQualityWarning,
-        stacklevel=5,
     )
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._files import cache_directory, replacing
 from .._machine.limits import MOST_THREADS, usable_cores
+from .._warnings import warn
 from ..params.context import ContextParams
 from ..params.names import parameters, words_of
 from ..params.plain import detach
@@ -115,7 +115,7 @@ def with_stored_choice(
         fields: dict[str, Any] = {TUNED[name]: value for name, value in choice.items()}
         return ContextParams(**fields).updated(context)
     message = f"tune: {missing}; the defaults are used. To measure: {_command(context, opening)}"
-    warnings.warn(message, stacklevel=6)
+    warn(message)
     return context
 
 

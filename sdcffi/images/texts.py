@@ -6,10 +6,11 @@ the web interface has it too, and the second as EXIF ImageDescription.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .._warnings import warn
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -50,7 +51,7 @@ def save_arguments(picture_format: str, parameters: str, record: str) -> dict[st
         if len(exif) <= _MOST_EXIF[picture_format]:
             if None in texts:
                 left_out = "AUTOMATIC1111's parameters" if texts[0] is None else "the record of sdcffi"
-                warnings.warn(f"a JPEG holds 64 KB of metadata: {left_out} left out", stacklevel=4)
+                warn(f"a JPEG holds 64 KB of metadata: {left_out} left out")
             return {"exif": exif}
     return {}
 
