@@ -110,6 +110,15 @@ class Listeners:
     on_progress: ProgressFunction | None = None
     on_preview: PreviewFunction | None = None
 
+    def overridden(
+        self,
+        on_log: LogFunction | None = None,
+        on_progress: ProgressFunction | None = None,
+        on_preview: PreviewFunction | None = None,
+    ) -> Listeners:
+        """Return these with those that a call brings in their place."""
+        return Listeners(on_log or self.on_log, on_progress or self.on_progress, on_preview or self.on_preview)
+
     def hear(self, event: Event) -> None:
         """Call the function that is for this event."""
         if isinstance(event, Log):

@@ -50,6 +50,11 @@ class Handle:
         return self._opened.device
 
     @property
+    def commit(self) -> str:
+        """The commit of stable-diffusion.cpp that the native library was built from."""
+        return self._opened.commit
+
+    @property
     def _opened(self) -> Opened:
         assert self._calls.opened is not None  # it was opened
         return self._calls.opened

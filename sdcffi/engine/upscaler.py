@@ -216,7 +216,7 @@ class Upscaler(Handle):
         """
         pictures = image.arrays if isinstance(image, Result) else [as_rgb(image, "image")]
         check_number("factor", factor, 1)
-        listeners = Listeners(on_log or self._listeners.on_log, on_progress or self._listeners.on_progress)
+        listeners = self._listeners.overridden(on_log, on_progress)
         started = time.perf_counter()
         with self._calls.call(listeners, timeout) as call:
             own = self._own_factor(call)

@@ -1,0 +1,193 @@
+"""What calls that generate have in common, images and videos alike: adapters, listeners, previews, and how they run."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from .._bindings.callbacks import PreviewOptions
+from .._bindings.requests import Edges, Resolved
+from .._checks.sampling import check_preview
+from .._models.files import Model
+from .._models.loras import as_loras, merge_tags
+from .._numbers import check_integer
+from .._process.calls import Call, Calls
+from .._records.digests import FileState
+from .._records.origin import Origin
+from ..events import Listeners, LogFunction, PreviewFunction, ProgressFunction
+from ..params.context import ContextParams
+from ..params.image import ImageParams
+from ..params.lora import Lora, LoraLike, LoraReport
+from ..params.video import VideoParams
+from .lora_policy import choose_usable, judge_applied, warn_of_coarse_weights
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Generated", "Generation", "Hearing"]
+
+_Params = TypeVar("_Params", ImageParams, VideoParams)
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """Who hears of a call, which previews are made for it, and how long it may take."""
+
+    listeners: Listeners
+    previews: PreviewOptions | None
+    timeout: float | None
+
+
+@dataclass(frozen=True)
+class Generated(Generic[_Params]):
+    """What the session generated: the parameters with the adapters used, the images, and what became of the call."""
+
+    params: _Params
+    arrays: list[NDArray[np.uint8]]
+    loras: tuple[LoraReport, ...]
+    seconds: float
+    origin: Origin
+
+
+class Generation:
+    """Generates with a model that is loaded.
+
+    Parameters
+    ----------
+    calls : Calls
+        The calls on the session that has the model.
+    model : Model
+        What its files are.
+    listeners : Listeners
+        The engine's own.
+    lora_dir : Path or None
+        Where adapters are looked up by name.
+    states : mapping of Path to FileState or None
+        The model's files as they were when it was loaded, for the record.
+    """
+
+    def __init__(
+        self,
+        calls: Calls,
+        model: Model,
+        listeners: Listeners,
+        lora_dir: Path | None,
+        states: Mapping[Path, FileState | None],
+    ) -> None:
+        self._calls, self._model, self._listeners = calls, model, listeners
+        self._lora_dir, self._states = lora_dir, dict(states)
+        self._standing: tuple[Lora, ...] = ()
+        self._warned_of_coarse_weights = False
+
+    def set_loras(self, loras: Iterable[LoraLike]) -> None:
+        """Set the adapters of calls that do not name their own."""
+        self._standing = as_loras(loras, self._lora_dir)
+
+    def check_loras(self, loras: Iterable[LoraLike], timeout: float | None) -> list[LoraReport]:
+        """Report what adapters would do to the model's weights, without changing anything."""
+        checked = as_loras(loras, self._lora_dir)
+        with self._calls.call(self._listeners, timeout) as call:
+            return self._reports(call, checked)
+
+    def adapters(
+        self, prompt: str, loras: Iterable[LoraLike] | None, params: ImageParams | VideoParams | None, lora_tags: bool
+    ) -> tuple[str, tuple[Lora, ...]]:
+        """Return the prompt without its tags, and the adapters of a call."""
+        if not isinstance(prompt, str):
+            raise TypeError(f"prompt must be a string, not {prompt!r}")
+        wanted = loras if loras is not None else (params and params.loras) or self._standing
+        if lora_tags:
+            return merge_tags(prompt, wanted, self._lora_dir)
+        return prompt, as_loras(wanted, self._lora_dir)
+
+    def hearing(
+        self,
+        preview: str | None,
+        preview_interval: int,
+        preview_noisy: bool,
+        timeout: float | None,
+        on_log: LogFunction | None,
+        on_progress: ProgressFunction | None,
+        on_preview: PreviewFunction | None,
+    ) -> Hearing:
+        """Check how previews are asked for, and return who hears of a call: its own functions before the engine's."""
+        listeners = self._listeners.overridden(on_log, on_progress, on_preview)
+        if preview_interval is None:
+            raise TypeError("preview_interval must be an integer, not None")
+        check_integer("preview_interval", preview_interval, 1, math.inf)
+        check_preview(preview, self._model)
+        if not isinstance(preview_noisy, bool):
+            raise TypeError(f"preview_noisy must be True or False, not {preview_noisy!r}")
+        if preview is not None and not listeners.on_preview:
+            raise ValueError(f"preview={preview!r} needs on_preview=, the function that takes the previews")
+        previews = PreviewOptions(preview or "proj", preview_interval, preview_noisy) if listeners.on_preview else None
+        return Hearing(listeners, previews, timeout)
+
+    def run(
+        self,
+        operation: str,
+        params: _Params,
+        strict: bool,
+        hearing: Hearing,
+        edges: Edges | None = None,
+    ) -> Generated[_Params]:
+        """Have the session generate, with those adapters that fit the model.
+
+        Parameters
+        ----------
+        operation : str
+            The method of `Session`.
+        params : ImageParams or VideoParams
+            What was asked for, checked.
+        strict : bool
+            Whether an adapter that does not fit is an error.
+        hearing : Hearing
+            Who hears of it.
+        edges : Edges, optional
+            How the edges of `control_image` are found, which then take its place.
+        """
+        started = time.perf_counter()
+        with self._calls.call(hearing.listeners, hearing.timeout) as call:
+            changes: dict[str, Any] = {"loras": self._usable(call, params.loras or (), strict) or None}
+            if edges and isinstance(params, ImageParams):
+                changes["control_image"] = self._calls.run(call, "canny", params.control_image, edges)
+            params = replace(params, **changes)
+            states = Origin.look(params)
+            arrays, reports, resolved = self._calls.run(call, operation, params, hearing.previews, parameters=params)
+        seconds = time.perf_counter() - started
+        judge_applied(reports, strict)
+        return Generated(params, arrays, tuple(reports), seconds, self._origin(resolved, states))
+
+    def _origin(self, resolved: Resolved, states: dict[Path, FileState | None]) -> Origin:
+        context, opened = self._calls.opening.params, self._calls.opened
+        assert isinstance(context, ContextParams)
+        assert opened is not None
+        return Origin(
+            context=context,
+            resolved_context=resolved.context,
+            resolved_params=resolved.params,
+            device=opened.device,
+            commit=opened.commit,
+            build=opened.build,
+            states=self._states | states,
+        )
+
+    def _usable(self, call: Call, loras: Sequence[Lora], strict: bool) -> tuple[Lora, ...]:
+        if not loras:
+            return ()
+        assert self._calls.opened is not None
+        reports = self._reports(call, loras)
+        usable, coarse = choose_usable(loras, reports, self._calls.opened.device.backend, strict)
+        if coarse and not self._warned_of_coarse_weights:
+            self._warned_of_coarse_weights = True
+            warn_of_coarse_weights()
+        return usable
+
+    def _reports(self, call: Call, loras: Sequence[Lora]) -> list[LoraReport]:
+        reports: list[LoraReport] = self._calls.run(call, "check_loras", loras, parameters=loras)
+        return reports
