@@ -2,8 +2,8 @@
 from ._machine.devices import Device as Device
 from ._machine.devices import Variant as Variant
 from ._records.origin import FileRecord as FileRecord
-from ._records.origin import PictureRecord as PictureRecord
-from ._records.record import GenerationParameters as GenerationParameters
+from ._records.origin import ImageRecord as ImageRecord
+from ._records.record import Record as Record
 from ._version import __version__ as __version__
 from .demo import demo_model as demo_model
 from .engine.capabilities import Capabilities as Capabilities
@@ -22,6 +22,7 @@ from .errors import GenerationTimeoutError as GenerationTimeoutError
 from .errors import LayoutMismatchError as LayoutMismatchError
 from .errors import LibraryNotFoundError as LibraryNotFoundError
 from .errors import LoraError as LoraError
+from .errors import LoraNotFoundError as LoraNotFoundError
 from .errors import LoraQualityWarning as LoraQualityWarning
 from .errors import LoraWarning as LoraWarning
 from .errors import ModelLoadError as ModelLoadError
@@ -29,16 +30,20 @@ from .errors import NativeAssertError as NativeAssertError
 from .errors import NativeCrashError as NativeCrashError
 from .errors import NativeError as NativeError
 from .errors import OutOfMemoryError as OutOfMemoryError
+from .errors import PathNotFoundError as PathNotFoundError
 from .errors import SDError as SDError
 from .errors import UnsupportedParameterError as UnsupportedParameterError
 from .events import Log as Log
 from .events import Preview as Preview
 from .events import Progress as Progress
+from .images.convert import ImageLike as ImageLike
+from .images.convert import MaskLike as MaskLike
 from .inventory import BackendReport as BackendReport
 from .inventory import Inventory as Inventory
 from .inventory import list_devices as list_devices
 from .parameter_files import read_arguments as read_arguments
 from .params.context import ContextParams as ContextParams
+from .params.context import Embedding as Embedding
 from .params.image import Hires as Hires
 from .params.image import ImageParams as ImageParams
 from .params.image import PhotoMaker as PhotoMaker
@@ -50,6 +55,7 @@ from .params.sampling import SampleParams as SampleParams
 from .params.sampling import SkipLayerGuidance as SkipLayerGuidance
 from .params.sampling import Tiling as Tiling
 from .params.video import VideoParams as VideoParams
+from .reproduction import Mismatch as Mismatch
 from .reproduction import Replay as Replay
 from .reproduction import replay as replay
 from .tuning import Trial as Trial

@@ -12,7 +12,9 @@ from typing import BinaryIO
 
 import platformdirs
 
-__all__ = ["cache_directory", "file_digest", "replacing", "stream_digest"]
+from .errors import PathNotFoundError
+
+__all__ = ["cache_directory", "check_directory", "file_digest", "replacing", "stream_digest", "unreadable"]
 
 _BLOCK = 1 << 20
 
@@ -40,6 +42,23 @@ def stream_digest(file: BinaryIO) -> str:
     while block := file.read(_BLOCK):
         digest.update(block)
     return digest.hexdigest()
+
+
+def check_directory(path: Path) -> None:
+    """Refuse a file to be written whose directory does not exist.
+
+    Raises
+    ------
+    PathNotFoundError
+        If it does not.
+    """
+    if not path.parent.is_dir():
+        raise PathNotFoundError(f"directory {path.parent} does not exist")
+
+
+def unreadable(message: str, cause: Exception) -> ValueError:
+    """Return the error for a file that cannot be read: one that does not exist is a `PathNotFoundError`."""
+    return PathNotFoundError(message) if isinstance(cause, FileNotFoundError) else ValueError(message)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._files import replacing
 from .engine.engine import Engine
-from .engine.results import check_picture_path
+from .engine.results import check_image_path
 from .images.contact_sheet import contact_sheet
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def run(
     target = Path(output)
     if target.is_dir():
         target /= "sdcffi-demo.png"
-    picture_format = check_picture_path(target)  # before anything is drawn
+    picture_format = check_image_path(target)  # before anything is drawn
     started = time.perf_counter()
     with Engine(**demo_model(), threads=threads, backend=backend, on_progress=on_progress, on_log=on_log) as engine:
         device, loading = engine.device, time.perf_counter() - started

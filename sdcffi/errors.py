@@ -1,10 +1,13 @@
 """Every exception that sdcffi raises for native or environmental reasons.
 
-A caller's mistake (a value outside its legal set, a wrong type) is a plain `ValueError` or `TypeError`.
+A caller's mistake (a value outside its legal set, a wrong type) is a `ValueError` or `TypeError`. Where Python
+has an exception (a path that does not exist, a time limit, memory that ran out), ours is that one too.
 All classes here are plain data and can be pickled.
 """
 
 from __future__ import annotations
+
+from ._public import public
 
 __all__ = [
     "BackendUnavailableError",
@@ -15,6 +18,7 @@ __all__ = [
     "LayoutMismatchError",
     "LibraryNotFoundError",
     "LoraError",
+    "LoraNotFoundError",
     "LoraQualityWarning",
     "LoraWarning",
     "ModelLoadError",
@@ -22,11 +26,13 @@ __all__ = [
     "NativeCrashError",
     "NativeError",
     "OutOfMemoryError",
+    "PathNotFoundError",
     "SDError",
     "UnsupportedParameterError",
 ]
 
 
+@public
 class SDError(Exception):
     """Base of all errors of sdcffi.
 
@@ -39,7 +45,7 @@ class SDError(Exception):
     """
 
     def __init__(self, message: str, log: tuple[str, ...] = ()) -> None:
-        super().__init__(message, log)
+        Exception.__init__(self, message, log)  # not OSError's, of which some are: it takes two arguments otherwise
         self.message = message
         self.log = log
 
@@ -50,34 +56,42 @@ class SDError(Exception):
         return f"{self.message}\nnative log, last {len(self.log)} lines:\n{lines}"
 
 
+@public
 class BuildError(SDError):
     """The native library could not be built; the message names the missing piece and how to get it."""
 
 
-class LibraryNotFoundError(SDError):
+@public
+class LibraryNotFoundError(SDError, FileNotFoundError):
     """No usable native library; the message lists every candidate with its reason."""
 
 
+@public
 class LayoutMismatchError(SDError):
     """The library, its declarations and its manifest do not belong together."""
 
 
+@public
 class BackendUnavailableError(SDError):
     """The compute backend that was asked for cannot be had here."""
 
 
+@public
 class NativeError(SDError):
     """Native code raised an exception; the engine it happened in cannot be used any more."""
 
 
+@public
 class NativeAssertError(NativeError):
     """An assertion of the engine failed (expression, file and line stand in the message)."""
 
 
-class OutOfMemoryError(NativeError):
+@public
+class OutOfMemoryError(NativeError, MemoryError):
     """Native code could not allocate memory."""
 
 
+@public
 class NativeCrashError(SDError):
     """The process that did the native work has ended; the caller's is as before.
 
@@ -120,33 +134,57 @@ class NativeCrashError(SDError):
         self.parameters = parameters
 
 
+@public
 class ModelLoadError(SDError):
     """The engine could not load the model files."""
 
 
+@public
 class GenerationError(SDError):
     """The engine reported that it could not draw the picture."""
 
 
+@public
 class LoraError(SDError):
     """A LoRA file cannot be used."""
 
 
+@public
+class LoraNotFoundError(LoraError, FileNotFoundError):
+    """A LoRA file does not exist, or a name means none in ``lora_dir``."""
+
+
+@public
+class PathNotFoundError(ValueError, FileNotFoundError):
+    """A file or directory that a caller named does not exist."""
+
+    def __init__(self, message: str) -> None:
+        Exception.__init__(self, message)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@public
 class LoraWarning(UserWarning):
     """A LoRA was applied in part, or not at all where that was allowed."""
 
 
+@public
 class LoraQualityWarning(LoraWarning):
     """A LoRA meets weights of so few bits that its effect is no longer precise."""
 
 
+@public
 class CancelledError(SDError):
     """The call was stopped because somebody asked for it."""
 
 
-class GenerationTimeoutError(SDError):
+@public
+class GenerationTimeoutError(SDError, TimeoutError):
     """The call took longer than its ``timeout=``."""
 
 
+@public
 class UnsupportedParameterError(SDError):
     """A parameter was set that the built engine does not have."""

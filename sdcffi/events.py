@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+from ._public import public
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -22,6 +24,7 @@ __all__ = [
 ]
 
 
+@public
 @dataclass(frozen=True)
 class Log:
     """One line of the native log.
@@ -38,6 +41,7 @@ class Log:
     text: str
 
 
+@public
 @dataclass(frozen=True)
 class Progress:
     """How far a phase of a call has come.
@@ -73,6 +77,7 @@ class Progress:
     images: int = 0
 
 
+@public
 @dataclass(frozen=True)
 class Preview:
     """What the picture looks like so far.

@@ -12,6 +12,7 @@ from ._machine.builds import locate
 from ._machine.devices import Device, Variant
 from ._machine.probes import DEVICES
 from ._process.calls import run_alone
+from ._public import public
 from .errors import BackendUnavailableError, SDError
 from .events import Listeners, LogFunction
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["BackendReport", "Inventory", "list_devices"]
 
 
+@public
 @dataclass(frozen=True)
 class BackendReport:
     """A backend, and what it finds here.
@@ -49,6 +51,7 @@ class BackendReport:
         return {"name": self.name, "built": self.built, "devices": devices, "problem": self.problem}
 
 
+@public
 @dataclass(frozen=True)
 class Inventory:
     """What `list_devices` found.
@@ -78,8 +81,14 @@ class Inventory:
         """The devices of all backends."""
         return tuple(device for backend in self.backends for device in backend.devices)
 
+    def __iter__(self) -> Iterator[Device]:
+        return iter(self.devices)
+
+    def __len__(self) -> int:
+        return len(self.devices)
+
     def as_dict(self) -> dict[str, Any]:
-        """Give it as a dictionary that `json.dumps` takes."""
+        """Return it as a dictionary that `json.dumps` takes."""
         return {
             "directory": self.directory,
             "device": self.device and self.device.as_dict(),

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ._records.record import GenerationParameters
+from ._records.record import Record
 from .engine.engine import Engine
 from .params.context import ContextParams, Embedding
 from .params.image import ImageParams
@@ -222,9 +222,9 @@ def _embedding(item: Any, where: str) -> Embedding:
 
 
 def _of_record(table: Mapping[str, Any], source: str) -> Arguments:
-    record = GenerationParameters.from_dict(table, source)
-    if record.pictures:
-        roles = ", ".join(picture.role for picture in record.pictures)
+    record = Record.from_dict(table, source)
+    if record.images:
+        roles = ", ".join(picture.role for picture in record.images)
         raise ValueError(f"{source}: drawn from pictures that are not in it ({roles}); replay() takes them again")
     context, params = restored(record, find_files(record), whole=False)
     params = replace(params, seed=record.seed - record.index)

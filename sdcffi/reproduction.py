@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._public import public
 from ._records.digests import file_state, sha256
-from ._records.origin import FileRecord, PictureRecord
-from ._records.record import GenerationParameters
+from ._records.origin import FileRecord, ImageRecord, image_record
+from ._records.record import Record
 from .engine.engine import Engine
 from .engine.results import Result, VideoResult
 from .engine.upscaler import Upscaler
-from .errors import BackendUnavailableError, UnsupportedParameterError
+from .errors import BackendUnavailableError, PathNotFoundError, UnsupportedParameterError
 from .images.convert import Alpha, Box, ImageLike, MaskLike, as_mask, as_rgb, box_mask, to_pillow
 from .images.resize import RULES, resized
 from .params.context import ContextParams
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Mismatch", "Replay", "find_files", "replay", "restored"]
 
 
+@public
 @dataclass(frozen=True)
 class Mismatch:
     """What is not as it was when a picture was drawn.
@@ -54,13 +56,14 @@ class Mismatch:
         return f"{self.what}: {self.recorded} when it was drawn, now {self.now}"
 
 
+@public
 @dataclass(frozen=True)
 class Replay:
     """A picture that was drawn again.
 
     Attributes
     ----------
-    recorded : GenerationParameters
+    recorded : Record
         What the file told.
     result : Result or VideoResult
         What was drawn now; of pictures, the last one is the one in question.
@@ -73,7 +76,7 @@ class Replay:
         Peak signal-to-noise ratio in dB, ``10 log10(255**2 / mean squared error)``; infinite for equal pictures.
     """
 
-    recorded: GenerationParameters
+    recorded: Record
     result: Result | VideoResult
     differences: tuple[Mismatch, ...]
     max_difference: int | None
@@ -165,7 +168,7 @@ def replay(
     it are drawn too.
     """
     path = Path(path).expanduser()
-    record = GenerationParameters.from_png(path)
+    record = Record.from_file(path)
     one = {"init_image": init_image, "control_image": control_image, "mask_image": mask_image, "end_image": end_image}
     several = {"ref_images": ref_images, "control_frames": control_frames, "pm_params.id_images": id_images}
     pictures = _checked_pictures(record, one, several, alpha)
@@ -181,20 +184,18 @@ def replay(
 
 
 def _enlarged(
-    result: Result, record: GenerationParameters, network: Path, timeout: float | None, keywords: Mapping[str, Any]
+    result: Result, record: Record, network: Path, timeout: float | None, keywords: Mapping[str, Any]
 ) -> Result:
     mine = {name: value for name, value in keywords.items() if name in inspect.signature(Upscaler).parameters}
     with Upscaler(network, tile_size=record.upscale_tile_size or 0, **mine) as upscaler:
         return upscaler.upscale(result, record.upscale_factor, timeout=timeout)
 
 
-def _in_question(record: GenerationParameters, result: Result | VideoResult) -> NDArray[np.uint8]:
+def _in_question(record: Record, result: Result | VideoResult) -> NDArray[np.uint8]:
     return result.arrays[record.index if isinstance(result, VideoResult) else -1]
 
 
-def restored(
-    record: GenerationParameters, files: Mapping[str, Path], whole: bool
-) -> tuple[ContextParams, ImageParams | VideoParams]:
+def restored(record: Record, files: Mapping[str, Path], whole: bool) -> tuple[ContextParams, ImageParams | VideoParams]:
     """Give context and call of a record with the paths of its files.
 
     Parameters
@@ -212,7 +213,7 @@ def restored(
 
 
 def _draw(
-    record: GenerationParameters,
+    record: Record,
     files: Mapping[str, Path],
     pictures: Mapping[str, Any],
     timeout: float | None,
@@ -250,7 +251,7 @@ def _opened(context: ContextParams, keywords: Mapping[str, Any], other_backend: 
 
 def _generate(
     engine: Engine,
-    record: GenerationParameters,
+    record: Record,
     params: ImageParams | VideoParams,
     pictures: Mapping[str, Any],
     timeout: float | None,
@@ -265,7 +266,7 @@ def _generate(
 
 
 def _checked_pictures(
-    record: GenerationParameters,
+    record: Record,
     one: Mapping[str, ImageLike | Box | None],
     several: Mapping[str, Sequence[ImageLike]],
     alpha: Alpha,
@@ -273,7 +274,7 @@ def _checked_pictures(
     pictures = {role: _taken(role, image, one, alpha) for role, image in one.items() if image is not None}
     for base, images in several.items():
         pictures |= {f"{base}[{index}]": as_rgb(image, base, alpha) for index, image in enumerate(images)}
-    expected = {picture.role: picture for picture in record.pictures}
+    expected = {picture.role: picture for picture in record.images}
     if extra := sorted(pictures.keys() - expected.keys()):
         raise ValueError(f"{', '.join(extra)}: the picture was drawn without")
     if missing := [_described(picture) for role, picture in expected.items() if role not in pictures]:
@@ -292,23 +293,23 @@ def _taken(role: str, image: Any, others: Mapping[str, Any], alpha: Alpha) -> ND
     return box_mask(image, (width, height), role)
 
 
-def _as_drawn(pixels: NDArray[np.uint8], expected: PictureRecord) -> NDArray[np.uint8]:
+def _as_drawn(pixels: NDArray[np.uint8], expected: ImageRecord) -> NDArray[np.uint8]:
     """Give the picture as the engine got it: as it is, or by whichever rule brings it to what was recorded."""
     height, width, _ = expected.shape
     for rule in RULES:
         brought = resized(pixels, (width, height), rule)
-        if PictureRecord.of(expected.role, brought) == expected:
+        if image_record(expected.role, brought) == expected:
             return brought
-    found = PictureRecord.of(expected.role, pixels)
+    found = image_record(expected.role, pixels)
     raise ValueError(f"another picture was used: {_described(expected)}, not {_described(found)}")
 
 
-def _described(picture: PictureRecord) -> str:
+def _described(picture: ImageRecord) -> str:
     height, width, _ = picture.shape
     return f"{picture.role} ({width}x{height}, sha256 of its pixels {picture.sha256[:12]}...)"
 
 
-def find_files(record: GenerationParameters, models: StrPath | Iterable[StrPath] | None = None) -> dict[str, Path]:
+def find_files(record: Record, models: StrPath | Iterable[StrPath] | None = None) -> dict[str, Path]:
     """Find the files of a record by name, size and digest.
 
     Parameters
@@ -327,8 +328,11 @@ def find_files(record: GenerationParameters, models: StrPath | Iterable[StrPath]
         With the names that were not found, or the directory that does not exist.
     """
     folders = [Path(folder).expanduser() for folder in _as_paths(models)]
-    if wrong := [str(folder) for folder in folders if not folder.is_dir()]:
-        raise ValueError(f"models: {', '.join(wrong)} is not a directory")
+    for folder in folders:
+        if not folder.exists():
+            raise PathNotFoundError(f"models: directory {folder} does not exist")
+        if not folder.is_dir():
+            raise ValueError(f"models: {folder} is not a directory")
     found: dict[str, Path] = {}
     for file in record.files:
         candidates = list(_candidates(file, folders))
@@ -364,7 +368,7 @@ def _is_same(path: Path, file: FileRecord) -> bool:
     return file.sha256 is None or sha256(path) == file.sha256
 
 
-def _changed_files(record: GenerationParameters, files: Mapping[str, Path]) -> Iterator[Mismatch]:
+def _changed_files(record: Record, files: Mapping[str, Path]) -> Iterator[Mismatch]:
     for file in record.files:
         path = files[file.role]
         if not _is_same(path, file):
@@ -373,7 +377,7 @@ def _changed_files(record: GenerationParameters, files: Mapping[str, Path]) -> I
             yield Mismatch(f"{file.role} {file.name}", f"{file.size} bytes, sha256 {(file.sha256 or '?')[:12]}...", now)
 
 
-def _differences(record: GenerationParameters, result: Result | VideoResult) -> Iterator[Mismatch]:
+def _differences(record: Record, result: Result | VideoResult) -> Iterator[Mismatch]:
     now = result.record(0, digests=False)
     for what, name in {"engine commit": "commit", "native build": "build", "sdcffi": "version"}.items():
         yield from _difference(what, getattr(record, name), getattr(now, name))

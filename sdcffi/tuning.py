@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ._machine.limits import usable_cores, usable_processors
 from ._models.files import Model, read_model
 from ._numbers import check_integer, check_number
+from ._public import public
 from .engine.engine import Engine
 from .engine.tuned import TUNED, keep_choice, subject_of
 from .errors import GenerationTimeoutError, SDError
@@ -51,6 +52,7 @@ _HOPELESS = 1.1
 _LEAST_PSNR = 30.0  # dB
 
 
+@public
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """A setting that was tried against the best ones before it.
@@ -98,6 +100,7 @@ class Trial:
         return f"{self.name}={self.value}: {self.outcome}"
 
 
+@public
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
     """What `tune` has found.

@@ -158,7 +158,7 @@ def test_replay_names_what_it_lacks(generate: Run, here: Path, capfd: Capture) -
     assert "not found: " in err
     assert err.endswith("Name other directories with --models\n")
     assert cli.main(["replay", "init.png"]) == 2
-    assert "init.png has no record of sdcffi" in capfd.readouterr().err
+    assert "init.png has no sdcffi metadata" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("factor", "size"), [([], (192, 96)), (["--factor", "1.5"], (144, 72))])
@@ -175,7 +175,7 @@ def test_upscale_enlarges_by_the_networks_factor_or_another(
     ("command", "said"),
     [
         (["upscale", "clear.png", "-m", "x2.safetensors"], "input is transparent in places"),
-        (["upscale", "nowhere.png", "-m", "x2.safetensors"], "nowhere.png is not a file"),
+        (["upscale", "nowhere.png", "-m", "x2.safetensors"], "nowhere.png does not exist"),
         (["upscale", "init.png", "-m", "x2.safetensors", "--factor", "0.5"], "factor must be at least 1, not 0.5"),
         (["video", "--params", "m.json"], "FLUX.2 draws pictures only; no videos can be made with it"),
         (["video", "--params", "m.json", "--fps", "0"], "fps must be above 0, not 0"),

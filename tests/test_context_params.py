@@ -1,6 +1,6 @@
 """What is set when a model is loaded acts as it says, and as the same flag of sd-cli.
 
-On a CPU, nothing to see: where weights and parts are kept (offload_to_cpu, clip_on_cpu, vae_on_cpu, control_net_cpu)
+On a CPU, nothing to see: where weights and parts are kept (offload_to_cpu, clip_on_cpu, vae_on_cpu, control_net_on_cpu)
 and max_vram; diffusion_conv_direct finds no convolution in a transformer.
 """
 
@@ -98,7 +98,7 @@ def test_mapped_weights_stay_in_their_file_which_an_adapter_does_not_change(
                 {"offload_to_cpu": True},
                 {"clip_on_cpu": True},
                 {"vae_on_cpu": True},
-                {"control_net_cpu": True},
+                {"control_net_on_cpu": True},
                 {"max_vram": 1.0},
                 {"diffusion_conv_direct": True},
                 {"prediction": "flux2_flow"},

@@ -7,19 +7,22 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_type_hints
 
 import sdcffi
+from sdcffi.params.struct import StrPath
 
 PACKAGE = Path(sdcffi.__file__).parent
 
 # What each folder, or file at the top of the package, may import besides `GROUND`, in the order in which data flows.
-GROUND = {"errors", "events", "_files", "_numbers", "_version", "_warnings"}
+GROUND = {"errors", "events", "_files", "_numbers", "_public", "_version", "_warnings"}
 ENGINE = {"images", "_machine", "params", "_models", "_records", "_bindings", "_process", "_checks", "engine"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "events": set(),
     "_files": set(),
     "_numbers": set(),
+    "_public": set(),
     "_version": set(),
     "_warnings": set(),
     "images": set(),
@@ -126,3 +129,80 @@ def test_every_public_name_resolves() -> None:
     for name in sdcffi.__all__:
         assert getattr(sdcffi, name) is not None
     assert set(sdcffi.__all__) <= set(dir(sdcffi))
+
+
+def test_public_classes_show_the_name_they_are_imported_by() -> None:
+    classes = [value for name in sdcffi.__all__ if isinstance(value := getattr(sdcffi, name), type)]
+    assert len(classes) > 40
+    for kind in classes:
+        assert f"{kind.__module__}.{kind.__qualname__}" == f"sdcffi.{kind.__name__}"
+        assert getattr(sdcffi, kind.__name__) is kind
+    assert get_type_hints(sdcffi.Lora)["path"] == StrPath  # though they are not looked up where the class is defined
+
+
+def test_the_public_names_are_these() -> None:
+    """Whoever adds or takes one away writes it into CHANGELOG.md too."""
+    assert sorted(sdcffi.__all__) == [
+        "BackendReport",
+        "BackendUnavailableError",
+        "BuildError",
+        "Cache",
+        "CancelledError",
+        "Capabilities",
+        "ContextParams",
+        "Device",
+        "Embedding",
+        "Engine",
+        "FileRecord",
+        "GenerationError",
+        "GenerationTimeoutError",
+        "Guidance",
+        "Hires",
+        "ImageLike",
+        "ImageParams",
+        "ImageRecord",
+        "Inventory",
+        "LayoutMismatchError",
+        "LibraryNotFoundError",
+        "Log",
+        "Lora",
+        "LoraError",
+        "LoraNotFoundError",
+        "LoraQualityWarning",
+        "LoraReport",
+        "LoraWarning",
+        "MaskLike",
+        "Mismatch",
+        "ModelLoadError",
+        "NativeAssertError",
+        "NativeCrashError",
+        "NativeError",
+        "OutOfMemoryError",
+        "PathNotFoundError",
+        "PhotoMaker",
+        "Preview",
+        "Progress",
+        "Record",
+        "Replay",
+        "Result",
+        "SDError",
+        "SampleParams",
+        "SkipLayerGuidance",
+        "Tiling",
+        "Trial",
+        "Tuning",
+        "UnsupportedParameterError",
+        "UpscaleResult",
+        "Upscaler",
+        "Variant",
+        "VideoParams",
+        "VideoResult",
+        "__version__",
+        "canny",
+        "convert",
+        "demo_model",
+        "list_devices",
+        "read_arguments",
+        "replay",
+        "tune",
+    ]

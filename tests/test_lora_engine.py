@@ -221,7 +221,7 @@ def test_coarse_weights_are_told_of_once(open_engine: OpenEngine, models: dict[s
 
 @pytest.mark.parametrize(
     ("argument", "message"),
-    [({"lora_dir": "/does/not/exist"}, "is not a directory"), ({"lora_cache": -1}, "lora_cache must be from 0 to")],
+    [({"lora_dir": "/does/not/exist"}, "does not exist"), ({"lora_cache": -1}, "lora_cache must be from 0 to")],
 )
 def test_bad_lora_options_are_refused(argument: dict[str, Any], message: str, tiny_model: TinyModel) -> None:
     with pytest.raises(ValueError, match=message):

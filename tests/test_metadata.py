@@ -18,13 +18,13 @@ from sd_parsers import ParserManager
 from sdcffi import (
     Cache,
     ContextParams,
-    GenerationParameters,
     Guidance,
     Hires,
     ImageParams,
     Lora,
     LoraReport,
     PhotoMaker,
+    Record,
     Result,
     SampleParams,
     SkipLayerGuidance,
@@ -160,7 +160,7 @@ def test_the_record_comes_back_whole(ending: str, make_result: MakeResult, model
     )
     result = make_result(2, context, 2, **everything(models))
     for index, path in enumerate(result.save(tmp_path / f"out.{ending}")):
-        record = GenerationParameters.from_png(path)
+        record = Record.from_file(path)
         assert record == result.record(index)
         assert (record.seed, record.index, record.width, record.height) == (42 + index, index, 48, 64)
     assert record.context.embeddings == [Embedding(name="word", path="word.pt")]
@@ -175,7 +175,7 @@ def test_the_record_comes_back_whole(ending: str, make_result: MakeResult, model
         "pm_params.id_embed_path": ("id.bin", 16),
         "hires.model_path": ("upscaler.gguf", 23),
     }
-    assert {picture.role: picture.shape for picture in record.pictures} == {
+    assert {picture.role: picture.shape for picture in record.images} == {
         "init_image": (64, 48, 3),
         "mask_image": (64, 48, 1),
         "ref_images[0]": (64, 48, 3),
@@ -198,7 +198,7 @@ def test_no_path_is_told_unless_asked(ending: str, make_result: MakeResult, mode
     assert not tells(result.save(tmp_path / f"out.{ending}")[0])
     (told,) = result.save(tmp_path / f"told.{ending}", paths=True)
     assert tells(told)
-    record = GenerationParameters.from_png(told)
+    record = Record.from_file(told)
     assert {file.path for file in record.files} >= {str(models / "ink.safetensors"), str(models / "vae.safetensors")}
 
 
@@ -222,8 +222,8 @@ def test_metadata_may_be_left_out_and_other_formats_hold_none(make_result: MakeR
     with Image.open(result.save(tmp_path / "bare.png", metadata=False)[0]) as bare:
         assert not {"parameters", "sdcffi"} & bare.info.keys()
     (path,) = result.save(tmp_path / "out.bmp")
-    with pytest.raises(ValueError, match="has no record of sdcffi"):
-        GenerationParameters.from_png(path)
+    with pytest.raises(ValueError, match="has no sdcffi metadata"):
+        Record.from_file(path)
     by_hand = Result([PIXELS], [1], ImageParams(), (), 0)
     assert by_hand.save(tmp_path / "hand.png")
     with pytest.raises(ValueError, match="does not know the engine"):
@@ -236,7 +236,7 @@ def test_a_jpeg_without_room_says_what_is_left_out(make_result: MakeResult, tmp_
     result = make_result(prompt="long " * 8000)
     with pytest.warns(UserWarning, match="AUTOMATIC1111's parameters left out"):
         (path,) = result.save(tmp_path / "out.jpg")
-    assert GenerationParameters.from_png(path).params.prompt == "long " * 8000
+    assert Record.from_file(path).params.prompt == "long " * 8000
 
 
 def test_names_of_files_that_are_no_text_can_be_written(make_result: MakeResult, models: Path, tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_names_of_files_that_are_no_text_can_be_written(make_result: MakeResult,
     result = make_result(prompt="a", context=ContextParams(model_path=odd))
     for ending in FORMATS:
         (path,) = result.save(tmp_path / f"out.{ending}")
-        assert GenerationParameters.from_png(path).files[0].name == "m\udcff.gguf"
+        assert Record.from_file(path).files[0].name == "m\udcff.gguf"
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_names_of_files_that_are_no_text_can_be_written(make_result: MakeResult,
         (lambda data: data.update(params={"cache": {}}), r"params\.cache: missing 1 required .* 'mode'"),
         (lambda data: data.update(files=[{"size": 1}]), "is damaged: .*role"),
         (lambda data: data.update(files=7), "is damaged: "),
-        (lambda data: data.update(pictures=[{"role": "x"}]), "is damaged: 'shape'"),
+        (lambda data: data.update(images=[{"role": "x"}]), "is damaged: 'shape'"),
         (lambda data: data.update(kind="song"), "kind must be one of image, video, not 'song'"),
         (lambda data: data.update(sdcffi=2), "has format 2; this sdcffi reads 1"),
         (lambda data: data.pop("sdcffi"), "it has no key 'sdcffi'"),
@@ -274,7 +274,7 @@ def test_a_damaged_record_says_what_is_wrong(
     info.add_text("sdcffi", json.dumps(data))
     Image.new("RGB", (8, 8)).save(tmp_path / "bad.png", pnginfo=info)
     with pytest.raises(ValueError, match=f"bad.png.*{message}"):
-        GenerationParameters.from_png(tmp_path / "bad.png")
+        Record.from_file(tmp_path / "bad.png")
 
 
 def test_foreign_files_are_refused_with_a_reason(tmp_path: Path) -> None:
@@ -286,15 +286,15 @@ def test_foreign_files_are_refused_with_a_reason(tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes((tmp_path / "foreign.png").read_bytes()[:60])
     for name, message in {
         "foreign.png": "has AUTOMATIC1111's parameters, but no record of sdcffi",
-        "bare.jpg": "has no record of sdcffi",
+        "bare.jpg": "has no sdcffi metadata",
         "text.png": "cannot be read as a picture",
         "cut.png": "cannot be read as a picture",
         "nowhere.png": "cannot be read as a picture: .*No such file",
     }.items():
         with pytest.raises(ValueError, match=message):
-            GenerationParameters.from_png(tmp_path / name)
+            Record.from_file(tmp_path / name)
     with pytest.raises(ValueError, match="record is no JSON"):
-        GenerationParameters.from_json("{")
+        Record.from_json("{")
 
 
 def toml(value: Any) -> str:
@@ -309,7 +309,7 @@ def test_a_record_goes_through_files(make_result: MakeResult, models: Path, tmp_
     text = "\n".join(f"{key} = {toml(value)}" for key, value in record.to_dict().items())
     (tmp_path / "record.toml").write_text(text)
     for source in (path, tmp_path / "record.toml"):
-        assert GenerationParameters.from_file(source) == record
-    assert GenerationParameters.from_json(record.to_json()) == record
+        assert Record.from_file(source) == record
+    assert Record.from_json(record.to_json()) == record
     with pytest.raises(ValueError, match=r"records are written as \.json"):
         record.to_file(tmp_path / "record.toml")

@@ -22,8 +22,8 @@ from sdcffi import (
     BackendUnavailableError,
     Cache,
     Engine,
-    GenerationParameters,
     ImageParams,
+    Record,
     Result,
     Tiling,
     UnsupportedParameterError,
@@ -47,7 +47,7 @@ def picture(shared: Engine, tiny_model: TinyModel, tmp_path_factory: pytest.Temp
 
 def rewritten(picture: Path, target: Path, **changes: Any) -> Path:
     """Copy a picture with another record in it."""
-    data = GenerationParameters.from_png(picture).to_dict() | changes
+    data = Record.from_file(picture).to_dict() | changes
     info = PngInfo()
     info.add_text("sdcffi", json.dumps(data))
     with Image.open(picture) as image:
@@ -66,7 +66,7 @@ def test_a_picture_of_a_batch_with_lora_comes_out_bit_for_bit(
     assert (again.result.seeds, len(again.result.arrays)) == ([8], 1)
     with Image.open(again.save(tmp_path / "again.png")) as image:
         assert np.array_equal(np.asarray(image), again.array)
-    assert GenerationParameters.from_png(tmp_path / "again.png").seed == 8
+    assert Record.from_file(tmp_path / "again.png").seed == 8
 
 
 CALLS: dict[str, dict[str, Any]] = {
@@ -147,13 +147,13 @@ def write_autoencoder(layout: full_size.Layout, path: Path) -> None:
 
 
 def test_what_is_not_as_it_was_is_told(picture: Path, tiny_model: TinyModel, tmp_path: Path) -> None:
-    files = GenerationParameters.from_png(picture).to_dict()["files"]
+    files = Record.from_file(picture).to_dict()["files"]
     files[0]["sha256"] = "0" * 64
     changes = {"commit": "0ld", "build": "b", "version": "9", "hardware": "Z80", "files": files}
     other = rewritten(picture, tmp_path / "other.png", **changes)
     again = replay(other, models=tiny_model.lora.parent, threads=2, isolated=False)
     told = {difference.what: (difference.recorded, difference.now) for difference in again.differences}
-    now = GenerationParameters.from_png(picture)
+    now = Record.from_file(picture)
     assert told == {
         "engine commit": ("0ld", now.commit),
         "native build": ("b", now.build),
@@ -179,13 +179,13 @@ def test_the_recorded_device_is_asked_for_and_another_of_its_backend_where_it_is
     assert (difference.what, difference.recorded.split()[0], difference.now.split()[0]) == ("device", "cpu:z80", "cpu")
     with pytest.raises(BackendUnavailableError, match="'cpu:z80'"):
         replay(other, models=tiny_model.lora.parent, backend="cpu:z80")
-    record = {name: value for name, value in GenerationParameters.from_png(picture).to_dict().items()}
+    record = {name: value for name, value in Record.from_file(picture).to_dict().items()}
     del record["device_id"]  # as older versions wrote it
-    assert GenerationParameters.from_dict(record).device_id is None
+    assert Record.from_dict(record).device_id is None
 
 
 def test_another_engine_is_asked_for_the_defaults_of_then(picture: Path, tiny_model: TinyModel, tmp_path: Path) -> None:
-    record = GenerationParameters.from_png(picture).to_dict()
+    record = Record.from_file(picture).to_dict()
     assert "sample_method" not in record["params"]["sample_params"]
     record["resolved_params"]["sample_params"]["sample_method"] = "heun"  # as if that had been the default
     other = rewritten(picture, tmp_path / "a.png", commit="0ld", resolved_params=record["resolved_params"])
@@ -214,7 +214,7 @@ def test_a_default_that_this_engine_lacks_is_told_and_left(
 
 
 def test_files_are_found_by_content_among_those_of_a_name(picture: Path, tiny_model: TinyModel, tmp_path: Path) -> None:
-    record = GenerationParameters.from_png(picture)
+    record = Record.from_file(picture)
     wrong = tmp_path / "a" / tiny_model.lora.name
     wrong.parent.mkdir()
     changed = bytearray(tiny_model.lora.read_bytes())
@@ -227,7 +227,7 @@ def test_files_are_found_by_content_among_those_of_a_name(picture: Path, tiny_mo
     wrong.unlink()
     with pytest.raises(ValueError, match=r"not found: lora\.safetensors; looked in .*models="):
         replay(picture, models=tmp_path)
-    with pytest.raises(ValueError, match="nowhere is not a directory"):
+    with pytest.raises(ValueError, match="nowhere does not exist"):
         replay(picture, models=tmp_path / "nowhere")
 
 
@@ -294,10 +294,10 @@ def test_a_record_whose_files_or_pictures_are_not_there_is_refused(
         ValueError, match=r"not found: llm\.safetensors, dit\.safetensors, taef2\.safetensors; looked in"
     ):
         as_arguments(record.to_dict())
-    data = record.to_dict() | {"pictures": [{"role": "init_image", "shape": [64, 64, 3], "sha256": "0"}]}
+    data = record.to_dict() | {"images": [{"role": "init_image", "shape": [64, 64, 3], "sha256": "0"}]}
     with pytest.raises(ValueError, match=r"drawn from pictures that are not in it \(init_image\)"):
         as_arguments(data)
-    assert GenerationParameters.from_json(json.dumps(data)).pictures
+    assert Record.from_json(json.dumps(data)).images
 
 
 @pytest.mark.slow
@@ -310,7 +310,7 @@ def test_an_enlarged_picture_is_drawn_and_enlarged_again(
         result = upscaler.upscale(shared.generate("a cat", **{**DRAW, "width": 32, "height": 32, "steps": 1}))
         assert upscaler.upscale(result, 1).origin is None
     result.save(tmp_path / "large.png")
-    record = GenerationParameters.from_png(tmp_path / "large.png")
+    record = Record.from_file(tmp_path / "large.png")
     assert (record.width, record.upscale_factor, record.upscale_tile_size) == (64, 2, 16)
     assert "Size: 32x32" in record.infotext()
     assert "Postprocess upscale by: 2, Postprocess upscaler: network" in record.infotext()

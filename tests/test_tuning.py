@@ -108,7 +108,7 @@ def test_the_tiny_model_is_measured_and_its_choice_used(keywords: dict[str, Any]
     assert json.loads(json.dumps(found.as_dict()))["choice"] == found.choice
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with Engine(**keywords, tune=True) as engine:
+        with Engine(**keywords, tuned=True) as engine:
             assert effective(engine) == {**DEFAULTS, **found.choice}
 
 
@@ -338,22 +338,22 @@ def test_bad_arguments_are_refused(
 
 @pytest.mark.parametrize("isolated", [True, False], ids=["isolated", "in-process"])
 def test_a_stored_choice_fills_what_is_left_open(stored: Path, keywords: dict[str, Any], isolated: bool) -> None:
-    with Engine(**keywords, tune=True, isolated=isolated) as engine:
+    with Engine(**keywords, tuned=True, isolated=isolated) as engine:
         assert effective(engine) == {**DEFAULTS, **STORED}
         asked = engine.generate(**DRAW).origin
     assert asked is not None
     assert (asked.context.n_threads, asked.context.diffusion_flash_attn) == (None, None)
-    with Engine(**keywords, threads=1, tune=True, isolated=isolated) as engine:
+    with Engine(**keywords, threads=1, tuned=True, isolated=isolated) as engine:
         assert effective(engine) == {**DEFAULTS, **STORED, "threads": 1}
     context = ContextParams(diffusion_flash_attn=False)
-    with Engine(**keywords, context=context, tune=True, isolated=isolated) as engine:
+    with Engine(**keywords, context=context, tuned=True, isolated=isolated) as engine:
         assert effective(engine) == {**DEFAULTS, **STORED, "diffusion_fa": False}
     with Engine(**keywords, isolated=isolated) as engine:
         assert effective(engine) == {**DEFAULTS, "threads": usable_cores()}
 
 
 def test_a_child_that_is_started_again_computes_as_the_first(stored: Path, keywords: dict[str, Any]) -> None:
-    with Engine(**keywords, tune=True) as engine:
+    with Engine(**keywords, tuned=True) as engine:
         stored.unlink()
         pid = engine.pid
         assert pid is not None
@@ -366,7 +366,7 @@ def test_a_child_that_is_started_again_computes_as_the_first(stored: Path, keywo
 def test_what_was_drawn_with_a_choice_is_replayed_without(
     stored: Path, keywords: dict[str, Any], tmp_path: Path
 ) -> None:
-    with Engine(**keywords, tune=True) as engine:
+    with Engine(**keywords, tuned=True) as engine:
         engine.generate(**DRAW).save(tmp_path / "a.png")
     stored.unlink()
     again = replay(tmp_path / "a.png", models=Path(keywords["llm"]).parent)
@@ -376,13 +376,13 @@ def test_what_was_drawn_with_a_choice_is_replayed_without(
 
 
 def test_memory_is_estimated_with_the_choice(stored: Path, keywords: dict[str, Any]) -> None:
-    with Engine(**keywords, tune=True) as engine:
+    with Engine(**keywords, tuned=True) as engine:
         assert engine._memory.params.diffusion_flash_attn is True
 
 
 def test_without_a_stored_choice_the_command_that_measures_one_is_told(keywords: dict[str, Any]) -> None:
-    with pytest.warns(UserWarning, match="tune: nothing was measured yet for this model on ") as caught:
-        engine = Engine(**keywords, clip_on_cpu=True, mmap=True, tune=True)
+    with pytest.warns(UserWarning, match="tuned: nothing was measured yet for this model on ") as caught:
+        engine = Engine(**keywords, clip_on_cpu=True, mmap=True, tuned=True)
     with engine:
         assert effective(engine) == {**DEFAULTS, "threads": usable_cores()}
     (warning,) = caught
@@ -418,15 +418,15 @@ def test_a_damaged_choice_is_told_and_passed_over(
         content = json.dumps({**json.loads(stored.read_text()), **content}).encode()
     stored.write_bytes(content)
     with pytest.warns(
-        UserWarning, match=rf"tune: {stored} cannot be used \(.*\); the defaults are used. To measure: sdcffi "
+        UserWarning, match=rf"tuned: {stored} cannot be used \(.*\); the defaults are used. To measure: sdcffi "
     ):
-        engine = Engine(**keywords, tune=True, load_weights=False)
+        engine = Engine(**keywords, tuned=True, load_weights=False)
     engine.close()
 
 
 def test_tune_is_true_or_false(keywords: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match="tune must be True or False, not 'yes'"):
-        Engine(**keywords, tune="yes")  # type: ignore[arg-type]
+        Engine(**keywords, tuned="yes")  # type: ignore[arg-type]
 
 
 # What a choice holds for
@@ -502,7 +502,7 @@ def test_the_command_prints_flags_that_generate_takes_by_itself(
     draw = ["--prompt", "a", "--width", "64", "--height", "64", "--steps", "1", "-o", str(tmp_path / "a.png")]
     assert cli.main(["generate", *words, *draw, "--tune"]) == 0
     assert capfd.readouterr().err == ""
-    assert as_arguments({"tune": True}).engine["tune"] is True
+    assert as_arguments({"tuned": True}).engine["tuned"] is True
 
 
 def test_the_command_tells_what_it_measured_for_machines(words: list[str], capfd: Capture) -> None:
@@ -518,7 +518,7 @@ def test_the_command_line_warns_in_one_line_and_draws(words: list[str], tmp_path
     assert cli.main(["generate", *words, *draw, "--tune"]) == 0
     err = capfd.readouterr().err
     assert err.count("\n") == 1
-    assert err.startswith("sdcffi: warning: tune: nothing was measured yet")
+    assert err.startswith("sdcffi: warning: tuned: nothing was measured yet")
     assert "To measure: sdcffi tune --llm " in err
 
 

@@ -22,9 +22,9 @@ from sdcffi import (
     Cache,
     Engine,
     GenerationError,
-    GenerationParameters,
     Guidance,
     Lora,
+    Record,
     SampleParams,
     SDError,
     SkipLayerGuidance,
@@ -386,9 +386,9 @@ def test_a_videos_file_tells_what_made_it(
     if name.endswith((".gif", ".mp4")):
         return  # they hold no record; `record` still tells
     for index, path in enumerate(paths):
-        record = GenerationParameters.from_png(path)
+        record = Record.from_file(path)
         assert record == result.record(index)
-        assert (record.kind, record.seed, record.index, record.pictures[0].role) == ("video", 5, index, "init_image")
+        assert (record.kind, record.seed, record.index, record.images[0].role) == ("video", 5, index, "init_image")
         assert record.whole.video_frames == 9
         assert "Steps: 2" in record.infotext()
 

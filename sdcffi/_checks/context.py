@@ -14,6 +14,7 @@ from .._machine.limits import MOST_THREADS
 from .._models.files import Model, read_model
 from .._models.weight_types import check_rules, check_type
 from .._numbers import check_integer, check_number
+from ..errors import PathNotFoundError
 from ..params.context import ContextParams, Embedding
 from ..params.struct import StrPath
 
@@ -100,6 +101,8 @@ def check_lora_options(lora_dir: StrPath | None, lora_cache: int) -> Path | None
     if lora_dir is None:
         return None
     directory = Path(lora_dir).expanduser()
+    if not directory.exists():
+        raise PathNotFoundError(f"lora_dir {directory} does not exist")
     if not directory.is_dir():
         raise ValueError(f"lora_dir {directory} is not a directory")
     return directory

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
+from .._public import public
 from ..errors import BackendUnavailableError
 from .backends import PREFERENCE, BackendChoice
 
@@ -14,6 +15,7 @@ _GIB = 1 << 30
 _PORTABLE = "python -m sdcffi build --cpu portable"
 
 
+@public
 @dataclass(frozen=True)
 class Device:
     """A compute device that the loaded backends offer.
@@ -60,6 +62,7 @@ class Device:
         return {"id": self.id, **asdict(self)}
 
 
+@public
 @dataclass(frozen=True)
 class Variant:
     """A build of the CPU's backend for some processors.

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..errors import PathNotFoundError
 from ..params.context import ContextParams
 from ..params.struct import StrPath
 from .architectures import Architecture, identify
@@ -253,7 +254,7 @@ def read_file(slot: str, path: Path) -> ModelFile:
     path = path.expanduser()
     keyword = _keyword(slot)
     if not os.path.exists(path):  # unlike Path.exists, False for a name too long for the system
-        raise HeaderError(f"{keyword}: {os.fspath(path)!r} does not exist")
+        raise PathNotFoundError(f"{keyword}: {os.fspath(path)!r} does not exist")
     if not path.is_file():
         raise HeaderError(f"{keyword}: {path} is not a regular file")
     try:

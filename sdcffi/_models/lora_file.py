@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
-from ..errors import LoraError
+from ..errors import LoraError, LoraNotFoundError
 from .headers import INTEGERS, HeaderError, Tensor, read_header
 from .lora_families import Shape, guess_architecture, guess_naming
 
@@ -119,13 +119,15 @@ def read_lora(path: Path) -> LoraFile:
     try:
         resolved = path.expanduser().resolve()
         if not resolved.exists():
-            raise LoraError(f"LoRA {path} does not exist")
+            raise LoraNotFoundError(f"LoRA {path} does not exist")
         if not resolved.is_file():
             raise LoraError(f"LoRA {path} is not a file")
         status = resolved.stat()
         if status.st_size == 0:
             raise LoraError(f"LoRA {path} is empty")
         return _read(resolved, status.st_size, status.st_mtime_ns)
+    except LoraError:
+        raise
     except (OSError, ValueError, RuntimeError, struct.error) as error:  # RuntimeError: symbolic links in a loop
         raise LoraError(f"LoRA {path} cannot be used: {error}") from error
 

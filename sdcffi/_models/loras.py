@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from ..errors import LoraError
+from ..errors import LoraError, LoraNotFoundError
 from ..params.lora import Lora, LoraLike
 from ..params.struct import StrPath
 from .lora_file import read_lora
@@ -175,6 +175,8 @@ def find_lora(name: str, lora_dir: StrPath) -> Path:
     """
     root = Path(lora_dir).expanduser()
     if not root.is_dir():
+        if not root.exists():
+            raise LoraNotFoundError(f"lora_dir {root} does not exist")
         raise LoraError(f"lora_dir {root} is not a directory")
     if not _is_inside(name):
         raise LoraError(f"LoRA {name!r} is no name within lora_dir {root}: it must be relative and without '..'")
@@ -185,7 +187,7 @@ def find_lora(name: str, lora_dir: StrPath) -> Path:
     if not found:
         near = _near(name, root)
         hint = f"; near it: {', '.join(near)}" if near else ""
-        raise LoraError(f"LoRA {name!r} not found; tried {', '.join(map(str, tried))}{hint}")
+        raise LoraNotFoundError(f"LoRA {name!r} not found; tried {', '.join(map(str, tried))}{hint}")
     resolved = found[0].resolve()
     if not resolved.is_relative_to(root.resolve()):
         raise LoraError(f"LoRA {name!r}: {found[0]} is a link to {resolved}, outside lora_dir {root}")

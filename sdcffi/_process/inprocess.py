@@ -13,7 +13,7 @@ from typing import Any
 
 from .._bindings.job import Job
 from .._bindings.session import Session
-from ..errors import OutOfMemoryError
+from ..errors import OutOfMemoryError, SDError
 from .messages import Done, Failed, Message
 
 __all__ = ["InProcess", "perform", "start_thread"]
@@ -42,6 +42,8 @@ def perform(session: Session, job: Job, name: str, arguments: tuple[Any, ...]) -
     try:
         job.check()
         return Done(getattr(session, name)(job, *arguments))
+    except SDError as error:  # OutOfMemoryError is a MemoryError too, with the native log
+        return Failed(error)
     except MemoryError as error:
         return Failed(OutOfMemoryError(f"Python got no more memory while it did '{name}' {error}".rstrip()))
     except BaseException as error:

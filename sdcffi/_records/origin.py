@@ -7,6 +7,7 @@ from hashlib import sha256 as hash_of
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._public import public
 from .._warnings import warn
 from ..params.context import ContextParams
 from ..params.plain import detach
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from .._machine.devices import Device
 
-__all__ = ["FileRecord", "Origin", "PictureRecord", "Upscaling"]
+__all__ = ["FileRecord", "ImageRecord", "Origin", "Upscaling", "file_record", "image_record"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Upscaling:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where the pictures of a call come from: what `GenerationParameters` needs beside the call's own parameters.
+    """Where the pictures of a call come from: what `Record` needs beside the call's own parameters.
 
     Attributes
     ----------
@@ -66,6 +67,7 @@ class Origin:
         return {path: file_state(path) for path in detach(params)[1].values()}
 
 
+@public
 @dataclass(frozen=True, kw_only=True)
 class FileRecord:
     """A file that took part.
@@ -94,30 +96,10 @@ class FileRecord:
     tensors_sha256: str | None = None
     path: str | None = None
 
-    @staticmethod
-    def of(role: str, path: Path, loaded: FileState | None, digests: bool, paths: bool) -> FileRecord:
-        """Describe a file that was in the state `loaded` when it was read; see `Result.record`."""
-        same = loaded is not None and file_state(path) == loaded
-        if digests and not same:
-            warn(f"{path} is not as it was when it was loaded: its digest is left out")
-        try:
-            digest = sha256(path) if digests and same else None
-            tensors = tensors_sha256(path) if digest and role.startswith("loras[") else None
-        except OSError as error:
-            warn(f"{path} cannot be read again ({error}): its digest is left out")
-            digest = tensors = None
-        return FileRecord(
-            role=role,
-            name=path.name,
-            size=loaded.size if loaded else None,
-            sha256=digest,
-            tensors_sha256=tensors,
-            path=str(path) if paths else None,
-        )
 
-
+@public
 @dataclass(frozen=True, kw_only=True)
-class PictureRecord:
+class ImageRecord:
     """A picture that was given to a call; it is not kept, only told.
 
     Attributes
@@ -134,7 +116,28 @@ class PictureRecord:
     shape: tuple[int, ...]
     sha256: str
 
-    @staticmethod
-    def of(role: str, pixels: NDArray[np.uint8]) -> PictureRecord:
-        """Describe a picture."""
-        return PictureRecord(role=role, shape=tuple(pixels.shape), sha256=hash_of(pixels.tobytes()).hexdigest())
+
+def image_record(role: str, pixels: NDArray[np.uint8]) -> ImageRecord:
+    """Describe a picture."""
+    return ImageRecord(role=role, shape=tuple(pixels.shape), sha256=hash_of(pixels.tobytes()).hexdigest())
+
+
+def file_record(role: str, path: Path, loaded: FileState | None, digests: bool, paths: bool) -> FileRecord:
+    """Describe a file that was in the state `loaded` when it was read; see `Result.record`."""
+    same = loaded is not None and file_state(path) == loaded
+    if digests and not same:
+        warn(f"{path} is not as it was when it was loaded: its digest is left out")
+    try:
+        digest = sha256(path) if digests and same else None
+        tensors = tensors_sha256(path) if digest and role.startswith("loras[") else None
+    except OSError as error:
+        warn(f"{path} cannot be read again ({error}): its digest is left out")
+        digest = tensors = None
+    return FileRecord(
+        role=role,
+        name=path.name,
+        size=loaded.size if loaded else None,
+        sha256=digest,
+        tensors_sha256=tensors,
+        path=str(path) if paths else None,
+    )

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .._files import replacing
+from .._public import public
+from .._version import __version__
 from ..images.texts import read_texts
 from ..params.context import ContextParams
 from ..params.image import ImageParams
@@ -17,17 +19,18 @@ from ..params.sampling import Guidance, SampleParams
 from ..params.struct import StrPath, Struct
 from ..params.video import VideoParams
 from .infotext import infotext, lora_name, plain_name, sampler_label, scheduler_label
-from .origin import FileRecord, Origin, PictureRecord
+from .origin import FileRecord, ImageRecord, Origin, file_record, image_record
 
-__all__ = ["GenerationParameters"]
+__all__ = ["Record", "record_of"]
 
 _FORMAT = 1
 _KINDS: dict[str, type[Struct]] = {"image": ImageParams, "video": VideoParams}
 
 
+@public
 @dataclass(frozen=True, kw_only=True)
-class GenerationParameters:
-    """Everything that made one picture. `Result.record` gives it, `from_png` reads it from a file.
+class Record:
+    """Everything that made one image. `Result.record` returns it, `from_file` reads it from a file.
 
     Attributes
     ----------
@@ -44,7 +47,7 @@ class GenerationParameters:
         This picture's seed, and its place in the batch or video, from 0.
     width, height : int
         Pixels of the picture.
-    files, pictures : tuple of FileRecord, tuple of PictureRecord
+    files, images : tuple of FileRecord, tuple of ImageRecord
         What was read.
     lora_modes : tuple of str
         How each adapter was applied: ``"immediately"`` or ``"at_runtime"``.
@@ -68,7 +71,7 @@ class GenerationParameters:
     width: int
     height: int
     files: tuple[FileRecord, ...] = ()
-    pictures: tuple[PictureRecord, ...] = ()
+    images: tuple[ImageRecord, ...] = ()
     lora_modes: tuple[str, ...] = ()
     upscale_factor: float | None = None
     upscale_tile_size: int | None = None
@@ -79,53 +82,6 @@ class GenerationParameters:
     device: str
     hardware: str
     device_id: str | None = None
-
-    @classmethod
-    def of(
-        cls,
-        origin: Origin,
-        params: ImageParams | VideoParams,
-        *,
-        seed: int,
-        index: int,
-        shape: Sequence[int],
-        lora_modes: Sequence[str] = (),
-        digests: bool = True,
-        paths: bool = False,
-    ) -> GenerationParameters:
-        """Put together what made a picture; see `Result.record`."""
-        from .._version import __version__
-
-        context, model_files, _ = detach(origin.context)
-        call, call_files, pictures = detach(params)
-        upscaling = origin.upscaling
-        afterwards = {"upscaler": upscaling.path} if upscaling else {}
-        return cls(
-            kind=next(kind for kind, struct in _KINDS.items() if isinstance(params, struct)),
-            context=context,
-            params=call,
-            resolved_context=origin.resolved_context,
-            resolved_params=origin.resolved_params,  # type: ignore[arg-type]
-            seed=seed,
-            index=index,
-            width=shape[1],
-            height=shape[0],
-            files=tuple(
-                FileRecord.of(role, path, origin.states.get(path), digests, paths)
-                for role, path in (model_files | call_files | afterwards).items()
-            ),
-            pictures=tuple(PictureRecord.of(role, pixels) for role, pixels in pictures.items()),
-            lora_modes=tuple(lora_modes),
-            upscale_factor=upscaling.factor if upscaling else None,
-            upscale_tile_size=upscaling.tile_size if upscaling else None,
-            commit=origin.commit,
-            build=origin.build,
-            version=__version__,
-            backend=origin.device.backend,
-            device=origin.device.name,
-            hardware=origin.device.description,
-            device_id=origin.device.id,
-        )
 
     @property
     def whole(self) -> ImageParams | VideoParams:
@@ -144,7 +100,7 @@ class GenerationParameters:
         first = call.width or self.width, call.height or self.height
         second_size = tuple(round(side / (self.upscale_factor or 1)) for side in (self.width, self.height))
         width, height = first if hires and hires.enabled else second_size
-        started = any(picture.role == "init_image" for picture in self.pictures)
+        started = any(picture.role == "init_image" for picture in self.images)
         values = {
             "Size": f"{width}x{height}",
             "Denoising strength": call.strength if started else None,
@@ -190,7 +146,7 @@ class GenerationParameters:
             value = getattr(self, item.name)
             if isinstance(value, Struct):
                 data[item.name] = encode(value)
-            elif item.name in ("files", "pictures"):
+            elif item.name in ("files", "images"):
                 data[item.name] = [{key: x for key, x in asdict(part).items() if x is not None} for part in value]
             elif value is not None:
                 data[item.name] = list(value) if isinstance(value, tuple) else value
@@ -201,7 +157,7 @@ class GenerationParameters:
         return json.dumps(self.to_dict(), indent=indent)
 
     @classmethod
-    def from_dict(cls, data: Any, source: str = "record") -> GenerationParameters:
+    def from_dict(cls, data: Any, source: str = "record") -> Record:
         """Read what `to_dict` gave; see `from_json`."""
         if not isinstance(data, Mapping) or "sdcffi" not in data:
             raise ValueError(f"{source} is no record of sdcffi: it has no key 'sdcffi'")
@@ -221,7 +177,7 @@ class GenerationParameters:
             raise ValueError(f"{source} is damaged: {error}") from error
 
     @classmethod
-    def from_json(cls, text: str, source: str = "record") -> GenerationParameters:
+    def from_json(cls, text: str, source: str = "record") -> Record:
         """Read what `to_json` gave.
 
         Parameters
@@ -241,22 +197,6 @@ class GenerationParameters:
             raise ValueError(f"{source} is no JSON: {error}") from error
         return cls.from_dict(data, source)
 
-    @classmethod
-    def from_png(cls, path: StrPath) -> GenerationParameters:
-        """Read the record in a picture that `Result.save` wrote: PNG, JPEG or WebP.
-
-        Raises
-        ------
-        ValueError
-            If the file is no picture, or has no record, or a damaged one.
-        """
-        parameters, record = read_texts(Path(path).expanduser())
-        if record is None and parameters is not None:
-            raise ValueError(f"{path} has AUTOMATIC1111's parameters, but no record of sdcffi: another program's")
-        if record is None:
-            raise ValueError(f"{path} has no record of sdcffi; it was lost, or another program wrote the picture")
-        return cls.from_json(record, f"the record in {path}")
-
     def to_file(self, path: StrPath) -> Path:
         """Write it as JSON; the file's ending must be ``.json``.
 
@@ -273,15 +213,72 @@ class GenerationParameters:
         return target
 
     @classmethod
-    def from_file(cls, path: StrPath) -> GenerationParameters:
-        """Read a record from JSON or TOML.
+    def from_file(cls, path: StrPath) -> Record:
+        """Read the record in an image that `Result.save` wrote, or one that stands alone.
+
+        Parameters
+        ----------
+        path : path
+            PNG, JPEG or WebP; or ``.json``, as `to_file` writes it, or ``.toml``.
 
         Raises
         ------
         ValueError
-            If there is none, or a damaged one.
+            If the file has no record, or a damaged one; a `PathNotFoundError` if it does not exist.
         """
-        return cls.from_dict(read_table(path), str(path))
+        source = Path(path).expanduser()
+        if source.suffix.lower() in (".json", ".toml"):
+            return cls.from_dict(read_table(source), str(path))
+        parameters, record = read_texts(source)
+        if record is None and parameters is not None:
+            raise ValueError(f"{path} has AUTOMATIC1111's parameters, but no record of sdcffi: from another program")
+        if record is None:
+            raise ValueError(f"{path} has no sdcffi metadata: it was stripped, or another program wrote the image")
+        return cls.from_json(record, f"the record in {path}")
+
+
+def record_of(
+    origin: Origin,
+    params: ImageParams | VideoParams,
+    *,
+    seed: int,
+    index: int,
+    shape: Sequence[int],
+    lora_modes: Sequence[str] = (),
+    digests: bool = True,
+    paths: bool = False,
+) -> Record:
+    """Put together what made an image; see `Result.record`."""
+    context, model_files, _ = detach(origin.context)
+    call, call_files, pictures = detach(params)
+    upscaling = origin.upscaling
+    afterwards = {"upscaler": upscaling.path} if upscaling else {}
+    return Record(
+        kind=next(kind for kind, struct in _KINDS.items() if isinstance(params, struct)),
+        context=context,
+        params=call,
+        resolved_context=origin.resolved_context,
+        resolved_params=origin.resolved_params,  # type: ignore[arg-type]
+        seed=seed,
+        index=index,
+        width=shape[1],
+        height=shape[0],
+        files=tuple(
+            file_record(role, path, origin.states.get(path), digests, paths)
+            for role, path in (model_files | call_files | afterwards).items()
+        ),
+        images=tuple(image_record(role, pixels) for role, pixels in pictures.items()),
+        lora_modes=tuple(lora_modes),
+        upscale_factor=upscaling.factor if upscaling else None,
+        upscale_tile_size=upscaling.tile_size if upscaling else None,
+        commit=origin.commit,
+        build=origin.build,
+        version=__version__,
+        backend=origin.device.backend,
+        device=origin.device.name,
+        hardware=origin.device.description,
+        device_id=origin.device.id,
+    )
 
 
 def _sampling_values(call: ImageParams | VideoParams) -> dict[str, Any]:
@@ -308,6 +305,6 @@ def _decoded(values: Mapping[str, Any], source: str) -> dict[str, Any]:
         "resolved_context": decode(ContextParams, values["resolved_context"], f"{source}: resolved_context"),
         "resolved_params": decode(params, values["resolved_params"], f"{source}: resolved_params"),
         "files": tuple(FileRecord(**item) for item in values["files"]),
-        "pictures": tuple(PictureRecord(**{**item, "shape": tuple(item["shape"])}) for item in values["pictures"]),
+        "images": tuple(ImageRecord(**{**item, "shape": tuple(item["shape"])}) for item in values["images"]),
         "lora_modes": tuple(values["lora_modes"]),
     }

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..engine.results import check_picture_path
+from .._files import unreadable
+from ..engine.results import check_image_path
 from ..errors import SDError
 from ._flags import in_flags, preview_keywords
 from ._terminal import line_bar, logger, say
@@ -85,7 +86,7 @@ def _jobs(path: Path, given: Arguments, output: Path) -> Iterator[_Job]:
             raise ValueError(f"{where}: there is no prompt")
         if "{seed}" in target.name:
             raise ValueError("{seed} in --output: a batch goes on by the names of its files; use {line}")
-        check_picture_path(target)
+        check_image_path(target)
         yield _Job(number, arguments, target)
 
 
@@ -93,7 +94,7 @@ def _read(path: Path) -> str:
     try:
         return path.expanduser().read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        raise unreadable(f"{path} cannot be read: {error}", error) from error
 
 
 def _parsed(line: str, where: str) -> dict[str, Any]:

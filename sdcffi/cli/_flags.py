@@ -158,7 +158,7 @@ def add_engine(command: argparse.ArgumentParser, *, tunes: bool = False) -> None
         group.add_argument(*flags, dest=name, help=meaning)
     if not tunes:
         meaning = "with what sdcffi tune has measured for this model here"
-        group.add_argument("--tune", action=argparse.BooleanOptionalAction, default=None, help=meaning)
+        group.add_argument("--tune", dest="tuned", action=argparse.BooleanOptionalAction, default=None, help=meaning)
 
 
 def add_call(command: argparse.ArgumentParser, struct: type[Struct]) -> None:
@@ -216,11 +216,11 @@ def preview_keywords(options: argparse.Namespace) -> dict[str, Any]:
     from pathlib import Path
 
     from .._files import replacing
-    from ..engine.results import check_picture_path
+    from ..engine.results import check_image_path
     from ..images.convert import to_pillow
 
     path = Path(options.preview_path).expanduser()
-    picture_format = check_picture_path(path)
+    picture_format = check_image_path(path)
 
     def write(preview: Any) -> None:
         with replacing(path) as temporary:

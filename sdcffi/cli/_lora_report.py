@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._files import replacing
 from .._models.lora_file import LoraFile, read_lora
-from ..engine.results import check_picture_path
+from ..engine.results import check_image_path
 from ..images.contact_sheet import contact_sheet
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def draw_grid(
     ValueError
         If the file's ending is no picture format, before anything is drawn.
     """
-    picture_format = check_picture_path(output)
+    picture_format = check_image_path(output)
     if not loras:
         raise ValueError("a grid needs at least one LoRA")
     wanted = [0.0, *(scale for scale in scales if scale)]

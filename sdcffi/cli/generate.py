@@ -43,7 +43,7 @@ def add(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from ..engine.engine import Engine
-    from ..engine.results import check_picture_path
+    from ..engine.results import check_image_path
 
     given = arguments_of(options)
     output = Path(options.output).expanduser()
@@ -53,7 +53,7 @@ def _run(options: argparse.Namespace) -> None:
         return
     if not isinstance(given.generate["prompt"], str):
         raise ValueError("nothing to draw: give --prompt, --prompts, or --params with a prompt")
-    check_picture_path(output)  # before minutes of work
+    check_image_path(output)  # before minutes of work
     previews = preview_keywords(options)
     saved = _parameter_file(options)
     with progress_bar() as shown:
@@ -72,9 +72,10 @@ def _run(options: argparse.Namespace) -> None:
 def _parameter_file(options: argparse.Namespace) -> Path | None:
     if options.save_params is None:
         return None
+    from .._files import check_directory
+
     path = Path(options.save_params).expanduser()
-    if not path.parent.is_dir():
-        raise ValueError(f"directory {path.parent} does not exist")
+    check_directory(path)
     return path
 
 

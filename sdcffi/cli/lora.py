@@ -63,12 +63,12 @@ def _inspect(options: argparse.Namespace) -> None:
 def _grid(options: argparse.Namespace) -> None:
     from .._models.loras import as_loras
     from ..engine.engine import Engine
-    from ..engine.results import check_picture_path
+    from ..engine.results import check_image_path
     from ..parameter_files import parse_lora
     from ._lora_report import draw_grid, parse_numbers
 
     output = Path(options.output).expanduser()
-    check_picture_path(output)  # before minutes of work
+    check_image_path(output)  # before minutes of work
     scales, seeds = parse_numbers(options.scales, float, "scales"), parse_numbers(options.seeds, int, "seeds")
     if min(seeds) < 0:
         raise ValueError(

@@ -30,12 +30,12 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from ..engine.results import check_picture_path
+    from ..engine.results import check_image_path
     from ..engine.upscaler import Upscaler
     from ..images.convert import as_rgb
 
     output = Path(options.output).expanduser()
-    check_picture_path(output)  # before minutes of work
+    check_image_path(output)  # before minutes of work
     picture = as_rgb(options.input, "input", options.alpha)
     names = ("tile_size", "conv_direct", "offload_to_cpu", "threads", "backend", "library")
     keywords = {name: getattr(options, name) for name in names}

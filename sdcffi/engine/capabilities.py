@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from .._models.weight_types import is_writable
+from .._public import public
 
 if TYPE_CHECKING:
     from .._bindings.requests import Offer
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Capabilities", "describe"]
 
 
+@public
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
     """What can be asked of an engine; given by `Engine.capabilities`.

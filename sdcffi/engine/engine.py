@@ -17,6 +17,7 @@ from .._machine.backends import backend_choice
 from .._process.aio import as_coroutine, as_stream
 from .._process.calls import GRACE
 from .._process.handle import Handle
+from .._public import public
 from .._records.origin import Origin
 from .._warnings import warn
 from ..events import Listeners, LogFunction, PreviewFunction, ProgressFunction
@@ -44,6 +45,7 @@ __all__ = ["Engine"]
 _USABLE = ContextParams(vae_decode_only=False, free_params_immediately=False)
 
 
+@public
 class Engine(Handle):
     """A model, loaded to draw with; keywords are sd-cli's long flags with underscores.
 
@@ -76,7 +78,7 @@ class Engine(Handle):
         ``"std_default"``.
     prediction : str, optional
         What the model predicts. None: told from the model.
-    offload_to_cpu, clip_on_cpu, vae_on_cpu, control_net_cpu : bool, optional
+    offload_to_cpu, clip_on_cpu, vae_on_cpu, control_net_on_cpu : bool, optional
         Keep all weights in main memory while they are not computed with; compute the text encoders, the autoencoder, or
         the ControlNet on the CPU, where their weights then are.
     mmap : bool, optional
@@ -101,8 +103,8 @@ class Engine(Handle):
         Bytes of adapters to keep in memory between calls, where the model's weights are.
     load_weights : bool
         False reads only which tensors the model has: `check_loras` then works at once, and nothing can be drawn.
-    tune : bool
-        Take from what `tune` has measured for this model on this device, and stored, what is left None here; a warning
+    tuned : bool
+        Take what is left None here from what `tune` has measured and stored for this model on this device; a warning
         where nothing is stored.
     backend : str
         ``"auto"``: the best GPU that was built and is here, else the CPU. ``"cpu"``, ``"cuda"``, ``"metal"``,
@@ -178,7 +180,7 @@ class Engine(Handle):
         offload_to_cpu: bool | None = None,
         clip_on_cpu: bool | None = None,
         vae_on_cpu: bool | None = None,
-        control_net_cpu: bool | None = None,
+        control_net_on_cpu: bool | None = None,
         mmap: bool | None = None,
         fa: bool | None = None,
         diffusion_fa: bool | None = None,
@@ -190,7 +192,7 @@ class Engine(Handle):
         lora_dir: StrPath | None = None,
         lora_cache: int = 1 << 30,
         load_weights: bool = True,
-        tune: bool = False,
+        tuned: bool = False,
         backend: str = "auto",
         library: StrPath | None = None,
         isolated: bool = True,
@@ -227,7 +229,7 @@ class Engine(Handle):
             offload_params_to_cpu=offload_to_cpu,
             keep_clip_on_cpu=clip_on_cpu,
             keep_vae_on_cpu=vae_on_cpu,
-            keep_control_net_on_cpu=control_net_cpu,
+            keep_control_net_on_cpu=control_net_on_cpu,
             enable_mmap=mmap,
             flash_attn=fa,
             diffusion_flash_attn=diffusion_fa,
@@ -238,14 +240,14 @@ class Engine(Handle):
             max_vram=max_vram,
         )
         given, self._model = check_context(_USABLE.updated(context).updated(keywords))
-        if not isinstance(tune, bool):
-            raise TypeError(f"tune must be True or False, not {tune!r}")
+        if not isinstance(tuned, bool):
+            raise TypeError(f"tuned must be True or False, not {tuned!r}")
         directory = check_lora_options(lora_dir, lora_cache)
         self._memory = MemoryCheck(memory_check, self._model, given)
         opening = Opening(library, backend_choice(backend), given, load_weights, lora_cache)
         states = Origin.look(given)
         listeners = Listeners(on_log, on_progress, on_preview)
-        prepare = _Preparation(opening, given, self._memory, states if tune else None)
+        prepare = _Preparation(opening, given, self._memory, states if tuned else None)
         self._open(opening, isolated, restart, grace, timeout, listeners, prepare)
         self._generation = Generation(self._calls, self._model, listeners, directory, states)
 

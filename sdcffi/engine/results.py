@@ -7,7 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._files import replacing
+from .._files import check_directory, replacing
+from .._public import public
 from ..images.convert import to_pillow
 from ..images.movies import WRITERS, check_rate
 from ..params.lora import LoraReport
@@ -18,14 +19,14 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from .._records.origin import Origin
-    from .._records.record import GenerationParameters
+    from .._records.record import Record
     from ..params.image import ImageParams
     from ..params.lora import LoraReport
     from ..params.struct import StrPath
     from ..params.video import VideoParams
 
 
-__all__ = ["Recorded", "Result", "VideoResult", "check_picture_path", "check_video_path"]
+__all__ = ["Recorded", "Result", "VideoResult", "check_image_path", "check_video_path"]
 
 
 class Recorded:
@@ -40,7 +41,7 @@ class Recorded:
         """Give the seed of one picture or frame; each kind of result has its own."""
         raise NotImplementedError
 
-    def record(self, index: int = 0, *, digests: bool = True, paths: bool = False) -> GenerationParameters:
+    def record(self, index: int = 0, *, digests: bool = True, paths: bool = False) -> Record:
         """Tell everything that made a picture.
 
         Parameters
@@ -58,13 +59,13 @@ class Recorded:
         ValueError
             If there is no such picture, or this result was not drawn by an `Engine`.
         """
-        from .._records.record import GenerationParameters
+        from .._records.record import record_of  # not in the child, which knows results too and must start soon
 
         if not 0 <= index < len(self.arrays):
             raise ValueError(f"index must be from 0 to {len(self.arrays) - 1}, not {index!r}")
         if self.origin is None:
             raise ValueError("this result does not know the engine that drew it")
-        return GenerationParameters.of(
+        return record_of(
             self.origin,
             self.parameters,
             seed=self._seed_of(index),
@@ -85,6 +86,7 @@ class Recorded:
         return save_arguments(picture_format, record.infotext(), record.to_json())
 
 
+@public
 @dataclass(frozen=True)
 class Result(Recorded):
     """Pictures of one call, and what made them.
@@ -132,7 +134,7 @@ class Result(Recorded):
             file is replaced whole or not at all.
         metadata : bool
             Whether PNG, JPEG and WebP files tell what made them: AUTOMATIC1111's parameters, which viewers show, and
-            the record that `GenerationParameters.from_png` reads. Other formats hold neither. False writes pixels only.
+            the record that `Record.from_file` reads. Other formats hold neither. False writes pixels only.
         digests, paths : bool
             See `record`.
 
@@ -156,7 +158,7 @@ class Result(Recorded):
     ) -> Path:
         """Write one picture of the batch, from 0, under exactly this path; else as `save`."""
         target = Path(path).expanduser()
-        picture_format = check_picture_path(target)
+        picture_format = check_image_path(target)
         texts = self._texts(index, picture_format, digests, paths) if metadata else {}
         with replacing(target) as temporary:
             self.images[index].save(temporary, format=picture_format, **texts)
@@ -169,7 +171,7 @@ class Result(Recorded):
         return pattern.with_name(name)
 
 
-def check_picture_path(path: Path) -> str:
+def check_image_path(path: Path) -> str:
     """Give the picture format that a path's ending stands for.
 
     Raises
@@ -184,11 +186,11 @@ def check_picture_path(path: Path) -> str:
     if name not in Image.SAVE:
         legal = ", ".join(ending for ending, name in sorted(formats.items()) if name in Image.SAVE)
         raise ValueError(f"{path} does not end like a picture; legal endings: {legal}")
-    if not path.parent.is_dir():
-        raise ValueError(f"directory {path.parent} does not exist")
+    check_directory(path)
     return name
 
 
+@public
 @dataclass(frozen=True)
 class VideoResult(Recorded):
     """Frames of one call, and what made them.
@@ -288,7 +290,7 @@ class VideoResult(Recorded):
         name = pattern.name if "{index}" in pattern.name else f"{pattern.stem}_{{index}}{pattern.suffix}"
         paths = [pattern.with_name(name.replace("{index}", f"{index:0{digits}}")) for index in range(len(self.arrays))]
         for index, path in enumerate(paths):
-            picture_format = check_picture_path(path)
+            picture_format = check_image_path(path)
             options = {} if kept is None else self._texts(index, picture_format, **kept)
             with replacing(path) as temporary:
                 self.frames[index].save(
@@ -307,8 +309,7 @@ def check_video_path(path: Path, fps: float) -> None:
     """
     suffix = path.suffix.lower()
     if suffix not in WRITERS or "{index}" in path.name:
-        check_picture_path(path)
+        check_image_path(path)
         return
     check_rate(fps, suffix)
-    if not path.parent.is_dir():
-        raise ValueError(f"directory {path.parent} does not exist")
+    check_directory(path)

@@ -114,7 +114,7 @@ def with_stored_choice(
     else:
         fields: dict[str, Any] = {TUNED[name]: value for name, value in choice.items()}
         return ContextParams(**fields).updated(context)
-    message = f"tune: {missing}; the defaults are used. To measure: {_command(context, opening)}"
+    message = f"tuned: {missing}; the defaults are used. To measure: {_command(context, opening)}"
     warn(message)
     return context
 

@@ -19,11 +19,12 @@ from .._numbers import check_integer, check_number
 from .._process.aio import as_coroutine
 from .._process.calls import GRACE, Call
 from .._process.handle import Handle
+from .._public import public
 from .._records.digests import file_state
 from .._records.origin import Origin, Upscaling
 from ..events import Listeners, LogFunction, Progress, ProgressFunction
 from ..images.convert import ImageLike, as_rgb, to_pillow
-from .results import Result, check_picture_path
+from .results import Result, check_image_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +41,7 @@ _MOST_TILE = 16384
 _MOST_BYTES = (1 << 31) - 1  # the engine counts a picture's bytes in an int
 
 
+@public
 @dataclass(frozen=True)
 class UpscaleResult:
     """An enlarged picture.
@@ -73,12 +75,13 @@ class UpscaleResult:
             If the ending is no picture format, or the directory does not exist.
         """
         target = Path(path).expanduser()
-        picture_format = check_picture_path(target)
+        picture_format = check_image_path(target)
         with replacing(target) as temporary:
             self.image.save(temporary, format=picture_format)
         return target
 
 
+@public
 class Upscaler(Handle):
     """An upscaling network (ESRGAN, Real-ESRGAN), loaded to enlarge pictures with.
 

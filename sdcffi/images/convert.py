@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
+from .._files import unreadable
+from ..errors import PathNotFoundError
 from .pixels import Alpha, from_array, from_pillow, without_alpha
 
 if TYPE_CHECKING:
@@ -185,13 +187,15 @@ def _numbers(source: Any, name: str) -> NDArray[Any]:
 
 def _read(path: str | os.PathLike[str], name: str) -> bytes:
     place = os.path.expanduser(os.fspath(path))
+    if not os.path.exists(place):
+        raise PathNotFoundError(f"{name}: {place} does not exist")
     if not os.path.isfile(place):
         raise ValueError(f"{name}: {place} is not a file")
     try:
         with open(place, "rb") as file:
             return file.read()
     except OSError as error:
-        raise ValueError(f"{name} cannot be read: {error}") from error
+        raise unreadable(f"{name} cannot be read: {error}", error) from error
 
 
 def _opened(content: bytes | memoryview, name: str) -> Image.Image:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._files import unreadable
 from .._warnings import warn
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def read_texts(path: Path) -> tuple[str | None, str | None]:
             image.load()  # a PNG's text may follow its pixels
             return (*_texts(image),)  # type: ignore[return-value]
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+        raise unreadable(f"{path} cannot be read as a picture: {error}", error) from error
 
 
 def _texts(image: Image.Image) -> Iterator[str | None]:

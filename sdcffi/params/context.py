@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .._public import public
 from .struct import StrPath, Struct
 
 __all__ = ["ContextParams", "Embedding"]
 
 
+@public
 @dataclass(frozen=True, kw_only=True)
 class Embedding(Struct):
     """A textual-inversion embedding: `name` is the word in the prompt that stands for the file `path`."""
@@ -19,6 +21,7 @@ class Embedding(Struct):
     path: StrPath
 
 
+@public
 @dataclass(frozen=True, kw_only=True)
 class ContextParams(Struct):
     """What is loaded and where it runs: `sd_ctx_params_t`.

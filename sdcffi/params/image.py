@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .._public import public
 from .lora import Lora
 from .sampling import Cache, SampleParams, Tiling
 from .struct import MaskPixels, Pixels, StrPath, Struct
@@ -12,6 +13,7 @@ from .struct import MaskPixels, Pixels, StrPath, Struct
 __all__ = ["Hires", "ImageParams", "PhotoMaker"]
 
 
+@public
 @dataclass(frozen=True, kw_only=True)
 class PhotoMaker(Struct):
     """Pictures of a person for PhotoMaker: `sd_pm_params_t`.
@@ -32,6 +34,7 @@ class PhotoMaker(Struct):
     style_strength: float | None = None
 
 
+@public
 @dataclass(frozen=True, kw_only=True)
 class Hires(Struct):
     """A second pass at a larger size: `sd_hires_params_t`.
@@ -73,6 +76,7 @@ class Hires(Struct):
     upscale_tile_size: int | None = None
 
 
+@public
 @dataclass(frozen=True, kw_only=True)
 class ImageParams(Struct):
     """One call that draws pictures: `sd_img_gen_params_t`.

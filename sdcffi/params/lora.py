@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from .._public import public
 from .struct import StrPath, Struct
 
 __all__ = ["Lora", "LoraLike", "LoraReport"]
 
 
+@public
 @dataclass(frozen=True)
 class Lora(Struct):
     """A LoRA adapter to draw with: `sd_lora_t`.
@@ -43,6 +45,7 @@ class Lora(Struct):
 LoraLike: TypeAlias = "Lora | StrPath | tuple[StrPath, float]"
 
 
+@public
 @dataclass(frozen=True)
 class LoraReport:
     """What became of one adapter in a call, as the engine counted it.

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from .._files import unreadable
 from .struct import StrPath, Struct, struct_named
 
 __all__ = ["attach_files", "attach_pictures", "check_keys", "decode", "detach", "encode", "plain", "read_table"]
@@ -194,7 +195,7 @@ def read_table(path: StrPath) -> dict[str, Any]:
             raise ValueError("its ending must be .json or .toml")
         data = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{source} cannot be read: {error}") from error
+        raise unreadable(f"{source} cannot be read: {error}", error) from error
     if not isinstance(data, dict):
         raise ValueError(f"{source} must hold a table of parameters, not {type(data).__name__}")
     return data

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .._public import public
 from .struct import Struct
 
 __all__ = ["Cache", "Guidance", "SampleParams", "SkipLayerGuidance", "Tiling"]
 
 
+@public
 @dataclass(frozen=True, kw_only=True)
 class Tiling(Struct):
     """Decode and encode in tiles, which takes less memory: `sd_tiling_params_t`.
@@ -39,6 +41,7 @@ class Tiling(Struct):
     rel_size_y: float | None = None
 
 
+@public
 @dataclass(frozen=True, kw_only=True)
 class SkipLayerGuidance(Struct):
     """Skip-layer guidance (Stable Diffusion 3.5): `sd_slg_params_t`.
@@ -62,6 +65,7 @@ class SkipLayerGuidance(Struct):
     scale: float | None = None
 
 
+@public
 @dataclass(frozen=True, kw_only=True)
 class Guidance(Struct):
     """How strongly the prompt acts: `sd_guidance_params_t`.
@@ -85,6 +89,7 @@ class Guidance(Struct):
     slg: SkipLayerGuidance | None = None
 
 
+@public
 @dataclass(frozen=True, kw_only=True)
 class SampleParams(Struct):
     """The denoising loop: `sd_sample_params_t`.
@@ -123,6 +128,7 @@ class SampleParams(Struct):
     flow_shift: float | None = None
 
 
+@public
 @dataclass(frozen=True, kw_only=True)
 class Cache(Struct):
     """Reuse of results between steps: `sd_cache_params_t`; each mode reads its own fields.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MaskPixels", "Pixels", "StrPath", "Struct", "struct_named"]
 
-StrPath: TypeAlias = "str | os.PathLike[str]"
+StrPath: TypeAlias = str | os.PathLike[str]
 Pixels: TypeAlias = "ImageLike"
 MaskPixels: TypeAlias = "MaskLike"
 _Struct = TypeVar("_Struct", bound="Struct")

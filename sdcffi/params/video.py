@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .._public import public
 from .lora import Lora
 from .sampling import Cache, SampleParams, Tiling
 from .struct import Pixels, Struct
@@ -12,6 +13,7 @@ from .struct import Pixels, Struct
 __all__ = ["VideoParams"]
 
 
+@public
 @dataclass(frozen=True, kw_only=True)
 class VideoParams(Struct):
     """One call that makes a video: `sd_vid_gen_params_t`.
