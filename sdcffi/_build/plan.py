@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import shlex
 import shutil
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from .._files import cache_directory
+from .._machine.limits import usable_processors
 from . import backends
 from .compilers import Compiler, find_compiler
 from .cpu import cpu_definitions
@@ -120,7 +120,7 @@ class BuildPlan:
 
     def compile_command(self) -> list[str]:
         """Return the command line that compiles and links."""
-        jobs = self.request.jobs or _cores()
+        jobs = self.request.jobs or usable_processors()
         # Not through `cmake --build`: ninja must hear of Ctrl-C, and stops what it has started.
         return [str(NINJA.find()), "-C", str(self.build_directory), "-j", str(jobs), "native"]
 
@@ -192,7 +192,3 @@ def _revision(source: Source) -> dict[str, str]:
     # An empty GIT_EXE keeps upstream's CMake from asking git about a repository that happens to enclose the tree.
     version = f"{source.origin}-{source.version}".replace("/", "-")
     return {"GIT_EXE": "", "SDCPP_BUILD_COMMIT": source.commit, "SDCPP_BUILD_VERSION": version}
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if platform.system() == "Linux" else os.cpu_count() or 1
