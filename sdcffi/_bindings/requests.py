@@ -9,10 +9,12 @@ from typing import Any
 from .._machine.backends import AUTO, BackendChoice
 from .._machine.devices import Device, Variant
 from ..params.context import ContextParams
+from ..params.image import ImageParams
 from ..params.struct import StrPath, Struct
+from ..params.video import VideoParams
 
 __all__ = [
-    *("Conversion", "Description", "Edges", "Offer", "Opened", "Opening", "Resolved", "UpscalerParams"),
+    *("Conversion", "Defaults", "Description", "Edges", "Offer", "Opened", "Opening", "Resolved", "UpscalerParams"),
 ]
 
 
@@ -53,12 +55,21 @@ class Opening:
 
 
 @dataclass(frozen=True)
+class Defaults:
+    """What the engine itself writes into the parameters of a call, reuse between steps and a second pass included."""
+
+    image: ImageParams
+    video: VideoParams
+
+
+@dataclass(frozen=True)
 class Opened:
-    """What a session has found: the device, the engine's commit, and the key of the native build."""
+    """What a session has found: the device, the engine's commit, the key of the native build, and the defaults."""
 
     device: Device
     commit: str
     build: str
+    defaults: Defaults
 
 
 @dataclass(frozen=True)

@@ -10,22 +10,23 @@ from .._machine.backends import BackendChoice
 from .._machine.devices import Device
 from .._machine.limits import usable_cores
 from ..errors import GenerationError, LoraError, ModelLoadError, NativeError, SDError
+from ..params.image import Hires, ImageParams
 from ..params.lora import Lora, LoraReport
+from ..params.sampling import Cache
+from ..params.video import VideoParams
 from .callbacks import PreviewOptions, listening
 from .job import Job
 from .library import load
 from .marshal import Marshaller, adopt_images, adopt_pixels
 from .plugins import plugins_of
-from .requests import Conversion, Description, Edges, Offer, Opened, Opening, Resolved, UpscalerParams
+from .requests import Conversion, Defaults, Description, Edges, Offer, Opened, Opening, Resolved, UpscalerParams
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from ..params.context import ContextParams
-    from ..params.image import ImageParams
     from ..params.struct import Struct
-    from ..params.video import VideoParams
 
 __all__ = ["Session"]
 
@@ -64,7 +65,16 @@ class Session:
         self._device = self._use_backend(job, opening.backend)
         library = self._library
         build = str(library.build.manifest.get("key", ""))
-        return Opened(self._device, library.text(library.lib.sd_commit()), build)
+        return Opened(self._device, library.text(library.lib.sd_commit()), build, self._defaults())
+
+    def _defaults(self) -> Defaults:
+        marshaller = Marshaller(self._library)
+        image, video = marshaller.struct(ImageParams()), marshaller.struct(VideoParams())
+        cache = Cache(mode="")
+        return Defaults(
+            marshaller.read(image[0], ImageParams(cache=cache, hires=Hires())),
+            marshaller.read(video[0], VideoParams(cache=cache)),
+        )
 
     def load(self, job: Job, params: ContextParams | UpscalerParams) -> None:
         """Load the model, or the upscaling network."""
