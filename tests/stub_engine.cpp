@@ -15,9 +15,9 @@
 #include <utility>
 #include <vector>
 
+#include "engine/interrupts.hpp"
 #include "ggml.h"
-#include "guard.h"
-#include "thrown.hpp"
+#include "guard/guard.h"
 
 namespace {
 

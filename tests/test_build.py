@@ -104,7 +104,7 @@ class StandIn:
             self.upstream / "src/engine.c": ENGINE,
             self.upstream / "ggml/CMakeLists.txt": "",
             self.upstream / "LICENSE": LICENCE,
-            self.csrc / "guard.h": "typedef struct { char text[8]; } sdg_error;\nSD_API int sdg_answer(void);\n",
+            self.csrc / "guard/guard.h": "typedef struct { char text[8]; } sdg_error;\nSD_API int sdg_answer(void);\n",
             self.csrc / "upstream.toml": (ROOT / "csrc/upstream.toml").read_text(),
             self.csrc / "patches/0001-answer.patch": PATCH,
             self.tools / "step.py": STEP,
@@ -564,7 +564,7 @@ def test_a_wheel_carries_the_build_and_fits_every_python(stand_in: StandIn, tmp_
         manifest = json.loads(wheel.read("sdcffi/_native/manifest.json"))
     native_files = {file for file in files if file.startswith("sdcffi/_native/")}
     assert native_files == {f"sdcffi/_native/{name}" for name in [*manifest["files"], "manifest.json"]}
-    ours = {"sdcffi/py.typed", "sdcffi/csrc/guard.cpp", "sdcffi/csrc/upstream.toml", "sdcffi/_build/plan.py"}
+    ours = {"sdcffi/py.typed", "sdcffi/csrc/guard/guard.cpp", "sdcffi/csrc/upstream.toml", "sdcffi/_build/plan.py"}
     assert ours <= files
     assert len([file for file in files if file.endswith(".patch")]) == len(list(ROOT.glob("csrc/patches/*.patch")))
 

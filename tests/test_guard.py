@@ -34,7 +34,7 @@ def compile_stub(directory: Path, pinned: Path, sanitizers: str) -> Path:
     if compiler is None or sys.platform != "linux":
         pytest.skip("needs g++ or clang++ on Linux")
     csrc, program = csrc_directory(), directory / "stub"
-    sources = [HERE / "stub_engine.cpp", csrc / "guard.cpp", csrc / "crash_report.cpp"]
+    sources = [HERE / "stub_engine.cpp", csrc / "guard" / "guard.cpp", csrc / "guard" / "crash_report.cpp"]
     includes = [f"-I{path}" for path in (csrc, pinned / "include", pinned / "ggml" / "include")]
     flags = ["-std=c++17", "-g", "-O1", "-rdynamic", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
     command = [compiler, *flags, "-DGGML_MAX_NAME=128", *includes, *sources, "-o", program, "-ldl", "-pthread"]

@@ -1,10 +1,10 @@
 // Matrix products, two-dimensional convolutions and biases of the CPU backend.
-#include <cstring>
+#include <algorithm>
 
 #include "ggml-cpu.h"
 #include "ggml.h"
-#include "product.hpp"
 #include "sdcffi_cpu.h"
+#include "tiled_product.hpp"
 
 namespace sdcffi {
 namespace {

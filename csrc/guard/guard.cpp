@@ -6,9 +6,9 @@
 #include <cstdlib>
 #include <string>
 
+#include "engine/interrupts.hpp"
 #include "ggml.h"
-#include "guarded.hpp"
-#include "thrown.hpp"
+#include "guarded_call.hpp"
 
 namespace {
 

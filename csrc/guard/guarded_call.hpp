@@ -1,6 +1,6 @@
 // How a native operation is called so that nothing it throws reaches C: shared by the files that define sdg_ functions.
-#ifndef SDCFFI_GUARDED_HPP
-#define SDCFFI_GUARDED_HPP
+#ifndef SDCFFI_GUARDED_CALL_HPP
+#define SDCFFI_GUARDED_CALL_HPP
 
 #include <cstdio>
 #include <exception>
@@ -9,9 +9,9 @@
 #include <utility>
 
 #include "crash_report.hpp"
+#include "engine/interrupts.hpp"
 #include "ggml.h"
 #include "guard.h"
-#include "thrown.hpp"
 
 namespace sdcffi {
 

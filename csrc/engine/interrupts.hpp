@@ -1,6 +1,6 @@
 // What the guard and our patches throw through the engine, and whether anything may be thrown at all.
-#ifndef SDCFFI_THROWN_HPP
-#define SDCFFI_THROWN_HPP
+#ifndef SDCFFI_INTERRUPTS_HPP
+#define SDCFFI_INTERRUPTS_HPP
 
 #include <atomic>
 #include <new>

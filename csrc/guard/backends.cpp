@@ -3,9 +3,9 @@
 #include <string>
 #include <vector>
 
+#include "engine/interrupts.hpp"
 #include "ggml-backend.h"
-#include "guarded.hpp"
-#include "thrown.hpp"
+#include "guarded_call.hpp"
 
 #if defined(_WIN32)
 #include <windows.h>

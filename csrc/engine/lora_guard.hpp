@@ -2,8 +2,8 @@
 #ifndef SDCFFI_LORA_GUARD_HPP
 #define SDCFFI_LORA_GUARD_HPP
 
-#include "guarded.hpp"
-#include "lora_support.hpp"
+#include "guard/guarded_call.hpp"
+#include "lora_apply.hpp"
 
 namespace sdcffi {
 
