@@ -70,7 +70,7 @@ bool is_readable(const ggml_tensor* tensor) {
            (tensor->type == GGML_TYPE_F32 || ggml_get_type_traits(tensor->type)->to_float != nullptr);
 }
 
-bool is_ours(const ggml_tensor* node) {
+bool is_our_product(const ggml_tensor* node) {
     const ggml_tensor *right = node->src[0], *left = node->src[1];
     const int64_t least = ggml_is_quantized(right->type) ? kLeastRowsQuantised : kLeastRows;
     return node->type == GGML_TYPE_F32 && node->ne[1] >= least && node->ne[0] >= kLeastColumns && is_readable(right) &&
@@ -182,7 +182,7 @@ void combine_by_rows(const ggml_compute_params* params, const ggml_tensor* node)
 bool is_computed_here(const ggml_tensor* node) {
     switch (node->op) {
         case GGML_OP_MUL_MAT:
-            return is_ours(node);
+            return is_our_product(node);
         case GGML_OP_CONV_2D:
             return is_our_convolution(node);
         case GGML_OP_ADD:

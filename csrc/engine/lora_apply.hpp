@@ -73,13 +73,13 @@ private:
 };
 
 // An adapter that was asked for; the key changes with the file.
-struct LoraWish {
+struct LoraRequest {
     std::string path;
     float multiplier;
     bool is_high_noise;
     std::string key;
 
-    explicit LoraWish(const sd_lora_t& lora) : path(lora.path), multiplier(lora.multiplier), is_high_noise(lora.is_high_noise) {
+    explicit LoraRequest(const sd_lora_t& lora) : path(lora.path), multiplier(lora.multiplier), is_high_noise(lora.is_high_noise) {
         const auto file = std::filesystem::u8path(path);
         std::error_code error;
         const auto size = std::filesystem::file_size(file, error);
@@ -87,14 +87,14 @@ struct LoraWish {
         key = path + "|" + std::to_string(size) + "|" + std::to_string(time) + (is_high_noise ? "|high" : "");
     }
 
-    bool operator==(const LoraWish& other) const { return key == other.key && multiplier == other.multiplier; }
+    bool operator==(const LoraRequest& other) const { return key == other.key && multiplier == other.multiplier; }
 };
 
 // Everything that a context remembers about adapters.
 struct LoraState {
     LoraCache cache;
     std::unique_ptr<ModelLoader> weights;  // reads the model's own files again
-    std::vector<LoraWish> merged;
+    std::vector<LoraRequest> merged;
     std::set<std::string> touched;  // weights that are not as in the model's files
     bool changing = false;          // a call ended while weights were being changed
     std::vector<LoraReport> reports;
@@ -104,23 +104,23 @@ struct LoraState {
     std::list<std::vector<const char*>> texts;
 };
 
-inline std::vector<LoraWish> wishes(const sd_lora_t* loras, uint32_t count) {
-    return std::vector<LoraWish>(loras, loras + count);
+inline std::vector<LoraRequest> lora_requests(const sd_lora_t* loras, uint32_t count) {
+    return std::vector<LoraRequest>(loras, loras + count);
 }
 
-const std::string low_noise_name  = "lora.model.diffusion_model.";
-const std::string high_noise_name = "lora.model.high_noise_diffusion_model.";
+const std::string kLowNoiseName  = "lora.model.diffusion_model.";
+const std::string kHighNoiseName = "lora.model.high_noise_diffusion_model.";
 
 inline bool is_diffusion_lora_name(const std::string& name) {
-    return is_diffusion_model_name(name) || starts_with(name, high_noise_name);
+    return is_diffusion_model_name(name) || starts_with(name, kHighNoiseName);
 }
 
 // Upstream puts the high-noise model's prefix before the file's names, of which it then knows one kind only.
 inline void name_for_high_noise(String2TensorStorage& storages) {
     String2TensorStorage renamed;
     for (auto& [name, storage] : storages) {
-        if (starts_with(name, low_noise_name)) {
-            storage.name = high_noise_name + name.substr(low_noise_name.size());
+        if (starts_with(name, kLowNoiseName)) {
+            storage.name = kHighNoiseName + name.substr(kLowNoiseName.size());
         }
         renamed[storage.name] = storage;
     }
@@ -128,13 +128,13 @@ inline void name_for_high_noise(String2TensorStorage& storages) {
 }
 
 template <typename Engine>
-std::shared_ptr<LoraModel> read_part(Engine& engine, const LoraWish& wish, ggml_backend_t backend, LoraModel::filter_t filter) {
-    auto lora = std::make_shared<LoraModel>(wish.path, backend, wish.path, "", engine.version);
-    if (wish.is_high_noise) {
+std::shared_ptr<LoraModel> read_part(Engine& engine, const LoraRequest& request, ggml_backend_t backend, LoraModel::filter_t filter) {
+    auto lora = std::make_shared<LoraModel>(request.path, backend, request.path, "", engine.version);
+    if (request.is_high_noise) {
         name_for_high_noise(lora->model_loader.get_tensor_storage_map());
     }
     if (lora->load_failed || !lora->load_from_file(engine.n_threads, filter)) {
-        throw std::runtime_error("LoRA " + wish.path + " cannot be read");
+        throw std::runtime_error("LoRA " + request.path + " cannot be read");
     }
     lora->preprocess_lora_tensors(engine.tensors);
     return lora;
@@ -173,28 +173,28 @@ LoraReport examine(Engine& engine, const Adapter& adapter) {
 
 // The file's adapter for this engine's mode, from the cache if it is there.
 template <typename Engine>
-std::shared_ptr<Adapter> read(Engine& engine, const LoraWish& wish) {
+std::shared_ptr<Adapter> read(Engine& engine, const LoraRequest& request) {
     LoraCache& cache = engine.sdcffi_loras.cache;
-    auto adapter     = cache.find(wish.key);
+    auto adapter     = cache.find(request.key);
     if (adapter == nullptr) {
         const int64_t start = ggml_time_us();
         adapter             = std::make_shared<Adapter>();
         if (engine.apply_lora_immediately) {
-            adapter->models.push_back(read_part(engine, wish, engine.backend, nullptr));
+            adapter->models.push_back(read_part(engine, request, engine.backend, nullptr));
         } else {
-            adapter->models.push_back(read_part(engine, wish, engine.clip_backend, is_cond_stage_model_name));
-            adapter->models.push_back(read_part(engine, wish, engine.backend, is_diffusion_lora_name));
-            adapter->models.push_back(read_part(engine, wish, engine.vae_backend, is_first_stage_model_name));
+            adapter->models.push_back(read_part(engine, request, engine.clip_backend, is_cond_stage_model_name));
+            adapter->models.push_back(read_part(engine, request, engine.backend, is_diffusion_lora_name));
+            adapter->models.push_back(read_part(engine, request, engine.vae_backend, is_first_stage_model_name));
         }
         adapter->report         = examine(engine, *adapter);
         adapter->report.seconds = (ggml_time_us() - start) / 1e6;
-        cache.keep(wish.key, adapter);
+        cache.keep(request.key, adapter);
     }
-    adapter->report.path          = wish.path;
-    adapter->report.multiplier    = wish.multiplier;
-    adapter->report.is_high_noise = wish.is_high_noise;
+    adapter->report.path          = request.path;
+    adapter->report.multiplier    = request.multiplier;
+    adapter->report.is_high_noise = request.is_high_noise;
     for (auto& model : adapter->models) {
-        model->multiplier = wish.multiplier;
+        model->multiplier = request.multiplier;
         model->applied_lora_tensors.clear();
     }
     return adapter;
@@ -220,7 +220,7 @@ void restore(Engine& engine) {
 }
 
 template <typename Engine>
-void merge(Engine& engine, const std::vector<LoraWish>& wanted) {
+void merge(Engine& engine, const std::vector<LoraRequest>& wanted) {
     LoraState& state = engine.sdcffi_loras;
     if (wanted == state.merged && !state.changing) {
         return;
@@ -229,8 +229,8 @@ void merge(Engine& engine, const std::vector<LoraWish>& wanted) {
     restore(engine);
     state.merged.clear();
     state.reports.clear();
-    for (auto& wish : wanted) {
-        auto adapter        = read(engine, wish);
+    for (auto& request : wanted) {
+        auto adapter        = read(engine, request);
         const int64_t start = ggml_time_us();
         LoraReport report   = adapter->report;
         if (!report.touched.empty()) {
@@ -253,13 +253,13 @@ void attach(const std::shared_ptr<Part>& part, const std::vector<std::shared_ptr
 }
 
 template <typename Engine>
-void attach_all(Engine& engine, const std::vector<LoraWish>& wanted) {
+void attach_all(Engine& engine, const std::vector<LoraRequest>& wanted) {
     engine.cond_stage_lora_models.clear();
     engine.diffusion_lora_models.clear();
     engine.first_stage_lora_models.clear();
     engine.sdcffi_loras.reports.clear();
-    for (auto& wish : wanted) {
-        auto adapter        = read(engine, wish);
+    for (auto& request : wanted) {
+        auto adapter        = read(engine, request);
         const int64_t start = ggml_time_us();
         LoraReport report   = adapter->report;
         std::vector<std::shared_ptr<LoraModel>>* parts[] = {
@@ -295,9 +295,9 @@ void weights_loaded(Engine& engine, const ModelLoader& loader, lora_apply_mode_t
 template <typename Engine>
 void apply_loras(Engine& engine, const sd_lora_t* loras, uint32_t count) {
     if (engine.apply_lora_immediately) {
-        merge(engine, wishes(loras, count));
+        merge(engine, lora_requests(loras, count));
     } else {
-        attach_all(engine, wishes(loras, count));
+        attach_all(engine, lora_requests(loras, count));
     }
 }
 

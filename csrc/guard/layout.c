@@ -5,11 +5,11 @@
 #define STRUCT(type) {#type, "", 0, sizeof(type)},
 #define FIELD(type, field) {#type, #field, offsetof(type, field), sizeof(((type*)0)->field)},
 
-static const sdg_layout_row rows[] = {
+static const sdg_layout_row kRows[] = {
 #include "layout_fields.inc"
 };
 
 const sdg_layout_row* sdg_layout(size_t* count) {
-    *count = sizeof rows / sizeof rows[0];
-    return rows;
+    *count = sizeof kRows / sizeof kRows[0];
+    return kRows;
 }
