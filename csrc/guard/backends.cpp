@@ -1,5 +1,4 @@
 // Backend plug-ins and their devices: ggml's registry, as Python sees it.
-#include <algorithm>
 #include <string>
 #include <vector>
 
