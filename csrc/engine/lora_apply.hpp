@@ -1,10 +1,10 @@
-// LoRA as sdcffi applies it, in place of upstream's apply_loras: files are read once, nothing is merged unless it fits,
-// merged weights are restored exactly, and every adapter is counted. Included by the patched
-// stable-diffusion.cpp, whose class is the template argument Engine.
+// LoRA as sdcffi applies it, in place of upstream's apply_loras: each file is read once, merged weights are restored
+// exactly, and every tensor of a file is counted. The patched stable-diffusion.cpp includes this file; its class is the
+// template argument Engine.
 //
-// at_runtime:  three LoraModels a file (text encoder, diffusion model, autoencoder), attached as weight adapters
-// immediately: one LoraModel a file, merged into the weights; the touched weights are read again from the model's own
-//              files before another set is merged, so that rounding cannot add up
+// at_runtime:  each file has three LoraModels (text encoder, diffusion model, autoencoder), attached as weight adapters
+// immediately: each file has one LoraModel, merged into the weights. Before another set is merged, the touched weights
+//              are read again from the model's files, so that rounding errors do not add up.
 #ifndef SDCFFI_LORA_APPLY_HPP
 #define SDCFFI_LORA_APPLY_HPP
 
@@ -25,16 +25,16 @@
 
 namespace sdcffi {
 
-// Set while a context is made that only has to know its tensors: their memory is reserved, but never touched.
+// Set while a context is made of which only the tensors' names and shapes are needed: their memory is never written.
 inline thread_local bool names_only = false;
 
-// A file that was read: its models, one or one a part, and what it would do to this engine's weights.
+// A LoRA file that was read: one LoraModel, or one for each part of the engine, and what it does to the weights.
 struct Adapter {
     std::vector<std::shared_ptr<LoraModel>> models;
     LoraReport report;
 };
 
-// Adapters that were read, the most recently used first, up to a number of bytes.
+// The adapters that were read, the most recently used first. Together they have at most `limit` bytes.
 class LoraCache {
 public:
     std::shared_ptr<Adapter> find(const std::string& key) {
@@ -56,7 +56,7 @@ public:
         size_t sum = 0;
         for (auto entry = entries_.begin(); entry != entries_.end();) {
             sum += entry->bytes;
-            // The newest stays in any case: it is about to be used.
+            // The newest always stays: it is about to be used.
             entry = sum > limit && entry != entries_.begin() ? entries_.erase(entry) : std::next(entry);
         }
     }
@@ -72,7 +72,7 @@ private:
     std::list<Entry> entries_;
 };
 
-// An adapter that was asked for; the key changes with the file.
+// One LoRA of a call. The key changes when the file does.
 struct LoraRequest {
     std::string path;
     float multiplier;
@@ -90,16 +90,16 @@ struct LoraRequest {
     bool operator==(const LoraRequest& other) const { return key == other.key && multiplier == other.multiplier; }
 };
 
-// Everything that a context remembers about adapters.
+// The adapters of a context.
 struct LoraState {
     LoraCache cache;
     std::unique_ptr<ModelLoader> weights;  // reads the model's own files again
     std::vector<LoraRequest> merged;
-    std::set<std::string> touched;  // weights that are not as in the model's files
-    bool changing = false;          // a call ended while weights were being changed
+    std::set<std::string> touched;  // weights that differ from the model's files
+    bool changing = false;          // weights are being changed, or were when a call was interrupted
     std::vector<LoraReport> reports;
     std::list<LoraReport> checked;
-    // What sdg_check_loras and sdg_lora_reports hand out, until the next of their calls.
+    // What sdg_check_loras and sdg_lora_reports return; the next call of either replaces it.
     std::vector<sdg_lora_report> rows;
     std::list<std::vector<const char*>> texts;
 };
@@ -115,7 +115,7 @@ inline bool is_diffusion_lora_name(const std::string& name) {
     return is_diffusion_model_name(name) || starts_with(name, kHighNoiseName);
 }
 
-// Upstream puts the high-noise model's prefix before the file's names, of which it then knows one kind only.
+// Upstream instead puts the high-noise model's prefix before the names in the file, and then knows only one kind.
 inline void name_for_high_noise(String2TensorStorage& storages) {
     String2TensorStorage renamed;
     for (auto& [name, storage] : storages) {
@@ -140,7 +140,7 @@ std::shared_ptr<LoraModel> read_part(Engine& engine, const LoraRequest& request,
     return lora;
 }
 
-// What the tensors that were read would do; nothing is changed.
+// Reports what the tensors that were read would do. No weight changes.
 template <typename Engine>
 LoraReport examine(Engine& engine, const Adapter& adapter) {
     LoraReport report;
@@ -150,7 +150,7 @@ LoraReport examine(Engine& engine, const Adapter& adapter) {
     size_t loaded        = 0;
     for (auto& model : adapter.models) {
         for (auto& [name, tensor] : engine.tensors) {
-            if (name != "alphas_cumprod") {  // a local of the loader that it leaves in the list
+            if (name != "alphas_cumprod") {  // the loader leaves this local tensor of its own in the list
                 Fit(*model, name, tensor).examine(report);
             }
         }
@@ -162,7 +162,7 @@ LoraReport examine(Engine& engine, const Adapter& adapter) {
         }
     }
     if (loaded < report.total) {
-        for (auto& [name, storage] : storages) {  // those that no part of any model would ask for
+        for (auto& [name, storage] : storages) {  // those that no part of a model has a name for
             if (!is_cond_stage_model_name(name) && !is_diffusion_lora_name(name) && !is_first_stage_model_name(name)) {
                 report.skipped.insert(name);
             }
@@ -171,7 +171,7 @@ LoraReport examine(Engine& engine, const Adapter& adapter) {
     return report;
 }
 
-// The file's adapter for this engine's mode, from the cache if it is there.
+// Returns the file's adapter for this engine's mode, from the cache if it has it.
 template <typename Engine>
 std::shared_ptr<Adapter> read(Engine& engine, const LoraRequest& request) {
     LoraCache& cache = engine.sdcffi_loras.cache;
@@ -200,7 +200,7 @@ std::shared_ptr<Adapter> read(Engine& engine, const LoraRequest& request) {
     return adapter;
 }
 
-// Reads the touched weights again, so that they are what the model's files say.
+// Reads the touched weights again from the model's files.
 template <typename Engine>
 void restore(Engine& engine) {
     LoraState& state = engine.sdcffi_loras;
@@ -247,7 +247,7 @@ void merge(Engine& engine, const std::vector<LoraRequest>& wanted) {
 template <typename Part>
 void attach(const std::shared_ptr<Part>& part, const std::vector<std::shared_ptr<LoraModel>>& models) {
     if (part) {
-        // An empty adapter would still lead every layer off its fast path.
+        // Even an empty adapter would take every layer off its fast path.
         part->set_weight_adapter(models.empty() ? nullptr : std::make_shared<MultiLoraAdapter>(models));
     }
 }
@@ -278,7 +278,7 @@ void attach_all(Engine& engine, const std::vector<LoraRequest>& wanted) {
     attach(engine.first_stage_model, engine.first_stage_lora_models);
 }
 
-// Called once, when the weights are loaded.
+// The engine calls this once, when the weights are loaded.
 template <typename Engine>
 void weights_loaded(Engine& engine, const ModelLoader& loader, lora_apply_mode_t mode) {
     engine.sdcffi_loras.weights = std::make_unique<ModelLoader>(loader);
@@ -301,15 +301,15 @@ void apply_loras(Engine& engine, const sd_lora_t* loras, uint32_t count) {
     }
 }
 
-// "...encoder.layers.11." of a text encoder's tensor; empty for others.
+// Returns "...encoder.layers.11." for a text encoder's tensor, "" for others.
 inline std::string text_layer(const std::string& name) {
     const size_t layers = is_cond_stage_model_name(name) ? name.find("layers.") : std::string::npos;
     const size_t end    = layers != std::string::npos ? name.find('.', layers + strlen("layers.")) : std::string::npos;
     return end != std::string::npos ? name.substr(0, end + 1) : "";
 }
 
-// Called when pictures were drawn: in at_runtime mode only the finished graphs tell which tensors took part. Models
-// leave out the last layers of their text encoders; what is for a layer that does not run has not been passed over.
+// The engine calls this after a generation: in at_runtime mode only the finished graphs show which tensors were used.
+// Models do not run the last layers of their text encoders; tensors for such a layer still count as applied.
 template <typename Engine>
 void count_applied(Engine& engine) {
     if (engine.apply_lora_immediately) {

@@ -13,6 +13,7 @@
 
 namespace sdcffi {
 
+// What one file does to the weights of a model.
 struct LoraReport {
     std::string path;
     float multiplier   = 1.f;
@@ -20,20 +21,20 @@ struct LoraReport {
     size_t total       = 0;
     std::set<std::string> applied;
     std::set<std::string> skipped;
-    std::vector<std::string> misfits;  // "model tensor: reason"
-    std::set<std::string> touched;     // names of model tensors
-    std::set<std::string> types;       // of those tensors
+    std::vector<std::string> misfits;  // "weight: reason"
+    std::set<std::string> touched;     // names of weights
+    std::set<std::string> types;       // of those weights
     bool immediately = false;
     double seconds   = 0;
 };
 
-// What a file's tensors would do to one model tensor.
+// The tensors of a file that are meant for one weight of the model.
 class Fit {
 public:
     Fit(const LoraModel& lora, const std::string& name, const ggml_tensor* weight)
         : lora_(lora), name_(name), weight_(weight) {}
 
-    // Puts those tensors of the file that are meant for this weight into `report`, and the misfit if they do not fit.
+    // Adds the names of these tensors to `report`, and the misfit if they do not fit.
     void examine(LoraReport& report) {
         int64_t elements = 0;
         for (int index = 0;; index++) {
@@ -76,7 +77,7 @@ private:
         return found->second;
     }
 
-    // Upstream pads a difference that has fewer rows than the weight (stacked projections of which some are missing).
+    // Upstream pads a difference with fewer rows than the weight: it is for some of several stacked projections.
     bool can_pad(int64_t elements) const {
         return ggml_n_dims(weight_) == 2 && elements < ggml_nelements(weight_) && elements % weight_->ne[0] == 0;
     }
@@ -91,12 +92,12 @@ private:
         return tensor->ne[std::max(ggml_n_dims(tensor), 2) - 1];
     }
 
-    // down: (rank, inputs...), up: (outputs, rank), mid: (rank, rank, kernel); gives the elements of their product.
+    // down: (rank, inputs...), up: (outputs, rank), mid: (rank, rank, kernel). Returns the elements of their product.
     int64_t product(const ggml_tensor* down, const ggml_tensor* up, const ggml_tensor* mid) {
         const int64_t rank   = lora_rank(down);
         const int64_t inputs = ggml_nelements(down) / rank, outputs = last(up);
         if (ggml_nelements(up) != outputs * rank) {
-            misfit("up " + shape(up) + " and down " + shape(down) + " do not agree in their rank");
+            misfit("up " + shape(up) + " and down " + shape(down) + " differ in rank");
         }
         return inputs * outputs * (mid != nullptr ? ggml_nelements(mid) / (rank * rank) : 1);
     }

@@ -1,4 +1,4 @@
-// The LoRA part of guard.h; included at the end of the patched stable-diffusion.cpp, where sd_ctx_t is complete.
+// The sdg_ functions for LoRA. The patched stable-diffusion.cpp includes this file last, where sd_ctx_t is complete.
 #ifndef SDCFFI_LORA_GUARD_HPP
 #define SDCFFI_LORA_GUARD_HPP
 
@@ -16,7 +16,7 @@ const char* const* as_c(LoraState& state, const Texts& texts) {
     return state.texts.back().data();
 }
 
-// Fills the context's rows; they point into the reports.
+// Fills the context's rows, which point into the reports.
 template <typename Reports>
 const sdg_lora_report* as_rows(LoraState& state, const Reports& reports) {
     state.rows.clear();

@@ -24,7 +24,7 @@ namespace {
 
 constexpr size_t kKeptLines = 50, kLineSize = 256, kMostFrames = 64;
 
-// Whoever finds a line in use passes it over, so that neither loader threads nor a signal handler ever wait.
+// A thread skips a line that is in use, so that neither loader threads nor a signal handler ever wait.
 struct Line {
     std::atomic<bool> busy{false};
     char text[kLineSize] = "";
@@ -40,7 +40,7 @@ std::atomic<int> assertion_state{kNone};
 enum { kQuiet, kReporting, kReported };
 std::atomic<int> report_state{kQuiet};
 
-// Nothing but write: the heap and stdio may be what broke.
+// Only write() is safe: the heap or stdio may be broken.
 void put(const char* text, size_t size) {
 #if defined(_WIN32)
     _write(2, text, static_cast<unsigned>(size));
@@ -93,7 +93,7 @@ void put_log() {
     }
 }
 
-// The first thread writes; the others must not end the process under its hands.
+// The first thread writes the report; the others wait, so that they do not end the process before it is complete.
 template <typename Write>
 bool report_once(Write&& write) {
     int expected = kQuiet;
@@ -145,7 +145,7 @@ const char* signal_name(int number) {
 void on_signal(int number) {
     report_crash("sdcffi-signal: ", signal_name(number));
     std::signal(number, SIG_DFL);
-    std::raise(number);  // blocked until the handler returns, so the status is the signal's own
+    std::raise(number);  // blocked until the handler returns; the exit status is then the signal's
 }
 
 #if defined(_WIN32)
@@ -208,7 +208,7 @@ void catch_crashes() {
 #else
 #if __has_include(<execinfo.h>)
     void* frame;
-    backtrace(&frame, 1);  // loads libgcc now: the loader takes locks and memory
+    backtrace(&frame, 1);  // loads libgcc now: loading takes locks and memory
 #endif
     stack_t stack  = {};
     stack.ss_sp    = signal_stack;

@@ -1,4 +1,4 @@
-/* sizeof and offsetof of every struct of the headers, filled in by the compiler that builds the library.
+/* The size and offset of every field of the headers' structs, as the compiler of the library sees them.
  * The build writes layout_fields.inc from the preprocessed headers: STRUCT(type) and FIELD(type, field) lines. */
 #include "guard.h"
 
