@@ -15,9 +15,9 @@
 #include <utility>
 #include <vector>
 
+#include "engine/interrupts.hpp"
 #include "ggml.h"
-#include "guard.h"
-#include "thrown.hpp"
+#include "guard/guard.h"
 
 namespace {
 
@@ -118,27 +118,72 @@ const std::map<std::string, std::function<void()>> wishes = {
     {"overflow", [] { overflow_stack(0); }},
 };
 
-void draw(sdg_error* error) {
-    sd_image_t* images = nullptr;
-    int count          = 0;
-    sd_img_gen_params_t params = {};
-    params.batch_count         = 1;
-    const sdg_status status    = sdg_generate_image(nullptr, &params, &images, &count, error);
-    std::printf("%d %s\n", static_cast<int>(status), error->text);
-    std::fflush(stdout);
-}
-
 uint8_t pixels[4 * 4 * 3]           = {};
 sd_image_t rgb                      = {4, 4, 3, pixels};
 sd_image_t grey                     = {4, 4, 1, pixels};
 sd_image_t missing                  = {4, 4, 3, nullptr};
 sd_lora_t nameless                  = {false, 1.f, nullptr};
+sd_ctx_t* const context             = reinterpret_cast<sd_ctx_t*>(&rgb);  // the stub does not look into it
+bool makes_images                   = true;
 bool makes_videos                   = true;
-const std::string whole_video       = "whole";
+const std::string whole             = "whole";
 
 // What a caller may get wrong, each on top of a call that is right.
+const std::map<std::string, std::function<void(sd_img_gen_params_t&)>> image_mistakes = {
+    {whole, [](sd_img_gen_params_t&) {}},
+    {"width", [](sd_img_gen_params_t& params) { params.width = 0; }},
+    {"height", [](sd_img_gen_params_t& params) { params.height = -64; }},
+    {"loras", [](sd_img_gen_params_t& params) { params.lora_count = 1; }},
+    {"lora path",
+     [](sd_img_gen_params_t& params) {
+         params.loras      = &nameless;
+         params.lora_count = 1;
+     }},
+    {"init_image", [](sd_img_gen_params_t& params) { params.init_image = grey; }},
+    {"mask_image", [](sd_img_gen_params_t& params) { params.mask_image = rgb; }},
+    {"control_image", [](sd_img_gen_params_t& params) { params.control_image = grey; }},
+    {"ref_images", [](sd_img_gen_params_t& params) { params.ref_images = nullptr; }},
+    {"reference", [](sd_img_gen_params_t& params) { params.ref_images = &missing; }},
+    {"id_images", [](sd_img_gen_params_t& params) { params.pm_params.id_images_count = 1; }},
+    {"custom_sigmas", [](sd_img_gen_params_t& params) { params.sample_params.custom_sigmas_count = 2; }},
+    {"layers", [](sd_img_gen_params_t& params) { params.sample_params.guidance.slg.layer_count = 2; }},
+    {"model", [](sd_img_gen_params_t&) { makes_images = false; }},
+};
+
+void draw_with(const std::string& mistake, sdg_error* error) {
+    sd_image_t* images         = nullptr;
+    int count                  = -1;
+    sd_img_gen_params_t params = {};
+    params.width = params.height = 64;
+    params.batch_count      = 1;
+    params.init_image       = rgb;
+    params.mask_image       = grey;
+    params.control_image    = rgb;
+    params.ref_images       = &rgb;
+    params.ref_images_count = 1;
+    image_mistakes.at(mistake)(params);
+    const sdg_status status = sdg_generate_image(context, &params, &images, &count, error);
+    std::printf("%d %s\n", static_cast<int>(status), error->text);
+    std::fflush(stdout);
+    makes_images = true;
+}
+
+void draw(sdg_error* error) {
+    draw_with(whole, error);
+}
+
+void draw_nothing(sdg_error* error) {
+    sd_image_t* images         = nullptr;
+    int count                  = -1;
+    sd_img_gen_params_t params = {};
+    for (auto status : {sdg_generate_image(nullptr, &params, &images, &count, error),
+                        sdg_generate_image(context, nullptr, &images, &count, error)}) {
+        std::printf("%d %d images\n", static_cast<int>(status), count);
+    }
+}
+
 const std::map<std::string, std::function<void(sd_vid_gen_params_t&)>> mistakes = {
-    {whole_video, [](sd_vid_gen_params_t&) {}},
+    {whole, [](sd_vid_gen_params_t&) {}},
     {"width", [](sd_vid_gen_params_t& params) { params.width = -64; }},
     {"height", [](sd_vid_gen_params_t& params) { params.height = 0; }},
     {"video_frames", [](sd_vid_gen_params_t& params) { params.video_frames = -3; }},
@@ -167,8 +212,7 @@ void film(const std::string& mistake, sdg_error* error) {
     params.control_frames      = &rgb;
     params.control_frames_size = 1;
     mistakes.at(mistake)(params);
-    // The stub does not look into its context.
-    const sdg_status status = sdg_generate_video(reinterpret_cast<sd_ctx_t*>(&rgb), &params, &frames, &count, error);
+    const sdg_status status = sdg_generate_video(context, &params, &frames, &count, error);
     std::printf("%d %s, %d frames\n", static_cast<int>(status), error->text, count);
     for (int i = 0; i < count; i++) {
         sdg_free(frames[i].data);
@@ -182,7 +226,7 @@ void film_nothing(sdg_error* error) {
     int count                  = -1;
     sd_vid_gen_params_t params = {};
     for (auto status : {sdg_generate_video(nullptr, &params, &frames, &count, error),
-                        sdg_generate_video(reinterpret_cast<sd_ctx_t*>(&rgb), nullptr, &frames, &count, error)}) {
+                        sdg_generate_video(context, nullptr, &frames, &count, error)}) {
         std::printf("%d %d frames\n", static_cast<int>(status), count);
     }
 }
@@ -209,11 +253,21 @@ int main(int count, char** arguments) {
         wish = wishes.at(count > 3 ? arguments[3] : "succeed");
         film(arguments[2], &error);
         wish = wishes.at("succeed");
-        film(whole_video, &error);
+        film(whole, &error);
         return 0;
     }
     if (std::strcmp(arguments[1], "film_nothing") == 0) {
         film_nothing(&error);
+        return 0;
+    }
+    if (std::strcmp(arguments[1], "draw") == 0) {
+        wish = wishes.at("succeed");
+        draw_with(arguments[2], &error);
+        draw(&error);
+        return 0;
+    }
+    if (std::strcmp(arguments[1], "draw_nothing") == 0) {
+        draw_nothing(&error);
         return 0;
     }
     if (count > 2 && std::strcmp(arguments[2], "catch") == 0) {
@@ -278,12 +332,11 @@ void ggml_log_set(ggml_log_callback, void*) {}
 void sd_set_preview_callback(sd_preview_cb_t, preview_t, int, bool, bool, void*) {}
 sd_ctx_t* new_sd_ctx(const sd_ctx_params_t*) { return nullptr; }
 void free_sd_ctx(sd_ctx_t*) {}
-bool sd_ctx_supports_image_generation(const sd_ctx_t*) { return true; }
+bool sd_ctx_supports_image_generation(const sd_ctx_t*) { return makes_images; }
 bool sd_ctx_supports_video_generation(const sd_ctx_t*) { return makes_videos; }
 sample_method_t sd_get_default_sample_method(const sd_ctx_t*) { return EULER_SAMPLE_METHOD; }
 scheduler_t sd_get_default_scheduler(const sd_ctx_t*, sample_method_t) { return DISCRETE_SCHEDULER; }
 int get_upscale_factor(upscaler_ctx_t*) { return 2; }
 bool preprocess_canny(sd_image_t, float, float, float, float, bool) { return true; }
 bool convert(const char*, const char*, const char*, sd_type_t, const char*, bool) { return false; }
-const char* sd_commit(void) { return ""; }
 const char* ggml_version(void) { return ""; }

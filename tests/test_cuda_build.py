@@ -49,7 +49,7 @@ def test_cuda_is_configured_and_files_compile(tmp_path: Path, monkeypatch: pytes
     plan = replace(make_plan(request), cache=tmp_path)
     prepare_tree(plan)
     plan.build_directory.mkdir(parents=True)
-    headers = (plan.tree / "include" / "stable-diffusion.h", plan.csrc / "guard.h")
+    headers = (plan.tree / "include" / "stable-diffusion.h", plan.csrc / "guard" / "guard.h")
     write_declarations(headers, plan.compiler, plan.generated)
     run_logged(plan.configure_command(), plan.log, plan.environment())
     ninja = [str(NINJA.find()), "-C", str(plan.build_directory)]

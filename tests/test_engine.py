@@ -334,11 +334,11 @@ def test_other_threads_run_while_the_engine_works(engine: Engine) -> None:
 
 
 def test_a_failed_assertion_is_an_exception(tiny_model: TinyModel, isolated: bool, unchecked: None) -> None:
-    one_channel = ImageParams(init_image=np.zeros((64, 64, 1), np.uint8))
+    uneven = ImageParams(ref_images=[np.zeros((8, 8, 3), np.uint8)])  # sides must be multiples of 16
     with Engine(**tiny_model.engine_arguments(), threads=1, isolated=isolated) as engine:
         before = engine.generate("a cat", **DRAW).arrays[0]
         with pytest.raises(NativeAssertError, match="GGML_ASSERT"):
-            engine.generate("a cat", **DRAW, params=one_channel)
+            engine.generate("a cat", **DRAW, params=uneven)
         if isolated:  # in a process of its own the model is loaded again
             assert np.array_equal(engine.generate("a cat", **DRAW).arrays[0], before)
         else:

@@ -34,7 +34,7 @@ def compile_stub(directory: Path, pinned: Path, sanitizers: str) -> Path:
     if compiler is None or sys.platform != "linux":
         pytest.skip("needs g++ or clang++ on Linux")
     csrc, program = csrc_directory(), directory / "stub"
-    sources = [HERE / "stub_engine.cpp", csrc / "guard.cpp", csrc / "crash_report.cpp"]
+    sources = [HERE / "stub_engine.cpp", csrc / "guard" / "guard.cpp", csrc / "guard" / "crash_report.cpp"]
     includes = [f"-I{path}" for path in (csrc, pinned / "include", pinned / "ggml" / "include")]
     flags = ["-std=c++17", "-g", "-O1", "-rdynamic", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
     command = [compiler, *flags, "-DGGML_MAX_NAME=128", *includes, *sources, "-o", program, "-ldl", "-pthread"]
@@ -95,28 +95,47 @@ def test_what_is_thrown_while_a_video_is_made_becomes_a_status(stub: RunStub, wi
 MISTAKES = {
     "width": "width and height must be at least 1",
     "height": "width and height must be at least 1",
-    "video_frames": "video_frames must be at least 1",
     "loras": "loras is NULL",
     "lora path": "a LoRA's path is NULL",
-    "control_frames": "control_frames is NULL",
-    "control frame": "a control frame has no pixels, or not three channels",
-    "init_image": "init_image has no pixels, or not three channels",
-    "end_image": "end_image has no pixels, or not three channels",
+    "init_image": "init_image needs pixels in 3 channels",
     "custom_sigmas": "custom_sigmas is NULL",
     "layers": "slg.layers is NULL",
+}
+IMAGE_MISTAKES = {
+    **MISTAKES,
+    "mask_image": "mask_image needs pixels in 1 channel",
+    "control_image": "control_image needs pixels in 3 channels",
+    "ref_images": "ref_images is NULL",
+    "reference": "ref_images[0] needs pixels in 3 channels",
+    "id_images": "id_images is NULL",
+    "model": "the model makes no images",
+}
+VIDEO_MISTAKES = {
+    **MISTAKES,
+    "video_frames": "video_frames must be at least 1",
+    "control_frames": "control_frames is NULL",
+    "control frame": "control_frames[0] needs pixels in 3 channels",
+    "end_image": "end_image needs pixels in 3 channels",
     "model": "the model makes no videos",
 }
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_video_that_is_asked_for_wrongly_is_refused_and_the_next_one_is_made(stub: RunStub, mistake: str) -> None:
+@pytest.mark.parametrize("mistake", IMAGE_MISTAKES)
+def test_wrong_parameters_of_an_image_are_refused_and_the_next_call_succeeds(stub: RunStub, mistake: str) -> None:
+    run = stub("draw", mistake)
+    assert (run.returncode, run.stdout, run.stderr) == (0, f"1 {IMAGE_MISTAKES[mistake]}\n0 \n", "")
+
+
+@pytest.mark.parametrize("mistake", VIDEO_MISTAKES)
+def test_wrong_parameters_of_a_video_are_refused_and_the_next_call_succeeds(stub: RunStub, mistake: str) -> None:
     run = stub("film", mistake)
-    assert (run.returncode, run.stdout, run.stderr) == (0, f"1 {MISTAKES[mistake]}, 0 frames\n0 , 5 frames\n", "")
+    assert (run.returncode, run.stdout, run.stderr) == (0, f"1 {VIDEO_MISTAKES[mistake]}, 0 frames\n0 , 5 frames\n", "")
 
 
-def test_a_video_without_context_or_parameters_is_refused(stub: RunStub) -> None:
-    run = stub("film_nothing")
-    assert (run.returncode, run.stdout, run.stderr) == (0, "1 0 frames\n1 0 frames\n", "")
+@pytest.mark.parametrize(("call", "kind"), [("draw_nothing", "images"), ("film_nothing", "frames")])
+def test_a_call_without_context_or_parameters_is_refused(stub: RunStub, call: str, kind: str) -> None:
+    run = stub(call)
+    assert (run.returncode, run.stdout, run.stderr) == (0, f"1 0 {kind}\n1 0 {kind}\n", "")
 
 
 def sections(text: str) -> dict[str, list[str]]:
@@ -321,7 +340,7 @@ def test_a_latent_of_nan_is_refused_and_the_context_stays(model: Path) -> None:
     """
     status, text, after = in_child(code, model)
     assert (status, after) == ("FAILED", "OK")
-    assert text.startswith("the latent that came out holds 2048 of 2048 values that are not numbers")
+    assert text.startswith("2048 of 2048 values of the latent are not numbers")
 
 
 def test_null_pointers_are_failures(model: Path) -> None:
@@ -369,9 +388,9 @@ def test_what_an_upscaler_is_not_given_rightly_is_a_failure_and_it_goes_on(netwo
     """
     files, pictures, nothing, after, factor, freed = in_child(code, network, bad)
     assert files == ["FAILED"] * 3
-    assert pictures[:6] == [["FAILED", "no picture of 3 channels"]] * 6
-    assert pictures[6:] == [["FAILED", "the upscaled picture would have more than 2^31 bytes"]] * 2
-    assert (nothing, after, factor, freed) == ("no upscaler", "OK", 4, ["OK", "OK"])
+    assert pictures[:6] == [["FAILED", "the image needs pixels in 3 channels"]] * 6
+    assert pictures[6:] == [["FAILED", "the upscaled image would have more than 2^31 bytes"]] * 2
+    assert (nothing, after, factor, freed) == ("the upscaler is NULL", "OK", 4, ["OK", "OK"])
 
 
 def test_a_network_of_nan_is_refused_and_stays(tmp_path: Path) -> None:
@@ -382,7 +401,7 @@ def test_a_network_of_nan_is_refused_and_stays(tmp_path: Path) -> None:
         upscaler = open_upscaler(path(sys.argv[1])).value
         result = [enlarge(upscaler, (2, 2, 3, new("uint8_t[]", 12)))[:2] for _ in range(2)]
     """
-    refused = ["FAILED", "the upscaled picture holds values that are not numbers"]
+    refused = ["FAILED", "the upscaled image has values that are not numbers"]
     assert in_child(code, network) == [refused] * 2
 
 
@@ -408,7 +427,7 @@ def test_edges_of_no_picture_are_a_failure(shape: tuple[int, ...] | None) -> Non
         picture = new("sd_image_t *", (width, height, channels, data))
         result = [call(lib.sdg_preprocess_canny, which, 0.1, 0.1, 0.8, 1, False)[:2] for which in (picture, ffi.NULL)]
     """
-    assert in_child(code, json.dumps(shape)) == [["FAILED", "no picture of 3 channels"]] * 2
+    assert in_child(code, json.dumps(shape)) == [["FAILED", "the image needs pixels in 3 or 4 channels"]] * 2
 
 
 def test_a_context_without_an_encoder_refuses_pictures(model: Path) -> None:
@@ -434,7 +453,7 @@ def test_a_lora_file_is_no_diffusion_model(model: Path) -> None:
     """
     status, text = in_child(code, model)
     assert status == "FAILED"
-    assert "the file of the diffusion model is none" in text
+    assert "the file is not a diffusion model" in text
 
 
 def safetensors(header: Any, data: bytes = bytes(128)) -> bytes:

@@ -1,18 +1,18 @@
-// Matrix products, two-dimensional convolutions and biases of the CPU backend.
-#include <cstring>
+// The CPU backend's operations that sdcffi computes: matrix products, two-dimensional convolutions and biases.
+#include <algorithm>
 
 #include "ggml-cpu.h"
 #include "ggml.h"
-#include "product.hpp"
 #include "sdcffi_cpu.h"
+#include "tiled_product.hpp"
 
 namespace sdcffi {
 namespace {
 
-// Fewer rows than these are ggml's: its dot products read the weights once, in their own type.
+// ggml computes products with fewer rows: its dot products read the weights once, in their own type.
 constexpr int64_t kLeastRows = 8, kLeastRowsQuantised = 16, kLeastColumns = 8;
 
-// Strips of rows of a tensor, from any type.
+// Packs rows of a tensor, of any type, into strips.
 void pack(const ggml_tensor* tensor, const char* base, int64_t count, int strip, int64_t k, int depth, float* spare, float* to) {
     const ggml_type_traits* traits = ggml_get_type_traits(tensor->type);
     const size_t offset = ggml_row_size(tensor->type, k);
@@ -37,7 +37,7 @@ void pack(const ggml_tensor* tensor, const char* base, int64_t count, int strip,
     }
 }
 
-// dst[i1][i0] = src1[i1] . src0[i0]: rows are src1's, columns src0's.
+// dst[i1][i0] = src1[i1] . src0[i0]: the rows are those of src1, the columns those of src0.
 struct MatrixProduct {
     const ggml_tensor *left, *right, *out;
     int64_t rows, columns, depth, batch;
@@ -70,22 +70,22 @@ bool is_readable(const ggml_tensor* tensor) {
            (tensor->type == GGML_TYPE_F32 || ggml_get_type_traits(tensor->type)->to_float != nullptr);
 }
 
-bool is_ours(const ggml_tensor* node) {
+bool is_our_product(const ggml_tensor* node) {
     const ggml_tensor *right = node->src[0], *left = node->src[1];
     const int64_t least = ggml_is_quantized(right->type) ? kLeastRowsQuantised : kLeastRows;
     return node->type == GGML_TYPE_F32 && node->ne[1] >= least && node->ne[0] >= kLeastColumns && is_readable(right) &&
            is_readable(left) && !ggml_is_quantized(left->type);
 }
 
-// Weights are rows [channel out][channel in, y, x], the pixels of one picture columns.
+// The weights are the rows, [channel out][channel in, y, x]; the pixels of one image are the columns.
 struct Convolution {
-    const ggml_tensor *kernel, *picture, *out;
+    const ggml_tensor *kernel, *image, *out;
     int64_t rows, columns, depth, batch;
     size_t stride;
     int64_t step_x, step_y, pad_x, pad_y, apart_x, apart_y;
 
     explicit Convolution(const ggml_tensor* node)
-        : kernel(node->src[0]), picture(node->src[1]), out(node),
+        : kernel(node->src[0]), image(node->src[1]), out(node),
           rows(node->ne[2]), columns(node->ne[0] * node->ne[1]), depth(kernel->ne[0] * kernel->ne[1] * kernel->ne[2]),
           batch(node->ne[3]), stride(node->nb[2] / sizeof(float)),
           step_x(node->op_params[0]), step_y(node->op_params[1]), pad_x(node->op_params[2]), pad_y(node->op_params[3]),
@@ -97,13 +97,13 @@ struct Convolution {
         pack(&flat, static_cast<const char*>(kernel->data) + row * kernel->nb[3], count, kTileRows, k, some, spare, to);
     }
 
-    // What lies under each element of the kernel for pixels `column` and on, one line of the picture after the other.
+    // Packs what is under each element of the kernel, for the pixels from `column` on, line by line of the image.
     void pack_strip(float* to, int64_t item, int64_t column, int count, int64_t k, int some, float*) const {
         const int strip = strip_width(count);
         const int64_t across = kernel->ne[0], down = kernel->ne[1], wide = out->ne[0];
         const int64_t x0 = column % wide, y0 = column / wide;
         int64_t kx = k % across, ky = k / across % down;
-        const char* plane = static_cast<const char*>(picture->data) + item * picture->nb[3] + k / (across * down) * picture->nb[2];
+        const char* plane = static_cast<const char*>(image->data) + item * image->nb[3] + k / (across * down) * image->nb[2];
         for (int i = 0; i < some; i++, to += strip) {
             int64_t x = x0, y = y0;
             for (int done = 0; done < count; x = 0, y++) {
@@ -116,20 +116,20 @@ struct Convolution {
                 kx = 0;
                 if (++ky == down) {
                     ky = 0;
-                    plane += picture->nb[2];
+                    plane += image->nb[2];
                 }
             }
         }
     }
 
-    // `count` values of a line from x on, step_x apart; zeros outside of the picture.
+    // Copies `count` values of a line from x on, step_x apart. Values outside of the image are 0.
     void copy_line(const char* plane, int64_t x, int64_t y, int count, float* to) const {
-        const int64_t wide = picture->ne[0];
-        if (y < 0 || y >= picture->ne[1]) {
+        const int64_t wide = image->ne[0];
+        if (y < 0 || y >= image->ne[1]) {
             for (int i = 0; i < count; i++) to[i] = 0.0f;
             return;
         }
-        const float* line = reinterpret_cast<const float*>(plane + y * picture->nb[1]);
+        const float* line = reinterpret_cast<const float*>(plane + y * image->nb[1]);
         if (step_x != 1) {
             for (int i = 0; i < count; i++, x += step_x) to[i] = x >= 0 && x < wide ? line[x] : 0.0f;
             return;
@@ -146,8 +146,8 @@ struct Convolution {
 };
 
 bool is_our_convolution(const ggml_tensor* node) {
-    const ggml_tensor *kernel = node->src[0], *picture = node->src[1];
-    return node->type == GGML_TYPE_F32 && picture->type == GGML_TYPE_F32 && picture->nb[0] == sizeof(float) &&
+    const ggml_tensor *kernel = node->src[0], *image = node->src[1];
+    return node->type == GGML_TYPE_F32 && image->type == GGML_TYPE_F32 && image->nb[0] == sizeof(float) &&
            ggml_is_contiguous(node) && ggml_is_contiguous(kernel) && is_readable(kernel) &&
            !ggml_is_quantized(kernel->type);
 }
@@ -182,7 +182,7 @@ void combine_by_rows(const ggml_compute_params* params, const ggml_tensor* node)
 bool is_computed_here(const ggml_tensor* node) {
     switch (node->op) {
         case GGML_OP_MUL_MAT:
-            return is_ours(node);
+            return is_our_product(node);
         case GGML_OP_CONV_2D:
             return is_our_convolution(node);
         case GGML_OP_ADD:

@@ -1,4 +1,4 @@
-/* Operations that sdcffi computes in place of ggml's CPU backend; called by ggml-cpu.c (see patches). */
+/* Operations that sdcffi computes in place of ggml's CPU backend. The patched ggml-cpu.c calls these functions. */
 #ifndef SDCFFI_CPU_H
 #define SDCFFI_CPU_H
 
@@ -12,10 +12,10 @@ extern "C" {
 struct ggml_compute_params;
 struct ggml_tensor;
 
-/* Compute this thread's share of a node; false where it is ggml's to compute. */
+/* Compute this thread's share of a node. Returns false if ggml has to compute the node. */
 bool sdcffi_cpu_forward(const struct ggml_compute_params* params, struct ggml_tensor* node);
 
-/* Bytes of work memory that sdcffi_cpu_forward needs for a node; 0 where it is ggml's. */
+/* Return the bytes of work memory that sdcffi_cpu_forward needs for a node; 0 if ggml has to compute it. */
 size_t sdcffi_cpu_work_size(const struct ggml_tensor* node, int threads);
 
 #ifdef __cplusplus

@@ -1,5 +1,5 @@
 // Vectors of floats in the instruction set that this file is compiled for, and the shape of the tile that fits its
-// registers. Each CPU variant of the backend compiles it anew.
+// registers. Each CPU variant of the backend compiles this file for itself.
 #pragma once
 
 #if defined(__AVX__)
@@ -90,7 +90,7 @@ inline Vector multiply_add(Vector a, Vector b, Vector c) {
 
 constexpr int kTileColumns = kTileVectors * kWidth;
 
-// A short copy, of a few vectors at most.
+// Copies a few vectors at most.
 inline void copy(const float* from, float* to, int count) {
     for (; count >= kWidth; count -= kWidth, from += kWidth, to += kWidth) store(to, load(from));
 #if defined(__AVX512F__)

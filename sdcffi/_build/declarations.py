@@ -1,8 +1,8 @@
 """What Python declares to cffi, derived from the very headers that are compiled.
 
 stable-diffusion.h and guard.h, their includes removed, go through the compiler's preprocessor together; the result is
-``cdef.h``. Its structs and fields, one line each, are ``layout_fields.inc``, from which csrc/layout.c compiles the
-table of sizes and offsets that is compared at load.
+``cdef.h``. Its structs and fields, one line each, are ``layout_fields.inc``, from which csrc/guard/layout.c compiles
+the table of sizes and offsets that is compared at load.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ def _compile(plan: BuildPlan) -> None:
     if begun.is_file() and f"CMAKE_HOME_DIRECTORY:INTERNAL={plan.csrc.as_posix()}\n" not in begun.read_text("utf-8"):
         shutil.rmtree(plan.build_directory)  # interrupted in another checkout, and CMake goes on only in the same one
     plan.build_directory.mkdir(parents=True, exist_ok=True)
-    headers = (plan.tree / "include" / "stable-diffusion.h", plan.csrc / "guard.h")
+    headers = (plan.tree / "include" / "stable-diffusion.h", plan.csrc / "guard" / "guard.h")
     write_declarations(headers, plan.compiler, plan.generated)
     for command in (plan.configure_command(), plan.compile_command()):
         run_logged(command, plan.log, plan.environment(), verbose=plan.request.verbose)

@@ -1,11 +1,10 @@
-// Backend plug-ins and their devices: ggml's registry, as Python sees it.
-#include <algorithm>
+// The sdg_ functions for backend plug-ins and their devices, over ggml's registry.
 #include <string>
 #include <vector>
 
+#include "engine/interrupts.hpp"
 #include "ggml-backend.h"
-#include "guarded.hpp"
-#include "thrown.hpp"
+#include "guarded_call.hpp"
 
 #if defined(_WIN32)
 #include <windows.h>
@@ -49,7 +48,7 @@ void close_library(library handle) {
 
 using score_function = int (*)();
 
-std::vector<ggml_backend_reg_t> gpu_backends;  // those that were loaded, in the registry or not
+std::vector<ggml_backend_reg_t> gpu_backends;  // all that were loaded, registered now or not
 
 bool is_cpu(ggml_backend_reg_t backend) {
     return std::string(ggml_backend_reg_name(backend)) == "CPU";
@@ -68,7 +67,7 @@ const char* type_name(ggml_backend_dev_t device) {
     }
 }
 
-// Takes its devices, also one that was registered without it, and itself out of the registry.
+// Removes the backend and its devices from the registry, a device that was registered alone too.
 void unregister(ggml_backend_reg_t backend) {
     ggml_backend_register(backend);
     ggml_backend_unload(backend);
@@ -96,7 +95,7 @@ sdg_status sdg_load_backend(const char* path, sdg_error* error) {
             return false;
         }
         if (!is_cpu(backend)) {
-            open_library(path);  // never closed: its code must stay when the registry lets go of it
+            open_library(path);  // never closed: its code must stay loaded after ggml_backend_unload
             gpu_backends.push_back(backend);
         }
         return true;

@@ -1,6 +1,6 @@
-// How a native operation is called so that nothing it throws reaches C: shared by the files that define sdg_ functions.
-#ifndef SDCFFI_GUARDED_HPP
-#define SDCFFI_GUARDED_HPP
+// guard() calls a native operation and turns what it throws into a status. All files that define sdg_ functions use it.
+#ifndef SDCFFI_GUARDED_CALL_HPP
+#define SDCFFI_GUARDED_CALL_HPP
 
 #include <cstdio>
 #include <exception>
@@ -9,9 +9,9 @@
 #include <utility>
 
 #include "crash_report.hpp"
+#include "engine/interrupts.hpp"
 #include "ggml.h"
 #include "guard.h"
-#include "thrown.hpp"
 
 namespace sdcffi {
 
@@ -35,11 +35,11 @@ inline void on_abort(const char* message) {
     report_assert(message);
 }
 
-// Runs an operation that returns true for success, and turns whatever it throws into a status.
+// Runs an operation that returns true for success.
 template <typename Operation>
 sdg_status guard(sdg_error* error, Operation&& operation) {
     Restored<int> depth(guarded, guarded + 1);
-    caught();  // one that a loader thread's earlier exception took the place of
+    caught();  // an assertion that was replaced by a loader thread's earlier exception
     set_error(error, SDG_OK, "");
     try {
         ggml_set_abort_callback(on_abort);

@@ -1,14 +1,14 @@
 // A product of matrices in tiles, for the CPU backend: c[row][column] = sum over k of a[row][k] * b[k][column].
 //
-//     for each task (rows x columns of c, shared out among the threads as they come free)
+//     for each task (rows x columns of c; a thread that is free takes the next)
 //         for each kDepth of k
 //             pack a into strips of kTileRows rows, [k][kTileRows]
 //             for each kTileColumns columns
 //                 pack b into a strip, [k][kTileColumns]
 //                 for each strip of a: one tile in registers
 //
-// What a and b are is the problem's business: weights of any type, the pixels under a kernel. Each element of c is
-// summed in the same order whatever the tasks are, so the number of threads does not change a bit.
+// The problem says what a and b are: weights of any type, the pixels under a kernel. The order of each sum does not
+// depend on the tasks, so the result is the same, bit for bit, for any number of threads.
 #pragma once
 
 #include <algorithm>
@@ -21,18 +21,18 @@
 namespace sdcffi {
 
 constexpr int kDepth          = 256;   // of k, a multiple of every quantised type's block
-constexpr int kMostRows       = 512;   // of a task: packed, they stay in the second-level cache
-constexpr int kMostColumns    = 1024;  // of a task: what packing the rows is shared by
-constexpr int kTasksPerThread = 4;     // so that a thread whose core is taken away holds up the others little
+constexpr int kMostRows       = 512;   // of a task: once packed, they stay in the second-level cache
+constexpr int kMostColumns    = 1024;  // of a task: they share the packed rows
+constexpr int kTasksPerThread = 4;     // a thread that loses its core then delays the others little
 
 constexpr int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 constexpr size_t kPackedRows = size_t(kDepth) * round_up(kMostRows, kTileRows), kPackedStrip = size_t(kDepth) * kTileColumns;
 
-// Floats that each thread needs: packed rows, a packed strip, and a strip of rows that are converted before.
+// Floats that each thread needs: packed rows, a packed strip, and a strip of converted rows.
 constexpr size_t kThreadFloats = kPackedRows + kPackedStrip + size_t(kDepth) * std::max(kTileRows, kTileColumns);
 
-// to[k * strip + i] = rows[i][k]; rows that are not there are zeros.
+// to[k * strip + i] = rows[i][k]; rows from `count` on are 0.
 inline void interleave(const float* const* rows, int count, int strip, int depth, float* to) {
     int done = 0;
     for (; done + kBlock <= count; done += kBlock) {
@@ -47,7 +47,7 @@ inline void interleave(const float* const* rows, int count, int strip, int depth
     }
 }
 
-// One tile of c, `vectors` wide; a and b are strips. What lies outside of c is computed and thrown away.
+// Computes one tile of c, `vectors` wide; a and b are strips. Values outside of c are computed and discarded.
 template <int vectors>
 inline void multiply_tile(const float* a, const float* b, int depth, float* c, size_t stride, int rows, int columns, bool sum) {
     Vector total[kTileRows][vectors];
@@ -82,7 +82,7 @@ inline void multiply_tile(const float* a, const float* b, int depth, float* c, s
     }
 }
 
-// Strips of b are kTileColumns wide, or one vector where that is enough.
+// Strips of b are kTileColumns wide, or one vector if that is enough.
 constexpr int strip_width(int columns) { return columns > kWidth ? kTileColumns : kWidth; }
 
 inline void multiply_strip(const float* a, const float* b, int rows, int columns, int depth, float* c, size_t stride, bool sum) {
@@ -92,7 +92,7 @@ inline void multiply_strip(const float* a, const float* b, int rows, int columns
     }
 }
 
-// How a product is cut into tasks.
+// The tasks of a product.
 struct Tasks {
     int64_t rows, columns, row_blocks, column_blocks;
 

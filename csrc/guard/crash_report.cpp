@@ -22,25 +22,25 @@
 namespace sdcffi {
 namespace {
 
-constexpr size_t kept_lines = 50, line_size = 256, frame_count = 64;
+constexpr size_t kKeptLines = 50, kLineSize = 256, kMostFrames = 64;
 
-// Whoever finds a line in use passes it over, so that neither loader threads nor a signal handler ever wait.
+// A thread skips a line that is in use, so that neither loader threads nor a signal handler ever wait.
 struct Line {
     std::atomic<bool> busy{false};
-    char text[line_size] = "";
+    char text[kLineSize] = "";
 };
 
-Line ring[kept_lines];
+Line ring[kKeptLines];
 std::atomic<size_t> next_line{0};
 
 char assertion[2048] = "";
-enum { none, being_written, complete };
-std::atomic<int> assertion_state{none};
+enum { kNone, kBeingWritten, kComplete };
+std::atomic<int> assertion_state{kNone};
 
-enum { quiet, reporting, reported };
-std::atomic<int> report_state{quiet};
+enum { kQuiet, kReporting, kReported };
+std::atomic<int> report_state{kQuiet};
 
-// Nothing but write: the heap and stdio may be what broke.
+// Only write() is safe: the heap or stdio may be broken.
 void put(const char* text, size_t size) {
 #if defined(_WIN32)
     _write(2, text, static_cast<unsigned>(size));
@@ -69,11 +69,11 @@ void put_line(const char* heading, const char* text) {
 void put_backtrace() {
     put("sdcffi-backtrace:\n");
 #if __has_include(<execinfo.h>)
-    void* frames[frame_count];
-    backtrace_symbols_fd(frames, backtrace(frames, frame_count), 2);
+    void* frames[kMostFrames];
+    backtrace_symbols_fd(frames, backtrace(frames, kMostFrames), 2);
 #elif defined(_WIN32)
-    void* frames[frame_count];
-    const int count = CaptureStackBackTrace(0, frame_count, frames, nullptr);
+    void* frames[kMostFrames];
+    const int count = CaptureStackBackTrace(0, kMostFrames, frames, nullptr);
     for (int i = 0; i < count; i++) {
         char text[32];
         put(text, std::snprintf(text, sizeof text, "%p\n", frames[i]));
@@ -84,8 +84,8 @@ void put_backtrace() {
 void put_log() {
     put("sdcffi-log:\n");
     const size_t end = next_line.load(std::memory_order_acquire);
-    for (size_t i = end > kept_lines ? end - kept_lines : 0; i < end; i++) {
-        Line& line = ring[i % kept_lines];
+    for (size_t i = end > kKeptLines ? end - kKeptLines : 0; i < end; i++) {
+        Line& line = ring[i % kKeptLines];
         if (!line.busy.exchange(true, std::memory_order_acquire)) {
             put_line("", line.text);
             line.busy.store(false, std::memory_order_release);
@@ -93,16 +93,16 @@ void put_log() {
     }
 }
 
-// The first thread writes; the others must not end the process under its hands.
+// The first thread writes the report; the others wait, so that they do not end the process before it is complete.
 template <typename Write>
 bool report_once(Write&& write) {
-    int expected = quiet;
-    if (report_state.compare_exchange_strong(expected, reporting)) {
+    int expected = kQuiet;
+    if (report_state.compare_exchange_strong(expected, kReporting)) {
         write();
-        report_state = reported;
+        report_state = kReported;
         return true;
     }
-    for (int i = 0; i < 200 && report_state != reported; i++) {
+    for (int i = 0; i < 200 && report_state != kReported; i++) {
         std::this_thread::sleep_for(std::chrono::milliseconds(10));
     }
     return false;
@@ -110,7 +110,7 @@ bool report_once(Write&& write) {
 
 void report_crash(const char* heading, const char* name) {
     const bool first = report_once([&] {
-        if (assertion_state == complete) {
+        if (assertion_state == kComplete) {
             put_line("sdcffi-assert: ", assertion);
         }
         put_line(heading, name);
@@ -145,7 +145,7 @@ const char* signal_name(int number) {
 void on_signal(int number) {
     report_crash("sdcffi-signal: ", signal_name(number));
     std::signal(number, SIG_DFL);
-    std::raise(number);  // blocked until the handler returns, so the status is the signal's own
+    std::raise(number);  // blocked until the handler returns; the exit status is then the signal's
 }
 
 #if defined(_WIN32)
@@ -162,12 +162,12 @@ alignas(16) char signal_stack[64 * 1024];
 }  // namespace
 
 void remember_line(const char* level, const char* text) {
-    Line& line = ring[next_line.fetch_add(1, std::memory_order_acq_rel) % kept_lines];
+    Line& line = ring[next_line.fetch_add(1, std::memory_order_acq_rel) % kKeptLines];
     if (line.busy.exchange(true, std::memory_order_acquire)) {
         return;
     }
-    const int size = std::snprintf(line.text, line_size, "%s: %s", level, text);
-    size_t end     = size < 0 ? 0 : static_cast<size_t>(size) < line_size ? static_cast<size_t>(size) : line_size - 1;
+    const int size = std::snprintf(line.text, kLineSize, "%s: %s", level, text);
+    size_t end     = size < 0 ? 0 : static_cast<size_t>(size) < kLineSize ? static_cast<size_t>(size) : kLineSize - 1;
     while (end > 0 && line.text[end - 1] == '\n') {
         end--;
     }
@@ -181,15 +181,15 @@ void remember_line(const char* level, const char* text) {
 }
 
 void expect_caught(const char* message) {
-    int expected = none;
-    if (assertion_state.compare_exchange_strong(expected, being_written)) {
+    int expected = kNone;
+    if (assertion_state.compare_exchange_strong(expected, kBeingWritten)) {
         std::snprintf(assertion, sizeof assertion, "%s", message);
-        assertion_state = complete;
+        assertion_state = kComplete;
     }
 }
 
 void caught() {
-    assertion_state = none;
+    assertion_state = kNone;
 }
 
 void report_assert(const char* message) {
@@ -208,7 +208,7 @@ void catch_crashes() {
 #else
 #if __has_include(<execinfo.h>)
     void* frame;
-    backtrace(&frame, 1);  // loads libgcc now: the loader takes locks and memory
+    backtrace(&frame, 1);  // loads libgcc now: loading takes locks and memory
 #endif
     stack_t stack  = {};
     stack.ss_sp    = signal_stack;

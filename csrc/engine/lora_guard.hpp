@@ -1,9 +1,9 @@
-// The LoRA part of guard.h; included at the end of the patched stable-diffusion.cpp, where sd_ctx_t is complete.
+// The sdg_ functions for LoRA. The patched stable-diffusion.cpp includes this file last, where sd_ctx_t is complete.
 #ifndef SDCFFI_LORA_GUARD_HPP
 #define SDCFFI_LORA_GUARD_HPP
 
-#include "guarded.hpp"
-#include "lora_support.hpp"
+#include "guard/guarded_call.hpp"
+#include "lora_apply.hpp"
 
 namespace sdcffi {
 
@@ -16,9 +16,9 @@ const char* const* as_c(LoraState& state, const Texts& texts) {
     return state.texts.back().data();
 }
 
-// Fills the context's rows; they point into the reports.
+// Fills the context's rows, which point into the reports.
 template <typename Reports>
-const sdg_lora_report* hand_out(LoraState& state, const Reports& reports) {
+const sdg_lora_report* as_rows(LoraState& state, const Reports& reports) {
     state.rows.clear();
     state.texts.clear();
     for (const LoraReport& report : reports) {
@@ -45,10 +45,10 @@ sdg_status sdg_check_loras(sd_ctx_t* context, const sd_lora_t* loras, uint32_t c
     return sdcffi::guard(error, [&] {
         sdcffi::LoraState& state = context->sd->sdcffi_loras;
         state.checked.clear();
-        for (auto& wish : sdcffi::wishes(loras, count)) {
-            state.checked.push_back(sdcffi::read(*context->sd, wish)->report);
+        for (auto& request : sdcffi::lora_requests(loras, count)) {
+            state.checked.push_back(sdcffi::read(*context->sd, request)->report);
         }
-        *rows = sdcffi::hand_out(state, state.checked);
+        *rows = sdcffi::as_rows(state, state.checked);
         return true;
     });
 }
@@ -56,7 +56,7 @@ sdg_status sdg_check_loras(sd_ctx_t* context, const sd_lora_t* loras, uint32_t c
 sdg_status sdg_lora_reports(sd_ctx_t* context, const sdg_lora_report** rows, size_t* count, sdg_error* error) {
     return sdcffi::guard(error, [&] {
         sdcffi::LoraState& state = context->sd->sdcffi_loras;
-        *rows  = sdcffi::hand_out(state, state.reports);
+        *rows  = sdcffi::as_rows(state, state.reports);
         *count = state.rows.size();
         return true;
     });

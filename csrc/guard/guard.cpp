@@ -6,16 +6,16 @@
 #include <cstdlib>
 #include <string>
 
+#include "engine/interrupts.hpp"
 #include "ggml.h"
-#include "guarded.hpp"
-#include "thrown.hpp"
+#include "guarded_call.hpp"
 
 namespace {
 
 std::atomic<sd_log_cb_t> log_callback{nullptr};
 std::atomic<sd_progress_cb_t> progress_callback{nullptr};
 
-// The engine reports progress on the calling thread, outside of guarded calls too.
+// The engine reports progress on the calling thread, in unguarded calls too.
 void on_progress(int step, int steps, float seconds, void* data) {
     sdcffi::stop_if_cancelled();
     if (sd_progress_cb_t callback = progress_callback.load()) {
@@ -31,7 +31,7 @@ void on_log(sd_log_level_t level, const char* text, void* data) {
     }
 }
 
-// ggml's own lines before the first context (a plug-in that does not load) would go to stderr.
+// Without this callback ggml's lines before the first context (a plug-in that does not load) would go to stderr.
 void on_ggml_log(ggml_log_level level, const char* text, void*) {
     switch (level) {
         case GGML_LOG_LEVEL_ERROR:
@@ -55,9 +55,32 @@ void refuse_null(int64_t count, const void* array, const std::string& name) {
     refuse_if(count > 0 && array == nullptr, name + " is NULL");
 }
 
-void refuse_other_than_rgb(const sd_image_t& image, const std::string& name) {
-    refuse_if(image.data == nullptr || image.width == 0 || image.height == 0 || image.channel != 3,
-              name + " has no pixels, or not three channels");
+// Refuses an image without pixels, and one with fewer channels than `least` or more than `most`.
+void require_channels(const sd_image_t* image, uint32_t least, uint32_t most, const std::string& name) {
+    const std::string channels = std::to_string(least) + (most > least ? " or " + std::to_string(most) : "");
+    refuse_if(image == nullptr || image->data == nullptr || image->width == 0 || image->height == 0 ||
+                  image->channel < least || image->channel > most,
+              name + " needs pixels in " + channels + (most > 1 ? " channels" : " channel"));
+}
+
+// The same for an image that may be missing: its data are then NULL.
+void require_channels_if_given(const sd_image_t& image, uint32_t channels, const std::string& name) {
+    if (image.data != nullptr) {
+        require_channels(&image, channels, channels, name);
+    }
+}
+
+void require_images(const sd_image_t* images, int count, const std::string& name) {
+    refuse_null(count, images, name);
+    for (int i = 0; i < count; i++) {
+        require_channels(&images[i], 3, 3, name + "[" + std::to_string(i) + "]");
+    }
+}
+
+// The engine counts the bytes of an image in an int.
+void require_countable(const sd_image_t& image, int factor) {
+    const double bytes = double(image.width) * factor * image.height * factor * image.channel;
+    refuse_if(bytes > INT32_MAX, "the upscaled image would have more than 2^31 bytes");
 }
 
 void check(const sd_sample_params_t& sample) {
@@ -65,50 +88,38 @@ void check(const sd_sample_params_t& sample) {
     refuse_null(static_cast<int64_t>(sample.guidance.slg.layer_count), sample.guidance.slg.layers, "slg.layers");
 }
 
-// What the engine follows or computes with without looking.
-void check(const sd_vid_gen_params_t& params) {
+// What images and videos have in common.
+template <typename Params>
+void check_shared(const Params& params) {
     refuse_if(params.width < 1 || params.height < 1, "width and height must be at least 1");
-    refuse_if(params.video_frames < 1, "video_frames must be at least 1");
     refuse_null(params.lora_count, params.loras, "loras");
     for (uint32_t i = 0; i < params.lora_count; i++) {
         refuse_null(1, params.loras[i].path, "a LoRA's path");
     }
-    if (params.init_image.data != nullptr) {
-        refuse_other_than_rgb(params.init_image, "init_image");
-    }
-    if (params.end_image.data != nullptr) {
-        refuse_other_than_rgb(params.end_image, "end_image");
-    }
-    refuse_null(params.control_frames_size, params.control_frames, "control_frames");
-    for (int i = 0; i < params.control_frames_size; i++) {
-        refuse_other_than_rgb(params.control_frames[i], "a control frame");
-    }
+    require_channels_if_given(params.init_image, 3, "init_image");
     check(params.sample_params);
+}
+
+// These functions check what the engine uses unchecked and would crash with.
+void check(const sd_img_gen_params_t& params) {
+    check_shared(params);
+    require_channels_if_given(params.mask_image, 1, "mask_image");
+    require_channels_if_given(params.control_image, 3, "control_image");
+    require_images(params.ref_images, params.ref_images_count, "ref_images");
+    require_images(params.pm_params.id_images, params.pm_params.id_images_count, "id_images");
+}
+
+void check(const sd_vid_gen_params_t& params) {
+    check_shared(params);
+    refuse_if(params.video_frames < 1, "video_frames must be at least 1");
+    require_channels_if_given(params.end_image, 3, "end_image");
+    require_images(params.control_frames, params.control_frames_size, "control_frames");
     check(params.high_noise_sample_params);
-}
-
-void require_channels(const sd_image_t* picture, uint32_t least, uint32_t most) {
-    if (picture == nullptr || picture->data == nullptr || picture->width == 0 || picture->height == 0 ||
-        picture->channel < least || picture->channel > most) {
-        throw sdcffi::Refused("no picture of " + std::to_string(least) + " channels");
-    }
-}
-
-// The engine counts the bytes of a picture in an int.
-void require_countable(const sd_image_t* picture, int factor) {
-    const double bytes = double(picture->width) * factor * picture->height * factor * picture->channel;
-    if (bytes > INT32_MAX) {
-        throw sdcffi::Refused("the upscaled picture would have more than 2^31 bytes");
-    }
 }
 
 }  // namespace
 
 using sdcffi::guard;
-
-const char* sdg_upstream_commit(void) {
-    return sd_commit();
-}
 
 const char* sdg_ggml_version(void) {
     return ggml_version();
@@ -118,7 +129,7 @@ void sdg_set_callbacks(sd_log_cb_t log, sd_progress_cb_t progress, void* data) {
     log_callback      = log;
     progress_callback = progress;
     ggml_log_set(on_ggml_log, nullptr);
-    // Without callbacks of its own the engine prints progress bars to stdout, so ours always stand in its place.
+    // Without a callback the engine prints progress bars to stdout, so ours are always set.
     sd_set_progress_callback(on_progress, data);
     sd_set_log_callback(on_log, data);
 }
@@ -146,9 +157,7 @@ sdg_status sdg_new_context(const sd_ctx_params_t* params, sd_ctx_t** context, sd
 
 sdg_status sdg_free_context(sd_ctx_t* context, sdg_error* error) {
     return guard(error, [&] {
-        if (context != nullptr) {
-            free_sd_ctx(context);
-        }
+        free_sd_ctx(context);
         return true;
     });
 }
@@ -174,6 +183,10 @@ sdg_status sdg_generate_image(sd_ctx_t* context, const sd_img_gen_params_t* para
     *images = nullptr;
     *count  = 0;
     return guard(error, [&] {
+        refuse_null(1, context, "the context");
+        refuse_null(1, params, "params");
+        refuse_if(!sd_ctx_supports_image_generation(context), "the model makes no images");
+        check(*params);
         *images = generate_image(context, params);
         *count  = *images != nullptr ? params->batch_count : 0;
         return *images != nullptr;
@@ -217,25 +230,23 @@ int sdg_upscale_factor(upscaler_ctx_t* upscaler) {
     return get_upscale_factor(upscaler);
 }
 
-sdg_status sdg_upscale(upscaler_ctx_t* upscaler, const sd_image_t* picture, sd_image_t* upscaled, sdg_error* error) {
+sdg_status sdg_upscale(upscaler_ctx_t* upscaler, const sd_image_t* image, sd_image_t* upscaled, sdg_error* error) {
     *upscaled = {};
     return guard(error, [&] {
-        if (upscaler == nullptr) {
-            throw sdcffi::Refused("no upscaler");
-        }
-        require_channels(picture, 3, 3);
+        refuse_null(1, upscaler, "the upscaler");
+        require_channels(image, 3, 3, "the image");
         const int factor = get_upscale_factor(upscaler);
-        require_countable(picture, factor);
-        *upscaled = upscale(upscaler, *picture, static_cast<uint32_t>(factor));
+        require_countable(*image, factor);
+        *upscaled = upscale(upscaler, *image, static_cast<uint32_t>(factor));
         return upscaled->data != nullptr;
     });
 }
 
-sdg_status sdg_preprocess_canny(const sd_image_t* picture, float high_threshold, float low_threshold, float weak,
+sdg_status sdg_preprocess_canny(const sd_image_t* image, float high_threshold, float low_threshold, float weak,
                                 float strong, bool inverse, sdg_error* error) {
     return guard(error, [&] {
-        require_channels(picture, 3, 4);
-        return preprocess_canny(*picture, high_threshold, low_threshold, weak, strong, inverse);
+        require_channels(image, 3, 4, "the image");
+        return preprocess_canny(*image, high_threshold, low_threshold, weak, strong, inverse);
     });
 }
 

@@ -1,6 +1,6 @@
-// What the guard and our patches throw through the engine, and whether anything may be thrown at all.
-#ifndef SDCFFI_THROWN_HPP
-#define SDCFFI_THROWN_HPP
+// The exceptions with which the guard and our patches interrupt the engine, and the state that allows throwing.
+#ifndef SDCFFI_INTERRUPTS_HPP
+#define SDCFFI_INTERRUPTS_HPP
 
 #include <atomic>
 #include <new>
@@ -13,12 +13,12 @@ namespace sdcffi {
 // sdg_cancel was called. The context stays usable.
 struct Cancelled {};
 
-// The call cannot be carried out as it was asked for. The context stays usable.
+// The call's parameters or data cannot be used. The context stays usable.
 struct Refused : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-// Says for what there is no memory.
+// A bad_alloc that names what the memory was for.
 class OutOfMemory : public std::bad_alloc {
 public:
     explicit OutOfMemory(std::string text) : text_(std::move(text)) {}
@@ -28,12 +28,13 @@ private:
     std::string text_;
 };
 
-// Depth of guarded calls on this thread: only there is somebody to catch.
+// Depth of guarded calls on this thread. An exception is caught only inside one.
 inline thread_local int guarded = 0;
 
-// Set while kernels run on several threads: what is thrown there cannot leave a parallel region.
+// Set while kernels run on several threads: an exception cannot leave a parallel region.
 inline thread_local bool in_kernels = false;
 
+// Sets a variable for the time of a scope.
 template <typename T>
 class Restored {
 public:

@@ -1,4 +1,4 @@
-// Rotary positions as one operation of the CPU backend, in place of upstream's ten on rows of two elements.
+// Rotary positions as one operation of the CPU backend. Upstream uses ten operations on rows of two elements.
 #ifndef SDCFFI_ROPE_ON_CPU_HPP
 #define SDCFFI_ROPE_ON_CPU_HPP
 

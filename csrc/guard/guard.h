@@ -1,0 +1,147 @@
+/* The native surface that Python calls.
+ *
+ * Each operation has one stable C signature, whatever upstream's is today. No C++ exception leaves these functions:
+ * each that can fail returns an sdg_status and fills an sdg_error. Python reads this header through cffi, so it holds
+ * declarations only.
+ */
+#ifndef SDCFFI_GUARD_H
+#define SDCFFI_GUARD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "stable-diffusion.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum sdg_status {
+    SDG_OK,
+    SDG_FAILED,        /* refused, with a text; or the engine returned NULL or false, and the log says why */
+    SDG_EXCEPTION,     /* a C++ exception */
+    SDG_OUT_OF_MEMORY, /* std::bad_alloc */
+    SDG_ASSERT,        /* GGML_ASSERT or GGML_ABORT on the calling thread or one that loads tensors */
+    SDG_CANCELLED,     /* sdg_cancel was called */
+};
+
+typedef struct {
+    enum sdg_status status;
+    char text[2048];
+} sdg_error;
+
+/* One row per struct ("field" empty) and per field, as the compiler of this library laid them out. */
+typedef struct {
+    const char* structure;
+    const char* field;
+    size_t offset;
+    size_t size;
+} sdg_layout_row;
+
+typedef struct {
+    const char* name;         /* as ggml names it: "CPU", "CUDA0", "Vulkan0" */
+    const char* description;  /* "NVIDIA H200", "AMD EPYC ..." */
+    const char* backend;      /* registry name: "CPU", "CUDA", "Vulkan" */
+    const char* type;         /* "cpu", "gpu", "igpu" or "accel" */
+    size_t memory_free;       /* bytes */
+    size_t memory_total;      /* bytes */
+} sdg_device;
+
+/* Static table and string: the caller frees neither. */
+SD_API const sdg_layout_row* sdg_layout(size_t* count);
+SD_API const char* sdg_ggml_version(void);
+
+/* Backends. Paths are UTF-8. A plug-in's score is 0 if this processor cannot run it. */
+SD_API int sdg_backend_score(const char* path);
+SD_API enum sdg_status sdg_load_backend(const char* path, sdg_error* error);
+SD_API size_t sdg_device_count(void);
+SD_API enum sdg_status sdg_get_device(size_t index, sdg_device* device, sdg_error* error);
+/* A new context computes on the first GPU that the engine finds; no parameter chooses another. After sdg_offer_device
+ * the engine finds this device and the CPU only, until sdg_offer_all_devices. */
+SD_API enum sdg_status sdg_offer_device(const char* name, sdg_error* error);
+SD_API enum sdg_status sdg_offer_all_devices(sdg_error* error);
+
+/* The engine has one set of callbacks for the process; NULL removes one. Loader threads call `log` too. */
+SD_API void sdg_set_callbacks(sd_log_cb_t log, sd_progress_cb_t progress, void* data);
+SD_API void sdg_set_preview(sd_preview_cb_t preview, enum preview_t mode, bool denoised, bool noisy, void* data);
+SD_API void sdg_cancel(void);       /* stop the running call at its next graph or progress report; any thread */
+SD_API void sdg_reset_cancel(void); /* forget an earlier sdg_cancel; before a call begins */
+
+/* For a process that only computes: write a report to stderr before a fatal signal ends the process. An assertion that
+ * fails on another thread writes the same report without the second line. Lines of the report:
+ *     sdcffi-assert: MESSAGE      if an assertion failed before it
+ *     sdcffi-signal: SIGSEGV
+ *     sdcffi-backtrace:           frames, one a line
+ *     sdcffi-log:                 the last lines of the native log, oldest first, as "level: text"
+ *     sdcffi-end
+ * The abort() after an assertion's report adds only its sdcffi-signal line. The calling thread gets a separate stack
+ * for the report, so that a stack overflow is reported too. */
+SD_API void sdg_catch_crashes(void);
+
+/* Contexts. The caller owns *context and frees it once, with sdg_free_context. */
+SD_API enum sdg_status sdg_new_context(const sd_ctx_params_t* params, sd_ctx_t** context, sdg_error* error);
+/* The same without the weights: it may be passed to sdg_check_loras and sdg_free_context only. */
+SD_API enum sdg_status sdg_new_empty_context(const sd_ctx_params_t* params, sd_ctx_t** context, sdg_error* error);
+SD_API enum sdg_status sdg_free_context(sd_ctx_t* context, sdg_error* error);
+SD_API bool sdg_supports_image(const sd_ctx_t* context);
+SD_API bool sdg_supports_video(const sd_ctx_t* context);
+SD_API enum sample_method_t sdg_default_sampler(const sd_ctx_t* context);
+SD_API enum scheduler_t sdg_default_scheduler(const sd_ctx_t* context, enum sample_method_t method);
+
+/* Generation. The caller owns *images, an array of *count images: sdg_free frees each image's data and the array, each
+ * once. Both calls refuse, with a text: a model that makes the other kind, sizes below 1, arrays and elements that are
+ * NULL although they are counted, and images without pixels or with another number of channels than 3 (a mask: 1). */
+SD_API enum sdg_status sdg_generate_image(sd_ctx_t* context, const sd_img_gen_params_t* params,
+                                          sd_image_t** images, int* count, sdg_error* error);
+/* The same for the frames of one video. */
+SD_API enum sdg_status sdg_generate_video(sd_ctx_t* context, const sd_vid_gen_params_t* params,
+                                          sd_image_t** frames, int* count, sdg_error* error);
+SD_API enum sdg_status sdg_convert(const char* input, const char* vae, const char* output, enum sd_type_t type,
+                                   const char* tensor_type_rules, bool convert_name, sdg_error* error);
+SD_API void sdg_free(void* memory);
+
+/* Upscaling networks. The caller owns *upscaler and frees it once, with sdg_free_upscaler. With a tile_size of 0 an
+ * image is upscaled in one piece. */
+SD_API enum sdg_status sdg_new_upscaler(const char* path, bool offload_params_to_cpu, bool direct, int threads,
+                                        int tile_size, upscaler_ctx_t** upscaler, sdg_error* error);
+SD_API enum sdg_status sdg_free_upscaler(upscaler_ctx_t* upscaler, sdg_error* error);
+SD_API int sdg_upscale_factor(upscaler_ctx_t* upscaler); /* fixed by the network */
+/* `image` has 3 channels. The caller owns upscaled->data and frees it with sdg_free. */
+SD_API enum sdg_status sdg_upscale(upscaler_ctx_t* upscaler, const sd_image_t* image, sd_image_t* upscaled,
+                                   sdg_error* error);
+/* Replace `image`, of 3 or 4 channels, by its edges. */
+SD_API enum sdg_status sdg_preprocess_canny(const sd_image_t* image, float high_threshold, float low_threshold,
+                                            float weak, float strong, bool inverse, sdg_error* error);
+
+/* LoRA. A row counts the tensors of one file that are, or would be, applied. Names are the engine's. */
+typedef struct {
+    const char* path;
+    float multiplier;
+    bool is_high_noise;
+    bool immediately;           /* merged into the weights; else computed beside them */
+    double seconds;             /* to read the file, if it was read, and to attach or merge it */
+    size_t total;               /* tensors in the file */
+    size_t applied;
+    const char* const* skipped; /* names of the file's other tensors */
+    size_t skipped_count;
+    const char* const* misfits; /* "weight: reason" */
+    size_t misfit_count;
+    const char* const* types;   /* types of the weights that it changes, as ggml names them */
+    size_t type_count;
+} sdg_lora_report;
+
+/* Report what each file would do to this context's weights. No weight changes; the files are read and stay cached. */
+SD_API enum sdg_status sdg_check_loras(sd_ctx_t* context, const sd_lora_t* loras, uint32_t count,
+                                       const sdg_lora_report** rows, sdg_error* error);
+/* Report what the last generation did. The context owns the rows of both calls; the next of them replaces them. */
+SD_API enum sdg_status sdg_lora_reports(sd_ctx_t* context, const sdg_lora_report** rows, size_t* count,
+                                        sdg_error* error);
+/* Size of the cache of adapters, in bytes. */
+SD_API void sdg_set_lora_cache(sd_ctx_t* context, size_t bytes);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
