@@ -105,7 +105,7 @@ class StandIn:
             self.upstream / "src/engine.c": ENGINE,
             self.upstream / "ggml/CMakeLists.txt": "",
             self.upstream / "LICENSE": LICENCE,
-            self.csrc / "guard.h": "typedef struct { char text[8]; } sdg_error;\nSD_API int sdg_answer(void);\n",
+            self.csrc / "guard/guard.h": "typedef struct { char text[8]; } sdg_error;\nSD_API int sdg_answer(void);\n",
             self.csrc / "upstream.toml": (ROOT / "csrc/upstream.toml").read_text(),
             self.csrc / "patches/0001-answer.patch": PATCH,
             self.tools / "step.py": STEP,
