@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from places import ROOT
 
 import sdcffi
 
-ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "sdcffi" / "docs"
 README = ROOT / "README.md"
 PAGES = (README, *sorted(DOCS.glob("*.md")), ROOT / "sdcffi" / "weights" / "README.md", ROOT / "CHANGELOG.md")

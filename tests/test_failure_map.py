@@ -25,8 +25,8 @@ from unittest import mock
 import fuzz_files
 import numpy as np
 import pytest
-from test_lora_file import PAIR, gguf_bytes, metadata, write
-from test_model_file import ALONE, CONTROL, FLUX, FLUX2, LLM, SD1
+from header_files import PAIR, gguf_bytes, metadata, write
+from model_headers import ALONE, CONTROL, FLUX, FLUX2, LLM, SD1
 from tiny_model import TinyModel, write_model
 
 from sdcffi import (

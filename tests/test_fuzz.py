@@ -1,6 +1,8 @@
 """Mutated files and random parameters through the isolated engine; what `fuzzing` counts is judged here.
 
-The whole of it takes minutes; ``-s`` shows its summary. One case again: ``python tests/fuzzing.py KIND --only CASE``.
+The whole of it takes minutes; ``-s`` shows its summary. One case again::
+
+    PYTHONPATH=tests/models python tests/support/fuzzing.py KIND --only CASE
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import fuzz_files
+import fuzzing
 import pytest
 from tiny_model import TinyModel
 
@@ -29,7 +32,7 @@ FAULTS = {"crash", "hang", "defect", "silently accepted"}
 
 
 def start(kind: str, count: int) -> subprocess.Popen[str]:
-    command = [sys.executable, str(Path(__file__).with_name("fuzzing.py")), kind, "--count", str(count)]
+    command = [sys.executable, fuzzing.__file__, kind, "--count", str(count)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=environment, **pipes)

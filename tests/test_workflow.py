@@ -5,17 +5,16 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from matrix import ARM, X86
+from places import ROOT
 
 from sdcffi._build.backends import NAMES
 from sdcffi._build.request import BuildRequest
 
-ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / ".github" / "workflows" / "ci.yml"
 
 

@@ -81,7 +81,7 @@ def judge_applied(reports: Sequence[LoraReport], strict: bool) -> None:
 
 
 def warn_of_coarse_weights() -> None:
-    """Tell once what a LoRA is worth on weights of less than five bits; the numbers are of tests/test_lora_kinds.py."""
+    """Warn once what a LoRA is worth on weights of less than five bits, by tests/engine/test_lora_kinds.py."""
     warn(
         "LoRA on weights of less than five bits: on the tiny test models the picture is 22 (q2_K) to 34 dB (q4_K) from"
         " that of weights merged in float (q8_0: 51 dB), about what quantisation costs without LoRA",

@@ -4,4 +4,5 @@ import sys
 from pathlib import Path
 
 # As pytest has it for the tests, whose models and helpers are used here too.
-sys.path.insert(0, str(Path(__file__).parent.parent))
+TESTS = Path(__file__).parent.parent
+sys.path[:0] = [str(TESTS), str(TESTS / "models"), str(TESTS / "support")]

@@ -18,14 +18,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from places import ROOT
 from sdcli import SdCli
 
 from . import unpatched
 from .engine_log import read_parts
 from .processes import ENVIRONMENT, ContenderError, run_measured
 from .worker import Sample
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)

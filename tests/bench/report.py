@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from places import ROOT
 from tables import table
 
 from sdcffi._files import replacing
@@ -18,7 +19,7 @@ from .idleness import TOLERABLE
 from .rounds import Runs, median, pairs, ratios
 from .works import AIMS, OURS, WORKS, Aim, contender
 
-PAGE = Path(__file__).resolve().parents[2] / "sdcffi" / "docs" / "speed.md"
+PAGE = ROOT / "sdcffi" / "docs" / "speed.md"
 PLOT = PAGE.with_suffix(".png")
 _BEGIN, _END = "<!-- measured: begin -->", "<!-- measured: end -->"
 _MIB = 2**20

@@ -15,8 +15,8 @@ from typing import Any
 
 import gguf
 import numpy as np
+from header_files import mutated
 from safetensors import safe_open
-from test_lora_file import mutated
 
 _SIZES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8, "F8_E4M3": 1, "F8_E5M2": 1, "I32": 4, "I64": 8}
 _NUMPY = {"float16": "F16", "float32": "F32"}

@@ -15,7 +15,7 @@ import cffi
 import numpy as np
 import numpy.typing as npt
 import pytest
-from test_model_file import ALONE, LLM, read
+from model_headers import ALONE, LLM, read
 from tiny_model import TinyModel
 
 from sdcffi import (

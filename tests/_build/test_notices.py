@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_build import LICENCE, StandIn
+from stand_in import LICENCE, StandIn
 
 from sdcffi._build.pipeline import compile_native
 from sdcffi._machine.builds import NOTICES, locate, read_build

@@ -10,7 +10,7 @@ from pathlib import Path
 import full_size
 import numpy as np
 import pytest
-from test_lora_file import write
+from header_files import write
 from tiny_model import TinyModel
 
 from sdcffi._checks import memory as memory_check

@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from sdcffi import BuildError
 from sdcffi._build.patches import Patch, apply_needed, read_patches
 from sdcffi._build.places import csrc_directory
 
-ROOT = Path(__file__).resolve().parent.parent
 PATCHES = read_patches(csrc_directory() / "patches")
 PATCHED = ("src", "ggml/src")  # the directories that they change
 BROKEN = """\

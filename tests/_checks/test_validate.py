@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_model_file import ALONE, CLIP, CLIP_G, CONTROL, FLUX2, LLM, SD1, VAE, Shapes, read, unet, write
+from header_files import Shapes, write
+from model_headers import ALONE, CLIP, CLIP_G, CONTROL, FLUX2, LLM, SD1, VAE, read, unet
 
 from sdcffi._checks.context import check_context, resolve_seed
 from sdcffi._checks.image import check_image

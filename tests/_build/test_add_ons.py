@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from gpus import add_plugin, copied, with_stubs
-from test_build import ROOT
+from places import ROOT
 from tiny_model import TinyModel
 
 from sdcffi import BackendUnavailableError, BuildError, Engine, LayoutMismatchError, SDError, list_devices

@@ -1,6 +1,7 @@
 """Fuzzing with a fixed seed through the isolated engine, in a process of its own, which stands for the host.
 
-    python tests/fuzzing.py {parameters,engines,loras,parts,conversions} [--count N] [--seed N] [--only CASE]
+    export PYTHONPATH=tests/models
+    python tests/support/fuzzing.py {parameters,engines,loras,parts,conversions} [--count N] [--seed N] [--only CASE]
 
 Each case draws from a generator of its own, so that ``--only`` repeats one. A line for each case that went wrong, then
 a summary as JSON. It starts children that serve one engine after another (`Lasting`): a crash may be an earlier case's
@@ -347,7 +348,7 @@ def keep(directory: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python tests/fuzzing.py")
+    parser = argparse.ArgumentParser(prog="python tests/support/fuzzing.py")
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=7)

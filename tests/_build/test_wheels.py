@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from gpus import with_stubs
-from test_build import ROOT
+from places import ROOT
 
 from sdcffi._build.add_ons import pack_add_ons
 from sdcffi._machine.builds import read_build

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from leftovers import is_running, nothing_left, wait_until
+from places import HELPERS
 from programs import Program, running
 from tiny_model import TinyModel
 
@@ -213,7 +214,7 @@ def test_a_save_that_cannot_write_leaves_the_old_picture(engine: Engine, tmp_pat
 _INTERRUPTED = """
 import gc, random
 from collections import Counter
-sys.path.append(TESTS)
+sys.path += TESTS
 from leftovers import holdings, wait_until
 times = random.Random(100)
 engine = Engine(**MODEL)
@@ -264,7 +265,7 @@ tell("counts", counts["interrupted"], counts["finished"], counts["restarts"], sl
 def test_ctrl_c_at_any_time_is_an_interrupt_or_a_finished_picture(
     rounds: int, tiny_model: TinyModel, tmp_path: Path
 ) -> None:
-    code = f"ROUNDS, TESTS = {rounds}, {str(Path(__file__).parent)!r}\n{_INTERRUPTED}"
+    code = f"ROUNDS, TESTS = {rounds}, {HELPERS!r}\n{_INTERRUPTED}"
     with running(code, tiny_model, tmp_path) as program:
         interrupted, finished, restarts, slowest = map(float, program.wait_for("counts"))
         assert program.end() == ""

@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 from full_size import sd1
+from places import ROOT, TESTS
 from tiny_model import TinyModel
 from upscaling_networks import random_weights, write_network
 
 from sdcffi._build.places import csrc_directory
 
-HERE = Path(__file__).resolve().parent
 Run = subprocess.CompletedProcess[str]
 RunStub = Callable[..., Run]
 
@@ -34,7 +34,11 @@ def compile_stub(directory: Path, pinned: Path, sanitizers: str) -> Path:
     if compiler is None or sys.platform != "linux":
         pytest.skip("needs g++ or clang++ on Linux")
     csrc, program = csrc_directory(), directory / "stub"
-    sources = [HERE / "stub_engine.cpp", csrc / "guard" / "guard.cpp", csrc / "guard" / "crash_report.cpp"]
+    sources = [
+        TESTS / "support" / "stub_engine.cpp",
+        csrc / "guard" / "guard.cpp",
+        csrc / "guard" / "crash_report.cpp",
+    ]
     includes = [f"-I{path}" for path in (csrc, pinned / "include", pinned / "ggml" / "include")]
     flags = ["-std=c++17", "-g", "-O1", "-rdynamic", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
     command = [compiler, *flags, "-DGGML_MAX_NAME=128", *includes, *sources, "-o", program, "-ldl", "-pthread"]
@@ -214,7 +218,7 @@ def test_cancelling_from_another_thread_is_no_race(threaded_stub: RunStub) -> No
 def in_child(code: str, *arguments: str | Path) -> Any:
     """Run `code` after ``from guarded_calls import *``; it leaves its answer in `result`."""
     program = "import json, sys\nfrom guarded_calls import *\n" + textwrap.dedent(code) + "\nprint(json.dumps(result))"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     run = subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)],
         capture_output=True,
