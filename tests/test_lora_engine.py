@@ -220,11 +220,18 @@ def test_coarse_weights_are_told_of_once(open_engine: OpenEngine, models: dict[s
 
 
 @pytest.mark.parametrize(
-    ("argument", "message"),
-    [({"lora_dir": "/does/not/exist"}, "is not a directory"), ({"lora_cache": -1}, "lora_cache must be from 0 to")],
+    ("argument", "error", "message"),
+    [
+        ({"lora_dir": "/does/not/exist"}, ValueError, "is not a directory"),
+        ({"lora_cache": -1}, ValueError, "lora_cache must be from 0 to"),
+        ({"lora_cache": 1 << 80}, ValueError, "lora_cache must be from 0 to 9223372036854775807"),
+        ({"lora_cache": None}, TypeError, "lora_cache must be an integer, not None"),
+    ],
 )
-def test_bad_lora_options_are_refused(argument: dict[str, Any], message: str, tiny_model: TinyModel) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_bad_lora_options_are_refused(
+    argument: dict[str, Any], error: type[Exception], message: str, tiny_model: TinyModel
+) -> None:
+    with pytest.raises(error, match=message):
         Engine(**tiny_model.engine_arguments(), **argument)
 
 
