@@ -86,6 +86,19 @@ def pinned() -> Path:
     return tree
 
 
+@pytest.fixture(scope="module", params=[True, False], ids=["isolated", "in-process"])
+def isolated(request: pytest.FixtureRequest) -> bool:
+    """Whether native code runs in a child process: what uses this holds for both."""
+    return bool(request.param)
+
+
+@pytest.fixture(scope="module")
+def either(isolated: bool, tiny_model: TinyModel) -> Iterator[Engine]:
+    """An engine in each of the two modes for the whole module: each test leaves it usable, or the next one fails."""
+    with Engine(**tiny_model.engine_arguments(), threads=1, backend="cpu", isolated=isolated) as engine:
+        yield engine
+
+
 @pytest.fixture(scope="module")
 def shared(tiny_model: TinyModel) -> Iterator[Engine]:
     """An engine for the whole module: each test leaves it usable, or the next one fails."""

@@ -31,8 +31,6 @@ from sdcffi import (
 )
 from sdcffi._upscaler_file import read_network
 
-MODES = pytest.mark.parametrize("isolated", [True, False], ids=["isolated", "in-process"])
-
 
 def picture(width: int, height: int, seed: int = 1) -> Pixels:
     """Soft random colours."""
@@ -155,7 +153,6 @@ def test_the_pictures_of_a_result_are_enlarged_and_its_record_kept(shared: Engin
         assert image.size == (64, 64)
 
 
-@MODES
 def test_the_array_is_a_view_that_outlives_the_upscaler(isolated: bool, networks: dict[str, Path]) -> None:
     with open_upscaler(networks["x2"], isolated=isolated) as upscaler:
         result = upscaler.upscale(SMALL)
@@ -275,7 +272,6 @@ def test_a_network_of_factor_one_has_no_other(networks: dict[str, Path]) -> None
 # --- failures, and what is left of them ---
 
 
-@MODES
 def test_numbers_that_are_none_are_an_error_and_no_white_picture(isolated: bool, tmp_path: Path) -> None:
     weights = random_weights(2)
     weights["conv_last.bias"][1] = np.nan
@@ -285,7 +281,6 @@ def test_numbers_that_are_none_are_an_error_and_no_white_picture(isolated: bool,
                 upscaler.upscale(SMALL)
 
 
-@MODES
 def test_a_call_that_is_stopped_leaves_the_upscaler_as_it_was(isolated: bool, networks: dict[str, Path]) -> None:
     with open_upscaler(networks["x4"], isolated=isolated) as upscaler:
         before, child = upscaler.upscale(SMALL).array, upscaler.pid
@@ -309,7 +304,6 @@ def test_a_lost_child_is_started_again_with_the_network(
         assert upscaler.pid != child
 
 
-@MODES
 def test_a_closed_upscaler_says_so(isolated: bool, networks: dict[str, Path]) -> None:
     upscaler = open_upscaler(networks["x2"], isolated=isolated)
     upscaler.close()
