@@ -7,7 +7,6 @@ isolation it runs in a process of its own, which ends with an exception or, wher
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -25,7 +24,7 @@ from unittest import mock
 import fuzz_files
 import numpy as np
 import pytest
-from test_lora_file import PAIR, gguf_bytes, metadata, write
+from test_lora_file import PAIR, gguf_bytes, metadata, safetensors_bytes, write
 from test_model_file import ALONE, CONTROL, FLUX, FLUX2, LLM, SD1
 from tiny_model import TinyModel, write_model
 
@@ -48,7 +47,6 @@ from sdcffi._model_file import Model
 
 DRAW: dict[str, Any] = {"width": 64, "height": 64, "steps": 1, "cfg_scale": 1.0, "seed": 7, "timeout": 60}
 NAN = float("nan")
-MODES = pytest.mark.parametrize("isolated", [True, False], ids=["isolated", "in-process"])
 
 
 @dataclass
@@ -119,8 +117,7 @@ class Row:
 
 
 def json_bytes(header: Any, data: bytes = b"1234") -> bytes:
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + data
+    return safetensors_bytes(header, data)
 
 
 def picture(height: int = 64, width: int = 64, channels: int = 3) -> Any:
@@ -365,7 +362,6 @@ def opened(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> I
         yield places
 
 
-@MODES
 @pytest.mark.parametrize("row", REFUSED, ids=ids(REFUSED))
 def test_what_the_map_lists_is_refused_before_native_code(
     row: Row, isolated: bool, opened: dict[bool, Place], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -531,7 +527,6 @@ def act_alone(line: str, model: str, directory: str) -> None:
 # Lifetime and concurrency.
 
 
-@MODES
 def test_a_closed_engine_is_not_used(isolated: bool, tiny_model: TinyModel, tmp_path: Path) -> None:
     place = Place(tiny_model, tmp_path, isolated)
     with place.engines:
@@ -542,7 +537,6 @@ def test_a_closed_engine_is_not_used(isolated: bool, tiny_model: TinyModel, tmp_
                 act()
 
 
-@MODES
 def test_two_threads_on_one_engine_take_turns(isolated: bool, opened: dict[bool, Place]) -> None:
     place = opened[isolated]
     alone = {seed: place.draw(seed=seed).arrays[0] for seed in range(3)}
@@ -558,7 +552,6 @@ def test_two_threads_on_one_engine_take_turns(isolated: bool, opened: dict[bool,
     assert all(np.array_equal(alone[seed], together[seed]) for seed in alone)
 
 
-@MODES
 def test_a_call_in_a_callback_is_refused(isolated: bool, opened: dict[bool, Place]) -> None:
     place = opened[isolated]
     with pytest.raises(SDError, match="a callback cannot call its engine"):
@@ -566,7 +559,6 @@ def test_a_call_in_a_callback_is_refused(isolated: bool, opened: dict[bool, Plac
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
-@MODES
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_an_engine_is_not_used_after_a_fork(isolated: bool, opened: dict[bool, Place]) -> None:
     place = opened[isolated]

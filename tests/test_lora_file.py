@@ -27,10 +27,14 @@ TUCKER: Shapes = {**HADA, "m.hada_w1_a": (4, 6), "m.hada_w2_a": (4, 6), **CORES}
 LOKR: Shapes = {"m.lokr_w1": (2, 2), "m.lokr_w2_a": (3, 4), "m.lokr_w2_b": (4, 4)}
 
 
-def safetensors(path: Path, header: Any, data: bytes, length: int | None = None) -> Path:
-    """Write a header, JSON text or a value, with data behind it."""
+def safetensors_bytes(header: Any, data: bytes, length: int | None = None) -> bytes:
+    """A header, JSON text or a value, with data behind it."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def safetensors(path: Path, header: Any, data: bytes, length: int | None = None) -> Path:
+    path.write_bytes(safetensors_bytes(header, data, length))
     return path
 
 
