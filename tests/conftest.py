@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from leftovers import nothing_left
 from matrix import pytest_addoption, pytest_terminal_summary
+from parity import SMALL, BySdCli, split, write_images
 from sdcli import THREADS, Pixels, SdCli
 from tiny_model import TinyModel, write_model
 
@@ -63,6 +64,22 @@ def sd_cli() -> SdCli:
     if not name or not path.is_file():
         pytest.fail(f"{build.directory} has no sd-cli to compare with. Run: python build_native.py --with-cli")
     return SdCli(path)
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The files of `parity.IMAGES`."""
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture
+def by_sd_cli(sd_cli: SdCli, images: dict[str, Path], tmp_path: Path) -> BySdCli:
+    """Generates with sd-cli, from parameters named as ours, over `SMALL`, and flags of its own that name `images`."""
+
+    def by_sd_cli(parameters: dict[str, Any], flags: str = "", **files: Path) -> list[Pixels]:
+        return sd_cli.generate({"rng": "cpu", **SMALL, **parameters}, tmp_path, *split(flags, **images, **files))
+
+    return by_sd_cli
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from sdcli import Pixels, SdCli, run
+from sdcli import Pixels, SdCli
 from tiny_model import TinyModel
 from upscaling_networks import forward, in_old_names, random_weights, write_network
 
@@ -102,15 +102,13 @@ def test_a_network_in_gguf_gives_the_same(networks: dict[str, Path], twice: Upsc
 def test_pixels_are_those_of_sd_cli(
     name: str, tile_size: int, repeats: int, networks: dict[str, Path], sd_cli: SdCli, tmp_path: Path
 ) -> None:
-    given, theirs = tmp_path / "small.png", tmp_path / "large.png"
+    given = tmp_path / "small.png"
     Image.fromarray(SMALL).save(given)
-    flags = {"upscale-model": networks[name], "init-img": given, "output": theirs, "threads": 1}
-    flags |= {"upscale-tile-size": tile_size, "upscale-repeats": repeats}
-    words = [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
-    run([str(sd_cli.path), "--mode", "upscale", *words])
+    flags = {"upscale_model": networks[name], "init_image": given, "upscale_tile_size": tile_size}
+    (theirs,) = sd_cli.generate({**flags, "upscale_repeats": repeats}, tmp_path, "--mode", "upscale")
     with open_upscaler(networks[name], tile_size=tile_size) as upscaler:
         ours = upscaler.upscale(given, upscaler.factor**repeats)
-    assert np.array_equal(ours.array, np.asarray(Image.open(theirs).convert("RGB")))
+    assert np.array_equal(ours.array, theirs)
 
 
 def test_tiles_come_near_the_picture_taken_whole(networks: dict[str, Path], twice: Upscaler) -> None:
