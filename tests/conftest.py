@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from leftovers import nothing_left
 from matrix import pytest_addoption, pytest_terminal_summary
+from parity import SMALL, BySdCli, split, write_images
 from sdcli import THREADS, Pixels, SdCli
 from tiny_model import TinyModel, write_model
 
@@ -67,6 +68,22 @@ def sd_cli() -> SdCli:
 
 
 @pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The files of `parity.IMAGES`."""
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture
+def by_sd_cli(sd_cli: SdCli, images: dict[str, Path], tmp_path: Path) -> BySdCli:
+    """Generates with sd-cli, from parameters named as ours, over `SMALL`, and flags of its own that name `images`."""
+
+    def by_sd_cli(parameters: dict[str, Any], flags: str = "", **files: Path) -> list[Pixels]:
+        return sd_cli.generate({"rng": "cpu", **SMALL, **parameters}, tmp_path, *split(flags, **images, **files))
+
+    return by_sd_cli
+
+
+@pytest.fixture(scope="session")
 def portable() -> NativeBuild:
     """A build with all CPU variants: the package's own if it is one, else from the build cache."""
     own = locate()
@@ -85,6 +102,19 @@ def pinned() -> Path:
             with _completed(tree) as partial:
                 source.fetch().unpack(partial)
     return tree
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["isolated", "in-process"])
+def isolated(request: pytest.FixtureRequest) -> bool:
+    """Whether native code runs in a child process: what uses this holds for both."""
+    return bool(request.param)
+
+
+@pytest.fixture(scope="module")
+def either(isolated: bool, tiny_model: TinyModel) -> Iterator[Engine]:
+    """An engine in each of the two modes for the whole module: each test leaves it usable, or the next one fails."""
+    with Engine(**tiny_model.engine_arguments(), threads=1, backend="cpu", isolated=isolated) as engine:
+        yield engine
 
 
 @pytest.fixture(scope="module")

@@ -86,10 +86,6 @@ def test_a_lora_changes_the_style_and_keeps_the_colours(style: str, mode: str, f
     assert keeps_colours(result.arrays[0], FIRST_SCENE, style)
 
 
-def test_a_lora_at_strength_zero_changes_nothing(drawing: Engine, first: Pixels) -> None:
-    assert np.array_equal(draw(drawing, FIRST, loras=[("outline", 0.0)]), first)
-
-
 def test_a_broken_text_encoder_shows(tmp_path: Path) -> None:
     tensors = load_file(demo_model()["llm"])
     tensors["model.norm.weight"] = np.zeros_like(tensors["model.norm.weight"])

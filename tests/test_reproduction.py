@@ -55,7 +55,6 @@ def rewritten(picture: Path, target: Path, **changes: Any) -> Path:
     return target
 
 
-@pytest.mark.parametrize("isolated", [True, False], ids=["isolated", "in-process"])
 def test_a_picture_of_a_batch_with_lora_comes_out_bit_for_bit(
     isolated: bool, picture: Path, tiny_model: TinyModel, tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from leftovers import wait_until
-from sdcli import Pixels
+from sdcli import Pixels, flags
 from tiny_model import TinyModel
 
 from sdcffi import (
@@ -336,7 +336,6 @@ def test_bad_arguments_are_refused(
 # Using
 
 
-@pytest.mark.parametrize("isolated", [True, False], ids=["isolated", "in-process"])
 def test_a_stored_choice_fills_what_is_left_open(stored: Path, keywords: dict[str, Any], isolated: bool) -> None:
     with Engine(**keywords, tuned=True, isolated=isolated) as engine:
         assert effective(engine) == {**DEFAULTS, **STORED}
@@ -483,7 +482,7 @@ def test_a_choice_stays_where_files_are_moved_and_with_what_does_not_decide(chan
 
 @pytest.fixture
 def words(keywords: dict[str, Any]) -> list[str]:
-    return [word for name, value in keywords.items() for word in ("--" + name.replace("_", "-"), str(value))]
+    return flags(**keywords)
 
 
 def test_the_command_prints_flags_that_generate_takes_by_itself(

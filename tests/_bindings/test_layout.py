@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from gpus import copied
 
 from sdcffi._bindings.layout import StructLayout, check_layout, layout_table
 from sdcffi._machine.builds import locate
@@ -45,9 +45,7 @@ def test_each_kind_of_difference_names_struct_field_and_values(compiled: dict[st
 @pytest.fixture
 def tampered(tmp_path: Path) -> Path:
     """A copy of the package's build that a test may damage."""
-    build = locate()
-    shutil.copytree(build.directory, tmp_path / "native", ignore=shutil.ignore_patterns("sd-cli*"))
-    return tmp_path / "native"
+    return copied(tmp_path / "native")
 
 
 def load_in_a_new_process(directory: Path) -> str:

@@ -139,32 +139,6 @@ def test_a_backend_that_was_not_built_is_refused_with_the_command() -> None:
         open_backend("musa")
 
 
-def test_a_plugin_that_does_not_load_says_why(tmp_path: Path) -> None:
-    """A copy of the build whose GPU plug-in is no library: explicit is an error, auto goes on and says so."""
-    code = (
-        "import hashlib, json, shutil, sys; from pathlib import Path; from sdcffi._machine.builds import locate\n"
-        "copy = Path(sys.argv[1]) / 'native'; shutil.copytree(locate().directory, copy)\n"
-        "(copy / 'libggml-cuda.so').write_bytes(b'no library')\n"
-        "manifest = json.loads((copy / 'manifest.json').read_text())\n"
-        "manifest['backends']['cuda'] = ['libggml-cuda.so']\n"
-        "manifest['files']['libggml-cuda.so'] = hashlib.sha256(b'no library').hexdigest()\n"
-        "(copy / 'manifest.json').write_text(json.dumps(manifest))\n"
-        "from sdcffi._bindings.job import Job; from sdcffi._bindings.library import load\n"
-        "from sdcffi._bindings.session import Opening, Session\n"
-        "from sdcffi._bindings.plugins import plugins_of\n"
-        "from sdcffi._machine.backends import backend_choice\n"
-        "from sdcffi import BackendUnavailableError\n"
-        "def open_backend(name):\n"
-        "    return Session().open(Job(lambda event: None), Opening(copy, backend_choice(name))).device\n"
-        "assert open_backend('auto').backend == 'cpu'\n"
-        "assert 'libggml-cuda.so' in plugins_of(load()).skipped['cuda'], plugins_of(load()).skipped\n"
-        "try: open_backend('cuda')\n"
-        "except BackendUnavailableError as error: assert 'cannot be loaded here' in str(error), error\n"
-        "else: raise SystemExit('not refused')\n"
-    )
-    assert run_python(code, str(tmp_path)) == ""
-
-
 @pytest.mark.parametrize(
     ("enum", "some"),
     [

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 from sdcli import SdCli, run
 from tiny_model import TinyModel
+from upscaling_networks import random_weights, write_network
 
 from sdcffi import Engine, Hires, ImageParams, Log, Progress, SampleParams, Tiling
 from sdcffi._bindings.phases import LINES, Phases
@@ -99,24 +99,8 @@ def draw(loaded: tuple[Engine, Heard]) -> Callable[..., list[Occurrence]]:
 
 @pytest.fixture(scope="module")
 def enlarger(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An upscaling network (ESRGAN with one block) that keeps the size."""
-    rng = np.random.default_rng(0)
-    tensors: dict[str, np.ndarray[Any, Any]] = {}
-
-    def convolution(name: str, out: int, inp: int) -> None:
-        tensors[f"{name}.weight"] = (rng.standard_normal((out, inp, 3, 3)) * 0.02).astype(np.float16)
-        tensors[f"{name}.bias"] = np.zeros(out, np.float32)
-
-    convolution("conv_first", 64, 3)
-    for block in (1, 2, 3):
-        for number in range(1, 6):
-            convolution(f"body.0.rdb{block}.conv{number}", 64 if number == 5 else 32, 64 + 32 * (number - 1))
-    convolution("conv_body", 64, 64)
-    convolution("conv_hr", 64, 64)
-    convolution("conv_last", 3, 64)
-    path = tmp_path_factory.mktemp("enlarger") / "enlarger.safetensors"
-    save_file(tensors, path)
-    return path
+    """An upscaling network that keeps the size."""
+    return write_network(tmp_path_factory.mktemp("enlarger") / "enlarger.safetensors", random_weights(1))
 
 
 def encoded(pictures: int = 0, tiles: int = 1) -> list[Occurrence]:

@@ -101,71 +101,35 @@ def test_installing_it_makes_the_backend_appear_and_compute(installed: Path, tin
     assert [device.backend for device in list_devices(installed).devices] == ["cpu"]
 
 
-def other_version(fragment: dict[str, Any]) -> None:
-    fragment["against"]["sdcffi"] = "0.0.9"
-
-
-def other_source(fragment: dict[str, Any]) -> None:
-    fragment["against"]["upstream"] = "0" * 64
-
-
-def other_c_sources(fragment: dict[str, Any]) -> None:
-    fragment["against"]["csrc"] = "0" * 64
-
-
-def other_platform(fragment: dict[str, Any]) -> None:
-    fragment["against"]["platform"] = "win-amd64"
-
-
-def other_declarations(fragment: dict[str, Any]) -> None:
-    fragment["against"]["declarations"] = "0" * 64
-
-
-def other_patches(fragment: dict[str, Any]) -> None:
-    fragment["against"]["patches"].pop()
-
-
-def other_schema(fragment: dict[str, Any]) -> None:
-    fragment["schema"] = 2
-
-
-def other_backend(fragment: dict[str, Any]) -> None:
-    fragment["backend"] = "vulkan"
-
-
-def no_reference(fragment: dict[str, Any]) -> None:
-    del fragment["against"]
-
-
-def a_file_of_the_build(fragment: dict[str, Any]) -> None:
-    fragment["files"]["cdef.h"] = "0" * 64
-
-
-def a_file_elsewhere(fragment: dict[str, Any]) -> None:
-    fragment["files"]["../errors.py"] = "0" * 64
+OTHER = "0" * 64
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("place", "spoilt", "said"),
     [
-        (other_version, r"does not fit this build.*another sdcffi \(sdcffi '0\.0\.9', here '"),
-        (other_source, "another upstream"),
-        (other_c_sources, r"another csrc \(csrc '0000"),
-        (other_platform, r"another platform \(platform 'win-amd64', here '"),
-        (other_declarations, "another declarations"),
-        (other_patches, "another patches"),
-        (other_schema, "a form this version does not know"),
-        (other_backend, "a form this version does not know"),
-        (no_reference, "cannot be read: KeyError"),
-        (a_file_of_the_build, r"names what is not its own: cdef\.h"),
-        (a_file_elsewhere, r"names what is not its own: \.\./errors\.py"),
+        (("against", "sdcffi"), "0.0.9", r"does not fit this build.*another sdcffi \(sdcffi '0\.0\.9', here '"),
+        (("against", "upstream"), OTHER, "another upstream"),
+        (("against", "csrc"), OTHER, r"another csrc \(csrc '0000"),
+        (("against", "platform"), "win-amd64", r"another platform \(platform 'win-amd64', here '"),
+        (("against", "declarations"), OTHER, "another declarations"),
+        (("against", "patches"), ["0001-cast-quantised-tensors-by-rows.patch"], "another patches"),
+        (("schema",), 2, "a form this version does not know"),
+        (("backend",), "vulkan", "a form this version does not know"),
+        (("against",), None, "cannot be read: KeyError"),
+        (("files", "cdef.h"), OTHER, r"names what is not its own: cdef\.h"),
+        (("files", "../errors.py"), OTHER, r"names what is not its own: \.\./errors\.py"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_the_cpu_goes_on(
-    spoil: Callable[[dict[str, Any]], None], said: str, installed: Path, tiny_model: TinyModel
+    place: tuple[str, ...], spoilt: Any, said: str, installed: Path, tiny_model: TinyModel
 ) -> None:
     fragment = json.loads((installed / FRAGMENT).read_text("utf-8"))
-    spoil(fragment)
+    *above, name = place
+    table = fragment[above[0]] if above else fragment
+    if spoilt is None:
+        del table[name]
+    else:
+        table[name] = spoilt
     (installed / FRAGMENT).write_text(json.dumps(fragment), "utf-8")
     said += f".*Run: {REINSTALL};.*python -m sdcffi build --backend cpu,cuda"
     arguments = {**tiny_model.engine_arguments(), "library": installed, "threads": 1}

@@ -157,13 +157,6 @@ def test_a_mask_of_another_size_but_the_same_aspect_is_in_line(rule: Any) -> Non
         taken(FLUX2, rule, init_image=picture(80, 120), mask_image=mask[:40])
 
 
-def test_a_mask_of_another_size_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match="mask_image is 32x32 pixels, init_image 64x64; make them one, or give resize="
-    ):
-        taken(init_image=picture(64, 64), mask_image=np.ones((32, 32), bool))
-
-
 def test_a_box_is_in_pixels_of_the_picture_and_scaled_with_it() -> None:
     params = taken(init_image=picture(64, 64), mask_image=(16, 0, 64, 32))
     assert params.mask_image[:32, 16:].min() == 255

@@ -391,6 +391,7 @@ def test_a_plugin_that_is_missing_or_not_a_library_is_refused_and_passed_over_by
     found, _ = draw("auto", library=broken)
     assert found.id == "cpu"
     assert "libggml-cuda.so is missing" in found.reason
+    assert "file too short" in found.reason
 
 
 def test_the_process_of_a_device_that_crashes_is_told_of(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
+from gpus import copied
 
 from sdcffi._bindings.library import load
 from sdcffi._machine import builds as _locate
@@ -15,9 +15,7 @@ from sdcffi.errors import LibraryNotFoundError
 
 @pytest.fixture
 def other_build(tmp_path: Path) -> Path:
-    copy = tmp_path / "other"
-    shutil.copytree(locate().directory, copy, ignore=shutil.ignore_patterns("sd-cli*"))
-    return copy
+    return copied(tmp_path / "other")
 
 
 def test_the_argument_wins_over_the_environment(other_build: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,9 +40,20 @@ def system(root: Path, siblings: dict[int, str], files: dict[str, str]) -> Path:
 EIGHT = {number: str(number) for number in range(8)}
 TWO_THREADS = {number: f"{number % 4},{number % 4 + 4}" for number in range(8)}  # 4 cores
 HYBRID = {**{number: f"{number & ~1}-{number | 1}" for number in range(4)}, **{n: str(n) for n in range(4, 8)}}
-V2 = {"proc/self/cgroup": "0::/user/app\n"}
-V1 = {"proc/self/cgroup": "9:cpuset:/other\n4:cpu,cpuacct:/user/app\n0::/\n"}
-PERIOD = {"sys/fs/cgroup/cpu/user/app/cpu.cfs_period_us": "100000\n"}
+
+
+def version_1(directory: str, quota: int, period: int) -> dict[str, str]:
+    """The files of a limit by control groups of version 1."""
+    files = {"quota": quota, "period": period}
+    limits = {f"sys/fs/cgroup/cpu{directory}/cpu.cfs_{name}_us": f"{number}\n" for name, number in files.items()}
+    return {"proc/self/cgroup": "9:cpuset:/other\n4:cpu,cpuacct:/user/app\n0::/\n", **limits}
+
+
+def version_2(**limits: str) -> dict[str, str]:
+    """The same of version 2, of the process's own group, the one above, or the container's root."""
+    places = {"own": "/user/app", "above": "/user", "root": ""}
+    files = {f"sys/fs/cgroup{places[name]}/cpu.max": text for name, text in limits.items()}
+    return {"proc/self/cgroup": "0::/user/app\n", **files}
 
 
 @pytest.mark.parametrize(
@@ -55,54 +66,20 @@ PERIOD = {"sys/fs/cgroup/cpu/user/app/cpu.cfs_period_us": "100000\n"}
         pytest.param(TWO_THREADS, range(4), {}, 4, 4, id="affinity with one thread of each core"),
         pytest.param(HYBRID, range(8), {}, 6, 8, id="cores of two kinds"),
         pytest.param({}, range(3), {}, 3, 3, id="no topology"),
-        pytest.param(EIGHT, range(8), {**V2, "sys/fs/cgroup/user/app/cpu.max": "max 100000\n"}, 8, 8, id="no limit"),
-        pytest.param(EIGHT, range(8), {**V2, "sys/fs/cgroup/user/app/cpu.max": "250000 100000\n"}, 3, 3, id="quota"),
-        pytest.param(EIGHT, range(8), {**V2, "sys/fs/cgroup/user/app/cpu.max": "300000 200000\n"}, 2, 2, id="period"),
-        pytest.param(EIGHT, range(8), {**V2, "sys/fs/cgroup/user/app/cpu.max": "10000 100000\n"}, 1, 1, id="a tenth"),
+        pytest.param(EIGHT, range(8), version_2(own="max 100000\n"), 8, 8, id="no limit"),
+        pytest.param(EIGHT, range(8), version_2(own="250000 100000\n"), 3, 3, id="quota"),
+        pytest.param(EIGHT, range(8), version_2(own="300000 200000\n"), 2, 2, id="period"),
+        pytest.param(EIGHT, range(8), version_2(own="10000 100000\n"), 1, 1, id="a tenth"),
         pytest.param(
-            EIGHT,
-            range(8),
-            {
-                **V2,
-                "sys/fs/cgroup/user/app/cpu.max": "600000 100000\n",
-                "sys/fs/cgroup/user/cpu.max": "400000 100000\n",
-            },
-            4,
-            4,
-            id="quota of a group above",
+            *(EIGHT, range(8), version_2(own="600000 100000\n", above="400000 100000\n"), 4, 4), id="quota above"
         ),
-        pytest.param(EIGHT, range(8), {**V2, "sys/fs/cgroup/cpu.max": "200000 100000\n"}, 2, 2, id="container's root"),
-        pytest.param(EIGHT, range(2), {**V2, "sys/fs/cgroup/cpu.max": "600000 100000\n"}, 2, 2, id="affinity is less"),
-        pytest.param(TWO_THREADS, range(8), {**V2, "sys/fs/cgroup/cpu.max": "600000 100000\n"}, 4, 6, id="between"),
-        pytest.param(EIGHT, range(8), {**V2, "sys/fs/cgroup/user/app/cpu.max": ""}, 8, 8, id="empty file"),
-        pytest.param(
-            EIGHT,
-            range(8),
-            {**V1, **PERIOD, "sys/fs/cgroup/cpu/user/app/cpu.cfs_quota_us": "150000\n"},
-            2,
-            2,
-            id="version 1",
-        ),
-        pytest.param(
-            EIGHT,
-            range(8),
-            {**V1, **PERIOD, "sys/fs/cgroup/cpu/user/app/cpu.cfs_quota_us": "-1\n"},
-            8,
-            8,
-            id="version 1 without limit",
-        ),
-        pytest.param(
-            EIGHT,
-            range(8),
-            {
-                **V1,
-                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "50000\n",
-                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "250000\n",
-            },
-            5,
-            5,
-            id="version 1, the container's root",
-        ),
+        pytest.param(EIGHT, range(8), version_2(root="200000 100000\n"), 2, 2, id="container's root"),
+        pytest.param(EIGHT, range(2), version_2(root="600000 100000\n"), 2, 2, id="affinity is less"),
+        pytest.param(TWO_THREADS, range(8), version_2(root="600000 100000\n"), 4, 6, id="between"),
+        pytest.param(EIGHT, range(8), version_2(own=""), 8, 8, id="empty file"),
+        pytest.param(EIGHT, range(8), version_1("/user/app", 150_000, 100_000), 2, 2, id="version 1"),
+        pytest.param(EIGHT, range(8), version_1("/user/app", -1, 100_000), 8, 8, id="version 1 without limit"),
+        pytest.param(EIGHT, range(8), version_1("", 250_000, 50_000), 5, 5, id="version 1, the container's root"),
         pytest.param({}, range(2000), {}, MOST_THREADS, MOST_THREADS, id="more than ggml takes"),
     ],
 )
@@ -171,7 +148,6 @@ def threads(model: TinyModel, **keywords: Any) -> int | None:
     return result.origin.resolved_context.n_threads
 
 
-@pytest.mark.parametrize("isolated", [True, False], ids=["isolated", "in-process"])
 def test_the_record_tells_the_cores_of_the_process_that_computes(
     tiny_model: TinyModel, isolated: bool, one_processor: None
 ) -> None:

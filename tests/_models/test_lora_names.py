@@ -137,6 +137,14 @@ def test_one_file_under_two_names_is_refused(lora_dir: Path, add: AddFile) -> No
     assert len(as_loras([path, Lora(path, is_high_noise=True)])) == 2
 
 
+@pytest.mark.parametrize(
+    ("multiplier", "error"), [(float("nan"), ValueError), (float("inf"), ValueError), ("1", TypeError)]
+)
+def test_a_bad_multiplier_is_refused(multiplier: Any, error: type[Exception], lora_dir: Path, add: AddFile) -> None:
+    with pytest.raises(error, match=f"multiplier of LoRA .* must be .*, not {multiplier!r}"):
+        as_loras([Lora(add("foo.safetensors"), multiplier)])
+
+
 def test_each_file_is_looked_into(lora_dir: Path) -> None:
     (lora_dir / "foo.safetensors").write_bytes(b"x" * 20)
     with pytest.raises(LoraError, match=r"foo\.safetensors"):

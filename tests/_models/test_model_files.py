@@ -224,44 +224,23 @@ ENTRY = {"dtype": "F16", "shape": [1], "data_offsets": [0, 2]}
         (b"", "it is empty"),
         (b"hello, this is no model at all", "no safetensors file"),
         (b"\2\0\0\0\0\0\0\0{}", "it holds no tensor"),
-        (struct.pack("<Q", 4) + b"[1 ]" + bytes(9), "not an object"),
         (b"PK\x03\x04" + bytes(90), "PyTorch archive has no end"),
-        ({"t": {"shape": [1], "data_offsets": [0, 2]}}, "dtype None is not one of F16, BF16"),
-        ({"t": {**ENTRY, "dtype": "BOOL"}}, "dtype 'BOOL'"),
-        ({"t": {**ENTRY, "dtype": "U16"}}, "dtype 'U16'"),
-        ({"t": 3}, "its entry is no JSON object"),
-        ({"t": {"dtype": "F16", "shape": [1]}}, "data_offsets None"),
-        ({"t": {**ENTRY, "shape": [1] * 6}}, "6 dimensions; at most 5"),
-        ({"t": {**ENTRY, "shape": [99], "data_offsets": [0, 198]}}, "truncated"),
-        (gguf_bytes()[:40], "the file ends"),
-        (gguf_bytes(data=9), "truncated"),
-        (gguf_bytes(version=1), "gguf version 1"),
-        (gguf_bytes(name=b"n" * 9000), "a name of 9000 bytes"),
-        (gguf_bytes(shape=(32,) * 5), "5 dimensions; at most 4"),
-        (gguf_bytes(shape=(32, 0)), "no elements"),
-        (gguf_bytes(offset=1 << 40), "truncated"),
         *(
             (gguf_bytes(kind=kind), f"type {kind} is not one of 0 (F32)")
             for kind in (4, 5, 31, 33, 36, 38, 41, 1 << 31)
         ),
-        (gguf_bytes(entries=1, metadata=metadata(b"general.alignment", 10, bytes(8))), "general.alignment"),
-        (gguf_bytes(entries=1, metadata=metadata(b"a", 9, struct.pack("<IQ", 9, 1))), "type 9"),
-        (gguf_bytes(entries=1, metadata=metadata(b"a", 9, struct.pack("<IQ", 8, 1 << 60))), "the file ends before"),
         (gguf_bytes(entries=1, metadata=metadata(b"a", 9, struct.pack("<IQQ", 8, 1, 1 << 60))), "the file ends before"),
     ],
 )
-@pytest.mark.parametrize("slot", ["model_path", "vae_path", "llm_path"])
-def test_a_file_that_cannot_be_read_is_refused_with_its_place(
-    content: Any, said: str, slot: str, tmp_path: Path
-) -> None:
+def test_a_file_that_cannot_be_read_is_refused_with_its_place(content: Any, said: str, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     if isinstance(content, bytes):
         path.write_bytes(content)
     elif content is not None:
         safetensors(path, content, b"1234")
     with pytest.raises((HeaderError, PathNotFoundError)) as caught:
-        read_file(slot, path)
-    assert str(caught.value).startswith(f"{slot.removesuffix('_path')}: ")
+        read_file("llm_path", path)
+    assert str(caught.value).startswith("llm: ")
     assert str(path) in str(caught.value)
     assert said in str(caught.value)
 

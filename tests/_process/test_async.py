@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 from leftovers import PATIENCE, nothing_left, wait_until
-from tiny_model import TinyModel
 
 from sdcffi import CancelledError, Engine, GenerationTimeoutError, Log, Preview, Progress
 from sdcffi.engine.results import Result
@@ -21,27 +21,21 @@ DRAW: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "steps": 2
 LONG: dict[str, Any] = {**DRAW, "steps": 10_000, "timeout": 60.0}  # ends only if it is stopped
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["isolated", "in-process"])
-def shared(request: pytest.FixtureRequest, tiny_model: TinyModel) -> Iterator[Engine]:
-    with Engine(**tiny_model.engine_arguments(), threads=1, backend="cpu", isolated=request.param) as engine:
-        yield engine
-
-
 @pytest.fixture(scope="module")
-def expected(shared: Engine) -> dict[int, bytes]:
-    """What blocking calls draw, by seed."""
-    return {seed: pixels(shared.generate(**{**DRAW, "seed": seed})) for seed in (7, 8, 9)}
+def expected(either: Engine) -> dict[int, bytes]:
+    """What blocking calls generate, by seed."""
+    return {seed: pixels(either.generate(**{**DRAW, "seed": seed})) for seed in (7, 8, 9)}
 
 
 @pytest.fixture
-def engine(shared: Engine, expected: dict[int, bytes], tmp_path: Path) -> Iterator[Engine]:
-    """The shared engine, which afterwards draws what it drew before, in the same process, and leaves nothing."""
-    pid = shared.pid
+def engine(either: Engine, expected: dict[int, bytes], tmp_path: Path) -> Iterator[Engine]:
+    """An engine that afterwards generates what it did before, in the same process, and leaves nothing."""
+    pid = either.pid
     with nothing_left(tmp_path):
-        yield shared
+        yield either
         assert wait_until(lambda: not calling_threads()), "the thread of a call is still there"
-        assert pixels(shared.generate(**DRAW)) == expected[7]
-    assert shared.pid == pid
+        assert pixels(either.generate(**DRAW)) == expected[7]
+    assert either.pid == pid
 
 
 def pixels(result: Result) -> bytes:
@@ -52,19 +46,17 @@ def calling_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "sdcffi call"]
 
 
-class Began:
-    """An event of the running loop that is set by a call's first denoising step, on another thread."""
+async def begun(engine: Engine) -> asyncio.Task[Result]:
+    """A task with a call that goes on until it is stopped, and is at a denoising step."""
+    loop, began = asyncio.get_running_loop(), asyncio.Event()
 
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-
-    def hear(self, progress: Progress) -> None:
+    def hear(progress: Progress) -> None:  # on another thread
         if progress.phase == "sample" and progress.step == 1:
-            self._loop.call_soon_threadsafe(self._event.set)
+            loop.call_soon_threadsafe(began.set)
 
-    async def wait(self) -> None:
-        await asyncio.wait_for(self._event.wait(), PATIENCE)
+    task = asyncio.create_task(engine.agenerate(**LONG, on_progress=hear))
+    await asyncio.wait_for(began.wait(), PATIENCE)
+    return task
 
 
 def test_agenerate_gives_what_generate_gives_and_leaves_the_loop_free(
@@ -97,29 +89,17 @@ def test_calls_at_once_on_one_engine_get_their_own_pictures(engine: Engine, expe
     assert [pixels(result) for result in asyncio.run(main())] == list(expected.values())
 
 
-def test_cancelling_the_task_stops_the_call_before_the_task_ends(engine: Engine) -> None:
+@pytest.mark.parametrize("times", [1, 3])
+def test_cancelling_the_task_stops_the_call_before_the_task_ends(times: int, engine: Engine) -> None:
     async def main() -> None:
-        began = Began()
-        task = asyncio.create_task(engine.agenerate(**LONG, on_progress=began.hear))
-        await began.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert not engine._calls._begun, "the call goes on"
-
-    asyncio.run(main())
-
-
-def test_cancelling_again_while_it_stops_changes_nothing(engine: Engine) -> None:
-    async def main() -> None:
-        began = Began()
-        task = asyncio.create_task(engine.agenerate(**LONG, on_progress=began.hear))
-        await began.wait()
-        for _ in range(3):
+        task = await begun(engine)
+        started = time.monotonic()
+        for _ in range(times):
             task.cancel()
             await asyncio.sleep(0)
         with pytest.raises(asyncio.CancelledError):
             await task
+        assert time.monotonic() - started < PATIENCE, "its own time limit ended it"
         assert not engine._calls._begun, "the call goes on"
 
     asyncio.run(main())
@@ -127,9 +107,7 @@ def test_cancelling_again_while_it_stops_changes_nothing(engine: Engine) -> None
 
 def test_cancelling_one_task_leaves_the_others(engine: Engine, expected: dict[int, bytes]) -> None:
     async def main() -> None:
-        began = Began()
-        first = asyncio.create_task(engine.agenerate(**LONG, on_progress=began.hear))
-        await began.wait()
+        first = await begun(engine)
         waiting = asyncio.create_task(engine.agenerate(**LONG))
         last = asyncio.create_task(engine.agenerate(**{**DRAW, "seed": 8}))
         await asyncio.sleep(0)
@@ -164,9 +142,7 @@ def test_time_limits_of_asyncio_stop_the_call(engine: Engine) -> None:
 
 def test_the_engines_own_cancel_is_an_error_of_the_awaiting_task(engine: Engine) -> None:
     async def main() -> None:
-        began = Began()
-        task = asyncio.create_task(engine.agenerate(**LONG, on_progress=began.hear))
-        await began.wait()
+        task = await begun(engine)
         engine.cancel()
         with pytest.raises(CancelledError):
             await task
@@ -269,9 +245,7 @@ def test_a_stream_takes_no_functions(engine: Engine) -> None:
 
 def test_a_loop_that_ends_first_stops_its_calls(engine: Engine) -> None:
     async def main() -> None:
-        began = Began()
-        left = asyncio.create_task(engine.agenerate(**LONG, on_progress=began.hear))
-        await began.wait()
+        left = await begun(engine)
         assert not left.done()
 
     asyncio.run(main())

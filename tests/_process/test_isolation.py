@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,17 +54,10 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals and fo
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["isolated", "in-process"])
-def either(request: pytest.FixtureRequest, tiny_model: TinyModel) -> Iterator[Engine]:
-    """An engine in each of the two modes, for several tests: each leaves it usable, or the next one fails."""
-    with Engine(**tiny_model.engine_arguments(), threads=1, backend="cpu", isolated=request.param) as engine:
-        yield engine
-
-
-@pytest.fixture(params=[True, False], ids=["isolated", "in-process"])
-def own(request: pytest.FixtureRequest, tiny_model: TinyModel, open_engine: OpenEngine) -> Engine:
+@pytest.fixture
+def own(isolated: bool, tiny_model: TinyModel, open_engine: OpenEngine) -> Engine:
     """An engine in each of the two modes, for one test, which may close it."""
-    return open_engine(tiny_model, isolated=request.param)
+    return open_engine(tiny_model, isolated=isolated)
 
 
 def at_step(step: int, act: Callable[[], object]) -> Callable[[Progress], None]:
@@ -305,7 +298,6 @@ def test_a_call_that_does_not_stop_loses_its_process(
     assert np.array_equal(engine.generate(**DRAW).arrays[0], expected)
 
 
-@pytest.mark.parametrize("isolated", [True, False], ids=["isolated", "in-process"])
 def test_loading_that_takes_too_long_ends(isolated: bool, tiny_model: TinyModel, engine: Engine) -> None:
     late = threading.Event()
     with pytest.raises(GenerationTimeoutError):  # the timeout passes in the callback, whatever the machine's speed
@@ -429,18 +421,14 @@ def test_closing_stops_calls_that_wait_and_leaves_the_running_one_its_end(own: E
     assert own.pid is None
 
 
-@pytest.mark.parametrize("isolated", [True, False], ids=["isolated", "in-process"])
-def test_an_engine_may_be_closed_in_its_own_callback(
-    isolated: bool, open_engine: OpenEngine, tiny_model: TinyModel
-) -> None:
-    engine = open_engine(tiny_model, isolated=isolated)
-    pid = engine.pid
+def test_an_engine_may_be_closed_in_its_own_callback(own: Engine) -> None:
+    pid = own.pid
     with pytest.raises(CancelledError):
-        engine.generate(**LONG, on_progress=at_step(1, engine.close))
-    assert engine.pid is None
+        own.generate(**LONG, on_progress=at_step(1, own.close))
+    assert own.pid is None
     assert pid is None or not is_running(pid)
     with pytest.raises(SDError, match="the engine is closed"):
-        engine.generate(**DRAW)
+        own.generate(**DRAW)
 
 
 def test_closing_does_not_wait_for_a_callback_that_hangs(open_engine: OpenEngine, tiny_model: TinyModel) -> None:
@@ -630,7 +618,6 @@ def test_an_engine_may_be_opened_and_used_on_any_thread(
     assert np.array_equal(drawn[0], expected)
 
 
-@pytest.mark.parametrize("isolated", [True, False], ids=["isolated", "in-process"])
 def test_relative_paths_mean_the_callers_directory(
     isolated: bool, tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

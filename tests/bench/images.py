@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import io
 import multiprocessing
-import statistics
 import sys
 import tempfile
 import threading
@@ -34,7 +33,9 @@ from sdcffi._models.files import Model
 from sdcffi._process.channel import Channel
 from sdcffi.images.convert import to_pillow
 
-AIMS = {"in: numpy uint8 RGB": 1.0, "in: Pillow RGB": 10.0}  # milliseconds
+from .isolation import show
+
+AIMS = {"in: numpy uint8 RGB": 0.001, "in: Pillow RGB": 0.010}  # seconds
 
 
 def photograph(size: int) -> Any:
@@ -80,20 +81,15 @@ def shared(channels: tuple[Channel, Channel], library: Library, params: ImagePar
     sender.join()
 
 
-def show(name: str, act: Callable[[], object], rounds: int) -> bool:
+def measure(name: str, act: Callable[[], object], rounds: int) -> bool:
     """Time something and print its row; whether its median meets the aim."""
     act()
-    milliseconds = []
+    seconds = []
     for _ in range(rounds):
         started = time.perf_counter()
         act()
-        milliseconds.append((time.perf_counter() - started) * 1000)
-    low, middle, high = statistics.quantiles(milliseconds, n=4)
-    aim = AIMS.get(name)
-    met = aim is None or middle < aim
-    told = "" if aim is None else f"   aim {aim:.0f} ms{'' if met else '  missed'}"
-    print(f"{name:<34}{middle:>10.3f} ms  ({low:.3f} to {high:.3f}){told}", flush=True)
-    return met
+        seconds.append(time.perf_counter() - started)
+    return show(name, seconds, AIMS.get(name))
 
 
 def main() -> int:
@@ -108,16 +104,16 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         given = sources(pixels, Path(name))
         for kind, source in given.items():
-            met.append(show(f"in: {kind}", lambda s=source: Marshaller(library).struct(taken(s)), options.rounds))
+            met.append(measure(f"in: {kind}", lambda s=source: Marshaller(library).struct(taken(s)), options.rounds))
         for kind in ("numpy uint8 RGB", "Pillow RGB"):
             source = given[kind]
-            show(f"share: {kind}", lambda s=source: shared((ours, theirs), library, taken(s)), options.rounds)
+            measure(f"share: {kind}", lambda s=source: shared((ours, theirs), library, taken(s)), options.rounds)
         half = Image.fromarray(pixels).reduce(2)
         target = {"width": options.size, "height": options.size}
         enlarge = ImageParams(init_image=half, **target)
-        show("in: Pillow, half the size, crop", lambda: take_pictures(enlarge, Model(), "crop"), options.rounds)
-    show("out: arrays to Pillow", lambda: to_pillow(pixels), options.rounds)
-    show("out: Pillow to PNG", lambda: to_pillow(pixels).save(io.BytesIO(), "PNG"), max(3, options.rounds // 10))
+        measure("in: Pillow, half the size, crop", lambda: take_pictures(enlarge, Model(), "crop"), options.rounds)
+    measure("out: arrays to Pillow", lambda: to_pillow(pixels), options.rounds)
+    measure("out: Pillow to PNG", lambda: to_pillow(pixels).save(io.BytesIO(), "PNG"), max(3, options.rounds // 10))
     return 0 if all(met) else 1
 
 

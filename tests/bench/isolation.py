@@ -125,7 +125,7 @@ def show(name: str, values: list[float], aim: float | None = None) -> bool:
     low, middle, high = statistics.quantiles(values, n=4)
     met = aim is None or middle < aim
     told = "" if aim is None else f"   aim {aim * 1000:.0f} ms{'' if met else '  missed'}"
-    print(f"{name:<34}{middle * 1000:>9.1f} ms  ({low * 1000:.1f} to {high * 1000:.1f}){told}", flush=True)
+    print(f"{name:<34}{middle * 1000:>10.3f} ms  ({low * 1000:.3f} to {high * 1000:.3f}){told}", flush=True)
     return met
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from sdcli import THREADS
+from sdcli import THREADS, flags
 from tiny_model import TinyModel
 
 import sdcffi
@@ -24,11 +24,6 @@ OpenEngine = Callable[..., Engine]
 Capture = pytest.CaptureFixture[str]
 
 DRAW: dict[str, Any] = {"width": 64, "height": 64, "steps": 3, "seed": 42, "cfg_scale": 1.0, "sampler": "euler_a"}
-
-
-def flags(**keywords: Any) -> list[str]:
-    """Keywords of `Engine` and `Engine.generate` as flags."""
-    return [word for name, value in keywords.items() for word in ("--" + name.replace("_", "-"), str(value))]
 
 
 @pytest.fixture
@@ -163,22 +158,19 @@ def test_saved_parameters_draw_the_same_again_and_flags_win(
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("content", "said"),
     [
-        ("a.json", '{"stepps": 4}', "unknown parameter 'stepps'; did you mean steps"),
-        ("a.json", "[1]", "must hold a table of parameters, not list"),
-        ("a.json", "{", "a.json cannot be read: "),
-        ("a.toml", "a = ", "a.toml cannot be read: "),
-        ("a.json", '{"prompt": "a", "cache_reuse_threshold": 0.2}', "Cache needs mode"),
-        ("a.json", '{"prompt": "a", "steps": "4"}', "steps must be an integer, not '4'"),
+        ('{"stepps": 4}', "unknown parameter 'stepps'; did you mean steps"),
+        ('{"prompt": "a", "cache_reuse_threshold": 0.2}', "Cache needs mode"),
+        ('{"prompt": "a", "steps": "4"}', "steps must be an integer, not '4'"),
     ],
 )
 def test_a_bad_parameter_file_is_named(
-    name: str, content: str, said: str, models: dict[str, TinyModel], tmp_path: Path, capfd: Capture
+    content: str, said: str, models: dict[str, TinyModel], tmp_path: Path, capfd: Capture
 ) -> None:
-    (tmp_path / name).write_text(content)
+    (tmp_path / "a.json").write_text(content)
     files = flags(**models["q8_0"].engine_arguments(), backend="cpu", output=tmp_path / "out.png")
-    assert cli.main(["generate", "--params", str(tmp_path / name), *files]) == 2
+    assert cli.main(["generate", "--params", str(tmp_path / "a.json"), *files]) == 2
     assert said in capfd.readouterr().err
 
 

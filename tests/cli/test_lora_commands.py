@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 from safetensors.numpy import save_file
-from sdcli import THREADS
+from sdcli import THREADS, flags
 from tiny_model import TinyModel
 
 from sdcffi import Engine, Lora, cli
@@ -171,12 +171,9 @@ def test_lists_of_numbers_are_checked(text: str) -> None:
 def test_the_command_writes_the_engines_pictures(tiny_model: TinyModel, tmp_path: Path, capfd: Capture) -> None:
     draw: dict[str, Any] = {"width": 64, "height": 64, "steps": 1, "cfg_scale": 1.0}
     arguments = {**tiny_model.engine_arguments(), "threads": THREADS, "backend": "cpu"}
-    flags = [
-        word for name, value in {**arguments, **draw}.items() for word in (f"--{name.replace('_', '-')}", str(value))
-    ]
     grid = ["lora", "grid", "--lora", str(tiny_model.lora), "--scales", "0,0.5", "--seeds", "5", "--prompt", "a cat"]
     output = tmp_path / "grid.png"
-    assert cli.main([*grid, "--output", str(output), *flags]) == 0
+    assert cli.main([*grid, "--output", str(output), *flags(**arguments, **draw)]) == 0
     assert capfd.readouterr().out == f"{output}\n"
     with Engine(**arguments) as engine:
         images = [
@@ -255,21 +252,19 @@ def test_inspect_refuses_a_bad_file_in_one_line(tmp_path: Path, capfd: Capture) 
 
 
 def test_inspect_with_a_model_tells_what_would_apply(tiny_model: TinyModel, tmp_path: Path, capfd: Capture) -> None:
-    files = tiny_model.engine_arguments()
-    flags = [word for name in files for word in (f"--{name.replace('_', '-')}", str(files[name]))]
-    assert cli.main(["lora", "inspect", str(tiny_model.lora), *flags, "--type", "q8_0"]) == 0
+    files = flags(**tiny_model.engine_arguments())
+    assert cli.main(["lora", "inspect", str(tiny_model.lora), *files, "--type", "q8_0"]) == 0
     assert "for this model: 12 of 12 tensors, on q8_0 weights\n" in capfd.readouterr().out
-    assert cli.main(["lora", "inspect", str(tiny_model.lora), *flags, "--json"]) == 0
+    assert cli.main(["lora", "inspect", str(tiny_model.lora), *files, "--json"]) == 0
     fit = json.loads(capfd.readouterr().out)["fit"]
     assert (fit["applied"], fit["total"], fit["types"]) == (12, 12, ["f16"])
 
 
 def test_generate_looks_names_up_in_the_lora_directory(tiny_model: TinyModel, tmp_path: Path, capfd: Capture) -> None:
-    files = tiny_model.engine_arguments()
-    flags = [word for name in files for word in (f"--{name.replace('_', '-')}", str(files[name]))]
+    files = flags(**tiny_model.engine_arguments())
     size = ["--width", "64", "--height", "64", "--steps", "1", "--cfg-scale", "1", "--seed", "1", "--threads", "1"]
     lora_dir = ["--lora-dir", str(tiny_model.lora.parent), "--output", str(tmp_path / "out.png")]
-    assert cli.main(["generate", *flags, *size, *lora_dir, "--prompt", "a cat", "--lora", "lora:0.5"]) == 0
+    assert cli.main(["generate", *files, *size, *lora_dir, "--prompt", "a cat", "--lora", "lora:0.5"]) == 0
     assert "applied 12 of 12 tensors" in capfd.readouterr().err
-    assert cli.main(["generate", *flags, *size, *lora_dir, "--prompt", "a cat <lora:lora:0.5>"]) == 0
+    assert cli.main(["generate", *files, *size, *lora_dir, "--prompt", "a cat <lora:lora:0.5>"]) == 0
     assert "applied 12 of 12 tensors" in capfd.readouterr().err

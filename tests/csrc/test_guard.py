@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from full_size import sd1
+from header_files import safetensors_bytes
 from places import ROOT, TESTS
 from tiny_model import TinyModel
 from upscaling_networks import random_weights, write_network
@@ -304,34 +305,33 @@ def test_weights_in_a_prompt_that_are_no_numbers_count_as_one(model: Path) -> No
     assert in_child(code, model) == [["OK", True]] * 4
 
 
-@pytest.mark.parametrize(
-    ("scheduler", "steps", "reason"),
-    [
-        ("karras", 1, "karras with 1 steps gives noise levels (sigmas) that are not finite"),
-        ("exponential", 1, "exponential with 1 steps gives noise levels (sigmas) that are not finite"),
-        ("gits", 1, "gits with 1 steps gives no noise levels"),
-        ("discrete", 0, "discrete with 0 steps gives no noise levels"),
-        ("discrete", -3, "the number of steps is negative: -3"),
-        ("custom", 1, "custom_sigmas gives noise levels (sigmas) that are not finite"),
-    ],
-)
-def test_a_schedule_without_numbers_is_refused_and_the_context_stays(
-    model: Path, scheduler: str, steps: int, reason: str
-) -> None:
+SCHEDULES = [
+    ("karras", 1, "karras with 1 steps gives noise levels (sigmas) that are not finite"),
+    ("exponential", 1, "exponential with 1 steps gives noise levels (sigmas) that are not finite"),
+    ("gits", 1, "gits with 1 steps gives no noise levels"),
+    ("discrete", 0, "discrete with 0 steps gives no noise levels"),
+    ("discrete", -3, "the number of steps is negative: -3"),
+    ("custom", 1, "custom_sigmas gives noise levels (sigmas) that are not finite"),
+]
+
+
+def test_schedules_without_numbers_are_refused_and_the_context_stays(model: Path) -> None:
     code = """
         context = open_context(context_params(sys.argv[1])).value
-        params = image_params(steps=int(sys.argv[3]))
-        sample = params.sample_params
-        if sys.argv[2] == "custom":
-            sample.custom_sigmas, sample.custom_sigmas_count = new("float[]", [1, float("nan"), 0]), 3
-        else:
-            sample.scheduler = lib.str_to_scheduler(sys.argv[2].encode())
-        refused = draw(context, params)
-        result = [refused.status, refused.text, draw(context, image_params()).status]
+        result = []
+        for scheduler, steps, _ in json.loads(sys.argv[2]):
+            params = image_params(steps=steps)
+            sample = params.sample_params
+            if scheduler == "custom":
+                sample.custom_sigmas, sample.custom_sigmas_count = new("float[]", [1, float("nan"), 0]), 3
+            else:
+                sample.scheduler = lib.str_to_scheduler(scheduler.encode())
+            refused = draw(context, params)
+            result.append([refused.status, refused.text, draw(context, image_params()).status])
     """
-    status, text, after = in_child(code, model, scheduler, str(steps))
-    assert (status, after) == ("FAILED", "OK")
-    assert reason in text
+    outcomes = in_child(code, model, json.dumps(SCHEDULES))
+    assert [(status, after) for status, _, after in outcomes] == [("FAILED", "OK")] * len(SCHEDULES)
+    assert [reason for (_, text, _), (*_, reason) in zip(outcomes, SCHEDULES, strict=True) if reason not in text] == []
 
 
 def test_a_latent_of_nan_is_refused_and_the_context_stays(model: Path) -> None:
@@ -423,15 +423,14 @@ def test_an_upscaler_gives_its_backend_back(network: Path) -> None:
     assert in_child(code, network) < 32
 
 
-@pytest.mark.parametrize("shape", [None, (8, 0, 3), (0, 8, 3), (8, 8, 1), (8, 8, 2)])
-def test_edges_of_no_picture_are_a_failure(shape: tuple[int, ...] | None) -> None:
+def test_edges_of_no_image_are_a_failure() -> None:
     code = """
-        width, height, channels = json.loads(sys.argv[1]) or (8, 8, 3)
-        data = ffi.NULL if sys.argv[1] == "null" else new("uint8_t[]", 256)
-        picture = new("sd_image_t *", (width, height, channels, data))
-        result = [call(lib.sdg_preprocess_canny, which, 0.1, 0.1, 0.8, 1, False)[:2] for which in (picture, ffi.NULL)]
+        data = new("uint8_t[]", 256)
+        images = [(8, 8, 3, ffi.NULL), *((*shape, data) for shape in ((8, 0, 3), (0, 8, 3), (8, 8, 1), (8, 8, 2)))]
+        images = [ffi.NULL, *(new("sd_image_t *", image) for image in images)]
+        result = [call(lib.sdg_preprocess_canny, image, 0.1, 0.1, 0.8, 1, False)[:2] for image in images]
     """
-    assert in_child(code, json.dumps(shape)) == [["FAILED", "the image needs pixels in 3 or 4 channels"]] * 2
+    assert in_child(code) == [["FAILED", "the image needs pixels in 3 or 4 channels"]] * 6
 
 
 def test_a_context_without_an_encoder_refuses_pictures(model: Path) -> None:
@@ -461,8 +460,7 @@ def test_a_lora_file_is_no_diffusion_model(model: Path) -> None:
 
 
 def safetensors(header: Any, data: bytes = bytes(128)) -> bytes:
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + data
+    return safetensors_bytes(header, data)
 
 
 def test_weights_and_computing_without_memory_are_errors_and_the_context_stays(model: Path, tmp_path: Path) -> None:
@@ -524,36 +522,44 @@ BAD_FILES = {
 }
 
 
-def convert(file: Path) -> list[str]:
-    code = "result = call(lib.sdg_convert, path(sys.argv[1]), ffi.NULL, path(sys.argv[2]), 1, path(''), False)[:2]"
-    outcome: list[str] = in_child(code + " + (''.join(lines),)", file, file.parent / "out.gguf")
-    return outcome
+GOOD_FILES = {
+    "a.safetensors": safetensors({"a": ENTRY}),
+    "a.gguf": gguf(tensor(), 1),
+    "mark.safetensors": safetensors({"a": ENTRY, "v_pred": MARK, "b": {**MARK, "shape": [3, 0]}}),
+    "mark.gguf": gguf(tensor((0,)), 1),
+    "lenient.gguf": gguf(tensor((0,)), 1, TWICE, 2),
+}
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """What came of converting each file: status, text, and the log."""
+    directory = tmp_path_factory.mktemp("files")
+    for name, content in {**BAD_FILES, **GOOD_FILES}.items():
+        (directory / name).write_bytes(content)
+    code = """
+        result = {}
+        for name in sys.argv[2:]:
+            lines.clear()
+            file = f"{sys.argv[1]}/{name}"
+            outcome = call(lib.sdg_convert, path(file), ffi.NULL, path(f"{file}.out.gguf"), 1, path(""), False)
+            result[name] = [*outcome[:2], "".join(lines)]
+    """
+    outcomes: dict[str, list[str]] = in_child(code, directory, *BAD_FILES, *GOOD_FILES)
+    return outcomes
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_a_file_that_is_wrong_is_refused_with_a_line_in_the_log(name: str, tmp_path: Path) -> None:
-    file = tmp_path / name
-    file.write_bytes(BAD_FILES[name])
-    status, text, log = convert(file)
+def test_a_file_that_is_wrong_is_refused_with_a_line_in_the_log(name: str, converted: dict[str, list[str]]) -> None:
+    status, text, log = converted[name]
     assert (status, text) == ("FAILED", "")
     assert re.search(rf"(tensor '.*'|header|failed to open).*{re.escape(name)}|tensor 'a'", log)
     assert "read tensor data failed" not in log
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("a.safetensors", safetensors({"a": ENTRY})),
-        ("a.gguf", gguf(tensor(), 1)),
-        ("mark.safetensors", safetensors({"a": ENTRY, "v_pred": MARK, "b": {**MARK, "shape": [3, 0]}})),
-        ("mark.gguf", gguf(tensor((0,)), 1)),
-        ("lenient.gguf", gguf(tensor((0,)), 1, TWICE, 2)),
-    ],
-)
-def test_a_file_that_is_right_is_taken(name: str, content: bytes, tmp_path: Path) -> None:
-    file = tmp_path / name
-    file.write_bytes(content)
-    assert convert(file)[0] == "OK"
+@pytest.mark.parametrize("name", GOOD_FILES)
+def test_a_file_that_is_right_is_taken(name: str, converted: dict[str, list[str]]) -> None:
+    assert converted[name][0] == "OK"
 
 
 @pytest.mark.parametrize(("marks", "mode"), [({"v_pred": MARK}, "v-prediction"), ({}, "eps-prediction")])

@@ -117,25 +117,6 @@ def _sampling(scheduler: str) -> ImageParams:
     return ImageParams(sample_params=SampleParams(scheduler=scheduler))
 
 
-@pytest.mark.slow
-def test_each_sampler_scheduler_and_upscaler_named_draws(found: Capabilities, shared: Engine) -> None:
-    for sampler in found.samplers:
-        shared.generate("a cat", **DRAW, sampler=sampler)
-    for scheduler in found.schedulers:
-        shared.generate("a cat", **DRAW, scheduler=scheduler)
-    for upscaler in set(found.hires_upscalers) - {"Model"}:  # which needs a network
-        shared.generate("a cat", **DRAW, hires=Hires(upscaler=upscaler, steps=1))
-
-
-@pytest.mark.slow
-def test_each_cache_mode_named_acts(found: Capabilities, shared: Engine) -> None:
-    for mode in found.cache_modes:
-        lines: list[Log] = []
-        shared.generate("a cat", **{**DRAW, "steps": 6}, cache=Cache(mode=mode), on_log=lines.append)
-        assert any(re.search(r"(EasyCache|CacheDIT|Spectrum) enabled", line.text) for line in lines), mode
-        assert not any("not supported for this model" in line.text for line in lines), mode
-
-
 def test_a_cache_mode_not_named_is_refused(found: Capabilities, shared: Engine) -> None:
     assert "ucache" not in found.cache_modes
     with pytest.raises(ValueError, match=r"'ucache' does nothing for FLUX\.2; spectrum, easycache"):

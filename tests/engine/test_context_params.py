@@ -1,4 +1,4 @@
-"""What is set when a model is loaded acts as it says, and as the same flag of sd-cli.
+"""What is set when a model is loaded acts as it says; that it acts as the same flag of sd-cli is in test_parity.
 
 On a CPU, nothing to see: where weights and parts are kept (offload_to_cpu, clip_on_cpu, vae_on_cpu, control_net_on_cpu)
 and max_vram; diffusion_conv_direct finds no convolution in a transformer.
@@ -7,7 +7,6 @@ and max_vram; diffusion_conv_direct finds no convolution in a transformer.
 from __future__ import annotations
 
 import math
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,8 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
-from sdcli import Pixels, SdCli, run
+from sdcli import Pixels
 from tiny_model import TinyModel
 
 from sdcffi import ContextParams, Engine, ImageParams, SampleParams
@@ -92,19 +90,6 @@ def test_mapped_weights_stay_in_their_file_which_an_adapter_does_not_change(
     [
         ({"mmap": True}, "using mmap for I/O"),
         ({"vae_conv_direct": True}, "Using Conv2d direct in the vae model"),
-        *(
-            pytest.param(changed, "", marks=pytest.mark.slow)
-            for changed in (
-                {"offload_to_cpu": True},
-                {"clip_on_cpu": True},
-                {"vae_on_cpu": True},
-                {"control_net_on_cpu": True},
-                {"max_vram": 1.0},
-                {"diffusion_conv_direct": True},
-                {"prediction": "flux2_flow"},
-                {"threads": 2},
-            )
-        ),
     ],
     ids=str,
 )
@@ -114,7 +99,7 @@ def test_how_it_is_done_leaves_the_picture_as_it_is(
     drawn = draw(**changed)
     assert compare(drawn.pixels, plain.pixels).psnr > 50
     assert drawn.says(line)
-    assert not line or not plain.says(line)
+    assert not plain.says(line)
 
 
 @pytest.mark.parametrize(
@@ -162,37 +147,16 @@ def test_circular_pictures_meet_at_their_edges(
 
 
 @pytest.mark.slow
-def test_each_kind_of_random_numbers_draws_another_picture(draw: Callable[..., Drawn], plain: Drawn) -> None:
-    pictures = [plain.pixels, draw(rng="cpu").pixels, draw(rng="std_default").pixels]
-    assert np.array_equal(draw(rng="cuda").pixels, plain.pixels), "the engine's own"
-    assert max(compare(pictures[i], pictures[j]).psnr for i, j in ((0, 1), (0, 2), (1, 2))) < 20
-
-
-@pytest.mark.slow
 def test_the_samplers_random_numbers_act_where_it_adds_noise(draw: Callable[..., Drawn], plain: Drawn) -> None:
     ancestral = {"sampler": "euler_a"}
     assert not np.array_equal(draw(ancestral, sampler_rng="cpu").pixels, draw(ancestral).pixels)
     assert np.array_equal(draw(sampler_rng="cpu").pixels, plain.pixels), "euler adds none"
 
 
-@pytest.mark.parametrize(
-    ("prediction", "line"),
-    [
-        ("v", "v-prediction mode"),
-        *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in (
-                ("eps", "eps-prediction mode"),
-                ("edm_v", "v-prediction EDM mode"),
-                ("flux2_flow", "Flux2 FLOW mode"),
-            )
-        ),
-    ],
-)
-def test_a_prediction_can_be_given(prediction: str, line: str, draw: Callable[..., Drawn], plain: Drawn) -> None:
-    drawn = draw(prediction=prediction)
-    assert drawn.says(f"running in {line}")
-    assert np.array_equal(drawn.pixels, plain.pixels) == (prediction == "flux2_flow")
+def test_a_prediction_can_be_given(draw: Callable[..., Drawn], plain: Drawn) -> None:
+    drawn = draw(prediction="v")
+    assert drawn.says("running in v-prediction mode")
+    assert not np.array_equal(drawn.pixels, plain.pixels)
 
 
 @pytest.mark.parametrize(
@@ -236,47 +200,3 @@ def test_a_tiny_autoencoder_for_previews_only_needs_another_for_the_picture(
 ) -> None:
     with pytest.raises(ValueError, match="it also needs vae="):
         draw(context=ContextParams(tae_preview_only=True))
-
-
-@pytest.mark.parametrize(
-    ("keywords", "call"),
-    [
-        ({"circular": True}, {}),
-        *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in (
-                ({"context": ContextParams(circular_x=True)}, {}),
-                ({"rng": "std_default"}, {}),
-                ({"rng": "cuda", "sampler_rng": "cpu"}, {"sampler": "euler_a"}),
-                ({"fa": True}, {}),
-                ({"diffusion_fa": True}, {}),
-                ({"vae_conv_direct": True}, {}),
-                ({"diffusion_conv_direct": True}, {}),
-                ({"mmap": True}, {}),
-                ({"offload_to_cpu": True}, {}),
-                ({"max_vram": 1.0}, {}),
-                ({"clip_on_cpu": True, "vae_on_cpu": True}, {}),
-                ({"prediction": "v"}, {}),
-                ({"prediction": "edm_v"}, {}),
-                ({"tensor_type_rules": r"double_blocks=q4_0,llm=q8_0"}, {}),
-                ({"type": "q5_K"}, {}),
-            )
-        ),
-    ],
-    ids=lambda value: re.sub(r"\w+=None(, )?", "", str(value)),
-)
-def test_the_picture_is_that_of_sd_cli(
-    keywords: dict[str, Any],
-    call: dict[str, Any],
-    draw: Callable[..., Drawn],
-    tiny_model: TinyModel,
-    sd_cli: SdCli,
-    tmp_path: Path,
-) -> None:
-    command = sd_cli.command(tiny_model, tmp_path / "theirs.png", **DRAW, **call)
-    for name, value in keywords.items():
-        flag = "--circularx" if isinstance(value, ContextParams) else f"--{name.replace('_', '-')}"
-        command += [flag] if value is True or isinstance(value, ContextParams) else [flag, str(value)]
-    run(command)
-    theirs = np.asarray(Image.open(tmp_path / "theirs.png").convert("RGB"))
-    assert np.array_equal(draw(call, **keywords).pixels, theirs)

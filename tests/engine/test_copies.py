@@ -24,7 +24,6 @@ OpenEngine = Callable[..., Engine]
 
 SIDE = 64
 DRAW: dict[str, Any] = {"prompt": "a cat", "width": SIDE, "height": SIDE, "steps": 2, "seed": 3, "cfg_scale": 1.0}
-MODES = pytest.mark.parametrize("isolated", [True, False], ids=["isolated", "in-process"])
 NAMES = ["init_image", "mask_image", "control_image", "ref_images", "id_images"]
 
 
@@ -152,7 +151,6 @@ def test_the_engine_in_this_process_reads_the_callers_arrays(
 # Out. That arrays are the engine's own memory in one process, and when it is freed, is seen in test_memory.
 
 
-@MODES
 def test_pictures_and_previews_are_the_callers_for_good(
     isolated: bool, open_engine: OpenEngine, tiny_model: TinyModel, mapped: list[range]
 ) -> None:

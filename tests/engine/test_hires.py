@@ -1,4 +1,7 @@
-"""The second pass at a larger size draws as sd-cli's, by each way of enlarging, and is refused where it cannot."""
+"""The second pass at a larger size: by a network as sd-cli's, and refused where it cannot.
+
+That all other ways of enlarging, and its numbers, act as in sd-cli is in test_parity.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
-from sdcli import THREADS, Pixels, SdCli, run
+from parity import BySdCli, assert_same
+from sdcli import THREADS
 from tiny_model import TinyModel
 from upscaling_networks import random_weights, write_network
 
@@ -18,9 +21,6 @@ from sdcffi._checks.image import check_image
 from sdcffi._models.files import Model
 
 DRAW: dict[str, Any] = {"prompt": "a lovely cat", "steps": 2, "seed": 42, "cfg_scale": 1.0}
-LATENT = ["", " (nearest)", " (nearest-exact)", " (antialiased)", " (bicubic)", " (bicubic antialiased)"]
-UPSCALERS = [f"Latent{way}" for way in LATENT] + ["Lanczos", "Nearest", "Model"]
-QUICK = {"Latent", "Lanczos"}
 
 
 @pytest.fixture(scope="module")
@@ -34,54 +34,14 @@ def engine(tiny_model: TinyModel) -> Iterator[Engine]:
         yield engine
 
 
-def by_sd_cli(sd_cli: SdCli, model: TinyModel, output: Path, size: int, hires: Hires) -> Pixels:
-    """The same parameters as flags; a network is named by its directory and its file's name."""
-    command = sd_cli.command(model, output, rng="cpu", width=size, height=size, **DRAW)
-    flags = {name: value for name, value in hires.given().items() if name not in ("enabled", "upscaler", "model_path")}
-    names = {"target_width": "width", "target_height": "height"}
-    words = [word for name, value in flags.items() for word in (f"hires-{names.get(name, name)}", str(value))]
-    command += [f"--{word.replace('_', '-')}" if word.startswith("hires") else word for word in words]
-    upscaler = str(hires.upscaler)
-    if hires.model_path is not None:
-        path = Path(hires.model_path)
-        command += ["--hires-upscalers-dir", str(path.parent)]
-        upscaler = path.stem
-    run([*command, "--hires", "--hires-upscaler", upscaler])
-    return np.asarray(Image.open(output).convert("RGB"))
-
-
-@pytest.mark.parametrize(
-    ("upscaler", "size"),
-    [
-        *((upscaler, 32) for upscaler in UPSCALERS if upscaler in QUICK),
-        *(pytest.param(upscaler, 64, marks=pytest.mark.slow) for upscaler in UPSCALERS),
-    ],
-)
-def test_each_way_of_enlarging_draws_as_sd_cli(
-    upscaler: str, size: int, engine: Engine, tiny_model: TinyModel, network: Path, sd_cli: SdCli, tmp_path: Path
+def test_a_network_enlarges_as_in_sd_cli(
+    engine: Engine, tiny_model: TinyModel, network: Path, by_sd_cli: BySdCli
 ) -> None:
-    hires = Hires(upscaler=upscaler, model_path=network if upscaler == "Model" else None)
-    ours = engine.generate(**DRAW, width=size, height=size, hires=hires).arrays[0]
-    assert ours.shape == (2 * size, 2 * size, 3)
-    assert ours.std() > 10
-    assert np.array_equal(ours, by_sd_cli(sd_cli, tiny_model, tmp_path / "theirs.png", size, hires))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "hires",
-    [
-        Hires(upscaler="Nearest", target_width=48, target_height=64, steps=3, denoising_strength=0.4),
-        Hires(upscaler="Latent", scale=1.5, denoising_strength=1.0),
-    ],
-    ids=["target", "scale"],
-)
-def test_its_numbers_act_as_in_sd_cli(
-    hires: Hires, engine: Engine, tiny_model: TinyModel, sd_cli: SdCli, tmp_path: Path
-) -> None:
-    ours = engine.generate(**DRAW, width=32, height=32, hires=hires).arrays[0]
-    assert ours.shape[:2] == ((64, 48) if hires.target_width else (48, 48))
-    assert np.array_equal(ours, by_sd_cli(sd_cli, tiny_model, tmp_path / "theirs.png", 32, hires))
+    size = {"width": 32, "height": 32}
+    ours = engine.generate(**DRAW, **size, hires=Hires(upscaler="Model", model_path=network)).arrays
+    assert ours[0].shape == (64, 64, 3)
+    files = {**tiny_model.engine_arguments(), "hires_upscalers_dir": network.parent, "hires_upscaler": network.stem}
+    assert_same(ours, by_sd_cli({**files, **DRAW, **size}, "--hires"))
 
 
 def test_tiles_of_its_network_act(engine: Engine, network: Path) -> None:
@@ -103,7 +63,6 @@ def test_the_way_named_none_draws_once(engine: Engine) -> None:
         (Hires(denoising_strength=0), "hires.denoising_strength must be above 0, not 0"),
         (Hires(scale=16), "hires.scale 16 makes 17600x512 pixels; a side has from 1 to 16384"),
         (Hires(scale=0.001), "hires.scale 0.001 makes 1x0 pixels"),
-        (Hires(upscaler="Model"), "'Model' needs hires.model_path"),
     ],
 )
 def test_what_it_cannot_do_is_refused(hires: Hires, said: str, engine: Engine) -> None:

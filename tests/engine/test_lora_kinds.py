@@ -84,7 +84,7 @@ from lora_references import Adapter, kohya, lora, merge, q8_0
 from sdcli import THREADS, Pixels
 from tiny_model import TinyModel
 
-from sdcffi import Engine, Lora, LoraError, LoraQualityWarning, LoraWarning, Result, convert
+from sdcffi import Engine, LoraError, LoraWarning, Result, convert
 from sdcffi.images.compare import compare
 from sdcffi.params.lora import LoraLike
 
@@ -295,7 +295,7 @@ def test_names_without_a_network_fit_nothing(mode: str, engine_of: OpenEngine, t
         generate(engine_of("f16", mode), file)
 
 
-# Several, and one after another.
+# Several.
 
 
 @pytest.fixture
@@ -316,27 +316,6 @@ def test_order_of_loras_does_not_matter(
     assert psnr(first, second) > LEAST[type]
     assert psnr(first, reference) > LEAST[type]
     assert psnr(first, picture(engine, (one, 0.7))) < MOST_NONE
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("type", [pytest.param("f16", marks=pytest.mark.slow), "q8_0"])
-def test_nothing_sticks(type: str, mode: str, engine_of: OpenEngine, pair: tuple[Path, Path]) -> None:
-    engine, (one, two) = engine_of(type, mode), pair
-    base, first, _, again, zero, after = (
-        picture(engine, *loras) for loras in ((), (one,), (two, (one, 0.3)), (one,), ((one, 0.0),), ())
-    )
-    assert np.array_equal(base, after)
-    assert np.array_equal(base, zero)
-    assert np.array_equal(first, again)
-    assert psnr(base, first) < MOST_NONE
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("type", [pytest.param("f16", marks=pytest.mark.slow), "q8_0"])
-def test_opposite_loras_cancel(type: str, mode: str, engine_of: OpenEngine, tmp_path: Path) -> None:
-    one, same = (lora().write(tmp_path / name) for name in ("one.safetensors", "same.safetensors"))
-    engine = engine_of(type, mode)
-    assert psnr(picture(engine, one, (same, -1.0)), picture(engine)) > LEAST[type]
 
 
 # Weight types.
@@ -404,10 +383,3 @@ def test_type_that_ggml_cannot_write_works_at_runtime_only(type: str, wide: Wide
         with pytest.raises(LoraError, match=rf"merged into {type} weights.*at_runtime"):
             picture(engine, wide.file)
         assert picture(engine).std() > 1, "the engine goes on working"
-
-
-def test_coarse_weights_are_warned_of_once(tiny_model: TinyModel) -> None:
-    with Engine(**tiny_model.quantised("q4_0").engine_arguments(), threads=THREADS, backend="cpu") as engine:
-        with pytest.warns(LoraQualityWarning):
-            picture(engine, Lora(tiny_model.lora))
-        picture(engine, Lora(tiny_model.lora))  # a second warning would be an error

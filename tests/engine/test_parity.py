@@ -1,29 +1,27 @@
-"""Pictures are those of upstream's sd-cli, built from the same patched source: not one sample may differ.
+"""Images are those of upstream's sd-cli, built from the same patched source: not one sample may differ.
 
-One table of combinations, on the tiny FLUX.2-shaped model; `test_sd1.py` has what it lacks. Each is drawn by the engine
-and by sd-cli, and has to differ from the picture without what it is about. Both sides keep their native defaults for
+One table of combinations, on the tiny FLUX.2-shaped model; `test_sd1.py` has what it lacks. The engine and sd-cli
+generate each, and it has to differ from the image without what it is about. Both sides keep their native defaults for
 all that a combination does not name, and so does the table where sd-cli has a default of its own: a mask that is white,
-reference pictures that are scaled, and the layers 7, 8 and 9 for skip-layer guidance.
+reference images that are scaled, and the layers 7, 8 and 9 for skip-layer guidance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from parity import PICTURES, Case, assert_acts, assert_same, case, rows, split, write_pictures
+from parity import IMAGES, SMALL, BySdCli, Case, assert_same, case, check_case, generate, rows
 from safetensors.numpy import load_file, save_file
-from sdcli import THREADS, Pixels, SdCli
+from sdcli import THREADS, SdCli
 from tiny_model import TinyModel
 
 from sdcffi import Cache, ContextParams, Engine, Hires, ImageParams, SampleParams, SkipLayerGuidance, Tiling
 from sdcffi._bindings.library import load
-
-SMALL: dict[str, Any] = {"prompt": "a lovely cat", "width": 64, "height": 64, "steps": 3, "seed": 42, "cfg_scale": 1.0}
 
 
 def names(enum: str) -> list[str]:
@@ -40,15 +38,15 @@ def context(**values: Any) -> dict[str, Any]:
     return {"context": ContextParams(**values)}
 
 
-def references(*pictures: str, scaled: bool = True, **values: Any) -> dict[str, Any]:
+def references(*images: str, scaled: bool = True, **values: Any) -> dict[str, Any]:
     params = ImageParams(auto_resize_ref_image=scaled, **values)
-    return {"ref_images": [PICTURES[name] for name in pictures], "params": params}
+    return {"ref_images": [IMAGES[name] for name in images], "params": params}
 
 
 LITTLE = {"width": 32, "height": 32, "steps": 4}  # enough for what the picture's size does not matter to
 LARGE = {"width": 128, "height": 128}  # 8 x 8 latent pixels; a tile has at least 4 x 4
 LONG = {"width": 32, "height": 32, "steps": 12}  # caches begin after some steps
-START = {"init_image": PICTURES["init"], "steps": 6}
+START = {"init_image": IMAGES["init"], "steps": 6}
 QUARTERS = Tiling(tile_size_x=4, tile_size_y=4)
 BLOCKS = {"Fn_compute_blocks": 1, "Bn_compute_blocks": 1, "residual_diff_threshold": 5.0, "max_warmup_steps": 2}
 BLOCKS_FLAGS = "--cache-option Fn=1,Bn=1,threshold=5,warmup=2"
@@ -73,14 +71,14 @@ CASES = {
     "landscape": case(width=112, height=32),
     "batch": case(beside=LITTLE, batch_count=3),
     # pictures in
-    "image to image": case("--init-img {init}", beside={"steps": 6}, init_image=PICTURES["init"]),
+    "image to image": case("--init-img {init}", beside={"steps": 6}, init_image=IMAGES["init"]),
     "weak": case("--init-img {init}", beside=START, strength=0.2),
     "not at all": case("--init-img {init}", beside=START, strength=0.0),
     "whole": case("--init-img {init}", beside=START, strength=1.0),
-    "inpaint": case("--init-img {init} --mask {half}", beside=START, mask_image=PICTURES["half"]),
-    "inpaint, whole": case("--init-img {init} --mask {half}", beside=START, mask_image=PICTURES["half"], strength=1.0),
+    "inpaint": case("--init-img {init} --mask {half}", beside=START, mask_image=IMAGES["half"]),
+    "inpaint, whole": case("--init-img {init} --mask {half}", beside=START, mask_image=IMAGES["half"], strength=1.0),
     "inpaint, soft mask": case(  # which the engine rounds: white from the middle grey on
-        "--init-img {init} --mask {soft}", beside=START | {"mask_image": PICTURES["half"]}, mask_image=PICTURES["soft"]
+        "--init-img {init} --mask {soft}", beside=START | {"mask_image": IMAGES["half"]}, mask_image=IMAGES["soft"]
     ),
     "reference": case("--ref-image {init}", **references("init")),
     "two references": case(
@@ -167,7 +165,7 @@ CASES = {
     ),
     "tiled encoding": case(
         "--vae-tiling --vae-tile-size 4x4 --init-img {large}",
-        beside={**LARGE, "init_image": PICTURES["large"], "strength": 0.0},
+        beside={**LARGE, "init_image": IMAGES["large"], "strength": 0.0},
         tiling=QUARTERS,
     ),
     # caches
@@ -245,26 +243,24 @@ CASES = {
     # the engine
     "flash attention": case(engine={"fa": True}),
     "flash attention in the transformer": case(engine={"diffusion_fa": True}),
-    "direct convolution": case(
-        "--vae-conv-direct", engine=context(vae_conv_direct=True), equal="on the CPU each convolution is direct"
-    ),
+    "direct convolution": case(engine={"vae_conv_direct": True}, equal="on the CPU each convolution is direct"),
     "direct convolution in the transformer": case(
-        "--diffusion-conv-direct", engine=context(diffusion_conv_direct=True), equal="it has no convolution"
+        engine={"diffusion_conv_direct": True}, equal="it has no convolution"
     ),
-    "circular": case("--circular", engine=context(circular_x=True, circular_y=True)),
+    "circular": case(engine={"circular": True}),
     "circular in x": case("--circularx", engine=context(circular_x=True)),
     "circular in y": case("--circulary", engine=context(circular_y=True)),
     "circular tiles": case(
-        "--circular --vae-tiling --vae-tile-size 4x4",
-        beside=LARGE | {"tiling": QUARTERS},
-        engine=context(circular_x=True, circular_y=True),
+        "--vae-tiling --vae-tile-size 4x4", beside=LARGE | {"tiling": QUARTERS}, engine={"circular": True}
     ),
-    **{f"type {name}": case(engine={"type": name}) for name in ("q8_0", "q4_0", "q4_K", "bf16")},
-    "tensor_type_rules": case(engine={"tensor_type_rules": "double_blocks=q4_0"}),
+    **{f"type {name}": case(engine={"type": name}) for name in ("q8_0", "q4_0", "q4_K", "q5_K", "bf16")},
+    "tensor_type_rules": case(engine={"tensor_type_rules": "double_blocks=q4_0,llm=q8_0"}),
     "mmap": case(engine={"mmap": True}, equal=SAME_WEIGHTS),
     "offload_to_cpu": case(engine={"offload_to_cpu": True}, equal=SAME_WEIGHTS),
-    "parts on the CPU": case(engine={"clip_on_cpu": True, "vae_on_cpu": True}, equal=SAME_WEIGHTS),
-    "max_vram": case("--max-vram 1", engine=context(max_vram=1.0), equal=SAME_WEIGHTS),
+    "parts on the CPU": case(
+        engine={"clip_on_cpu": True, "vae_on_cpu": True, "control_net_cpu": True}, equal=SAME_WEIGHTS
+    ),
+    "max_vram": case(engine={"max_vram": 1.0}, equal=SAME_WEIGHTS),
     "two threads": case(engine={"threads": 2}, equal="each number is computed by one of them"),
 }
 QUICK = (
@@ -278,6 +274,9 @@ QUICK = (
     "sampler dpm++2m",
     "scheduler karras",
     "cache-dit",
+    "hires",
+    "hires, Lanczos",
+    "circular",
 )
 
 
@@ -287,44 +286,26 @@ def engine(tiny_model: TinyModel) -> Iterator[Engine]:
         yield engine
 
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return write_pictures(tmp_path_factory.mktemp("pictures"))
-
-
 @pytest.mark.parametrize("row", rows(CASES, QUICK))
-def test_a_combination_draws_as_sd_cli(
-    row: Case,
-    engine: Engine,
-    open_engine: Callable[..., Engine],
-    tiny_model: TinyModel,
-    pictures: dict[str, Path],
-    sd_cli: SdCli,
-    tmp_path: Path,
+def test_a_combination_is_generated_as_by_sd_cli(
+    row: Case, engine: Engine, tiny_model: TinyModel, by_sd_cli: BySdCli
 ) -> None:
-    drawing = open_engine(tiny_model, **{"rng": "cpu", **row.engine}) if row.engine else engine
-    ours = drawing.generate(**{**SMALL, **row.beside, **row.generate}).arrays
-    given = {**tiny_model.engine_arguments(), "rng": "cpu", **SMALL, **row.parameters()}
-    assert_same(ours, sd_cli.pictures(given, tmp_path, *split(row.flags, **pictures)))
-    assert_acts(row, ours, engine.generate(**{**SMALL, **row.beside}).arrays)
+    check_case(row, engine, tiny_model.engine_arguments(), by_sd_cli)
 
 
-def test_defaults_are_those_of_sd_cli(
-    open_engine: Callable[..., Engine], tiny_model: TinyModel, sd_cli: SdCli, tmp_path: Path
-) -> None:
-    small: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "steps": 3}  # not cfg_scale, rng, ...
-    theirs = sd_cli.draw(tiny_model, tmp_path, seed=42, **small)
-    assert_same(open_engine(tiny_model).generate(**small, seed=42).arrays, theirs)
+def test_defaults_are_those_of_sd_cli(tiny_model: TinyModel, sd_cli: SdCli, tmp_path: Path) -> None:
+    files = tiny_model.engine_arguments()
+    small: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "steps": 3, "seed": 42}  # not cfg_scale, ...
+    with Engine(**files, threads=THREADS, backend="cpu") as engine:
+        assert_same(engine.generate(**small).arrays, sd_cli.generate({**files, **small}, tmp_path))
 
 
 @pytest.mark.slow
-def test_distilled_guidance_acts_as_in_sd_cli(
-    open_engine: Callable[..., Engine], tiny_model: TinyModel, sd_cli: SdCli, tmp_path: Path
-) -> None:
-    distilled = with_guidance_input(tiny_model, tmp_path)
-    ours = open_engine(distilled, rng="cpu").generate(**SMALL, guidance=9.0).arrays
-    assert_same(ours, sd_cli.draw(distilled, tmp_path, rng="cpu", guidance=9.0, **SMALL))
-    assert not np.array_equal(ours[0], open_engine(distilled, rng="cpu").generate(**SMALL).arrays[0])
+def test_distilled_guidance_acts_as_in_sd_cli(tiny_model: TinyModel, by_sd_cli: BySdCli, tmp_path: Path) -> None:
+    files = with_guidance_input(tiny_model, tmp_path).engine_arguments()
+    ours, plain = generate(files, {"guidance": 9.0}, {})
+    assert_same(ours, by_sd_cli({**files, "guidance": 9.0}))
+    assert not np.array_equal(ours[0], plain[0])
 
 
 def with_guidance_input(model: TinyModel, directory: Path) -> TinyModel:
@@ -345,24 +326,15 @@ def with_guidance_input(model: TinyModel, directory: Path) -> TinyModel:
         pytest.param("a lovely <lora:lora:-1>cat", marks=pytest.mark.slow),
     ],
 )
-def test_lora_tags_act_as_in_sd_cli(
-    prompt: str,
-    open_engine: Callable[..., Engine],
-    engine: Engine,
-    tiny_model: TinyModel,
-    sd_cli: SdCli,
-    tmp_path: Path,
-) -> None:
-    folder = tiny_model.lora.parent
-    ours = open_engine(tiny_model, rng="cpu", lora_dir=folder).generate(**{**SMALL, "prompt": prompt}).arrays
-    given = {**SMALL, "prompt": prompt, "lora_model_dir": folder}
-    assert_same(ours, sd_cli.draw(tiny_model, tmp_path, rng="cpu", **given))
+def test_lora_tags_act_as_in_sd_cli(prompt: str, engine: Engine, tiny_model: TinyModel, by_sd_cli: BySdCli) -> None:
+    files, folder = tiny_model.engine_arguments(), tiny_model.lora.parent
+    (ours,) = generate(files, {"prompt": prompt}, lora_dir=folder)
+    assert_same(ours, by_sd_cli({**files, "prompt": prompt, "lora_model_dir": folder}))
     assert not np.array_equal(ours[0], engine.generate(**SMALL).arrays[0])
 
 
-def test_batch_pictures_are_those_of_their_seeds_alone(engine: Engine) -> None:
+def test_images_of_a_batch_are_those_of_their_seeds_alone(engine: Engine) -> None:
     batch = engine.generate(**SMALL | LITTLE, batch_count=2)
     assert batch.seeds == [SMALL["seed"], SMALL["seed"] + 1]
-    for picture, seed in zip(batch.arrays, batch.seeds, strict=True):
-        alone: Pixels = engine.generate(**SMALL | LITTLE | {"seed": seed}).arrays[0]
-        assert np.array_equal(picture, alone)
+    for image, seed in zip(batch.arrays, batch.seeds, strict=True):
+        assert np.array_equal(image, engine.generate(**SMALL | LITTLE | {"seed": seed}).arrays[0])

@@ -95,6 +95,8 @@ def test_frames_outlive_the_engine_and_are_the_callers(open_engine: OpenEngine, 
     ("changed", "error", "message"),
     [
         ({"preview": "rough"}, ValueError, "preview must be one of none, proj, tae, vae, not 'rough'"),
+        ({"preview": ""}, ValueError, "preview must be one of .*, not ''"),
+        ({"preview_interval": None}, TypeError, "preview_interval must be an integer, not None"),
         ({"preview_interval": 0}, ValueError, "preview_interval must be at least 1, not 0"),
         ({"preview_noisy": 1}, TypeError, "preview_noisy must be True or False, not 1"),
     ],

@@ -1,7 +1,8 @@
-"""What only models of Stable Diffusion XL's kind have: pictures are those of sd-cli, and show what was set."""
+"""What only models of Stable Diffusion XL's kind have: images are those of sd-cli, and show what was set."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,14 @@ import numpy as np
 import pytest
 import sd1_model
 import sdxl_model
-from parity import PICTURES, assert_same, split, write_pictures
-from sdcli import THREADS, Pixels, SdCli
+from parity import IMAGES, BySdCli, assert_same, generate
+from sdcli import Pixels
 
-from sdcffi import Engine, ImageParams, PhotoMaker, SampleParams
+from sdcffi import ImageParams, PhotoMaker, SampleParams
 
 pytestmark = pytest.mark.slow
 
-SMALL: dict[str, Any] = {"prompt": "a man img, smiling", "width": 64, "height": 64, "steps": 4, "seed": 42}
-SMALL["cfg_scale"] = 1.0
+PROMPT = "a man img, smiling"
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +32,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def drawn(files: dict[str, Path]) -> dict[str, list[Pixels]]:
-    """Every picture of one engine, in this order; it has given its memory back before sd-cli takes as much."""
+    """Every image of one engine, in this order."""
 
     def person(name: str, strength: float) -> dict[str, Any]:
-        return {"params": ImageParams(pm_params=PhotoMaker(id_images=[PICTURES[name]], style_strength=strength))}
+        return {"params": ImageParams(pm_params=PhotoMaker(id_images=[IMAGES[name]], style_strength=strength))}
 
     calls: dict[str, dict[str, Any]] = {
         "person": person("init", 50.0),
@@ -46,11 +46,8 @@ def drawn(files: dict[str, Path]) -> dict[str, list[Pixels]]:
         "shifted": {"params": ImageParams(sample_params=SampleParams(shifted_timestep=250))},
         "clip_skip": {"clip_skip": 1},
     }
-    with Engine(**files, threads=THREADS, backend="cpu", rng="cpu") as engine:  # type: ignore[arg-type]
-        return {
-            name: [array.copy() for array in engine.generate(**{**SMALL, **call}).arrays]
-            for name, call in calls.items()
-        }
+    images = generate(files, *({"prompt": PROMPT, **call} for call in calls.values()))
+    return dict(zip(calls, images, strict=True))
 
 
 @pytest.mark.parametrize("one", ["another", "stronger", "nobody"])
@@ -76,11 +73,16 @@ def test_a_call_draws_with_its_own_person_whatever_was_drawn_before(drawn: dict[
         ("clip_skip", "--clip-skip 1"),
     ],
 )
-def test_a_combination_draws_as_sd_cli(
-    name: str, flags: str, drawn: dict[str, list[Pixels]], files: dict[str, Path], sd_cli: SdCli, tmp_path: Path
+def test_a_combination_is_generated_as_by_sd_cli(
+    name: str,
+    flags: str,
+    drawn: dict[str, list[Pixels]],
+    files: dict[str, Path],
+    images: dict[str, Path],
+    by_sd_cli: BySdCli,
+    tmp_path: Path,
 ) -> None:
     directory = tmp_path / "person"
     directory.mkdir()
-    write_pictures(tmp_path)["init"].rename(directory / "person.png")
-    theirs = sd_cli.pictures({**files, "rng": "cpu", **SMALL}, tmp_path, *split(flags, directory=directory))
-    assert_same(drawn[name], theirs)
+    shutil.copy(images["init"], directory)
+    assert_same(drawn[name], by_sd_cli({**files, "prompt": PROMPT}, flags, directory=directory))

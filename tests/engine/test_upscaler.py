@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from sdcli import Pixels, SdCli, run
+from sdcli import Pixels, SdCli
 from tiny_model import TinyModel
 from upscaling_networks import forward, in_old_names, random_weights, write_network
 
@@ -30,8 +30,6 @@ from sdcffi import (
     convert,
 )
 from sdcffi._models.upscaler_file import read_network
-
-MODES = pytest.mark.parametrize("isolated", [True, False], ids=["isolated", "in-process"])
 
 
 def picture(width: int, height: int, seed: int = 1) -> Pixels:
@@ -104,15 +102,13 @@ def test_a_network_in_gguf_gives_the_same(networks: dict[str, Path], twice: Upsc
 def test_pixels_are_those_of_sd_cli(
     name: str, tile_size: int, repeats: int, networks: dict[str, Path], sd_cli: SdCli, tmp_path: Path
 ) -> None:
-    given, theirs = tmp_path / "small.png", tmp_path / "large.png"
+    given = tmp_path / "small.png"
     Image.fromarray(SMALL).save(given)
-    flags = {"upscale-model": networks[name], "init-img": given, "output": theirs, "threads": 1}
-    flags |= {"upscale-tile-size": tile_size, "upscale-repeats": repeats}
-    words = [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
-    run([str(sd_cli.path), "--mode", "upscale", *words])
+    flags = {"upscale_model": networks[name], "init_image": given, "upscale_tile_size": tile_size}
+    (theirs,) = sd_cli.generate({**flags, "upscale_repeats": repeats}, tmp_path, "--mode", "upscale")
     with open_upscaler(networks[name], tile_size=tile_size) as upscaler:
         ours = upscaler.upscale(given, upscaler.factor**repeats)
-    assert np.array_equal(ours.array, np.asarray(Image.open(theirs).convert("RGB")))
+    assert np.array_equal(ours.array, theirs)
 
 
 def test_tiles_come_near_the_picture_taken_whole(networks: dict[str, Path], twice: Upscaler) -> None:
@@ -155,7 +151,6 @@ def test_the_pictures_of_a_result_are_enlarged_and_its_record_kept(shared: Engin
         assert image.size == (64, 64)
 
 
-@MODES
 def test_the_array_is_a_view_that_outlives_the_upscaler(isolated: bool, networks: dict[str, Path]) -> None:
     with open_upscaler(networks["x2"], isolated=isolated) as upscaler:
         result = upscaler.upscale(SMALL)
@@ -275,7 +270,6 @@ def test_a_network_of_factor_one_has_no_other(networks: dict[str, Path]) -> None
 # --- failures, and what is left of them ---
 
 
-@MODES
 def test_numbers_that_are_none_are_an_error_and_no_white_picture(isolated: bool, tmp_path: Path) -> None:
     weights = random_weights(2)
     weights["conv_last.bias"][1] = np.nan
@@ -285,7 +279,6 @@ def test_numbers_that_are_none_are_an_error_and_no_white_picture(isolated: bool,
                 upscaler.upscale(SMALL)
 
 
-@MODES
 def test_a_call_that_is_stopped_leaves_the_upscaler_as_it_was(isolated: bool, networks: dict[str, Path]) -> None:
     with open_upscaler(networks["x4"], isolated=isolated) as upscaler:
         before, child = upscaler.upscale(SMALL).array, upscaler.pid
@@ -309,7 +302,6 @@ def test_a_lost_child_is_started_again_with_the_network(
         assert upscaler.pid != child
 
 
-@MODES
 def test_a_closed_upscaler_says_so(isolated: bool, networks: dict[str, Path]) -> None:
     upscaler = open_upscaler(networks["x2"], isolated=isolated)
     upscaler.close()

@@ -358,7 +358,6 @@ def test_a_keyword_that_does_not_fit_is_refused(
     assert not stub.seen
 
 
-@pytest.mark.parametrize("isolated", [True, False])
 def test_a_model_of_pictures_makes_no_videos(
     isolated: bool, shared: Engine, in_process: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 from safetensors.numpy import save_file
-from sdcli import FLAGS, THREADS, SdCli, run
+from sdcli import THREADS, SdCli
 from wan_model import TI2V, write_autoencoder, write_vision, write_wan
 
 from sdcffi import CancelledError, Engine, GenerationTimeoutError, Lora, Preview, VideoResult
@@ -29,15 +29,6 @@ pytestmark = pytest.mark.slow
 
 Pixels = npt.NDArray[np.uint8]
 FILM: dict[str, Any] = {"width": 32, "height": 64, "video_frames": 5, "steps": 1, "cfg_scale": 1.0, "seed": 7}
-VIDEO_FLAGS = {
-    **FLAGS,
-    "init_image": "--init-img",
-    "end_image": "--end-img",
-    "control_frames": "--control-video",
-    "clip_vision": "--clip_vision",
-    "high_noise_sampler": "--high-noise-sampling-method",
-}
-OpenWan = Callable[..., Engine]
 
 
 @pytest.fixture(scope="module")
@@ -90,15 +81,6 @@ def engine(files: dict[str, Path]) -> Iterator[Engine]:
         yield engine
 
 
-def film(sd_cli: SdCli, parts: dict[str, Path], directory: Path, **parameters: Any) -> list[Pixels]:
-    """Make a video by sd-cli and read its frames."""
-    directory.mkdir()
-    arguments = {**parts, "threads": THREADS, "prompt": "a cat", **parameters, "output": directory / "%02d.png"}
-    flags = [(VIDEO_FLAGS.get(name, "--" + name.replace("_", "-")), str(value)) for name, value in arguments.items()]
-    run([str(sd_cli.path), "-M", "vid_gen", *(word for flag in flags for word in flag)])
-    return [np.asarray(Image.open(path).convert("RGB")) for path in sorted(directory.iterdir())]
-
-
 def same(result: VideoResult, frames: list[Pixels]) -> bool:
     return len(result.arrays) == len(frames) and all(map(np.array_equal, result.arrays, frames))
 
@@ -142,7 +124,7 @@ def test_frames_are_those_of_sd_cli_and_each_input_acts(
         theirs["control_frames"].mkdir()
         for path in ours["control_frames"]:
             shutil.copy(path, theirs["control_frames"])
-    expected = film(sd_cli, slots(files, model), tmp_path / "frames", **theirs)
+    expected = sd_cli.generate_video({**slots(files, model), "prompt": "a cat", **theirs}, tmp_path)
     with opened(files, model) as engine:
         result = engine.generate_video("a cat", **ours)
         assert same(result, expected)
@@ -194,7 +176,6 @@ def test_previews_have_the_frames_and_progress_counts_the_steps(engine: Engine) 
     assert (2, 2) in steps
 
 
-@pytest.mark.parametrize("isolated", [True, False])
 def test_a_call_is_stopped_by_timeout_and_cancel_and_the_engine_goes_on(isolated: bool, files: dict[str, Path]) -> None:
     endless = {**FILM, "steps": 500}
     with ExitStack() as stack:

@@ -15,10 +15,14 @@ Shapes = dict[str, tuple[int, ...]]
 PAIR: Shapes = {"m.lora_down.weight": (4, 8), "m.lora_up.weight": (6, 4), "m.alpha": ()}
 
 
-def safetensors(path: Path, header: Any, data: bytes, length: int | None = None) -> Path:
-    """Write a header, JSON text or a value, with data behind it."""
+def safetensors_bytes(header: Any, data: bytes, length: int | None = None) -> bytes:
+    """A header, JSON text or a value, with data behind it."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def safetensors(path: Path, header: Any, data: bytes, length: int | None = None) -> Path:
+    path.write_bytes(safetensors_bytes(header, data, length))
     return path
 
 

@@ -12,14 +12,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from tiny_model import TinyModel
 
 Pixels = npt.NDArray[np.uint8]
 
 # As many test processes run as there are cores.
 THREADS = 1
 # Where sd-cli's flag is not the keyword with dashes.
-FLAGS = {"sampler": "--sampling-method", "init_image": "--init-img"}
+FLAGS = {
+    "sampler": "--sampling-method",
+    "init_image": "--init-img",
+    "end_image": "--end-img",
+    "control_frames": "--control-video",
+    "clip_vision": "--clip_vision",
+    "high_noise_sampler": "--high-noise-sampling-method",
+}
+
+
+def flags(**keywords: Any) -> list[str]:
+    """Keywords of `Engine` and its calls as flags of our command line."""
+    return [word for name, value in keywords.items() for word in ("--" + name.replace("_", "-"), str(value))]
 
 
 @dataclass(frozen=True)
@@ -28,29 +39,24 @@ class SdCli:
 
     path: Path
 
-    def command(self, model: TinyModel, output: Path, **parameters: Any) -> list[str]:
-        """The command line that draws with `model`; parameters are named as for `Engine` and `Engine.generate`."""
-        return self.words({**model.engine_arguments(), **parameters}, output)
-
     def words(self, parameters: Mapping[str, Any], output: Path) -> list[str]:
-        """The command line for parameters named as ours; True makes a flag alone, None leaves it out."""
+        """The command line for parameters named as for `Engine` and its calls; True makes a flag alone."""
         words = [str(self.path)]
         for name, value in {"threads": THREADS, **parameters, "output": output}.items():
-            if value is None:
-                continue
             words.append(FLAGS.get(name, "--" + name.replace("_", "-")))
             if value is not True:
                 words.append(str(value))
         return words
 
-    def draw(self, model: TinyModel, directory: Path, **parameters: Any) -> list[Pixels]:
-        """Draw into `directory` and read the pictures back, in the order of the batch."""
-        return self.pictures(model.engine_arguments() | parameters, directory)
-
-    def pictures(self, parameters: Mapping[str, Any], directory: Path, *flags: str) -> list[Pixels]:
-        """The same for files of any kind among the parameters, and with sd-cli's own flags after them."""
-        run([*self.words(parameters, directory / "sd-cli.png"), *flags])
+    def generate(
+        self, parameters: Mapping[str, Any], directory: Path, *flags: str, name: str = "sd-cli.png"
+    ) -> list[Pixels]:
+        """Generate into `directory` and read the images back, in the order of the batch or of the frames."""
+        run([*self.words(parameters, directory / name), *flags])
         return [np.asarray(Image.open(path).convert("RGB")) for path in sorted(directory.glob("sd-cli*.png"))]
+
+    def generate_video(self, parameters: Mapping[str, Any], directory: Path) -> list[Pixels]:
+        return self.generate(parameters, directory, "-M", "vid_gen", name="sd-cli%02d.png")
 
 
 def run(command: list[str]) -> str:
