@@ -67,7 +67,7 @@ def engine(tiny_model: TinyModel, isolated: bool) -> Iterator[Engine]:
         ({"seed": "7"}, TypeError, "seed must be an integer, not '7'"),
         ({"preview": "rough", "on_preview": print}, ValueError, "preview must be one of .*proj, tae, vae, not 'rough'"),
         ({"preview": "", "on_preview": print}, ValueError, "preview must be one of .*, not ''"),
-        ({"preview": "proj"}, ValueError, "preview='proj' needs on_preview="),
+        ({"preview": "proj"}, ValueError, "preview='proj' needs on_preview"),
         ({"preview_interval": None}, TypeError, "preview_interval must be an integer, not None"),
         ({"loras": 7}, TypeError, "loras is a sequence"),
         ({"ref_images": 7}, TypeError, "ref_images must be a sequence of pictures, not 7"),
@@ -195,7 +195,7 @@ def test_saving_writes_what_was_drawn_and_replaces_whole_files(engine: Engine, t
     for path, array in zip(paths, result.arrays, strict=True):
         assert np.array_equal(np.asarray(Image.open(path)), array)
     assert [path.name for path in result.save(tmp_path / "{seed}.webp")] == ["7.webp", "8.webp"]
-    with pytest.raises(ValueError, match="does not end like a picture"):
+    with pytest.raises(ValueError, match="does not have the ending of an image file"):
         result.save(tmp_path / "cat.safetensors")
     with pytest.raises(ValueError, match="does not exist"):
         result.save(tmp_path / "nowhere" / "cat.png")
