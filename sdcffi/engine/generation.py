@@ -161,7 +161,8 @@ class Generation:
             raise TypeError(f"preview_noisy must be True or False, not {preview_noisy!r}")
         if preview is not None and not listeners.on_preview:
             raise ValueError(f"preview={preview!r} needs on_preview; pass a function that receives the previews")
-        previews = PreviewOptions(preview or "proj", preview_interval, preview_noisy) if listeners.on_preview else None
+        mode = "proj" if preview is None else preview
+        previews = PreviewOptions(mode, preview_interval, preview_noisy) if listeners.on_preview else None
         return Hearing(listeners, previews, timeout)
 
     def run(
