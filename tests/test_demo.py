@@ -145,7 +145,7 @@ def test_the_report_s_lines_of_python_work(tmp_path: Path, monkeypatch: pytest.M
 def test_no_prompt_and_no_picture_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no prompt"):
         run(tmp_path, prompts=[])
-    with pytest.raises(ValueError, match="does not end like a picture"):
+    with pytest.raises(ValueError, match="does not have the ending of an image file"):
         run(tmp_path / "sheet.txt")
 
 

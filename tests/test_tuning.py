@@ -424,7 +424,7 @@ def test_a_damaged_choice_is_told_and_passed_over(
 
 
 def test_tune_is_true_or_false(keywords: dict[str, Any]) -> None:
-    with pytest.raises(TypeError, match="tune must be True or False, not 'yes'"):
+    with pytest.raises(TypeError, match="tuned must be True or False, not 'yes'"):
         Engine(**keywords, tuned="yes")  # type: ignore[arg-type]
 
 

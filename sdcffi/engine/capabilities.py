@@ -1,4 +1,4 @@
-"""What a build of the engine and a loaded model can do together."""
+"""`Capabilities`: what a build of the engine can do with a loaded model."""
 
 from __future__ import annotations
 
@@ -20,41 +20,44 @@ __all__ = ["Capabilities", "describe"]
 @public
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
-    """What can be asked of an engine; given by `Engine.capabilities`.
+    """What an engine can do, returned by `Engine.capabilities`.
 
-    Names are those that the keywords of `Engine` and `Engine.generate` take: read from the header that was built, less
-    what does nothing, or is refused, for this model. A truth value is None where the model's kind is not known.
+    Names are those that the keywords of `Engine` and `Engine.generate` take. They are read from the header that was
+    built; names that have no effect on this model, or are refused for it, are left out. A bool is None if the model's
+    architecture is not known.
 
     Attributes
     ----------
     family, title : str or None
-        Kind of model: ``"flux2"``, ``"FLUX.2"``. None where it is not known.
+        Architecture of the model: ``"flux2"``, and its title: ``"FLUX.2"``. None: not known.
     image, video : bool
-        Whether it makes pictures, or videos.
+        Whether it can generate images, and videos.
     init_image, mask_image, ref_images, control_image : bool or None
-        Whether those keywords act.
-    photo_maker, embeddings : bool or None
-        Whether PhotoMaker is loaded, and whether the model takes textual inversion.
+        Whether the model uses these inputs.
+    photo_maker : bool
+        Whether PhotoMaker is loaded.
+    embeddings : bool or None
+        Whether the model takes textual-inversion embeddings.
     pixel_multiple : int or None
-        What width and height are rounded up to.
+        Number of pixels to whose multiples width and height are rounded up. None: not known.
     samplers, schedulers : tuple of str
-        For ``sampler=`` and ``scheduler=``.
+        Names for ``sampler=`` and ``scheduler=``.
     default_sampler, default_scheduler : str
-        What None stands for.
+        Those that the engine takes if they are None.
     cache_modes : tuple of str
-        For ``Cache(mode=)``.
+        Names for ``Cache(mode=)``.
     hires_upscalers : tuple of str
-        For ``Hires(upscaler=)``.
+        Names for ``Hires(upscaler=)``.
     preview_modes : tuple of str
-        For ``preview=``.
+        Names for ``preview=``.
     lora_apply_modes, rngs, predictions : tuple of str
-        For ``lora_apply_mode=``, ``rng=`` and ``prediction=`` of `Engine`.
+        Names for ``lora_apply_mode=``, ``rng=`` and ``prediction=`` of `Engine`.
     weight_types : tuple of str
-        For ``type=`` of `Engine` and of `convert`.
+        Names for ``type=`` of `Engine` and of `convert`.
     engine_commit : str
         Commit of stable-diffusion.cpp that was built.
     backend, device : str
-        What it computes on: ``"cuda"``, ``"NVIDIA H200"``.
+        Backend and device that compute: ``"cuda"``, ``"NVIDIA H200"``.
     """
 
     family: str | None
@@ -84,12 +87,12 @@ class Capabilities:
     device: str
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the attributes as a dictionary that `json.dumps` takes; names are lists."""
+        """Return the attributes as a dictionary for `json.dumps`; tuples become lists."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 def describe(offer: Offer, model: Model, device: Device) -> Capabilities:
-    """Put together what the build offers, what the model's files are, and what they run on."""
+    """Return the capabilities, from what the build offers, the model's files, and the device."""
     kind, names = model.architecture, offer.names
     upscalers = names["sd_hires_upscaler_t"]
     return Capabilities(

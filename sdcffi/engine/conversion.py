@@ -1,4 +1,4 @@
-"""Convert model files to another weight type."""
+"""`convert`: write a model file with other weight types."""
 
 from __future__ import annotations
 
@@ -39,38 +39,44 @@ def convert(
     on_log: LogFunction | None = None,
     on_progress: ProgressFunction | None = None,
 ) -> Path:
-    """Write a model with other weight types.
+    """Write a model file with other weight types.
 
     Parameters
     ----------
     input : path
-        Model file: one file, whose header is read first.
+        Model file. It must be a single file.
     output : path
-        File to write: ``.gguf``, or ``.safetensors`` for f32, f16 and bf16. It is written to a temporary name, read
-        again, and moved if it holds every tensor in the type asked for, or in its own where the engine keeps that:
-        biases, norms, some small layers, and what does not divide into the type's blocks.
+        File to write: ``.gguf``, or ``.safetensors`` for f32, f16 and bf16. It is written under a temporary name and
+        its header is checked: every tensor must be there, in the requested type, or in its own type if the engine keeps
+        that. It keeps biases, norms, some small layers, and tensors that cannot be divided into the type's blocks. Then
+        the file is moved to its name.
     type : str
         Weight type, such as ``"q8_0"``, ``"q4_0"``, ``"f16"``.
     vae : path, optional
-        Autoencoder to put into the file too, under names that begin with ``vae.``.
+        Autoencoder to include in the file, under names that begin with ``vae.``. None: none is added.
     tensor_type_rules : str, optional
-        Weight types by tensor name: ``"regex=type,..."``; the first pattern found in a name counts.
+        Weight types by tensor name: ``"regex=type,..."``. The first pattern that is found in a name applies. None:
+        `type` for all.
     convert_name : bool
-        Write the engine's own tensor names in place of the file's.
-    library, isolated, timeout, on_log, on_progress : optional
-        As for `Engine`.
+        True writes the engine's own tensor names. False keeps the file's.
+    library, isolated : optional
+        As in `Engine`.
+    timeout : float, optional
+        Time limit for the conversion, in seconds. None: no limit.
+    on_log, on_progress : callable, optional
+        Functions that are called with each `Log` and each `Progress`.
 
     Returns
     -------
     Path
-        The file written.
+        The file.
 
     Raises
     ------
     TypeError, ValueError
-        For a bad argument, before anything native runs.
+        If an argument is wrong. No native code has run then.
     SDError
-        If the engine cannot convert the file, or what it wrote is not what was asked for; nothing is kept.
+        If the engine cannot convert the file, or wrote something else than requested. No file is left then.
     """
     source, target = Path(input).expanduser(), Path(output).expanduser()
     model = read_file("input", source)
@@ -104,11 +110,11 @@ def convert(
     return target
 
 
-_LONGEST_NAME = 127  # bytes; ggml cuts longer ones off
-_TYPES_OF_SAFETENSORS = ("f32", "f16", "bf16")  # safetensors_io.cpp writes no others
-_KEPT_AS = {"F64": "F32", "I64": "I32", "F8_E4M3": "F16", "F8_E5M2": "F16"}  # what the reader makes of them
+_LONGEST_NAME = 127  # bytes; ggml truncates longer names (GGML_MAX_NAME is 128)
+_TYPES_OF_SAFETENSORS = ("f32", "f16", "bf16")  # the only types that safetensors_io.cpp writes
+_KEPT_AS = {"F64": "F32", "I64": "I32", "F8_E4M3": "F16", "F8_E5M2": "F16"}  # the engine's reader converts these types
 
-# Starts of the names that the engine leaves out: unused_tensors of model.cpp.
+# Prefixes of the names that the engine leaves out: unused_tensors of model.cpp.
 _LEFT_OUT = (
     *("betas", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod"),
     *("log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod"),
@@ -125,16 +131,28 @@ _LEFT_OUT = (
     "text_encoders.t5xxl.transformer.encoder.embed_tokens.weight",
     *("text_encoders.llm.output.weight", "text_encoders.llm.lm_head."),
 )
-_LEFT_OUT_BY_NEW_NAME = ("position_ids", "logit_scale")  # where the names are converted first
+_LEFT_OUT_BY_NEW_NAME = ("position_ids", "logit_scale")  # suffixes, if names are converted
 
 
 def source_tensors(source: ModelFile, vae: ModelFile | None) -> dict[str, Tensor] | None:
-    """Give the tensors that go in, under the names they keep; None where only the engine can read them.
+    """Return the tensors of the input files, under the names that they keep.
+
+    Parameters
+    ----------
+    source : ModelFile
+        The model.
+    vae : ModelFile or None
+        The autoencoder to include. None: none is added.
+
+    Returns
+    -------
+    dict of str to Tensor, or None
+        None: only the engine can read a file (PyTorch's format).
 
     Raises
     ------
     ValueError
-        If a name cannot be kept.
+        If a name is too long to be kept.
     """
     files = [file for file in (source, vae) if file]
     if any(file.format == "torch" for file in files):
@@ -143,36 +161,58 @@ def source_tensors(source: ModelFile, vae: ModelFile | None) -> dict[str, Tensor
     if vae:
         tensors |= {name if name.startswith("vae.") else f"vae.{name}": item for name, item in vae.tensors.items()}
     if too_long := next((name for name in tensors if len(name.encode()) > _LONGEST_NAME), None):
-        raise ValueError(f"input: {source.path}: the name {too_long!r} has more than {_LONGEST_NAME} bytes")
+        raise ValueError(
+            f"input: {source.path}: the name {too_long!r} has more than {_LONGEST_NAME} bytes, which ggml would"
+            " truncate; rename the tensor"
+        )
     return tensors
 
 
 def check_writable(target: Path, type: str, rules: str | None) -> None:
-    """Refuse weight types that the target's format does not have."""
+    """Refuse weight types that the target's format cannot hold.
+
+    Raises
+    ------
+    ValueError
+        With the type and the legal ones.
+    """
     if target.suffix == ".safetensors":
         for kind in [type, *(kind for _, kind in parse_rules(rules))]:
             if kind not in _TYPES_OF_SAFETENSORS:
                 legal = ", ".join(_TYPES_OF_SAFETENSORS)
-                raise ValueError(f"type {kind!r} goes into a .gguf file only; legal in .safetensors: {legal}")
+                raise ValueError(f"type {kind!r} needs a .gguf file; legal in .safetensors: {legal}")
 
 
 def check_written(
     path: Path, source: Mapping[str, Tensor] | None, type: str, rules: str | None, *, renamed: bool
 ) -> None:
-    """Read a written file's header: every tensor must be there, of its size, and of the type asked for or its own.
+    """Check the header of a written file: every tensor must be there, with its size, in the requested type or its own.
 
-    The engine leaves biases, some small layers, and what does not divide into a type's blocks as they were; it
-    quantises no single row.
+    The engine keeps the type of biases, some small layers, single rows, and tensors that cannot be divided into the
+    type's blocks.
+
+    Parameters
+    ----------
+    path : Path
+        The written file.
+    source : mapping of str to Tensor, or None
+        Tensors of the input. None: not known, so only types are checked.
+    type : str
+        Requested weight type.
+    rules : str or None
+        Weight types by tensor name.
+    renamed : bool
+        True compares only sizes, because the engine has changed the names.
 
     Raises
     ------
     SDError
-        With the tensor that is not as it should be.
+        With the tensor that is wrong.
     """
     try:
         written = read_file("output", path).tensors
     except ValueError as error:
-        raise SDError(f"what was written cannot be read again: {error}") from error
+        raise SDError(f"the written file cannot be read again: {error}") from error
     if source is not None and renamed:
         _check_counts(written.values(), source)
     elif source is not None:
@@ -188,7 +228,8 @@ def check_written(
             raise SDError(f"tensor {name!r} was written as {tensor.dtype}, not as {legal}")
     if not reached:
         raise SDError(
-            f"no tensor could be written as {type}: biases, single rows, and what does not fit its blocks cannot"
+            f"no tensor could be written as {type}: the engine keeps biases, single rows, and tensors that do not"
+            " divide into the type's blocks; use another type"
         )
 
 
@@ -201,7 +242,7 @@ def _check_names(written: Mapping[str, Tensor], source: Mapping[str, Tensor]) ->
     strange = [name for name in written if name not in source]
     if missing or strange:
         names = ", ".join([*missing, *strange][:3])
-        raise SDError(f"{len(missing)} tensors were not written, {len(strange)} others were: {names}")
+        raise SDError(f"the written file lacks {len(missing)} tensors and has {len(strange)} unexpected ones: {names}")
     for name, tensor in written.items():
         if math.prod(tensor.shape) != math.prod(source[name].shape):
             raise SDError(f"tensor {name!r} was written with shape {tensor.shape}, not {source[name].shape}")
@@ -209,7 +250,9 @@ def _check_names(written: Mapping[str, Tensor], source: Mapping[str, Tensor]) ->
 
 def _check_counts(written: Iterable[Tensor], source: Mapping[str, Tensor]) -> None:
     missing = Counter(math.prod(tensor.shape) for tensor in source.values())
-    missing.subtract(math.prod(tensor.shape) for tensor in written)
+    sizes = [math.prod(tensor.shape) for tensor in written]
+    missing.subtract(sizes)
     allowed = sum(name.startswith(_LEFT_OUT) or name.endswith(_LEFT_OUT_BY_NEW_NAME) for name in source)
     if min(missing.values()) < 0 or missing.total() > allowed:
-        raise SDError(f"of {len(source)} tensors {len(source) - missing.total()} were written, under other names")
+        found = len(source) - (+missing).total()
+        raise SDError(f"the written file has {len(sizes)} tensors; {found} match the input's {len(source)} by size")

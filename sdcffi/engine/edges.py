@@ -1,4 +1,4 @@
-"""Edges of a picture, as a ControlNet's hint."""
+"""`canny`: the edges of an image, as input for a ControlNet."""
 
 from __future__ import annotations
 
@@ -34,35 +34,40 @@ def canny(
     timeout: float | None = None,
     on_log: LogFunction | None = None,
 ) -> NDArray[np.uint8]:
-    """Find the edges of a picture, as sd-cli's ``--canny`` does; `Engine.generate` does it with ``canny=True``.
+    """Return the edges of an image, as sd-cli's ``--canny`` does. `Engine.generate` does the same with ``canny=True``.
 
-    It is the engine's own `preprocess_canny`, which differs from others (OpenCV's): edges are thinned by looking up and
-    down only, so those that run straight up and down come out broken or not at all.
+    This runs the engine's own `preprocess_canny`, which differs from OpenCV's Canny filter: it thins edges only in the
+    vertical direction, so vertical edges are broken or missing.
 
     Parameters
     ----------
-    image : picture
-        As for `Engine.generate`. It is not changed.
+    image : image
+        As in `Engine.generate`. It is not changed.
     high_threshold : float
-        0 to 1, of the strongest gradient: what reaches it is an edge.
+        Part of the strongest gradient, 0 to 1. A gradient that reaches it is an edge.
     low_threshold : float
-        0 to 1, of the high threshold: what reaches it is an edge where it touches one.
+        Part of the high threshold, 0 to 1. A gradient that reaches it is an edge if it touches one.
     weak, strong : float
-        0 to 1: brightness that marks the two while edges are followed; edges come out as `strong`. They must differ.
+        Brightness, 0 to 1, that marks gradients above the low and the high threshold while edges are followed. They
+        must differ. Edges have the brightness `strong` in the result.
     inverse : bool
-        Black edges on white.
-    library, isolated, timeout, on_log : optional
-        As for `Engine`. A child process takes about 0.3 s to start; with ``isolated=False`` there is none.
+        True returns black edges on white. False returns white edges on black.
+    library, isolated : optional
+        As in `Engine`. A child process takes about 0.3 s to start; with ``isolated=False`` there is none.
+    timeout : float, optional
+        Time limit for the call, in seconds. None: no limit.
+    on_log : callable, optional
+        Function that is called with each `Log`.
 
     Returns
     -------
     uint8 array (H, W, 3)
-        Grey, the three channels equal; three pixels at the border are never edges. The caller's own.
+        A new array that the caller owns, with three equal channels. The three pixels along the border are never edges.
 
     Raises
     ------
     TypeError, ValueError
-        For a bad argument, before anything native runs.
+        If an argument is wrong. No native code has run then.
     """
     edges = Edges(high_threshold, low_threshold, weak, strong, inverse)
     check_edges(edges)
@@ -76,7 +81,13 @@ def canny(
 
 
 def check_edges(edges: Edges) -> None:
-    """Refuse settings with which no edges would be found, or everything were one."""
+    """Refuse settings with which nothing, or everything, would be an edge.
+
+    Raises
+    ------
+    TypeError, ValueError
+        With the value and the legal ones.
+    """
     settings: dict[str, Any] = {name: getattr(edges, name) for name in ("high_threshold", "low_threshold")}
     settings |= {"weak": edges.weak, "strong": edges.strong}
     for name, value in settings.items():
@@ -84,6 +95,6 @@ def check_edges(edges: Edges) -> None:
             raise TypeError(f"{name} must be a number, not None")
         check_number(name, value, 0, 1)
     if edges.weak == edges.strong:
-        raise ValueError(f"weak and strong must differ: both are {edges.weak!r}")
+        raise ValueError(f"weak and strong must differ, but both are {edges.weak!r}")
     if not isinstance(edges.inverse, bool):
         raise TypeError(f"inverse must be True or False, not {edges.inverse!r}")

@@ -1,4 +1,4 @@
-"""`Engine`: a loaded model that draws pictures."""
+"""`Engine`: a loaded model that generates images and videos."""
 
 from __future__ import annotations
 
@@ -41,116 +41,136 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine"]
 
-# The engine's defaults of these two crash it on image input and on the second call.
+# With its own defaults of these two the engine crashes on image input and on the second call.
 _USABLE = ContextParams(vae_decode_only=False, free_params_immediately=False)
 
 
 @public
 class Engine(Handle):
-    """A model, loaded to draw with; keywords are sd-cli's long flags with underscores.
+    """A loaded model that generates images and videos.
+
+    Keywords are sd-cli's long flags with underscores.
 
     Parameters
     ----------
     model : path, optional
-        A whole checkpoint (safetensors, gguf, ckpt, or a diffusers directory).
-    diffusion_model, high_noise_diffusion_model : path, optional
-        A diffusion model alone, with text encoders and autoencoder given apart.
-    vae, taesd : path, optional
-        Autoencoder; tiny autoencoder.
-    clip_l, clip_g, t5xxl, llm, clip_vision, llm_vision : path, optional
-        Text and vision encoders.
-    control_net, photo_maker : path, optional
-        ControlNet; PhotoMaker.
+        Whole checkpoint: a safetensors, gguf or ckpt file, or a diffusers directory.
+    diffusion_model : path, optional
+        Diffusion model alone. It needs text encoders and an autoencoder from other files.
+    high_noise_diffusion_model : path, optional
+        Second diffusion model of Wan 2.2, for the steps with high noise.
+    vae : path, optional
+        Autoencoder.
+    taesd : path, optional
+        Tiny autoencoder: fast, with less detail.
+    clip_l, clip_g, t5xxl, llm : path, optional
+        Text encoders.
+    clip_vision, llm_vision : path, optional
+        Vision encoders.
+    control_net : path, optional
+        ControlNet.
+    photo_maker : path, optional
+        PhotoMaker.
     embeddings : mapping of str to path, optional
-        Textual-inversion embeddings: the word in the prompt, and its file.
+        Textual-inversion embeddings: the file of each, by its word in the prompt.
     type : str, optional
-        Weight type to convert to while loading, such as ``"q8_0"``. None keeps the file's.
+        Weight type to convert to while loading, such as ``"q8_0"``. None: as in the file.
     tensor_type_rules : str, optional
         Weight types by tensor name: ``"regex=type,..."``.
     threads : int, optional
-        CPU threads, 1 to 512. None: one for each physical core that the process that computes may use, by its affinity
-        and the quotas of its control groups; the result's record tells the number.
+        Number of CPU threads, 1 to 512. None: one per physical core that the process may use, by its CPU affinity and
+        the quotas of its control groups. The result's record has the number.
     lora_apply_mode : str, optional
-        ``"immediately"`` merges adapters into the weights, ``"at_runtime"`` computes them beside, ``"auto"`` (what
-        None means too) takes the latter where weights are quantised.
-    rng, sampler_rng : str, optional
-        Random numbers: ``"cuda"`` (the engine's default, as PyTorch on a GPU), ``"cpu"`` (as PyTorch on a CPU) or
-        ``"std_default"``.
+        How LoRAs are applied: ``"immediately"`` merges them into the weights, ``"at_runtime"`` computes them beside
+        the weights, ``"auto"`` takes ``"at_runtime"`` if weights are quantised, else ``"immediately"``. None:
+        ``"auto"``.
+    rng : str, optional
+        Random number generator of the first noise: ``"cuda"`` (as PyTorch on a GPU), ``"cpu"`` (as PyTorch on a CPU)
+        or ``"std_default"``. None: ``"cuda"``.
+    sampler_rng : str, optional
+        Random number generator of the noise that samplers add. None: as `rng`.
     prediction : str, optional
-        What the model predicts. None: told from the model.
-    offload_to_cpu, clip_on_cpu, vae_on_cpu, control_net_on_cpu : bool, optional
-        Keep all weights in main memory while they are not computed with; compute the text encoders, the autoencoder, or
-        the ControlNet on the CPU, where their weights then are.
+        What the model predicts, such as ``"eps"`` or ``"v"``. None: detected from the model.
+    offload_to_cpu : bool, optional
+        Keep all weights in main memory, and copy them to the GPU only to compute with them. None: False.
+    clip_on_cpu, vae_on_cpu, control_net_on_cpu : bool, optional
+        Compute the text encoders, the autoencoder or the ControlNet on the CPU, and keep their weights there. None:
+        False.
     mmap : bool, optional
-        Leave weights that the CPU uses as they are stored in a memory map of their file: loaded when first needed, and
-        shared by processes. Such a file may be replaced meanwhile, but not be written to.
+        Map the files into memory instead of reading them, for weights that the CPU uses as they are stored. They are
+        loaded on first use and shared between processes. Such a file may be replaced meanwhile, but must not be
+        written to. None: False.
     fa, diffusion_fa : bool, optional
-        Flash attention everywhere, or in the diffusion model.
+        Flash attention everywhere, or in the diffusion model only. None: False.
     diffusion_conv_direct, vae_conv_direct : bool, optional
-        Convolutions without a matrix of patches, which take less memory; the first acts on UNets only. On the CPU
-        each one is done so anyway.
+        Direct convolution in the diffusion model, or in the autoencoder, which takes less memory. The first affects
+        UNets only. The CPU always computes directly. None: False.
     circular : bool, optional
-        Pad around the edges, so that pictures tile; in one direction only with ``circular_x`` or ``circular_y`` of
-        `context`.
+        Wrap around the edges, so that images tile. For one direction only, set ``circular_x`` or ``circular_y`` of
+        `context`. None: False.
     max_vram : float, optional
-        Gigabytes of GPU memory within which a graph is to run, in parts; acts on a GPU with `offload_to_cpu`. 0 is no
-        limit, as None.
+        Limit of GPU memory for one computation, in gigabytes, at least 0. A larger computation is split into parts
+        that fit. 0 is no limit. Ignored without `offload_to_cpu`, and on the CPU. None: the engine's 0.
     context : ContextParams, optional
-        Anything else, by its C name; the keywords above win.
+        Any other parameter, by its C name. The keywords above override it.
     lora_dir : path, optional
-        Where adapters given by name, and those in prompts, are looked up.
+        Directory of the adapters that prompts and `loras` refer to by name. None: adapters are given by path only.
     lora_cache : int
-        Bytes of adapters to keep in memory between calls, where the model's weights are.
+        Memory for adapters that are kept between calls, in bytes, at least 0. It is on the device of the model's
+        weights.
     load_weights : bool
-        False reads only which tensors the model has: `check_loras` then works at once, and nothing can be drawn.
+        False reads only which tensors the model has. `check_loras` then works at once, and nothing can be generated.
     tuned : bool
-        Take what is left None here from what `tune` has measured and stored for this model on this device; a warning
-        where nothing is stored.
+        Use the choice that `tune` has measured and stored for this model on this device, for those of its parameters
+        that are None here. Without a stored choice there is a warning.
     backend : str
-        ``"auto"``: the best GPU that was built and is here, else the CPU. ``"cpu"``, ``"cuda"``, ``"metal"``,
-        ``"vulkan"``, ``"hip"``, ``"sycl"``, ``"opencl"`` or ``"musa"``: its best device. ``"cuda:1"``: that device,
-        counted from 0. ``"cpu:haswell"``: that variant of a portable build. An explicit one is had or is an error.
-        `device` tells what was taken, and why. The environment variable SDCFFI_BACKEND takes the place of ``"auto"``.
+        ``"auto"``: the best GPU that the build supports and this machine has, else the CPU. ``"cpu"``, ``"cuda"``,
+        ``"metal"``, ``"vulkan"``, ``"hip"``, ``"sycl"``, ``"opencl"`` or ``"musa"``: the best device of that backend.
+        ``"cuda:1"``: that device, counted from 0. ``"cpu:haswell"``: that variant of a portable build. A backend that
+        is named and not available is an error. `device` says which one was chosen, and why. The environment variable
+        SDCFFI_BACKEND replaces ``"auto"``.
     library : path, optional
-        The native build to use; see 'Which library is loaded' in ``docs/building.md``.
+        Native build to use. None: see 'Which library is loaded' in ``docs/building.md``.
     isolated : bool
-        True does the native work in a child process: whatever happens there, this one goes on. False does it on a
-        thread of this process, where a crash of native code ends the program.
+        True does the native work in a child process: if native code crashes, this process continues. False does it on
+        a thread of this process, and a crash of native code ends the program.
     restart : str
-        ``"auto"`` starts a child that was lost again at the next call, which loads the model again; ``"never"``
-        refuses every later call.
+        What the next call does after the child process was lost: ``"auto"`` starts a new one, which loads the model
+        again; ``"never"`` refuses that call and all later ones.
     timeout : float, optional
-        Seconds that loading may take. None: any time.
+        Time limit for loading, in seconds. None: no limit.
     grace : float
-        Seconds that a call has to stop by itself, after Ctrl-C, `cancel` or its timeout, before its process is ended.
+        Time that a call has to stop by itself after Ctrl-C, `cancel` or its timeout, in seconds, at least 0. After it
+        the child process is killed.
     memory_check : str
-        What to do where an estimate of the memory that loading, or a call, takes is more than is free: ``"warn"``,
-        raise an `OutOfMemoryError` before it begins (``"strict"``), or nothing (``"off"``). On a GPU only weights
-        are looked at.
+        What to do if the estimated memory of loading, or of a call, is more than is free: ``"warn"``, ``"strict"``
+        (raise `OutOfMemoryError` before it begins) or ``"off"``. On a GPU only the weights are estimated.
     on_log : callable, optional
-        Called with each `Log` line, on the thread that makes the call, as the other two.
+        Function that is called with each `Log`. This one and the next two run on the thread that makes the call.
     on_progress : callable, optional
-        Called with each `Progress`. An exception in it stops the call and comes out of it.
+        Function that is called with each `Progress`. An exception that it raises stops the call and is raised from it.
     on_preview : callable, optional
-        Called with each `Preview`.
+        Function that is called with each `Preview`.
 
     Raises
     ------
     TypeError, ValueError
-        For a bad argument, before anything native runs.
+        If an argument is wrong. No native code has run then.
     ModelLoadError
-        If the engine cannot load these files; the reasons stand in its log.
+        If the engine cannot load these files. The error has the engine's log.
     BackendUnavailableError, LibraryNotFoundError, LayoutMismatchError
-        If there is nothing to run it on.
+        If the backend is not available, there is no native library, or it does not match its declarations.
+    OutOfMemoryError
+        If the weights need more memory than is free: before loading with ``memory_check="strict"``, else while loading.
     NativeCrashError
-        If the child process ended while it loaded.
+        If the child process crashed while it loaded.
     GenerationTimeoutError
-        If it took longer than `timeout`.
+        If loading took longer than `timeout`.
 
     Notes
     -----
-    Calls from several threads wait for each other, first come, first served. Close the engine, or use it in a ``with``
-    statement, to give its memory back; pictures already returned live on.
+    Calls from several threads run one after the other, in the order in which they were made. `close` frees the model's
+    memory, as does the end of a ``with`` statement. Images that were returned stay valid.
     """
 
     def __init__(
@@ -292,120 +312,141 @@ class Engine(Handle):
         on_progress: ProgressFunction | None = None,
         on_preview: PreviewFunction | None = None,
     ) -> Result:
-        """Draw pictures.
+        """Generate images.
 
         Parameters
         ----------
         prompt : str
-            What to draw.
+            What to generate.
         negative_prompt : str, optional
-            What to leave out; acts where `cfg_scale` is not 1.
+            What to leave out. Ignored when `cfg_scale` is 1. None: nothing.
         width, height : int, optional
-            Pixels, at least 1. None: a given picture's, see Notes, else the engine's 512. The engine rounds up to what
-            the model needs (a multiple of 8, 16 or 64); a result of another size comes with a warning.
+            Size in pixels, at least 1. None: the engine's 512, or by the size of an input image, see Notes. The engine
+            rounds up to the model's multiple (8, 16 or 64), with a warning if the result has another size.
         steps : int, optional
-            Denoising steps, at least 1. None: the engine's 20.
+            Number of denoising steps, at least 1. None: the engine's 20.
         cfg_scale : float, optional
-            Classifier-free guidance; 1 turns it off and halves the work. None: the engine's 7.
+            Classifier-free guidance: how strictly the image follows the prompt. 1 turns it off and halves the work.
+            None: the engine's 7.
         guidance : float, optional
-            Guidance input of distilled models (FLUX.1 dev). None: the engine's 3.5.
-        sampler, scheduler : str, optional
-            Names as in sd-cli (``"euler"``, ``"dpm++2m"``; ``"karras"``). None: the model's own.
+            Guidance value that distilled models (FLUX.1 dev) take as input. None: the engine's 3.5.
+        sampler : str, optional
+            Sampler, named as in sd-cli: ``"euler"``, ``"dpm++2m"``, ... None: the engine's choice for the model.
+        scheduler : str, optional
+            Spacing of the noise levels, named as in sd-cli: ``"karras"``, ``"simple"``, ... None: the engine's choice
+            for the model.
         eta : float, optional
-            Noise added back at each step, for samplers that do.
+            Amount of noise added back at each step, for samplers that add noise. None: the sampler's own, see
+            `SampleParams`.
         seed : int, optional
-            0 to 2**63 - 1; picture `i` of a batch uses ``seed + i``. None or a negative one draws one at random,
-            which stands in the result.
+            Random seed, 0 to 2**63 - 1. Image `i` of a batch uses ``seed + i``. None, or a negative number: a random
+            seed, which the result has.
         batch_count : int, optional
-            Number of pictures, at least 1. None: 1.
+            Number of images, at least 1. None: the engine's 1.
         clip_skip : int, optional
-            Last layers of CLIP to leave out, at least 1. None: the model's own.
+            Number of last layers of CLIP to leave out, at least 1. None: the model's own.
         loras : iterable of Lora, path, or (path, multiplier), optional
             Adapters for this call. None: those of `set_loras`.
         lora_tags : bool
-            Take ``<lora:name:weight>`` out of the prompt and add those adapters. False leaves the prompt alone.
+            True removes ``<lora:name:weight>`` from the prompt and adds these adapters. False passes the prompt
+            unchanged.
         strict : bool
-            Whether an adapter that does not fit the model, or that has nothing for it, is an error; else it is left
-            out with a `LoraWarning`.
-        init_image, control_image : picture, optional
-            Picture to start from; ControlNet's hint. A Pillow image, a path, a file's bytes, or an array (torch's on
-            the CPU too) of shape (H, W) or (H, W, 1|3|4), uint8 or floats from 0 to 1; see `images.as_rgb`.
-        mask_image : picture or box, optional
-            White is drawn anew, black kept; needs `init_image`, of the same size. As those, or bool, or a box
-            ``(left, top, right, bottom)`` in pixels of `init_image` that is white inside. The engine takes what is
-            128 or more for white, and each latent pixel (8 or 16 pixels a side) with white in it for white.
+            True raises `LoraError` for an adapter that does not fit the model, or of which nothing applies to it. False
+            leaves it out, with a `LoraWarning`.
+        init_image : image, optional
+            Image to start from: a Pillow image, a path, a file's bytes, or an array (also a torch tensor on the CPU) of
+            shape (H, W) or (H, W, 1|3|4), uint8 or floats from 0 to 1. See `images.as_rgb`. None: start from noise.
+        mask_image : image or box, optional
+            Part of `init_image` to generate anew: white is generated, black is kept. An image, as `init_image` or of
+            bools, of the same size; or a box ``(left, top, right, bottom)`` in pixels of `init_image`, white inside.
+            The engine takes values from 128 on as white. It generates every latent pixel (8 or 16 pixels a side) that
+            has white in it. None: all of it.
         strength : float, optional
-            How far to go away from `init_image`, 0 to 1. None: the engine's 0.75.
+            How much to change `init_image`, from 0 (little) to 1 (completely). None: the engine's 0.75.
+        control_image : image, optional
+            Image for the ControlNet, as `init_image`. None: the ControlNet is not used.
         control_strength : float, optional
-            Weight of ControlNet. None: the engine's 0.9.
+            Weight of the ControlNet, at least 0. None: the engine's 0.9.
         canny : bool
-            Take the edges of `control_image` in its place, as `sdcffi.canny` gives them; they then stand in the
-            result's parameters.
-        ref_images : sequence of pictures, optional
-            Reference pictures of editing models, of any size that has multiples of 16 pixels, at least 64, a side.
+            True replaces `control_image` by its edges, as `sdcffi.canny` returns them. The result's parameters have
+            the edges.
+        ref_images : sequence of images, optional
+            Reference images for editing models, as `init_image`. Each may have its own size: multiples of 16 pixels, at
+            least 64 a side. None: none.
         resize : str
-            What to do with a picture of another size than the result's; see Notes.
+            What to do with an input image that has another size than the result, see Notes.
         alpha : str or tuple
-            What to do with a transparent picture: ``"refuse"`` it, ``"ignore"`` its alpha channel and take the colours
-            as they are, or lay it on a colour: ``"white"``, ``"#ff8000"``, ``(255, 128, 0)``.
-        tiling, cache, hires, slg : optional
-            Decoding in tiles, reuse between steps, a second pass at a larger size, skip-layer guidance.
+            What to do with transparent pixels: ``"refuse"`` the image, ``"ignore"`` its alpha channel, or blend it with
+            a background colour: ``"white"``, ``"#ff8000"``, ``(255, 128, 0)``.
+        tiling : Tiling, optional
+            Decode and encode in tiles, which takes less memory. None: no tiles.
+        cache : Cache, optional
+            Reuse results between steps, which is faster and less exact. None: no reuse.
+        hires : Hires, optional
+            Second pass at a larger size. None: one pass.
+        slg : SkipLayerGuidance, optional
+            Skip-layer guidance. None: off.
         params : ImageParams, optional
-            Anything else, by its C name; the keywords above win.
+            Any other parameter, by its C name. The keywords above override it.
         preview : str, optional
-            How previews are made: ``"proj"`` (a rough projection, cheap, one pixel for 8 x 8), ``"tae"`` (by
-            the tiny autoencoder) or ``"vae"`` (a whole decode at each of them, by the autoencoder that decodes the
-            result; with ``tae_preview_only`` in the context the tiny one). None: ``"proj"`` where something listens,
-            else none.
+            How previews are made: ``"proj"`` (a rough projection; fast, one pixel for 8 x 8), ``"tae"`` (decoded by the
+            tiny autoencoder) or ``"vae"`` (decoded by the autoencoder that decodes the result; with
+            ``tae_preview_only`` of the context by the tiny one). None: ``"proj"`` if there is an `on_preview`, else no
+            previews.
         preview_interval : int
-            A preview of every so many steps, at least 1, counted anew for each picture and each pass.
+            Number of steps from one preview to the next, at least 1. It is counted for each image and pass.
         preview_noisy : bool
-            Show the noisy latent that goes into the step, not what the model predicts behind it.
+            True previews the noisy latent before the step. False previews what the model predicts from it.
         timeout : float, optional
-            Seconds that the call may take, waiting for its turn included. None: any time.
+            Time limit for the call, in seconds. It includes the wait for earlier calls. None: no limit.
         on_log, on_progress, on_preview : callable, optional
-            For this call, in place of the engine's own.
+            Functions for this call, in place of the engine's own. None: the engine's own.
 
         Returns
         -------
         Result
-            Its arrays own their native memory.
+            Its arrays are views of native memory. The memory lives as long as a view of it, also after the engine was
+            closed.
 
         Raises
         ------
         TypeError, ValueError
-            For a bad argument, before anything native runs.
+            If an argument is wrong. No native code has run then.
         LoraError
-            If an adapter cannot be used, with file, tensor and reason, before anything is drawn.
+            If an adapter cannot be used, with file, tensor and reason, before anything is generated.
         GenerationError
-            If the engine reports failure.
+            If the engine reports that it failed.
+        OutOfMemoryError
+            If the call needs more memory than is free: before it begins with ``memory_check="strict"``, else during it.
         NativeError
-            If native code failed in a way after which its process, or without one this engine, cannot be used any more.
+            If native code failed in a way that its process cannot recover from. With ``isolated=False`` this engine
+            cannot be used any more.
         NativeCrashError
-            If the process that did the native work has ended.
+            If the child process crashed.
         CancelledError, GenerationTimeoutError
-            If the call was stopped.
+            If the call was cancelled, or took longer than `timeout`.
 
         Notes
         -----
-        The size that is drawn is `width` x `height`, rounded up to multiples that the model demands (8, 16 or 64).
-        Where neither is given it is that of `init_image`, else of the first of `ref_images`, else of
-        `control_image`; one that is not given follows from the other by that picture's aspect.
+        The size of the result is `width` x `height`, rounded up to the model's multiple (8, 16 or 64). If neither is
+        given, it is the size of `init_image`, else of the first of `ref_images`, else of `control_image`. If one is
+        given, the other follows from the aspect ratio of that image.
 
-        =============  =================================================  ===================================
-        `resize`       `init_image`, `mask_image`, `control_image`        the result's size
-        =============  =================================================  ===================================
-        ``"error"``    taken as they are; another size is refused         as above
-        ``"stretch"``  scaled to it, the aspect not kept                  as above
-        ``"crop"``     scaled to cover it, cut equally at both ends       as above
-        ``"pad"``      scaled to fit within, amid black bars              as above
-        ``"fit"``      scaled to fit within (a hint beside `init_image`:  what `init_image`, else the hint, has
-                       cut to its aspect)                                 then, to the nearest multiples
-        =============  =================================================  ===================================
+        =============  ==============================================  ==================================
+        `resize`       `init_image`, `mask_image`, `control_image`     size of the result
+        =============  ==============================================  ==================================
+        ``"error"``    used as it is; a different size is refused      as above
+        ``"stretch"``  scaled to that size; the aspect ratio changes   as above
+        ``"crop"``     scaled to cover that size, cropped equally      as above
+        ``"pad"``      scaled to fit into it, centred on black bars    as above
+        ``"fit"``      scaled to fit into that size; `control_image`   that of the scaled `init_image` or
+                       is cropped if there is an `init_image`          `control_image`, to the nearest
+                                                                       multiple
+        =============  ==============================================  ==================================
 
-        Reference pictures keep their own size; all but ``"error"`` bring it to the nearest multiples of 16, at least
-        64. Pictures are scaled by Lanczos' kernel, masks by area. A mask becomes what `init_image` becomes; bars are
-        black in it, which is kept.
+        Reference images keep their own size with ``"error"``. The other rules resize each to the nearest multiples of
+        16, at least 64. Images are scaled with Lanczos' kernel, masks by area. A mask is resized as `init_image` is.
+        Its bars are black, so the bars of `init_image` are kept.
         """
         prompt, adapters = self._generation.adapters(prompt, loras, params, lora_tags)
         keywords = ImageParams(
@@ -439,7 +480,7 @@ class Engine(Handle):
         if not isinstance(canny, bool):
             raise TypeError(f"canny must be True or False, not {canny!r}")
         if canny and given.control_image is None:
-            raise ValueError("canny=True needs control_image")
+            raise ValueError("canny=True needs control_image; pass the image whose edges to use")
         self._memory.check_picture(given, self.device)
         given = replace(given, seed=resolve_seed(given.seed, given.batch_count))
         hearing = self._generation.hearing(
@@ -454,14 +495,14 @@ class Engine(Handle):
 
     agenerate = as_coroutine(
         generate,
-        """Draw pictures without blocking the event loop; parameters, result and errors are those of `generate`.
+        """Generate images without blocking the event loop. Parameters, result and errors are those of `generate`.
 
-        Cancelling the task stops the call. The caller's functions are called on another thread.
+        Cancelling the task stops the call. The caller's functions run on another thread.
         """,
     )
     stream = as_stream(
         generate,
-        """Draw pictures as an asynchronous generator of `Log`, `Progress` and `Preview`, and at last the `Result`.
+        """Generate images as an asynchronous generator of `Log`, `Progress` and `Preview`, and at last the `Result`.
 
         Parameters and errors are those of `generate`, without its `on_` functions. Leaving the loop stops the call.
         """,
@@ -510,71 +551,84 @@ class Engine(Handle):
         on_progress: ProgressFunction | None = None,
         on_preview: PreviewFunction | None = None,
     ) -> VideoResult:
-        """Make a video with a model of the Wan family; what is not told here is as of `generate`.
+        """Generate a video with a model of the Wan family.
 
         Parameters
         ----------
         prompt : str
             What to show.
         negative_prompt : str, optional
-            What to leave out; acts where `cfg_scale` is not 1.
+            What to leave out. Ignored when `cfg_scale` is 1. None: nothing.
         width, height : int, optional
-            Pixels, at least 1. None: the engine's 512. Rounded up to a multiple of 16 (Wan 2.2 TI2V: 32), with a
-            warning.
+            Size in pixels, at least 1. None: the engine's 512, or by the size of the first input image. The engine
+            rounds up to a multiple of 16 (Wan 2.2 TI2V: 32), with a warning.
         video_frames : int, optional
-            Number of frames, at least 1; the engine makes one more than a multiple of 4 and rounds down, with a
-            warning. None: the engine's 6, of which it makes 5.
+            Number of frames, at least 1. The engine rounds down to one more than a multiple of 4, with a warning.
+            None: the engine's 6, which it rounds down to 5.
         fps : float
-            Frames a second at which the result is saved, above 0; the model does not see it. Wan 2.1 was trained on
-            16, Wan 2.2 TI2V on 24.
-        steps, cfg_scale, guidance, sampler, scheduler, eta : optional
-            The denoising loop; of the low-noise model where there are two.
+            Frame rate of the saved file, in frames per second, above 0. The model does not see it. Wan 2.1 was trained
+            on 16, Wan 2.2 TI2V on 24.
+        steps : int, optional
+            Number of denoising steps, at least 1; if there are two models, those of the low-noise model. None: the
+            engine's 20.
+        cfg_scale, guidance, sampler, scheduler, eta : optional
+            As in `generate`; if there are two models, for the low-noise model.
         flow_shift : float, optional
-            Shift of the noise levels. None: the model's own, 5.
+            Shift of the noise levels, at least 0. None: the model's own, 5 (`default_flow_shift` of
+            stable-diffusion.cpp).
         seed : int, optional
-            0 to 2**63 - 1. None or a negative one draws one at random, which stands in the result.
-        init_image, end_image : picture, optional
-            First frame (of I2V and TI2V models) and last one (of I2V models); for a VACE model `init_image` is a
-            picture to refer to. The engine passes over what a model does not read; here that is an error.
-        control_frames : sequence of pictures, optional
-            What a VACE model follows, frame by frame; missing ones are grey, those behind the last frame are not read.
+            Random seed, 0 to 2**63 - 1. None, or a negative number: a random seed, which the result has.
+        init_image : image, optional
+            First frame, for I2V and TI2V models; reference image, for VACE models. It is an error for other models.
+            None: start from noise.
+        end_image : image, optional
+            Last frame, for I2V models. It is an error for other models. None: the model decides.
+        control_frames : sequence of images, optional
+            Frames that a VACE model follows. It is an error for other models. Missing frames are grey; those after the
+            last frame of the video are ignored. None: none.
         resize, alpha : optional
-            How pictures are brought to the video's size, and what becomes of transparent pixels. Where no size is
-            given it is that of the first picture.
+            How input images are resized to the video's size, and what to do with transparent pixels, as in `generate`.
+            If no size is given, it is that of the first input image.
         vace_strength : float, optional
-            Weight of `control_frames` and of the picture to refer to. None: the engine's 1.
+            Weight of a VACE model's control frames and reference image, at least 0. None: the engine's 1.
         high_noise : SampleParams, optional
-            The loop of the high-noise model of Wan 2.2 (``high_noise_diffusion_model=`` of the engine): its guidance,
-            sampler, eta and steps; the keywords below win. None: the engine's own, not those of the low-noise model.
+            Guidance, sampler, eta and steps of the high-noise model of Wan 2.2 (``high_noise_diffusion_model=`` of
+            `Engine`). The keywords below override it. None: the engine's own, not those of the low-noise model.
         high_noise_steps : int, optional
-            Its steps, in addition to `steps`. None or -1: those of `steps` whose noise is above `moe_boundary`; 0
-            leaves the model out.
+            Number of steps of the high-noise model, in addition to `steps`. None or -1: it does those of `steps` whose
+            noise is above `moe_boundary`. 0: it is not used.
         high_noise_cfg_scale : float, optional
-            Its classifier-free guidance. None: the engine's 7.
+            Classifier-free guidance of the high-noise model. None: the engine's 7.
         high_noise_sampler : str, optional
-            Its sampler. None: the model's own.
+            Sampler of the high-noise model. None: the engine's choice for the model.
         moe_boundary : float, optional
-            Noise level, 0 to 1, at which the low-noise model takes over. None: the engine's 0.875.
+            Noise level at which the low-noise model takes over, 0 to 1. None: the engine's 0.875.
         loras, lora_tags, strict : optional
-            Adapters; those with `is_high_noise`, in tags ``<lora:|high_noise|name:weight>``, are for that model.
+            Adapters, as in `generate`. Those with `is_high_noise`, or in tags ``<lora:|high_noise|name:weight>``, are
+            for the high-noise model.
         tiling, cache, slg : optional
-            Decoding in tiles, reuse between steps, skip-layer guidance.
+            Decoding in tiles, reuse between steps and skip-layer guidance, as in `generate`.
         params : VideoParams, optional
-            Anything else, by its C name; the keywords above win.
-        preview, preview_interval, preview_noisy, timeout, on_log, on_progress, on_preview : optional
-            As of `generate`; a preview has several frames.
+            Any other parameter, by its C name. The keywords above override it.
+        preview, preview_interval, preview_noisy : optional
+            As in `generate`. A preview has several frames.
+        timeout : float, optional
+            Time limit for the call, in seconds. It includes the wait for earlier calls. None: no limit.
+        on_log, on_progress, on_preview : callable, optional
+            Functions for this call, in place of the engine's own. None: the engine's own.
 
         Returns
         -------
         VideoResult
-            Its arrays own their native memory.
+            Its arrays are views of native memory. The memory lives as long as a view of it, also after the engine was
+            closed.
 
         Raises
         ------
-        TypeError, ValueError, LoraError, GenerationError, NativeError, NativeCrashError
-            As of `generate`.
+        TypeError, ValueError, LoraError, GenerationError, OutOfMemoryError, NativeError, NativeCrashError
+            As in `generate`.
         CancelledError, GenerationTimeoutError
-            If the call was stopped.
+            If the call was cancelled, or took longer than `timeout`.
         """
         check_rate(fps)
         prompt, adapters = self._generation.adapters(prompt, loras, params, lora_tags)
@@ -617,14 +671,14 @@ class Engine(Handle):
 
     agenerate_video = as_coroutine(
         generate_video,
-        """Make a video without blocking the event loop; parameters, result and errors are those of `generate_video`.
+        """Generate a video without blocking the event loop. Parameters, result and errors are as of `generate_video`.
 
-        Cancelling the task stops the call. The caller's functions are called on another thread.
+        Cancelling the task stops the call. The caller's functions run on another thread.
         """,
     )
     stream_video = as_stream(
         generate_video,
-        """Make a video as an asynchronous generator of `Log`, `Progress` and `Preview`, and at last the `VideoResult`.
+        """Generate a video as an asynchronous generator of `Log`, `Progress` and `Preview`, at last the `VideoResult`.
 
         Parameters and errors are those of `generate_video`, without its `on_` functions. Leaving the loop stops the
         call.
@@ -632,33 +686,35 @@ class Engine(Handle):
     )
 
     def set_loras(self, loras: Iterable[LoraLike]) -> None:
-        """Set the adapters of calls that do not name their own.
+        """Set the adapters for calls without `loras`.
 
         Parameters
         ----------
         loras : iterable of Lora, path, or (path, multiplier)
-            An empty one takes them away.
+            Adapters. An empty iterable removes those that were set.
 
         Raises
         ------
         TypeError, ValueError, LoraError
-            As `generate`; the earlier ones then stay.
+            If an adapter cannot be used, as in `generate`. The earlier adapters then stay set.
         """
         self._generation.set_loras(loras)
 
     def check_loras(self, loras: Iterable[LoraLike], *, timeout: float | None = None) -> list[LoraReport]:
-        """Tell what adapters would do to this model's weights, without drawing or changing anything.
+        """Report what adapters would do to this model's weights, without generating or changing anything.
 
         Parameters
         ----------
         loras : iterable of Lora, path, or (path, multiplier)
+            Adapters to check.
         timeout : float, optional
-            Seconds that the call may take.
+            Time limit for the call, in seconds. It includes the wait for earlier calls. None: no limit.
 
         Returns
         -------
         list of LoraReport
-            In at_runtime mode `applied` may turn out smaller in a call: there only the drawing shows it.
+            One for each adapter, in the same order. In mode ``"at_runtime"`` a call may apply fewer tensors than
+            `applied` says, because only generation shows which weights are used.
 
         Raises
         ------
@@ -668,12 +724,12 @@ class Engine(Handle):
         return self._generation.check_loras(loras, timeout)
 
     def capabilities(self) -> Capabilities:
-        """Tell what this build can do with this model: what it takes and makes, and the legal names.
+        """Return what this build can do with this model: its inputs and outputs, and the legal names.
 
         Returns
         -------
         Capabilities
-            Plain data; ``as_dict()`` goes into JSON.
+            Plain data. Its `as_dict` is for JSON.
         """
         with self._calls.call(self._listeners) as call:
             return describe(self._calls.run(call, "offer"), self._model, self.device)
@@ -688,9 +744,9 @@ def _high_noise(
 
 
 class _Preparation:
-    """What is done when the device is known, before the model is loaded on it: at first, and again after a crash.
+    """What is done once the device is known, before the model is loaded on it: when opened, and again after a crash.
 
-    It knows no engine, since `Calls`, which has it, outlives one that is dropped.
+    It has no reference to the engine, because `Calls` holds it and may outlive an engine that is no longer referenced.
     """
 
     def __init__(
@@ -706,7 +762,7 @@ class _Preparation:
     def __call__(self, opened: Opened) -> ContextParams:
         if self._states is not None:
             self._params = with_stored_choice(self._params, self._states, opened, self._opening)
-            self._states = None  # a child that is started again computes as the first one
+            self._states = None  # a restarted child computes as the first one did
         self._memory.params = self._params
         if self._opening.weights:
             self._memory.check_weights(opened.device)
@@ -716,4 +772,7 @@ class _Preparation:
 def _warn_of_size(params: ImageParams, shape: tuple[int, ...]) -> None:
     asked = params.height or shape[0], params.width or shape[1]
     if params.hires is None and asked != shape[:2]:
-        warn(f"asked for {asked[1]}x{asked[0]} pixels, the engine rounded up to {shape[1]}x{shape[0]}")
+        warn(
+            f"the result has {shape[1]}x{shape[0]} pixels, not {asked[1]}x{asked[0]}: the engine rounded up to what the"
+            " model needs; pass that size to avoid this"
+        )

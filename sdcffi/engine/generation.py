@@ -1,4 +1,4 @@
-"""What calls that generate have in common, images and videos alike: adapters, listeners, previews, and how they run."""
+"""What image and video generation have in common: adapters, listeners, previews, and the call itself."""
 
 from __future__ import annotations
 
@@ -36,7 +36,17 @@ _Params = TypeVar("_Params", ImageParams, VideoParams)
 
 @dataclass(frozen=True)
 class Hearing:
-    """Who hears of a call, which previews are made for it, and how long it may take."""
+    """Who receives the events of a call, and its limits.
+
+    Attributes
+    ----------
+    listeners : Listeners
+        Functions that receive its events.
+    previews : PreviewOptions or None
+        How previews are made. None: no previews.
+    timeout : float or None
+        Time limit, in seconds. None: no limit.
+    """
 
     listeners: Listeners
     previews: PreviewOptions | None
@@ -45,7 +55,21 @@ class Hearing:
 
 @dataclass(frozen=True)
 class Generated(Generic[_Params]):
-    """What the session generated: the parameters with the adapters used, the images, and what became of the call."""
+    """What the session generated.
+
+    Attributes
+    ----------
+    params : ImageParams or VideoParams
+        The call's parameters, with the adapters and the control image that were used.
+    arrays : list of uint8 arrays (H, W, 3)
+        Images or frames: views of native memory, which lives as long as a view of it.
+    loras : tuple of LoraReport
+        How each adapter was applied.
+    seconds : float
+        Wall time of the call.
+    origin : Origin
+        Model, engine and device, for the record.
+    """
 
     params: _Params
     arrays: list[NDArray[np.uint8]]
@@ -55,20 +79,20 @@ class Generated(Generic[_Params]):
 
 
 class Generation:
-    """Generates with a model that is loaded.
+    """Runs calls that generate with a loaded model.
 
     Parameters
     ----------
     calls : Calls
-        The calls on the session that has the model.
+        Calls of the session that has the model.
     model : Model
-        What its files are.
+        The model's files.
     listeners : Listeners
         The engine's own.
     lora_dir : Path or None
-        Where adapters are looked up by name.
+        Directory in which adapters are looked up by name. None: adapters are given by path only.
     states : mapping of Path to FileState or None
-        The model's files as they were when it was loaded, for the record.
+        State of each model file when it was loaded, for the record. None: it could not be read.
     """
 
     def __init__(
@@ -81,12 +105,12 @@ class Generation:
     ) -> None:
         self._calls, self._model, self._listeners = calls, model, listeners
         self._lora_dir, self._states = lora_dir, dict(states)
-        self._standing: tuple[Lora, ...] = ()
+        self._default_loras: tuple[Lora, ...] = ()
         self._warned_of_coarse_weights = False
 
     def set_loras(self, loras: Iterable[LoraLike]) -> None:
-        """Set the adapters of calls that do not name their own."""
-        self._standing = as_loras(loras, self._lora_dir)
+        """Set the adapters for calls without `loras`."""
+        self._default_loras = as_loras(loras, self._lora_dir)
 
     def check_loras(self, loras: Iterable[LoraLike], timeout: float | None) -> list[LoraReport]:
         """Report what adapters would do to the model's weights, without changing anything."""
@@ -97,10 +121,16 @@ class Generation:
     def adapters(
         self, prompt: str, loras: Iterable[LoraLike] | None, params: ImageParams | VideoParams | None, lora_tags: bool
     ) -> tuple[str, tuple[Lora, ...]]:
-        """Return the prompt without its tags, and the adapters of a call."""
+        """Return the prompt without LoRA tags, and the adapters of a call.
+
+        Raises
+        ------
+        TypeError, ValueError, LoraError
+            If the prompt is not a string, or an adapter cannot be used.
+        """
         if not isinstance(prompt, str):
             raise TypeError(f"prompt must be a string, not {prompt!r}")
-        wanted = loras if loras is not None else (params and params.loras) or self._standing
+        wanted = loras if loras is not None else (params and params.loras) or self._default_loras
         if lora_tags:
             return merge_tags(prompt, wanted, self._lora_dir)
         return prompt, as_loras(wanted, self._lora_dir)
@@ -115,7 +145,13 @@ class Generation:
         on_progress: ProgressFunction | None,
         on_preview: PreviewFunction | None,
     ) -> Hearing:
-        """Check how previews are asked for, and return who hears of a call: its own functions before the engine's."""
+        """Check the preview options, and return who receives the events of a call: its own functions or the engine's.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an option is wrong, or previews are requested and no function receives them.
+        """
         listeners = self._listeners.overridden(on_log, on_progress, on_preview)
         if preview_interval is None:
             raise TypeError("preview_interval must be an integer, not None")
@@ -124,8 +160,9 @@ class Generation:
         if not isinstance(preview_noisy, bool):
             raise TypeError(f"preview_noisy must be True or False, not {preview_noisy!r}")
         if preview is not None and not listeners.on_preview:
-            raise ValueError(f"preview={preview!r} needs on_preview=, the function that takes the previews")
-        previews = PreviewOptions(preview or "proj", preview_interval, preview_noisy) if listeners.on_preview else None
+            raise ValueError(f"preview={preview!r} needs on_preview; pass a function that receives the previews")
+        mode = "proj" if preview is None else preview
+        previews = PreviewOptions(mode, preview_interval, preview_noisy) if listeners.on_preview else None
         return Hearing(listeners, previews, timeout)
 
     def run(
@@ -136,20 +173,30 @@ class Generation:
         hearing: Hearing,
         edges: Edges | None = None,
     ) -> Generated[_Params]:
-        """Have the session generate, with those adapters that fit the model.
+        """Generate on the session, with the adapters that fit the model.
 
         Parameters
         ----------
         operation : str
-            The method of `Session`.
+            Method of `Session` to run.
         params : ImageParams or VideoParams
-            What was asked for, checked.
+            Parameters of the call, checked.
         strict : bool
-            Whether an adapter that does not fit is an error.
+            True raises an error for an adapter that does not fit. False leaves it out, with a warning.
         hearing : Hearing
-            Who hears of it.
+            Who receives its events.
         edges : Edges, optional
-            How the edges of `control_image` are found, which then take its place.
+            Settings with which `control_image` is replaced by its edges. None: it stays as it is.
+
+        Returns
+        -------
+        Generated
+            Its arrays are views of native memory, which lives as long as a view of it.
+
+        Raises
+        ------
+        LoraError, GenerationError, NativeError, NativeCrashError, CancelledError, GenerationTimeoutError
+            As in `Engine.generate`.
         """
         started = time.perf_counter()
         with self._calls.call(hearing.listeners, hearing.timeout) as call:

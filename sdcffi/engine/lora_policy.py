@@ -1,4 +1,4 @@
-"""What to do about adapters that fit in part, not at all, or meet weights that they cannot be merged into."""
+"""What to do about adapters that fit in part or not at all, or that the weights cannot be merged with."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 __all__ = ["choose_usable", "judge_applied", "warn_of_coarse_weights"]
 
-# ggml can read these types but has no way to write them: nothing can be merged into them.
+# ggml reads these types but cannot write them, so nothing can be merged into them.
 _READ_ONLY = frozenset({"iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s"})
-# ggml's CUDA backend neither fetches rows of these nor copies floats into them (ggml-cuda.cu, cpy.cu of ggml 0.9.8).
+# ggml's CUDA backend neither reads rows of these types nor copies floats into them (ggml-cuda.cu, cpy.cu of ggml
+# 0.9.8).
 _NOT_ON_CUDA = frozenset({"q2_K", "q3_K", "q4_K", "q5_K", "q6_K", "iq4_xs", "tq1_0", "tq2_0", "mxfp4", "nvfp4"})
 _UNDER_FIVE_BITS = frozenset(
     {"q4_0", "q4_1", "q4_K", "q3_K", "q2_K", "iq4_nl", "iq4_xs", "tq1_0", "tq2_0", "mxfp4", "nvfp4", *_READ_ONLY}
@@ -26,28 +27,33 @@ _SHOWN = 3
 def choose_usable(
     loras: Sequence[Lora], reports: Sequence[LoraReport], backend: str, strict: bool
 ) -> tuple[tuple[Lora, ...], bool]:
-    """Decide from the engine's look at the files, before anything is changed, which adapters are applied.
+    """Return the adapters that can be applied, by the engine's check of their files.
 
     Parameters
     ----------
     loras, reports : sequences of the same length
         The adapters, and what each would do.
     backend : str
-        What the weights are computed on.
+        Backend that computes with the weights.
     strict : bool
-        Whether an adapter that does not fit is an error, or left out with a warning.
+        True raises an error for an adapter that does not fit. False leaves it out, with a warning.
 
     Returns
     -------
     loras : tuple of Lora
         Those to apply.
     coarse : bool
-        Whether one of them meets weights of less than five bits.
+        Whether one of the adapters would be applied to weights of less than five bits.
 
     Raises
     ------
     LoraError
-        With file, reason and, where there is one, the mode that can do it.
+        With file, reason and, if there is one, the mode that can apply it.
+
+    Warns
+    -----
+    LoraWarning
+        For each adapter that is left out.
     """
     usable = []
     for lora, report in zip(loras, reports, strict=True):
@@ -55,7 +61,7 @@ def choose_usable(
             _refuse_types(report, backend)
         if reason := _why_not(report):
             if strict:
-                raise LoraError(f"LoRA {report.path}: {reason}. strict=False draws without it")
+                raise LoraError(f"LoRA {report.path}: {reason}. strict=False generates without it")
             warn(f"LoRA {report.path} is left out: {reason}", LoraWarning)
             continue
         usable.append(lora)
@@ -63,12 +69,17 @@ def choose_usable(
 
 
 def judge_applied(reports: Sequence[LoraReport], strict: bool) -> None:
-    """Say what the engine counted when the picture was drawn.
+    """Report the adapters of which the engine applied only a part, or nothing, while it generated.
 
     Raises
     ------
     LoraError
-        If nothing of an adapter took part, and `strict`.
+        If nothing of an adapter was applied, and `strict`.
+
+    Warns
+    -----
+    LoraWarning
+        For each other adapter that was not applied completely.
     """
     for report in reports:
         if report.applied == report.total:
@@ -76,15 +87,16 @@ def judge_applied(reports: Sequence[LoraReport], strict: bool) -> None:
         names = ", ".join(report.skipped[:_SHOWN]) + (", ..." if len(report.skipped) > _SHOWN else "")
         message = f"LoRA {report.path}: {report.applied} of {report.total} tensors were applied, not {names}"
         if report.applied == 0 and strict:
-            raise LoraError(f"{message}. Mode {report.mode} cannot apply them")
+            raise LoraError(f"{message}. Mode {report.mode} cannot apply them; strict=False warns instead")
         warn(message, LoraWarning)
 
 
 def warn_of_coarse_weights() -> None:
     """Warn once what a LoRA is worth on weights of less than five bits, by tests/engine/test_lora_kinds.py."""
     warn(
-        "LoRA on weights of less than five bits: on the tiny test models the picture is 22 (q2_K) to 34 dB (q4_K) from"
-        " that of weights merged in float (q8_0: 51 dB), about what quantisation costs without LoRA",
+        "LoRA on weights of less than five bits is imprecise: on tiny test models, the PSNR to an image from weights"
+        " merged in float is 34 dB (q4_K) to 22 dB (q2_K), about that of quantisation without LoRA. Use q8_0 (51 dB)"
+        " if this matters",
         LoraQualityWarning,
     )
 
@@ -95,7 +107,7 @@ def _why_not(report: LoraReport) -> str:
         return f"does not fit the model: {report.misfits[0]}{more}"
     if report.applied == 0:
         names = ", ".join(report.skipped[:_SHOWN])
-        return f"none of its {report.total} tensors is for this model; the first are {names}"
+        return f"none of its {report.total} tensors matches this model; the first are {names}"
     return ""
 
 

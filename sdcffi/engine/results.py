@@ -1,4 +1,4 @@
-"""What calls return: images or frames, and what made them."""
+"""What calls return: images or frames, with the parameters, model and engine that made them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ["Recorded", "Result", "VideoResult", "check_image_path", "check_video
 
 
 class Recorded:
-    """The part of `Result` and `VideoResult` that tells what made them."""
+    """The part of `Result` and `VideoResult` that records how they were made."""
 
     arrays: list[NDArray[np.uint8]]
     parameters: ImageParams | VideoParams
@@ -38,33 +38,41 @@ class Recorded:
     origin: Origin | None
 
     def _seed_of(self, index: int) -> int:
-        """Give the seed of one picture or frame; each kind of result has its own."""
+        """Return the seed of one image or frame; subclasses implement it."""
         raise NotImplementedError
 
     def record(self, index: int = 0, *, digests: bool = True, paths: bool = False) -> Record:
-        """Tell everything that made a picture.
+        """Return the record of an image: everything needed to generate it again.
 
         Parameters
         ----------
         index : int
-            Which one of the batch, or frame of the video.
+            Number of the image in the batch, or of the frame in the video, from 0.
         digests : bool
-            Whether to take the sha256 of the model's files, which reads them once: seconds for gigabytes. Digests are
-            kept in the user's cache directory. A file that has changed since it was loaded gets none, with a warning.
+            True includes the sha256 of the model's files. The first time this reads each file, which takes seconds for
+            gigabytes; digests are kept in the user's cache directory. A file that has changed since it was loaded gets
+            none, with a warning.
         paths : bool
-            Whether to tell the absolute paths of files too, not only their names.
+            True includes the absolute paths of files. False includes only their names.
+
+        Returns
+        -------
+        Record
+            Plain data, without the pixels.
 
         Raises
         ------
         ValueError
-            If there is no such picture, or this result was not drawn by an `Engine`.
+            If there is no image with this index, or the result has no `origin`.
         """
-        from .._records.record import record_of  # not in the child, which knows results too and must start soon
+        from .._records.record import record_of  # imported late: the child imports this module and must start fast
 
         if not 0 <= index < len(self.arrays):
             raise ValueError(f"index must be from 0 to {len(self.arrays) - 1}, not {index!r}")
         if self.origin is None:
-            raise ValueError("this result does not know the engine that drew it")
+            raise ValueError(
+                "this result has no record, because its origin is None; use the result that an Engine returned"
+            )
         return record_of(
             self.origin,
             self.parameters,
@@ -76,36 +84,36 @@ class Recorded:
             paths=paths,
         )
 
-    def _texts(self, index: int, picture_format: str, digests: bool, paths: bool) -> dict[str, Any]:
-        """Give the keyword arguments with which Pillow writes the record into a file of this format."""
+    def _texts(self, index: int, image_format: str, digests: bool, paths: bool) -> dict[str, Any]:
+        """Return the keyword arguments with which Pillow writes the record into a file of this format."""
         from ..images.texts import KEEPS_TEXTS, save_arguments
 
-        if self.origin is None or picture_format not in KEEPS_TEXTS:
+        if self.origin is None or image_format not in KEEPS_TEXTS:
             return {}
         record = self.record(index, digests=digests, paths=paths)
-        return save_arguments(picture_format, record.infotext(), record.to_json())
+        return save_arguments(image_format, record.infotext(), record.to_json())
 
 
 @public
 @dataclass(frozen=True)
 class Result(Recorded):
-    """Pictures of one call, and what made them.
+    """Images of one call, and how they were made.
 
     Attributes
     ----------
     arrays : list of uint8 arrays (H, W, 3)
-        Views on the engine's own memory, not copies; each picture's memory lives as long as a view on it, also after
+        The images: views of native memory, not copies. The memory of an image lives as long as a view of it, also after
         the engine was closed.
     seeds : list of int
-        Seed of each picture.
+        Seed of each image.
     parameters : ImageParams
-        What was asked for, the seed resolved.
+        Parameters of the call, with the seed that was used.
     loras : tuple of LoraReport
-        What became of each adapter.
+        How each adapter was applied.
     seconds : float
-        Wall time of the call.
+        Wall time of the call, in seconds.
     origin : Origin, optional
-        Model, engine and device, for `record`.
+        Model, engine and device, for `record`. None: the result has no record.
     """
 
     arrays: list[NDArray[np.uint8]]
@@ -124,29 +132,32 @@ class Result(Recorded):
         return self.seeds[index]
 
     def save(self, pattern: StrPath, *, metadata: bool = True, digests: bool = True, paths: bool = False) -> list[Path]:
-        """Write the pictures; the file's ending chooses the format (PNG, JPEG, WebP, ...).
+        """Save the images. The file's ending selects the format (PNG, JPEG, WebP, ...).
+
+        Each file is written under a temporary name and then moved, so an existing file is replaced completely or not at
+        all.
 
         Parameters
         ----------
         pattern : path
-            With several pictures, ``{index}`` and ``{seed}`` in it are replaced; without them, ``out.png`` becomes
-            ``out_0.png``, ``out_1.png``, ... Files are written to a temporary name and moved, so that an existing
-            file is replaced whole or not at all.
+            File to write. ``{index}`` and ``{seed}`` in its name are replaced. Without them, several images named
+            ``out.png`` become ``out_0.png``, ``out_1.png``, ...
         metadata : bool
-            Whether PNG, JPEG and WebP files tell what made them: AUTOMATIC1111's parameters, which viewers show, and
-            the record that `Record.from_file` reads. Other formats hold neither. False writes pixels only.
+            True writes metadata into PNG, JPEG and WebP files: parameters as AUTOMATIC1111 writes them, which image
+            viewers show, and the record, which `Record.from_file` reads. Other formats hold neither. False writes only
+            pixels.
         digests, paths : bool
-            See `record`.
+            What the record includes, see `record`.
 
         Returns
         -------
         list of Path
-            The files, in the order of the pictures.
+            The files, in the order of the images.
 
         Raises
         ------
         ValueError
-            If the ending is no picture format, or the directory does not exist.
+            If the ending is not that of an image format, or the directory does not exist.
         """
         targets = [self._path(Path(pattern).expanduser(), index) for index in range(len(self.arrays))]
         for index, target in enumerate(targets):
@@ -156,12 +167,32 @@ class Result(Recorded):
     def save_one(
         self, index: int, path: StrPath, *, metadata: bool = True, digests: bool = True, paths: bool = False
     ) -> Path:
-        """Write one picture of the batch, from 0, under exactly this path; else as `save`."""
+        """Save one image of the batch under exactly this path.
+
+        Parameters
+        ----------
+        index : int
+            Number of the image in the batch, from 0.
+        path : path
+            File to write.
+        metadata, digests, paths : bool
+            As in `save`.
+
+        Returns
+        -------
+        Path
+            The file.
+
+        Raises
+        ------
+        ValueError
+            As in `save`.
+        """
         target = Path(path).expanduser()
-        picture_format = check_image_path(target)
-        texts = self._texts(index, picture_format, digests, paths) if metadata else {}
+        image_format = check_image_path(target)
+        texts = self._texts(index, image_format, digests, paths) if metadata else {}
         with replacing(target) as temporary:
-            self.images[index].save(temporary, format=picture_format, **texts)
+            self.images[index].save(temporary, format=image_format, **texts)
         return target
 
     def _path(self, pattern: Path, index: int) -> Path:
@@ -172,12 +203,12 @@ class Result(Recorded):
 
 
 def check_image_path(path: Path) -> str:
-    """Give the picture format that a path's ending stands for.
+    """Return the image format that a path's ending selects, by Pillow's name.
 
     Raises
     ------
     ValueError
-        If it stands for none that can be written, or the directory does not exist.
+        If the ending selects no format that can be written, or the directory does not exist.
     """
     from PIL import Image
 
@@ -185,7 +216,7 @@ def check_image_path(path: Path) -> str:
     name = formats.get(path.suffix.lower(), "")
     if name not in Image.SAVE:
         legal = ", ".join(ending for ending, name in sorted(formats.items()) if name in Image.SAVE)
-        raise ValueError(f"{path} does not end like a picture; legal endings: {legal}")
+        raise ValueError(f"{path} does not have the ending of an image file; use one of {legal}")
     check_directory(path)
     return name
 
@@ -193,25 +224,25 @@ def check_image_path(path: Path) -> str:
 @public
 @dataclass(frozen=True)
 class VideoResult(Recorded):
-    """Frames of one call, and what made them.
+    """Frames of one call, and how they were made.
 
     Attributes
     ----------
     arrays : list of uint8 arrays (H, W, 3)
-        The frames: views on the engine's own memory, not copies; each frame's memory lives as long as a view on it,
-        also after the engine was closed.
+        The frames: views of native memory, not copies. The memory of a frame lives as long as a view of it, also after
+        the engine was closed.
     fps : float
-        Frames a second at which it is saved.
+        Frame rate of the saved file, in frames per second.
     seed : int
         Seed of the whole video.
     parameters : VideoParams
-        What was asked for, the seed resolved.
+        Parameters of the call, with the seed that was used.
     loras : tuple of LoraReport
-        What became of each adapter.
+        How each adapter was applied.
     seconds : float
-        Wall time of the call.
+        Wall time of the call, in seconds.
     origin : Origin, optional
-        Model, engine and device, for `record`.
+        Model, engine and device, for `record`. None: the result has no record.
     """
 
     arrays: list[NDArray[np.uint8]]
@@ -240,23 +271,26 @@ class VideoResult(Recorded):
         digests: bool = True,
         paths: bool = False,
     ) -> list[Path]:
-        """Write a moving picture, or a numbered file for each frame.
+        """Save the video as one file, or each frame as a numbered file.
+
+        Each file is written under a temporary name and then moved, so an existing file is replaced completely or not at
+        all.
 
         Parameters
         ----------
         path : path
-            ``.gif``, ``.webp`` (both by Pillow) or ``.mp4`` (H.264, or MPEG-4 where PyAV lacks its encoder) for one
-            file; any other ending of pictures, or a name with ``{index}``, for one a frame: ``out_{index}.png`` and
-            ``out.png`` become ``out_000.png``, ``out_001.png``, ..., with as many digits as the last one has, so that
-            they sort. Files are written to a temporary name and moved.
+            ``.gif``, ``.webp`` (both written by Pillow) or ``.mp4`` (H.264, or MPEG-4 if PyAV lacks that encoder) for
+            one file. The ending of another image format, or ``{index}`` in the name, for one file per frame:
+            ``out_{index}.png`` and ``out.png`` become ``out_000.png``, ``out_001.png``, ... All numbers have as many
+            digits as the last one, so the names sort.
         fps : float, optional
-            Frames a second, in place of the result's own: above 0, in a GIF, which counts hundredths of a second, at
-            most 50.
+            Frame rate, in frames per second, above 0; at most 50 for a GIF, which counts hundredths of a second. None:
+            the result's own.
         lossless : bool
-            Of a WebP: every pixel as it is, in place of a quality of 90 in 100.
+            For WebP: True keeps every pixel, False compresses with quality 90 of 100.
         metadata, digests, paths : bool
-            Whether files tell what made them, as of `Result.save`: WebP, and frames as PNG, JPEG or WebP. GIF and MP4
-            do not.
+            Metadata in the files, as in `Result.save`: in WebP, and in frames as PNG, JPEG or WebP. GIF and MP4 have
+            none.
 
         Returns
         -------
@@ -266,10 +300,10 @@ class VideoResult(Recorded):
         Raises
         ------
         ValueError
-            If the ending is no format that can be written, the directory does not exist, a number is outside its
-            range, or the size of an MP4 is odd.
+            If the ending is not that of a format that can be written, the directory does not exist, a number is outside
+            its range, or width or height of an MP4 is odd.
         SDError
-            If an MP4 is asked for and PyAV is not installed.
+            If the file is an MP4 and PyAV is not installed.
         """
         target = Path(path).expanduser()
         suffix = target.suffix.lower()
@@ -277,7 +311,7 @@ class VideoResult(Recorded):
             kept = {"digests": digests, "paths": paths} if metadata else None
             return self._save_frames(target, lossless, kept)
         if lossless and suffix != ".webp":
-            raise ValueError(f"lossless=True is for .webp, not for {suffix}")
+            raise ValueError(f"lossless=True is for .webp, not for {suffix}; leave it out, or save as .webp")
         rate = self.fps if fps is None else fps
         check_video_path(target, rate)
         texts = self._texts(0, "WEBP", digests, paths) if metadata and suffix == ".webp" else {}
@@ -290,11 +324,11 @@ class VideoResult(Recorded):
         name = pattern.name if "{index}" in pattern.name else f"{pattern.stem}_{{index}}{pattern.suffix}"
         paths = [pattern.with_name(name.replace("{index}", f"{index:0{digits}}")) for index in range(len(self.arrays))]
         for index, path in enumerate(paths):
-            picture_format = check_image_path(path)
-            options = {} if kept is None else self._texts(index, picture_format, **kept)
+            image_format = check_image_path(path)
+            options = {} if kept is None else self._texts(index, image_format, **kept)
             with replacing(path) as temporary:
                 self.frames[index].save(
-                    temporary, format=picture_format, **options, **({"lossless": True} if lossless else {})
+                    temporary, format=image_format, **options, **({"lossless": True} if lossless else {})
                 )
         return paths
 
@@ -305,7 +339,8 @@ def check_video_path(path: Path, fps: float) -> None:
     Raises
     ------
     TypeError, ValueError
-        If the ending is no format that can be written, the directory does not exist, or the rate is none for it.
+        If the ending is not that of a format that can be written, the directory does not exist, or the format cannot
+        have this frame rate.
     """
     suffix = path.suffix.lower()
     if suffix not in WRITERS or "{index}" in path.name:

@@ -1,7 +1,7 @@
-"""The choices that `tuning.tune` has measured: one file each in the user's cache directory.
+"""The choices that `tuning.tune` has measured, stored as one file each in the user's cache directory.
 
-A choice holds for what decides how fast a model is: its files, the weight types they get, where its parts run, the
-device, the native build, and how many cores can be used.
+A choice is valid for one subject: everything that determines how fast a model is. That is its files, their weight
+types, the devices of its parts, the native build, and the number of usable cores.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["TUNED", "Subject", "keep_choice", "subject_of", "with_stored_choice"
 Subject = dict[str, Any]
 
 _SCHEMA = 1
-# What is measured: keywords of `Engine` with the fields that they stand for.
+# What is measured: keywords of `Engine`, each with its field of `ContextParams`.
 TUNED = {
     "threads": "n_threads",
     "fa": "flash_attn",
@@ -38,7 +38,7 @@ TUNED = {
     "diffusion_conv_direct": "diffusion_conv_direct",
     "vae_conv_direct": "vae_conv_direct",
 }
-# What decides about the work besides files.
+# Fields other than files that determine the speed.
 _SETTINGS = (
     *("wtype", "tensor_type_rules", "offload_params_to_cpu", "max_vram"),
     *("keep_clip_on_cpu", "keep_control_net_on_cpu", "keep_vae_on_cpu"),
@@ -46,17 +46,23 @@ _SETTINGS = (
 
 
 def subject_of(context: ContextParams, states: Mapping[Path, FileState | None], device: Device, build: str) -> Subject:
-    """Tell what a choice holds for, as plain data.
+    """Return what a choice is valid for.
 
     Parameters
     ----------
     context : ContextParams
-        What was asked for.
-    states : mapping of Path to FileState
-        Its files as they were when they were looked at.
+        The context as the caller set it.
+    states : mapping of Path to FileState or None
+        State of each of its files. None: the file could not be read.
     device : Device
+        The device that computes.
     build : str
         Key of the native build.
+
+    Returns
+    -------
+    dict
+        Plain data, for JSON.
     """
     plain, files, _ = detach(context)
     return {
@@ -69,7 +75,7 @@ def subject_of(context: ContextParams, states: Mapping[Path, FileState | None], 
 
 
 def _file(path: Path, state: FileState | None) -> list[str | int]:
-    """Know a file without reading it, also when it was moved."""
+    """Identify a file without reading it, also after it was moved."""
     return [path.name, *((state.size, state.mtime_ns) if state else ())]
 
 
@@ -79,12 +85,26 @@ def _place(subject: Subject) -> Path:
 
 
 def keep_choice(subject: Subject, choice: Mapping[str, int | bool], measured: Any) -> Path:
-    """Store a choice, by keywords, in place of an earlier one, with what it was measured from.
+    """Store a choice, in place of an earlier one for the same subject.
+
+    Parameters
+    ----------
+    subject : dict
+        What the choice is valid for: the result of `subject_of`.
+    choice : mapping of str to int or bool
+        Values of the keywords in `TUNED`.
+    measured : object
+        The measurements that it comes from, as plain data for JSON.
+
+    Returns
+    -------
+    Path
+        The file.
 
     Raises
     ------
     OSError
-        If it cannot be written.
+        If the file cannot be written.
     """
     path = _place(subject)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,12 +117,28 @@ def keep_choice(subject: Subject, choice: Mapping[str, int | bool], measured: An
 def with_stored_choice(
     context: ContextParams, states: Mapping[Path, FileState | None], opened: Opened, opening: Opening
 ) -> ContextParams:
-    """Give the context with the stored choice where it leaves fields open.
+    """Return the context with the stored choice in those fields that are None.
+
+    Parameters
+    ----------
+    context : ContextParams
+        The context as the caller set it.
+    states : mapping of Path to FileState or None
+        State of each of its files.
+    opened : Opened
+        Device and native build.
+    opening : Opening
+        How the session was opened, for the command in the warning.
+
+    Returns
+    -------
+    ContextParams
+        The same context if no choice is stored.
 
     Warns
     -----
     UserWarning
-        If none is stored, or it cannot be read, with the command that measures one.
+        If no choice is stored, or it cannot be read, with the command that measures one.
     """
     path = _place(subject := subject_of(context, states, opened.device, opened.build))
     try:
@@ -114,17 +150,16 @@ def with_stored_choice(
     else:
         fields: dict[str, Any] = {TUNED[name]: value for name, value in choice.items()}
         return ContextParams(**fields).updated(context)
-    message = f"tuned: {missing}; the defaults are used. To measure: {_command(context, opening)}"
-    warn(message)
+    warn(f"tuned: {missing}; the defaults are used. To measure: {_command(context, opening)}")
     return context
 
 
 def _checked(stored: Any, subject: Subject) -> dict[str, int | bool]:
     if not isinstance(stored, dict) or stored.get("schema") != _SCHEMA or stored.get("subject") != subject:
-        raise ValueError("it is not of the form that this version writes")
+        raise ValueError("another version wrote it, or for another model")
     choice = stored.get("choice")
     if not isinstance(choice, dict) or not all(_is_legal(name, value) for name, value in choice.items()):
-        raise ValueError(f"choice must be of {', '.join(TUNED)}, not {choice!r}")
+        raise ValueError(f"choice must have legal values of {', '.join(TUNED)}, not {choice!r}")
     return choice
 
 

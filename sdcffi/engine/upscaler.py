@@ -1,4 +1,4 @@
-"""`Upscaler`: a network that enlarges pictures."""
+"""`Upscaler`: a network that enlarges images."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ if TYPE_CHECKING:
 __all__ = ["UpscaleResult", "Upscaler"]
 
 _MOST_TILE = 16384
-_MOST_BYTES = (1 << 31) - 1  # the engine counts a picture's bytes in an int
+_MOST_BYTES = (1 << 31) - 1  # the engine counts an image's bytes in an int
 
 
 @public
 @dataclass(frozen=True)
 class UpscaleResult:
-    """An enlarged picture.
+    """An enlarged image.
 
     Attributes
     ----------
     array : uint8 array (H, W, 3)
-        A view on the engine's own memory, not a copy, which lives as long as a view on it; resized by Pillow where
-        the factor is not the network's own.
+        The image: a view of native memory, not a copy. The memory lives as long as a view of it. If Pillow resized the
+        image, because the network cannot enlarge by this factor, it is a new array.
     factor : float
-        How many times wider and higher it is than the picture given.
+        Factor on width and height.
     seconds : float
-        Wall time of the call.
+        Wall time of the call, in seconds.
     """
 
     array: Pixels
@@ -67,51 +67,69 @@ class UpscaleResult:
         return to_pillow(self.array)
 
     def save(self, path: StrPath) -> Path:
-        """Write the picture; the file's ending chooses the format, and an existing file is replaced whole or not.
+        """Save the image. An existing file is replaced completely or not at all.
+
+        Parameters
+        ----------
+        path : path
+            File to write. Its ending selects the format (PNG, JPEG, WebP, ...).
+
+        Returns
+        -------
+        Path
+            The file.
 
         Raises
         ------
         ValueError
-            If the ending is no picture format, or the directory does not exist.
+            If the ending is not that of an image format, or the directory does not exist.
         """
         target = Path(path).expanduser()
-        picture_format = check_image_path(target)
+        image_format = check_image_path(target)
         with replacing(target) as temporary:
-            self.image.save(temporary, format=picture_format)
+            self.image.save(temporary, format=image_format)
         return target
 
 
 @public
 class Upscaler(Handle):
-    """An upscaling network (ESRGAN, Real-ESRGAN), loaded to enlarge pictures with.
+    """A loaded upscaling network (ESRGAN, Real-ESRGAN) that enlarges images.
 
     Parameters
     ----------
     model : path
-        The network (safetensors, gguf, pth): RRDBNet of 3 channels and 64 features, of any number of blocks, that
-        makes pictures 1, 2 or 4 times as wide and high.
+        The network: a safetensors, gguf or pth file. It must be an RRDBNet with 3 channels and 64 features, any number
+        of blocks, and a factor of 1, 2 or 4 on width and height.
     threads : int, optional
-        CPU threads, at least 1. None: as for `Engine`.
+        Number of CPU threads, 1 to 512. None: as in `Engine`.
     tile_size : int
-        Pixels a side of the pieces in which larger pictures are computed, which overlap by a quarter and are blended;
-        0 takes every picture whole. Memory goes with its square: at 128 about 420 MiB on the CPU with a factor of 4.
+        Side of the tiles that a larger image is split into, in pixels. Tiles overlap by a quarter and are blended. 0
+        does not split. Memory grows with its square: 128 takes about 420 MiB on the CPU with a factor of 4.
     conv_direct : bool
-        Convolve without unrolling, which takes less memory; faster or slower by backend.
+        True computes convolutions directly, which takes less memory. It is faster or slower, depending on the backend.
     offload_to_cpu : bool
-        Keep the weights outside the GPU while nothing is computed.
-    backend, library, isolated, restart, timeout, grace, on_log, on_progress : optional
-        As for `Engine`. Progress has the phase ``"upscale"`` and counts tiles; a picture of one tile has none.
+        True keeps the weights in main memory, and copies them to the GPU only to compute with them.
+    backend, library, isolated, restart, grace : optional
+        As in `Engine`.
+    timeout : float, optional
+        Time limit for loading, in seconds. None: no limit.
+    on_log : callable, optional
+        Function that is called with each `Log`, on the thread that makes the call.
+    on_progress : callable, optional
+        Function that is called with each `Progress`, on the same thread. Its phase is ``"upscale"``, its steps are
+        tiles. An image of one tile has no progress.
 
     Raises
     ------
     TypeError, ValueError
-        For a bad argument, or a file that is no such network, before anything native runs.
+        If an argument is wrong, or the file is not such a network. No native code has run then.
     ModelLoadError, BackendUnavailableError, LibraryNotFoundError, NativeCrashError, GenerationTimeoutError
-        As for `Engine`.
+        As in `Engine`.
 
     Notes
     -----
-    As with `Engine`, calls of several threads wait for each other; close it, or use it in a ``with`` statement.
+    Calls from several threads run one after the other. `close` frees the network's memory, as does the end of a
+    ``with`` statement.
     """
 
     def __init__(
@@ -131,7 +149,7 @@ class Upscaler(Handle):
         on_log: LogFunction | None = None,
         on_progress: ProgressFunction | None = None,
     ) -> None:
-        check_integer("threads", threads, 1, MOST_THREADS, "the process ends where it gets no more")
+        check_integer("threads", threads, 1, MOST_THREADS, "with more, the system may end the process")
         if tile_size is None:
             raise TypeError("tile_size must be an integer, not None")
         check_integer("tile_size", tile_size, 0, _MOST_TILE)
@@ -149,7 +167,7 @@ class Upscaler(Handle):
 
     @property
     def factor(self) -> int:
-        """How many times wider and higher the network itself makes a picture: 1, 2 or 4."""
+        """The network's own factor on width and height: 1, 2 or 4."""
         if self._factor is None:
             with self._calls.call(self._listeners) as call:
                 self._factor = self._own_factor(call)
@@ -189,44 +207,47 @@ class Upscaler(Handle):
         on_log: LogFunction | None = None,
         on_progress: ProgressFunction | None = None,
     ) -> UpscaleResult | Result:
-        """Enlarge a picture, or those of a `Result` of `Engine.generate`.
+        """Enlarge an image, or all images of a `Result`.
 
         Parameters
         ----------
-        image : picture or Result
-            A Pillow image, a uint8 array (H, W, 3), a path or bytes; or what `Engine.generate` returned.
+        image : image or Result
+            A Pillow image, an array, a path or a file's bytes, as in `Engine.generate`; or a `Result` that it returned.
         factor : float, optional
-            How many times wider and higher, from 1 to the third power of the network's own factor. None: that one.
-            The network knows no other, so for a larger one it is run again on its own picture, up to three times, and
-            what is then too large is resized by Pillow's Lanczos filter.
+            Factor on width and height, from 1 to the third power of the network's own factor. For more than its own
+            factor the network runs again on its own output, up to three times in all. An output that is then too large
+            is resized with Pillow's Lanczos filter. None: the network's own factor.
         timeout : float, optional
-            Seconds that the call may take, waiting for its turn included. None: any time.
+            Time limit for the call, in seconds. It includes the wait for earlier calls. None: no limit.
         on_log, on_progress : callable, optional
-            For this call, in place of the upscaler's own.
+            Functions for this call, in place of the upscaler's own. None: the upscaler's own.
 
         Returns
         -------
-        UpscaleResult, or Result
-            Of a `Result`, the same with other `arrays`, and with the time added to its `seconds`. Its record tells of
-            the network; what is enlarged a second time has none.
+        UpscaleResult or Result
+            For a `Result`, a new one with the enlarged images in `arrays`, and with the time of this call added to
+            `seconds`. Its record includes the network; a result that is enlarged a second time has no record. For an
+            image, an `UpscaleResult`. Arrays are views of native memory, which lives as long as a view of it, or new
+            arrays if Pillow resized them.
 
         Raises
         ------
         TypeError, ValueError
-            For a bad argument, before anything native runs; also where the picture would have more than 2**31 bytes.
+            If an argument is wrong, or the network's output would have 2**31 bytes or more. The network has not run
+            then.
         GenerationError, OutOfMemoryError, NativeError, NativeCrashError, CancelledError, GenerationTimeoutError
-            As for `Engine.generate`.
+            As in `Engine.generate`.
         """
-        pictures = image.arrays if isinstance(image, Result) else [as_rgb(image, "image")]
+        images = image.arrays if isinstance(image, Result) else [as_rgb(image, "image")]
         check_number("factor", factor, 1)
         listeners = self._listeners.overridden(on_log, on_progress)
         started = time.perf_counter()
         with self._calls.call(listeners, timeout) as call:
             own = self._own_factor(call)
             wanted, passes = _plan(factor, own)
-            _check_size(pictures, own**passes)
-            enlarged = self._enlarge(call, pictures, passes)
-        arrays = [_resized(large, small, wanted) for large, small in zip(enlarged, pictures, strict=True)]
+            _check_size(images, own**passes)
+            enlarged = self._enlarge(call, images, passes)
+        arrays = [_resized(large, small, wanted) for large, small in zip(enlarged, images, strict=True)]
         seconds = time.perf_counter() - started
         if isinstance(image, Result):
             return replace(image, arrays=arrays, seconds=image.seconds + seconds, origin=self._origin(image, wanted))
@@ -234,59 +255,57 @@ class Upscaler(Handle):
 
     def _origin(self, result: Result, factor: float) -> Origin | None:
         if result.origin is None or result.origin.upscaling is not None:
-            return None  # a record tells of one network
+            return None  # a record has one network
         upscaling = Upscaling(self._params.path, factor, self._params.tile_size)
         return replace(result.origin, upscaling=upscaling, states={**result.origin.states, **self._states})
 
     aupscale = as_coroutine(
         upscale,
-        """Enlarge without blocking the event loop; parameters, result and errors are those of `upscale`.
+        """Enlarge without blocking the event loop. Parameters, result and errors are those of `upscale`.
 
-        Cancelling the task stops the call. The caller's functions are called on another thread.
+        Cancelling the task stops the call. The caller's functions run on another thread.
         """,
     )
 
-    def _enlarge(self, call: Call, pictures: Sequence[Pixels], passes: int) -> list[Pixels]:
-        """Run the network `passes` times: over all pictures, then again, so that the tiles of a run never get fewer."""
-        on_progress, runs = call.listeners.on_progress, passes * len(pictures)
-        enlarged = list(pictures)
+    def _enlarge(self, call: Call, images: Sequence[Pixels], passes: int) -> list[Pixels]:
+        """Run the network `passes` times over all images, all of them once per pass: the number of tiles only grows."""
+        on_progress, runs = call.listeners.on_progress, passes * len(images)
+        enlarged = list(images)
         for run in range(runs):
             if on_progress:
                 call.listeners = replace(call.listeners, on_progress=_of_several(on_progress, run, runs))
-            index = run % len(pictures)
+            index = run % len(images)
             enlarged[index] = self._calls.run(call, "upscale", enlarged[index])
         return enlarged
 
 
 def _of_several(on_progress: ProgressFunction, done: int, runs: int) -> Callable[[Progress], object]:
-    """Let the progress of one run count as a part of all; that a later one begins is not told."""
+    """Return a function that reports the progress of one run as a part of all runs; a later run's start is skipped."""
 
-    def tell(event: Progress) -> None:
+    def report(event: Progress) -> None:
         if event.step or not done:
             on_progress(replace(event, step=event.step + done * event.steps, steps=runs * event.steps))
 
-    return tell
+    return report
 
 
 def _plan(factor: float | None, own: int) -> tuple[float, int]:
-    """Give the factor that is wanted, and how often a network of factor `own` must be run for it."""
+    """Return the factor of the result, and the number of passes that a network with factor `own` needs for it."""
     if factor is None:
         return own, 1
     if factor > own**MOST_PASSES:
         legal = f"from 1 to {own**MOST_PASSES}" if own > 1 else "1"
-        raise ValueError(
-            f"factor must be {legal} with a network that makes pictures {own} times as wide, not {factor!r}"
-        )
+        raise ValueError(f"factor must be {legal} with a network whose own factor is {own}, not {factor!r}")
     return factor, next(count for count in range(1, MOST_PASSES + 1) if own**count >= factor)
 
 
-def _check_size(pictures: Sequence[Pixels], factor: int) -> None:
-    for picture in pictures:
-        height, width = (side * factor for side in picture.shape[:2])
+def _check_size(images: Sequence[Pixels], factor: int) -> None:
+    for image in images:
+        height, width = (side * factor for side in image.shape[:2])
         if height * width * 3 > _MOST_BYTES:
             raise ValueError(
-                f"image is {picture.shape[1]}x{picture.shape[0]} pixels; {factor} times as large it would be"
-                f" {width}x{height}, of which the engine can count at most {_MOST_BYTES // 3} pixels"
+                f"image is too large: {factor} times {image.shape[1]}x{image.shape[0]} pixels are {width}x{height},"
+                f" and the engine can hold at most {_MOST_BYTES // 3} pixels; pass a smaller image or factor"
             )
 
 

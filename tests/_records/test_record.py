@@ -226,7 +226,7 @@ def test_metadata_may_be_left_out_and_other_formats_hold_none(make_result: MakeR
         Record.from_file(path)
     by_hand = Result([PIXELS], [1], ImageParams(), (), 0)
     assert by_hand.save(tmp_path / "hand.png")
-    with pytest.raises(ValueError, match="does not know the engine"):
+    with pytest.raises(ValueError, match="has no record, because its origin is None"):
         by_hand.record()
     with pytest.raises(ValueError, match="index must be from 0 to 0, not 1"):
         result.record(1)

@@ -231,7 +231,7 @@ def test_lines_of_json_have_parameters_of_their_own_and_a_failing_one_does_not_s
         ("p.jsonl", '{"prompt": "a", "threads": 2}', "p.png", "line 1: model and engine are one for all lines"),
         ("p.jsonl", '{"seed": 1}', "p.png", "line 1: there is no prompt"),
         ("p.txt", "a", "{seed}.png", "use {line}"),
-        ("p.txt", "a", "p.xyz", "does not end like a picture"),
+        ("p.txt", "a", "p.xyz", "does not have the ending of an image file"),
     ],
 )
 def test_a_bad_file_of_prompts_is_refused_before_drawing(

@@ -93,7 +93,7 @@ def test_a_box_is_drawn_anew_in_a_picture_brought_to_size_and_replay_asks_for_it
         (["-i", "m.json"], "init_image cannot be read as a picture: it is in no format that Pillow knows"),
         (["--resize", "sideways"], "invalid choice: 'sideways'"),
         (["--preview", "all"], "invalid choice: 'all'"),
-        (["--preview", "proj", "--preview-path", "p.xyz"], "p.xyz does not end like a picture"),
+        (["--preview", "proj", "--preview-path", "p.xyz"], "p.xyz does not have the ending of an image file"),
         (["--upscale-model", "nowhere.pth"], "upscale_model: 'nowhere.pth' does not exist"),
         (["--upscale-model", "init.png"], "init.png cannot be read"),
         (["--upscale-repeats", "0"], "upscale_repeats must be from 1 to 3, not 0"),

@@ -154,7 +154,7 @@ def test_rows_are_labelled_by_name_and_by_path_where_names_are_equal(tmp_path: P
 
 def test_a_grid_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:
     generate = Recorder()
-    with pytest.raises(ValueError, match="does not end like a picture"):
+    with pytest.raises(ValueError, match="does not have the ending of an image file"):
         draw_grid(generate, [Lora("a")], [1], [1], tmp_path / "grid.txt")
     with pytest.raises(ValueError, match="at least one LoRA"):
         draw_grid(generate, [], [1], [1], tmp_path / "grid.png")
@@ -188,7 +188,7 @@ def test_the_command_writes_the_engines_pictures(tiny_model: TinyModel, tmp_path
     [
         (["--scales", "x"], 2, "scales must be"),
         (["--seeds", "1,1"], 2, "seeds must be"),
-        (["--output", "grid.txt"], 2, "does not end like a picture"),
+        (["--output", "grid.txt"], 2, "does not have the ending of an image file"),
         (["--lora", "missing.safetensors"], 1, "missing.safetensors does not exist"),
         (["--seed", "1"], 2, "--seed"),
     ],

@@ -132,7 +132,7 @@ def test_a_picture_of_border_only_has_no_edges(size: tuple[int, int]) -> None:
         ({"high_threshold": 1.5}, ValueError, "high_threshold must be from 0 to 1, not 1.5"),
         ({"low_threshold": math.nan}, ValueError, "low_threshold must be finite"),
         ({"weak": None}, TypeError, "weak must be a number, not None"),
-        ({"weak": 1.0}, ValueError, "weak and strong must differ: both are 1.0"),
+        ({"weak": 1.0}, ValueError, "weak and strong must differ, but both are 1.0"),
         ({"inverse": 1}, TypeError, "inverse must be True or False, not 1"),
         ({"image": np.zeros((0, 4, 3), np.uint8)}, ValueError, "image"),
         ({"image": np.zeros((4, 4, 2), np.uint8)}, ValueError, "image"),

@@ -149,9 +149,9 @@ def test_a_converted_model_draws_as_one_converted_while_loading(tiny_model: Tiny
     [
         (
             {"output": "out.safetensors"},
-            "'q8_0' goes into a .gguf file only; legal in .safetensors: f32, f16, bf16",
+            "'q8_0' needs a .gguf file; legal in .safetensors: f32, f16, bf16",
         ),
-        ({"output": "out.safetensors", "type": "f16", "tensor_type_rules": "a=q4_0"}, "type 'q4_0' goes into a .gguf"),
+        ({"output": "out.safetensors", "type": "f16", "tensor_type_rules": "a=q4_0"}, "type 'q4_0' needs a .gguf"),
     ],
 )
 def test_a_type_that_the_format_does_not_have_is_refused(keywords: dict[str, Any], said: str, source: Path) -> None:
@@ -190,14 +190,18 @@ RIGHT = {"a.weight": np.ones((4, 32), np.float16), "a.bias": np.ones(4, np.float
     [
         (RIGHT, "", False),
         ({"b.weight": RIGHT["a.weight"], "b.bias": RIGHT["a.bias"]}, "", True),
-        ({"a.weight": RIGHT["a.weight"]}, "1 tensors were not written, 0 others were: a.bias", False),
-        ({**RIGHT, "b": np.ones(4, np.float32)}, "0 tensors were not written, 1 others were: b", False),
+        ({"a.weight": RIGHT["a.weight"]}, "lacks 1 tensors and has 0 unexpected ones: a.bias", False),
+        ({**RIGHT, "b": np.ones(4, np.float32)}, "lacks 0 tensors and has 1 unexpected ones: b", False),
         ({**RIGHT, "a.weight": np.ones((4, 64), np.float16)}, r"'a.weight' was written with shape \(4, 64\)", False),
         ({**RIGHT, "a.bias": np.ones(4, np.float64).view(np.int64)}, "cannot be read again", False),
         ({**RIGHT, "a.bias": np.ones(4, np.int32)}, "cannot be read again: .*weights are no integers", False),
         ({"a.weight": np.ones((4, 32), np.float32), "a.bias": RIGHT["a.bias"]}, "no tensor could be written", False),
-        ({"a.weight": RIGHT["a.weight"]}, "of 2 tensors 1 were written, under other names", True),
-        ({"b.weight": np.ones((4, 64), np.float16), "b.bias": RIGHT["a.bias"]}, "under other names", True),
+        ({"a.weight": RIGHT["a.weight"]}, "has 1 tensors; 1 match the input's 2 by size", True),
+        (
+            {"b.weight": np.ones((4, 64), np.float16), "b.bias": RIGHT["a.bias"]},
+            "has 2 tensors; 1 match the input's 2 by size",
+            True,
+        ),
     ],
 )
 def test_what_was_written_is_read_again(

@@ -128,7 +128,7 @@ def test_saving_writes_what_was_drawn_and_replaces_whole_files(engine: Engine, t
     for path, array in zip(paths, result.arrays, strict=True):
         assert np.array_equal(np.asarray(Image.open(path)), array)
     assert [path.name for path in result.save(tmp_path / "{seed}.webp")] == ["7.webp", "8.webp"]
-    with pytest.raises(ValueError, match="does not end like a picture"):
+    with pytest.raises(ValueError, match="does not have the ending of an image file"):
         result.save(tmp_path / "cat.safetensors")
     with pytest.raises(ValueError, match="does not exist"):
         result.save(tmp_path / "nowhere" / "cat.png")

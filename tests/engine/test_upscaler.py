@@ -163,7 +163,7 @@ def test_the_array_is_a_view_that_outlives_the_upscaler(isolated: bool, networks
 def test_a_result_is_saved_in_the_format_of_its_ending(tmp_path: Path) -> None:
     result = UpscaleResult(SMALL, 1, 0.0)
     assert np.array_equal(np.asarray(Image.open(result.save(tmp_path / "large.png"))), SMALL)
-    with pytest.raises(ValueError, match="does not end like a picture"):
+    with pytest.raises(ValueError, match="does not have the ending of an image file"):
         result.save(tmp_path / "large.txt")
 
 
@@ -241,12 +241,12 @@ def test_a_bad_argument_is_refused(
     ("image", "factor", "error", "said"),
     [
         (SMALL, 0.5, ValueError, "factor must be at least 1, not 0.5"),
-        (SMALL, 9, ValueError, "factor must be from 1 to 8 with a network that makes pictures 2 times as wide, not 9"),
+        (SMALL, 9, ValueError, "factor must be from 1 to 8 with a network whose own factor is 2, not 9"),
         (SMALL, float("nan"), ValueError, "factor must be finite"),
         (np.zeros((8, 8, 4), np.int16), None, (TypeError, ValueError), "image"),
         (np.zeros((0, 8, 3), np.uint8), None, ValueError, "image"),
         (np.full((8, 8, 3), np.nan), None, ValueError, "image"),
-        (np.zeros((13400, 13400, 3), np.uint8), None, ValueError, "image is 13400x13400 pixels; 2 times as large"),
+        (np.zeros((13400, 13400, 3), np.uint8), None, ValueError, "image is too large: 2 times 13400x13400 pixels"),
     ],
 )
 def test_a_bad_call_is_refused_and_the_upscaler_goes_on(
@@ -262,7 +262,7 @@ def test_a_bad_call_is_refused_and_the_upscaler_goes_on(
 def test_a_network_of_factor_one_has_no_other(networks: dict[str, Path]) -> None:
     with (
         open_upscaler(networks["x1"], isolated=False) as upscaler,
-        pytest.raises(ValueError, match="factor must be 1 with a network that makes pictures 1 times as wide, not 2"),
+        pytest.raises(ValueError, match="factor must be 1 with a network whose own factor is 1, not 2"),
     ):
         upscaler.upscale(SMALL, 2)
 

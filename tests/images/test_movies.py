@@ -124,8 +124,8 @@ def test_an_index_in_the_name_of_a_webp_means_a_file_for_each_frame(result: Vide
 @pytest.mark.parametrize(
     ("name", "keywords", "message"),
     [
-        ("a.avi", {}, "does not end like a picture"),
-        ("a", {}, "does not end like a picture"),
+        ("a.avi", {}, "does not have the ending of an image file"),
+        ("a", {}, "does not have the ending of an image file"),
         ("no/a.gif", {}, "no does not exist"),
         ("a.gif", {"fps": 60}, r"fps must be from 0 to 50 \(of a GIF"),
         ("a.mp4", {"fps": 0}, "fps must be above 0"),
