@@ -22,7 +22,7 @@ from .images.convert import Alpha, Box, ImageLike, MaskLike, as_mask, as_rgb, bo
 from .images.resize import RULES, resized
 from .params.context import ContextParams
 from .params.image import ImageParams
-from .params.plain import attach_files, attach_pictures
+from .params.plain import attach_files, attach_images
 from .params.struct import StrPath
 from .params.video import VideoParams
 
@@ -257,10 +257,10 @@ def _generate(
 ) -> Result | VideoResult:
     prompt = params.prompt or ""
     if isinstance(params, VideoParams):
-        params = replace(attach_pictures(params, pictures), seed=record.seed)
+        params = replace(attach_images(params, pictures), seed=record.seed)
         return engine.generate_video(prompt, params=params, lora_tags=False, strict=False, timeout=timeout)
     before = record.index if pictures else 0
-    params = replace(attach_pictures(params, pictures), seed=record.seed - before, batch_count=before + 1)
+    params = replace(attach_images(params, pictures), seed=record.seed - before, batch_count=before + 1)
     return engine.generate(prompt, params=params, lora_tags=False, strict=False, timeout=timeout)
 
 

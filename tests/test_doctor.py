@@ -49,7 +49,7 @@ def test_a_whole_build_without_any_compiler_is_well(
     assert told["compiler"]["status"] == "note"
     assert told["compiler"]["advice"]
     assert states(told)["files"] == states(told)["library"] == states(told)["backend cpu"] == "ok"
-    drawn = [check for name, check in told.items() if name.startswith("draw cpu")]
+    drawn = [check for name, check in told.items() if name.startswith("generate cpu")]
     assert drawn
     assert all(check["status"] == "ok" for check in drawn)
 
@@ -66,13 +66,13 @@ def test_a_missing_plugin_and_a_device_that_crashes_are_red_and_the_others_are_e
     red = {name: check for name, check in told.items() if check["status"] == "failed"}
     red.pop("driver cuda", None)  # there may be some
     red.pop("driver vulkan", None)
-    assert set(red) == {"file libggml-cuda.so", "backend cuda", "draw vulkan:0"}
+    assert set(red) == {"file libggml-cuda.so", "backend cuda", "generate vulkan:0"}
     assert "does not exist" in red["file libggml-cuda.so"]["detail"]
     assert red["file libggml-cuda.so"]["advice"] == "python -m sdcffi build"
     assert "libggml-cuda.so is missing" in red["backend cuda"]["detail"]
-    assert red["draw vulkan:0"]["detail"].startswith("its process crashed: ")
-    assert "backend='cpu'" in red["draw vulkan:0"]["advice"]
-    assert states(told)["draw cpu"] == states(told)["draw vulkan:1"] == "ok"
+    assert red["generate vulkan:0"]["detail"].startswith("its process crashed: ")
+    assert "backend='cpu'" in red["generate vulkan:0"]["advice"]
+    assert states(told)["generate cpu"] == states(told)["generate vulkan:1"] == "ok"
     assert "vulkan:0: auto: " in told["choice"]["detail"]
 
 
@@ -119,7 +119,7 @@ def test_a_damaged_file_is_named_and_nothing_of_it_is_run(
     assert told[f"file {name}"]["advice"] == "python -m sdcffi build"
     assert told["library"]["status"] == "failed"
     assert name in told["library"]["detail"]
-    assert not [check for check in told if check.startswith("draw")]
+    assert not [check for check in told if check.startswith("generate")]
 
 
 @pytest.mark.usefixtures("native_only")
