@@ -154,11 +154,11 @@ def a_file_elsewhere(fragment: dict[str, Any]) -> None:
         (other_platform, r"another platform \(platform 'win-amd64', here '"),
         (other_declarations, "another declarations"),
         (other_patches, "another patches"),
-        (other_schema, "a form this version does not know"),
-        (other_backend, "a form this version does not know"),
+        (other_schema, "a format that this version does not know"),
+        (other_backend, "a format that this version does not know"),
         (no_reference, "cannot be read: KeyError"),
-        (a_file_of_the_build, r"names what is not its own: cdef\.h"),
-        (a_file_elsewhere, r"names what is not its own: \.\./errors\.py"),
+        (a_file_of_the_build, r"lists files that are not its own: cdef\.h"),
+        (a_file_elsewhere, r"lists files that are not its own: \.\./errors\.py"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_the_cpu_goes_on(
@@ -241,6 +241,6 @@ def test_the_cpu_cannot_be_replaced_by_an_add_on(backend: str, installed: Path) 
 def test_a_build_without_gpus_has_nothing_to_pack(tmp_path: Path) -> None:
     native = copied(tmp_path / "native")
     assert list(read_build(native).backends) == ["cpu"]
-    with pytest.raises(BuildError, match="has no GPU backend to pack; it has cpu"):
+    with pytest.raises(BuildError, match="has no GPU backend to pack, only cpu"):
         pack_add_ons(native, tmp_path / "wheels")
     assert not (tmp_path / "wheels").exists()

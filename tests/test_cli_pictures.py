@@ -138,7 +138,7 @@ def test_replay_tells_by_its_status_whether_the_pixels_are_the_same(
     capfd.readouterr()
     folder = str(model.diffusion_model.parent)
     assert cli.main(["replay", "out.png", "--models", folder, "-o", "again.png"]) == 0
-    assert capfd.readouterr() == ("the picture is the same, bit for bit\nagain.png\n", "")
+    assert capfd.readouterr() == ("the image is the same, bit for bit\nagain.png\n", "")
     assert np.array_equal(pixels_of("out.png"), pixels_of("again.png"))
     (here / model.diffusion_model.name).write_bytes(models["q4_0"].diffusion_model.read_bytes())
     for path in (model.llm, model.taesd):
