@@ -1,6 +1,6 @@
-"""The demonstration: a small trained model that is part of the package draws simple things, without and with LoRAs.
+"""The demonstration: a small trained model in the package generates simple images, without and with LoRAs.
 
-What it learned, how, and how often it is right stands in ``weights/README.md``.
+``weights/README.md`` says what it learned, how, and how often it is right.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _WEIGHTS = Path(__file__).resolve().parent / "weights"
 
 
 def demo_model() -> dict[str, Any]:
-    """Give the model that is part of the package, as `Engine` takes it.
+    """Return the files of the model in the package, as keywords of `Engine`.
 
     Returns
     -------
     dict of str to pathlib.Path
         ``diffusion_model`` (quantised to Q8_0), ``llm`` and ``taesd``: the model's files; ``lora_dir``: the directory
-        of its LoRAs, so that ``loras=["outline"]`` and ``<lora:outline:0.8>`` find them. It draws 128x128 pixels best;
-        `SETTINGS` are the parameters it was measured with.
+        of its LoRAs, so that ``loras=["outline"]`` and ``<lora:outline:0.8>`` find them. The model is best at 128x128
+        pixels; `SETTINGS` are the parameters with which it was measured.
 
     Raises
     ------
@@ -58,26 +58,28 @@ def demo_model() -> dict[str, Any]:
         "lora_dir": _WEIGHTS / "loras",
     }
     if missing := [path for path in paths.values() if not path.exists()]:
-        raise FileNotFoundError(f"{missing[0]} is missing: this installation of sdcffi is not whole; install it again")
+        raise FileNotFoundError(
+            f"{missing[0]} is missing, so this installation of sdcffi is incomplete: install it again"
+        )
     return paths
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoReport:
-    """What the demonstration did.
+    """The report of the demonstration.
 
     Parameters
     ----------
     sheet : pathlib.Path
-        The contact sheet: a row for each prompt, without LoRA and with each one.
+        The contact sheet: one row per prompt, without LoRA and with each LoRA.
     prompts : tuple of str
-        What was drawn.
+        The prompts.
     device : str
-        What the engine computed on.
+        The device that the engine used.
     loading : float
         Wall time until the model was loaded, in seconds.
     seconds : tuple of float
-        Wall time of each picture, in the order of the sheet.
+        Wall time of each image in seconds, in the order of the sheet.
     """
 
     sheet: Path
@@ -87,19 +89,19 @@ class DemoReport:
     seconds: tuple[float, ...]
 
     def lines(self) -> list[str]:
-        """The report as lines of text."""
+        """Return the report as lines of text."""
         average = sum(self.seconds) / len(self.seconds)
         keywords = ", ".join(f"{name}={value}" for name, value in SETTINGS.items())
         return [
             str(self.sheet),
-            f"{len(self.seconds)} pictures on {self.device}, {average:.2f} s each; loading took {self.loading:.2f} s.",
+            f"{len(self.seconds)} images on {self.device}, {average:.2f} s each; loading took {self.loading:.2f} s.",
             "The same from Python:",
             "",
             "    import sdcffi",
             "",
             "    with sdcffi.Engine(**sdcffi.demo_model()) as engine:",
             f"        result = engine.generate({self.prompts[0]!r}, {keywords}, seed=42)",
-            '    result.images[0].save("picture.png")  # loras=["outline"] draws it in another way',
+            '    result.images[0].save("image.png")  # loras=["outline"] changes its style',
         ]
 
     def __str__(self) -> str:
@@ -116,16 +118,16 @@ def run(
     on_progress: Callable[[Any], None] | None = None,
     on_log: Callable[[Any], None] | None = None,
 ) -> DemoReport:
-    """Draw a contact sheet with the package's own model: each prompt without LoRA and with each of its LoRAs.
+    """Write a contact sheet of images by the model in the package: each prompt without LoRA and with each LoRA.
 
     Parameters
     ----------
     output : path
-        Picture file to write, or a directory that gets ``sdcffi-demo.png``.
+        Image file to write, or a directory in which to write ``sdcffi-demo.png``.
     prompts : sequence of str
-        What to draw, at least one. The model knows shapes, colours, places and backgrounds, and nothing else.
+        What to generate, at least one. The model knows only shapes, colours, positions and backgrounds.
     seed : int
-        As in `Engine.generate`, the same for every picture.
+        Random seed of every image, as in `Engine.generate`.
     threads, backend, on_progress, on_log
         As in `Engine`.
 
@@ -136,16 +138,16 @@ def run(
     Raises
     ------
     ValueError
-        If there is no prompt, or pictures cannot be written as `output` says.
+        If there is no prompt, or `output` cannot be written as an image.
     SDError
         As `Engine` and `Engine.generate` raise it.
     """
     if not prompts:
-        raise ValueError("there is no prompt to draw")
+        raise ValueError("prompts must have at least one prompt")
     target = Path(output)
     if target.is_dir():
         target /= "sdcffi-demo.png"
-    picture_format = check_image_path(target)  # before anything is drawn
+    image_format = check_image_path(target)  # before anything is generated
     started = time.perf_counter()
     with Engine(**demo_model(), threads=threads, backend=backend, on_progress=on_progress, on_log=on_log) as engine:
         device, loading = engine.device, time.perf_counter() - started
@@ -159,7 +161,7 @@ def run(
                 seconds.append(time.perf_counter() - started)
     sheet = contact_sheet(rows, [""] * len(rows), ["no LoRA", *LORAS], below=prompts)
     with replacing(target) as temporary:
-        sheet.save(temporary, format=picture_format)
+        sheet.save(temporary, format=image_format)
     return DemoReport(
         sheet=target, prompts=tuple(prompts), device=device.description, loading=loading, seconds=tuple(seconds)
     )

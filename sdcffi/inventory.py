@@ -1,4 +1,4 @@
-"""What can be computed on here: every backend, built or not, its devices, and the CPU's variants."""
+"""The devices of this machine: every backend, built or not, its devices, and the CPU's variants."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["BackendReport", "Inventory", "list_devices"]
 @public
 @dataclass(frozen=True)
 class BackendReport:
-    """A backend, and what it finds here.
+    """A backend, and the devices that it finds here.
 
     Attributes
     ----------
@@ -35,9 +35,9 @@ class BackendReport:
     built : bool
         Whether it is part of the native build.
     devices : tuple of Device
-        What it can compute on.
+        Devices that it finds.
     problem : str
-        Why it has none, with what to run; empty where it has, and where it is neither built nor of use here.
+        Why it finds none, and what to run. Empty if it finds some, and if it is neither built nor useful here.
     """
 
     name: str
@@ -46,7 +46,7 @@ class BackendReport:
     problem: str
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the attributes as a dictionary."""
+        """Return the attributes as a dictionary."""
         devices = [device.as_dict() for device in self.devices]
         return {"name": self.name, "built": self.built, "devices": devices, "problem": self.problem}
 
@@ -54,20 +54,20 @@ class BackendReport:
 @public
 @dataclass(frozen=True)
 class Inventory:
-    """What `list_devices` found.
+    """The result of `list_devices`.
 
     Attributes
     ----------
     directory : str
-        Of the native build.
+        Directory of the native build.
     device : Device or None
-        What would be computed on, with the reason; None where nothing can be.
+        Device that an `Engine` would use, with the reason. None if there is none.
     backends : tuple of BackendReport
-        All that are known, those that are built first.
+        All known backends, those that are built first.
     variants : tuple of Variant
-        Of the CPU's backend, the best for this processor first.
+        Variants of the CPU backend, the best for this processor first.
     problem : str
-        Why there is no `device`.
+        Why there is no `device`; empty if there is one.
     """
 
     directory: str
@@ -88,7 +88,7 @@ class Inventory:
         return len(self.devices)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as a dictionary that `json.dumps` takes."""
+        """Return it as a dictionary that `json.dumps` accepts."""
         return {
             "directory": self.directory,
             "device": self.device and self.device.as_dict(),
@@ -98,7 +98,7 @@ class Inventory:
         }
 
     def lines(self) -> Iterator[str]:
-        """Tell it in lines."""
+        """Yield it as lines of text."""
         for backend in self.backends:
             for device in backend.devices:
                 chosen = self.device is not None and device.id == self.device.id
@@ -109,12 +109,12 @@ class Inventory:
                 yield f"backend {backend.name}: {backend.problem}"
         for variant in self.variants:
             if variant.name is not None:
-                best = "  <- taken with backend='cpu'" if variant.score and variant is self.variants[0] else ""
+                best = "  <- used with backend='cpu'" if variant.score and variant is self.variants[0] else ""
                 yield f"variant cpu:{variant.name}: {variant.state}{best}"
         if absent := [backend.name for backend in self.backends if not (backend.built or backend.problem)]:
             yield f"not built: {', '.join(absent)}"
         if self.problem:
-            yield f"nothing to compute on: {self.problem}"
+            yield f"no usable device: {self.problem}"
 
 
 def list_devices(
@@ -122,28 +122,28 @@ def list_devices(
 ) -> Inventory:
     """List every backend that is built or could be, its devices, and the CPU's variants.
 
-    Each backend is asked in a process of its own, so that one that crashes does not hide the others.
+    Each backend is examined in its own process, so that a crash does not hide the others.
 
     Parameters
     ----------
     library : path, optional
         The native build, as for `Engine`.
     backend : str
-        As for `Engine`: what `Inventory.device` is chosen by.
+        As for `Engine`; it decides `Inventory.device`.
     on_log : callable, optional
-        Called with each `Log` line.
+        Called with each `Log` line. None: the log is dropped.
 
     Returns
     -------
     Inventory
-        Plain data; ``as_dict()`` goes into JSON.
+        Plain data; ``as_dict()`` can be written as JSON.
 
     Raises
     ------
     LibraryNotFoundError, LayoutMismatchError
         If there is no native build, or its manifest is damaged. Other damage is a `problem`.
     TypeError, ValueError
-        If `backend` is none of the legal words.
+        If `backend` is not a legal word.
     """
     return take_inventory(library, backend, Listeners(on_log))[0]
 
@@ -151,7 +151,7 @@ def list_devices(
 def take_inventory(
     library: StrPath | None, backend: str, listeners: Listeners
 ) -> tuple[Inventory, Description | SDError]:
-    """Give the inventory, and what the process that chose the device tells of the build, or why there is none."""
+    """Return the inventory, and the description of the build by the process that chose the device, or its error."""
     build = locate(library)
     found: dict[str, Description] = {}
     errors: dict[str, SDError] = {}
@@ -172,7 +172,7 @@ def take_inventory(
         if name not in found and name not in errors:
             ask(name)
     reports = [
-        BackendReport(name, True, _of(found.get(name), name), _told(errors.get(name))) for name in build.backends
+        BackendReport(name, True, _of(found.get(name), name), _reason(errors.get(name))) for name in build.backends
     ]
     reports += [BackendReport(name, True, (), reason) for name, reason in build.refused.items()]
     others = [name for name in BACKENDS if name not in (*build.backends, *build.refused)]
@@ -183,12 +183,12 @@ def take_inventory(
         None if isinstance(chosen, SDError) else chosen.device,
         tuple(reports),
         variants,
-        _told(chosen) if isinstance(chosen, SDError) else "",
+        _reason(chosen) if isinstance(chosen, SDError) else "",
     )
     return inventory, chosen
 
 
-def _told(error: SDError | None) -> str:
+def _reason(error: SDError | None) -> str:
     if error is None:
         return ""
     return error.message if isinstance(error, BackendUnavailableError) else f"{type(error).__name__}: {error.message}"
@@ -199,10 +199,10 @@ def _of(description: Description | None, backend: str) -> tuple[Device, ...]:
 
 
 def _use_of(name: str, built: Collection[str]) -> str:
-    """Tell of a backend that is not built where a device of it seems to be here."""
+    """Return how to add a backend that is not built, if it seems to have a device here; else an empty string."""
     if not DEVICES[name]():
         return ""
     return (
-        f"not built, though a device seems to be here. To add it: python -m sdcffi build --backend"
+        f"not built, but a device seems to be here. To add it: python -m sdcffi build --backend"
         f" {','.join([*sorted(built), name])}"
     )

@@ -1,4 +1,4 @@
-"""Parameters by name, from a file that people write, from a line of a batch, or from the command line's flags.
+"""Parameters by name, from a file that a user writes, from a line of a batch, or from flags.
 
     model = "sd_xl_turbo_1.0.q8_0.gguf"     # TOML; the same as JSON: {"model": "...", ...}
     prompt = "a lovely cat"
@@ -7,8 +7,8 @@
     vae_tiling = true
     cache = {mode = "easycache", reuse_threshold = 0.2}
 
-Names are those of `params.names`, of keywords of `Engine` and its calls, and of structs (``tiling``, ``cache``,
-``hires``, ``slg``, ``high_noise``, ``context``, ``params``), whose tables have the C names. Paths, of pictures too, are
+Names are those of `params.names`, keywords of `Engine` and its calls, and structs (``tiling``, ``cache``, ``hires``,
+``slg``, ``high_noise``, ``context``, ``params``), whose tables have the C names. Paths, also those of images, are
 relative to the current directory.
 """
 
@@ -36,7 +36,7 @@ __all__ = ["Arguments", "as_arguments", "parse_lora", "parse_mask", "read_argume
 
 Values = dict[tuple[str, ...], Any]
 
-# Where the structs stand that calls have a keyword for.
+# For the keywords that take a struct, the path of its C field.
 _TABLES = {
     "params": (),
     "tiling": ("vae_tiling_params",),
@@ -45,7 +45,7 @@ _TABLES = {
     "slg": ("sample_params", "guidance", "slg"),
     "high_noise": ("high_noise_sample_params",),
 }
-# What belongs to a run and not to what is drawn.
+# Keywords of a run, which do not change what is generated.
 _OF_A_RUN = frozenset(
     {"self", "timeout", "grace", "isolated", "restart", "on_log", "on_progress", "on_preview", "load_weights", "fps"}
     | {"preview", "preview_interval", "preview_noisy"}
@@ -54,7 +54,7 @@ _OF_A_RUN = frozenset(
 
 @dataclass(frozen=True)
 class Arguments:
-    """Keyword arguments, to be used as ``Engine(**arguments.engine).generate(**arguments.generate)``.
+    """Keyword arguments for ``Engine(**arguments.engine).generate(**arguments.generate)``.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class Arguments:
     context_values, call_values : dict
         Values by the path of their C fields.
     engine_others, call_others : dict
-        Keywords that are no C fields: ``backend``, ``resize``, ...
+        Keywords that are not C fields: ``backend``, ``resize``, ...
     """
 
     call: type[ImageParams] | type[VideoParams] = ImageParams
@@ -84,13 +84,13 @@ class Arguments:
         return {"prompt": params.prompt, **self.call_others, "params": params}
 
     def table(self) -> dict[str, Any]:
-        """Give them as plain data by name: what `as_arguments` takes, and JSON can hold."""
+        """Return them as plain data by name, for `as_arguments` and JSON."""
         named = {item.path: item.name for item in (*parameters(ContextParams), *parameters(self.call))}
         values = {named[path]: plain(value) for path, value in {**self.context_values, **self.call_values}.items()}
         return {**values, **self.engine_others, **self.call_others}
 
     def updated(self, other: Arguments) -> Arguments:
-        """Give these with what is set in `other`, value by value."""
+        """Return these arguments with the values that are set in `other`."""
         return Arguments(
             other.call,
             self.context_values | other.context_values,
@@ -106,26 +106,26 @@ def read_arguments(path: StrPath, *, video: bool = False) -> Arguments:
     Parameters
     ----------
     path : path
-        A table of names, or a record that was written with its files' paths:
-        ``result.record(paths=True).to_file(...)``. Its pictures are not in it.
+        A table of names, or a record that was written with the paths of its files:
+        ``result.record(paths=True).to_file(...)``. A record does not contain input images.
     video : bool
-        Whether it is for `Engine.generate_video`.
+        True reads parameters of `Engine.generate_video`.
 
     Returns
     -------
     Arguments
-        Two dictionaries: ``Engine(**arguments.engine)``, ``engine.generate(**arguments.generate)``.
+        Keyword arguments for ``Engine(**arguments.engine)`` and ``engine.generate(**arguments.generate)``.
 
     Raises
     ------
     TypeError, ValueError
-        If the file cannot be read, or has an unknown name, with those near it. Values are checked by the calls.
+        If the file cannot be read, or has an unknown name; the message has similar ones. The calls check values.
     """
     return as_arguments(read_table(path), str(path), video=video)
 
 
 def as_arguments(table: Mapping[str, Any], source: str = "parameters", *, video: bool = False) -> Arguments:
-    """Do as `read_arguments` with a table that was read already, such as a line of JSON; `source` is its name."""
+    """Return the arguments in a table that is already read, such as a line of JSON; messages call it `source`."""
     if "sdcffi" in table:
         return _of_record(table, source)
     call: type[ImageParams] | type[VideoParams] = VideoParams if video else ImageParams
@@ -161,7 +161,7 @@ def _legal_tables(call: type[Struct]) -> dict[str, tuple[str, ...]]:
 def _leaves(
     struct: type[Struct], table: Mapping[str, Any], where: str, above: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Give the values of a table of C names by their paths."""
+    """Yield the values of a table of C names by their paths."""
     below = {item.path[len(above) :]: item for item in parameters(struct) if item.path[: len(above)] == above}
     check_keys(table, {path[0] for path in below}, where)
     for name, value in table.items():
@@ -198,13 +198,13 @@ def _lora(item: Any, where: str) -> Any:
 
 
 def parse_lora(text: str) -> tuple[str, float]:
-    """Read ``PATH[:SCALE]``."""
+    """Read ``PATH[:SCALE]``; without a scale, it is 1."""
     path, colon, scale = text.rpartition(":")
     if not colon or Path(text).exists():
         return text, 1.0
     try:
         return path, float(scale)
-    except ValueError:  # a colon of the path itself, such as a drive's
+    except ValueError:  # a colon in the path itself, such as that of a drive
         return text, 1.0
 
 
@@ -214,7 +214,7 @@ def parse_mask(text: str) -> str | tuple[int, ...]:
 
 
 def _embedding(item: Any, where: str) -> Embedding:
-    """Read a table, or ``NAME=PATH``; a path alone is named by its stem, as sd-cli names those of its directory."""
+    """Read a table, or ``NAME=PATH``; the name of a path alone is its stem, as in sd-cli."""
     if isinstance(item, str):
         name, equals, path = item.partition("=")
         item = {"name": name, "path": path} if equals else {"name": Path(item).stem, "path": item}
@@ -224,8 +224,8 @@ def _embedding(item: Any, where: str) -> Embedding:
 def _of_record(table: Mapping[str, Any], source: str) -> Arguments:
     record = Record.from_dict(table, source)
     if record.images:
-        roles = ", ".join(picture.role for picture in record.images)
-        raise ValueError(f"{source}: drawn from pictures that are not in it ({roles}); replay() takes them again")
+        roles = ", ".join(image.role for image in record.images)
+        raise ValueError(f"{source}: needs input images that it does not contain ({roles}); give them to replay()")
     context, params = restored(record, find_files(record), whole=False)
     params = replace(params, seed=record.seed - record.index)
     return Arguments(type(params), flatten(context), flatten(params), {"backend": record.backend}, {"lora_tags": False})

@@ -1,4 +1,4 @@
-"""Draw a picture again from what its file tells."""
+"""Generate an image again from the record in its file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .images.convert import Alpha, Box, ImageLike, MaskLike, as_mask, as_rgb, bo
 from .images.resize import RULES, resized
 from .params.context import ContextParams
 from .params.image import ImageParams
-from .params.plain import attach_files, attach_pictures
+from .params.plain import attach_files, attach_images
 from .params.struct import StrPath
 from .params.video import VideoParams
 
@@ -37,7 +37,7 @@ __all__ = ["Mismatch", "Replay", "find_files", "replay", "restored"]
 @public
 @dataclass(frozen=True)
 class Mismatch:
-    """What is not as it was when a picture was drawn.
+    """A difference between the recorded generation and this one.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Mismatch:
         ``"engine commit"``, ``"native build"``, ``"sdcffi"``, ``"backend"``, ``"device"``, ``"threads"``, or the role
         of a file.
     recorded, now : str
-        What it was, and what it is.
+        The recorded value, and the value now.
     """
 
     what: str
@@ -53,27 +53,28 @@ class Mismatch:
     now: str
 
     def __str__(self) -> str:
-        return f"{self.what}: {self.recorded} when it was drawn, now {self.now}"
+        return f"{self.what}: recorded {self.recorded}, now {self.now}"
 
 
 @public
 @dataclass(frozen=True)
 class Replay:
-    """A picture that was drawn again.
+    """An image that was generated again.
 
     Attributes
     ----------
     recorded : Record
-        What the file told.
+        The record in the file.
     result : Result or VideoResult
-        What was drawn now; of pictures, the last one is the one in question.
+        What was generated now; the last image of a `Result` is the one of the file.
     differences : tuple of Mismatch
-        What is not as it was; empty where everything is.
+        What differs from the record; empty if nothing does.
     max_difference : int or None
-        Largest difference of a sample, 0 to 255; 0 is bit for bit. None where the file's format is lossy, or the sizes
-        differ.
+        Largest difference of a sample, 0 to 255; 0 means the same, bit for bit. None if the file's format is lossy, or
+        the sizes differ.
     psnr : float or None
-        Peak signal-to-noise ratio in dB, ``10 log10(255**2 / mean squared error)``; infinite for equal pictures.
+        Peak signal-to-noise ratio in dB, ``10 log10(255**2 / mean squared error)``; infinite if both are the same. None
+        if `max_difference` is None.
     """
 
     recorded: Record
@@ -84,28 +85,28 @@ class Replay:
 
     @property
     def array(self) -> NDArray[np.uint8]:
-        """The picture, uint8 (H, W, 3)."""
-        return _in_question(self.recorded, self.result)
+        """The image, uint8 (H, W, 3)."""
+        return _recorded_one(self.recorded, self.result)
 
     @property
     def image(self) -> Image.Image:
-        """The picture as Pillow image."""
+        """The image as a Pillow image."""
         return to_pillow(self.array)
 
     def save(self, path: StrPath) -> Path:
-        """Write the picture as `Result.save` does; of a video, all of it as `VideoResult.save` does."""
+        """Write the image as `Result.save` does, or the whole video as `VideoResult.save` does."""
         if isinstance(self.result, VideoResult):
             return self.result.save(path)[0]
         return self.result.save_one(len(self.result.arrays) - 1, path)
 
     def lines(self) -> list[str]:
-        """Tell in lines what came out and what differs."""
+        """Return lines of text: whether the pixels are the same, and what differs."""
         if self.max_difference is None:
-            same = "the picture was drawn again; the file's pixels cannot be compared with it"
+            same = "the image was generated again; the file's pixels cannot be compared with it"
         elif self.max_difference == 0:
-            same = "the picture is the same, bit for bit"
+            same = "the image is the same, bit for bit"
         else:
-            same = f"the picture differs: by up to {self.max_difference} of 255, PSNR {self.psnr:.1f} dB"
+            same = f"the image differs: by up to {self.max_difference} of 255, PSNR {self.psnr:.1f} dB"
         return [same, *(str(difference) for difference in self.differences)]
 
 
@@ -125,62 +126,65 @@ def replay(
     timeout: float | None = None,
     **engine: Any,
 ) -> Replay:
-    """Draw the picture in a file again: the same model, parameters and seed, on the same backend.
+    """Generate the image in a file again: with the same model, parameters and seed, on the same backend.
 
     Parameters
     ----------
     path : path
         A PNG, JPEG or WebP that `Result.save` wrote.
     models : path or iterable of paths, optional
-        Directories in which the model's files and adapters are looked up by name, with the directories below them;
-        of several files of a name the one with the recorded size and digest is taken. The current directory itself,
-        and paths that stand in the record, are always looked at.
-    init_image, mask_image, control_image, ref_images, end_image, control_frames, id_images : optional
-        The pictures that it was drawn from, which are not in the file, as they were given then: the recorded digest
-        tells by which rule of ``resize=`` they were brought to size.
+        Directories in which the files of the model and LoRAs are looked up by name, including the directories below
+        them. If several files have the name, the one with the recorded size and digest is used. The current directory
+        and paths in the record are always tried too.
+    init_image, mask_image, control_image, end_image : image, optional
+        The original input images, which the file does not contain. The recorded digest shows which rule of ``resize=``
+        was used on them.
+    ref_images, control_frames, id_images : sequence of images
+        The original reference images, control frames, and photographs for PhotoMaker.
     alpha : str or tuple
-        What was given then for transparent pixels, see `Engine.generate`.
+        The original value for transparent pixels, see `Engine.generate`.
     backend : str, optional
-        As for `Engine`. None: the recorded device or CPU variant, or where that is not here another of its backend.
+        As for `Engine`. None: the recorded device or CPU variant; if it is not here, another one of its backend.
     timeout : float, optional
-        Seconds that drawing may take. None: any time.
+        Time limit for generation, in seconds. None: no limit.
     **engine
-        Further keywords of `Engine`, which win over what was recorded: ``threads``, ``library``, ``isolated``,
+        Further keywords of `Engine`, which win over the record: ``threads``, ``library``, ``isolated``,
         ``on_progress``, ...
 
     Returns
     -------
     Replay
-        The picture, and what differs.
+        The image, and what differs.
 
     Raises
     ------
     ValueError
-        If the file has no usable record, a model's file is not found, or a picture is missing or another one.
+        If the file has no usable record, a file of the model is not found, or an input image is missing or differs from
+        the original.
     SDError
         As `Engine` and `Engine.generate` raise.
 
     Notes
     -----
-    Bit for bit is to be expected from the same build of the engine on the same device with as many threads. On another
-    commit of the engine the defaults of then are asked for. Picture `i` of a batch is drawn alone from ``seed + i``,
-    but for batches drawn from pictures: there the autoencoder's noise comes from the first seed, so that those before
-    it are drawn too.
+    The same build of the engine on the same device with the same number of threads should generate the same image, bit
+    for bit. Another commit of the engine gets the recorded defaults as arguments. Image `i` of a batch is generated
+    alone from ``seed + i``. If the batch has input images, the images before it are generated too, because the noise of
+    the autoencoder comes from the first seed.
     """
     path = Path(path).expanduser()
     record = Record.from_file(path)
     one = {"init_image": init_image, "control_image": control_image, "mask_image": mask_image, "end_image": end_image}
     several = {"ref_images": ref_images, "control_frames": control_frames, "pm_params.id_images": id_images}
-    pictures = _checked_pictures(record, one, several, alpha)
+    images = _checked_images(record, one, several, alpha)
     files = find_files(record, models)
     keywords = {"backend": backend or record.device_id or record.backend, **engine}
     other = record.backend if backend is None and "backend" not in engine else None
-    result, unsupported = _draw(record, files, pictures, timeout, keywords, other)
+    result, unsupported = _repeat(record, files, images, timeout, keywords, other)
     if record.upscale_factor is not None and isinstance(result, Result):
         keywords["backend"] = result.record(0, digests=False).device_id
         result = _enlarged(result, record, files["upscaler"], timeout, keywords)
     differences = (*unsupported, *_differences(record, result), *_changed_files(record, files))
-    return Replay(record, result, differences, *_compared(path, _in_question(record, result)))
+    return Replay(record, result, differences, *_compared(path, _recorded_one(record, result)))
 
 
 def _enlarged(
@@ -191,19 +195,19 @@ def _enlarged(
         return upscaler.upscale(result, record.upscale_factor, timeout=timeout)
 
 
-def _in_question(record: Record, result: Result | VideoResult) -> NDArray[np.uint8]:
+def _recorded_one(record: Record, result: Result | VideoResult) -> NDArray[np.uint8]:
     return result.arrays[record.index if isinstance(result, VideoResult) else -1]
 
 
 def restored(record: Record, files: Mapping[str, Path], whole: bool) -> tuple[ContextParams, ImageParams | VideoParams]:
-    """Give context and call of a record with the paths of its files.
+    """Return the parameters of context and call of a record, with the paths of its files.
 
     Parameters
     ----------
     files : mapping of str to Path
-        What `find_files` gave.
+        Paths by role, from `find_files`.
     whole : bool
-        With what the engine took by itself then, or as it was asked.
+        True includes the values that the engine chose then. False has only those that were asked for.
     """
     context = record.resolved_context.updated(record.context) if whole else record.context
     if whole and len(set(record.lora_modes)) == 1:
@@ -212,10 +216,10 @@ def restored(record: Record, files: Mapping[str, Path], whole: bool) -> tuple[Co
     return attach_files(context, files), attach_files(params, files)
 
 
-def _draw(
+def _repeat(
     record: Record,
     files: Mapping[str, Path],
-    pictures: Mapping[str, Any],
+    images: Mapping[str, Any],
     timeout: float | None,
     keywords: Mapping[str, Any],
     other_backend: str | None,
@@ -226,21 +230,21 @@ def _draw(
     context, whole_params = restored(record, files, whole=True)
     try:
         engine = _opened(context, keywords, other_backend)
-    except UnsupportedParameterError as error:  # of a default, perhaps: only what was asked for is then tried
+    except UnsupportedParameterError as error:  # perhaps a default: try only what was asked for
         unsupported.append(Mismatch("parameters", "known to the engine", error.message))
         engine = _opened(replace(asked, n_threads=threads), keywords, other_backend)
     with engine:
         if engine.commit == record.commit:
-            return _generate(engine, record, asked_params, pictures, timeout), unsupported
+            return _generate(engine, record, asked_params, images, timeout), unsupported
         try:
-            return _generate(engine, record, whole_params, pictures, timeout), unsupported
+            return _generate(engine, record, whole_params, images, timeout), unsupported
         except UnsupportedParameterError as error:
             unsupported.append(Mismatch("parameters", "known to the engine", error.message))
-            return _generate(engine, record, asked_params, pictures, timeout), unsupported
+            return _generate(engine, record, asked_params, images, timeout), unsupported
 
 
 def _opened(context: ContextParams, keywords: Mapping[str, Any], other_backend: str | None) -> Engine:
-    """Open an engine on the recorded device, or where that is not here on another one of its backend."""
+    """Open an engine on the recorded device; if it is not here, on another one of its backend."""
     try:
         return Engine(context=context, **keywords)
     except BackendUnavailableError:
@@ -253,60 +257,60 @@ def _generate(
     engine: Engine,
     record: Record,
     params: ImageParams | VideoParams,
-    pictures: Mapping[str, Any],
+    images: Mapping[str, Any],
     timeout: float | None,
 ) -> Result | VideoResult:
     prompt = params.prompt or ""
     if isinstance(params, VideoParams):
-        params = replace(attach_pictures(params, pictures), seed=record.seed)
+        params = replace(attach_images(params, images), seed=record.seed)
         return engine.generate_video(prompt, params=params, lora_tags=False, strict=False, timeout=timeout)
-    before = record.index if pictures else 0
-    params = replace(attach_pictures(params, pictures), seed=record.seed - before, batch_count=before + 1)
+    before = record.index if images else 0
+    params = replace(attach_images(params, images), seed=record.seed - before, batch_count=before + 1)
     return engine.generate(prompt, params=params, lora_tags=False, strict=False, timeout=timeout)
 
 
-def _checked_pictures(
+def _checked_images(
     record: Record,
     one: Mapping[str, ImageLike | Box | None],
     several: Mapping[str, Sequence[ImageLike]],
     alpha: Alpha,
 ) -> dict[str, NDArray[np.uint8]]:
-    pictures = {role: _taken(role, image, one, alpha) for role, image in one.items() if image is not None}
+    given = {role: _converted(role, image, one, alpha) for role, image in one.items() if image is not None}
     for base, images in several.items():
-        pictures |= {f"{base}[{index}]": as_rgb(image, base, alpha) for index, image in enumerate(images)}
-    expected = {picture.role: picture for picture in record.images}
-    if extra := sorted(pictures.keys() - expected.keys()):
-        raise ValueError(f"{', '.join(extra)}: the picture was drawn without")
-    if missing := [_described(picture) for role, picture in expected.items() if role not in pictures]:
-        raise ValueError(f"the picture was drawn from others, which are not in it; give {', '.join(missing)}")
-    return {role: _as_drawn(pictures[role], picture) for role, picture in expected.items()}
+        given |= {f"{base}[{index}]": as_rgb(image, base, alpha) for index, image in enumerate(images)}
+    expected = {image.role: image for image in record.images}
+    if extra := sorted(given.keys() - expected.keys()):
+        raise ValueError(f"the image was generated without {', '.join(extra)}: leave it out")
+    if missing := [_described(image) for role, image in expected.items() if role not in given]:
+        raise ValueError(f"the image needs input images that the file does not contain; give {', '.join(missing)}")
+    return {role: _as_recorded(given[role], image) for role, image in expected.items()}
 
 
-def _taken(role: str, image: Any, others: Mapping[str, Any], alpha: Alpha) -> NDArray[np.uint8]:
+def _converted(role: str, image: Any, others: Mapping[str, Any], alpha: Alpha) -> NDArray[np.uint8]:
     if role != "mask_image":
         return as_rgb(image, role, alpha)
     if not isinstance(image, (tuple, list)):
         return as_mask(image, role, alpha)
     if others["init_image"] is None:
-        raise ValueError("mask_image as a box needs init_image")
+        raise ValueError("mask_image as a box needs init_image: give it too")
     height, width = as_rgb(others["init_image"], "init_image", alpha).shape[:2]
     return box_mask(image, (width, height), role)
 
 
-def _as_drawn(pixels: NDArray[np.uint8], expected: ImageRecord) -> NDArray[np.uint8]:
-    """Give the picture as the engine got it: as it is, or by whichever rule brings it to what was recorded."""
+def _as_recorded(pixels: NDArray[np.uint8], expected: ImageRecord) -> NDArray[np.uint8]:
+    """Return the image as the engine got it: as it is, or resized by the rule that leads to the recorded digest."""
     height, width, _ = expected.shape
     for rule in RULES:
-        brought = resized(pixels, (width, height), rule)
-        if image_record(expected.role, brought) == expected:
-            return brought
+        candidate = resized(pixels, (width, height), rule)
+        if image_record(expected.role, candidate) == expected:
+            return candidate
     found = image_record(expected.role, pixels)
-    raise ValueError(f"another picture was used: {_described(expected)}, not {_described(found)}")
+    raise ValueError(f"the original image was {_described(expected)}, not {_described(found)}: give the original")
 
 
-def _described(picture: ImageRecord) -> str:
-    height, width, _ = picture.shape
-    return f"{picture.role} ({width}x{height}, sha256 of its pixels {picture.sha256[:12]}...)"
+def _described(image: ImageRecord) -> str:
+    height, width, _ = image.shape
+    return f"{image.role} ({width}x{height}, sha256 of its pixels {image.sha256[:12]}...)"
 
 
 def find_files(record: Record, models: StrPath | Iterable[StrPath] | None = None) -> dict[str, Path]:
@@ -320,12 +324,12 @@ def find_files(record: Record, models: StrPath | Iterable[StrPath] | None = None
     Returns
     -------
     dict of str to Path
-        Absolute paths by role. Where no file of the name has the recorded content, the first one of that name.
+        Absolute paths by role. If no file of a name has the recorded content, the first one of that name.
 
     Raises
     ------
     ValueError
-        With the names that were not found, or the directory that does not exist.
+        If a file is not found, or a directory does not exist; the message names it.
     """
     folders = [Path(folder).expanduser() for folder in _as_paths(models)]
     for folder in folders:
@@ -382,7 +386,7 @@ def _differences(record: Record, result: Result | VideoResult) -> Iterator[Misma
     for what, name in {"engine commit": "commit", "native build": "build", "sdcffi": "version"}.items():
         yield from _difference(what, getattr(record, name), getattr(now, name))
     yield from _difference("backend", record.backend, now.backend)
-    same = "device_id" if record.device_id else "device"  # which older records do not have
+    same = "device_id" if record.device_id else "device"  # older records have no device_id
     yield from _difference("device", *(f"{getattr(item, same)} ({item.hardware})" for item in (record, now)))
     yield from _difference("threads", record.resolved_context.n_threads, now.resolved_context.n_threads)
     yield from _difference("LoRA modes", ", ".join(record.lora_modes), ", ".join(now.lora_modes))
@@ -393,13 +397,13 @@ def _difference(what: str, recorded: object, now: object) -> Iterator[Mismatch]:
         yield Mismatch(what, str(recorded), str(now))
 
 
-def _compared(path: Path, drawn: NDArray[np.uint8]) -> tuple[int | None, float | None]:
+def _compared(path: Path, generated: NDArray[np.uint8]) -> tuple[int | None, float | None]:
     from PIL import Image
 
     with Image.open(path) as image:
         pixels = np.asarray(image.convert("RGB")) if image.format == "PNG" else None
-    if pixels is None or pixels.shape != drawn.shape:
+    if pixels is None or pixels.shape != generated.shape:
         return None, None
-    difference = np.abs(pixels.astype(np.int16) - drawn)
+    difference = np.abs(pixels.astype(np.int16) - generated)
     error = float(np.mean(difference.astype(np.float64) ** 2))
     return int(difference.max()), float(10 * np.log10(255**2 / error)) if error else float("inf")

@@ -1,9 +1,9 @@
-"""Measure which settings a model is drawn fastest with on this machine, and store them for ``Engine(tune=True)``.
+"""Measure the fastest settings for a model on this machine, and store them for ``Engine(tune=True)``.
 
-One setting after another is changed and kept where the same picture comes faster. Settings belong to loading, so each
-candidate is an engine of its own, in a child process, open beside the best one so far; pictures are drawn by turns, so
-that a machine whose speed drifts does not decide. What is compared is the engine's own clock, projected from the two
-steps that are drawn to a picture of twenty.
+`tune` changes one setting after another, and keeps a setting if the same image is generated faster with it. Settings
+belong to loading, so each candidate is an engine of its own, in a child process, open beside the best one so far. The
+two generate images by turns, so that a change in the machine's speed does not decide. The comparison uses the engine's
+own clock, projected from two steps to an image of twenty.
 """
 
 from __future__ import annotations
@@ -41,37 +41,39 @@ __all__ = ["Trial", "Tuning", "tune"]
 Settings = dict[str, "int | bool"]
 
 _OURS = ("isolated", "restart", "timeout", "load_weights", "tune", "on_progress", "on_preview")
-_DRAW: dict[str, Any] = {"prompt": "a lovely cat on a windowsill", "cfg_scale": 1.0, "seed": 42}
-_STEPS = 20  # of the picture that is projected to: the engine's own default
+_CALL: dict[str, Any] = {"prompt": "a lovely cat on a windowsill", "cfg_scale": 1.0, "seed": 42}
+_STEPS = 20  # of the image that times are projected to
 _FRAMES = 5  # of a video
-_SMALLEST, _LEAST_SIZE, _MOST_SIZE = 64, 128, 512  # pixels a side: that can be drawn, and that are taken unasked
-_DRAWS = 40  # pictures that the budget must have room for before a larger size is taken
+_SMALLEST, _LEAST_SIZE, _MOST_SIZE = 64, 128, 512  # pixels: the smallest side, and the limits of the default
+_IMAGES = 40  # number of images that must fit into the budget before a larger size is used
 _ROUNDS = 3
-_FASTER = 0.97  # of the best time without; less is noise
-_HOPELESS = 1.1
-_LEAST_PSNR = 30.0  # dB
+_FASTER = 0.97  # of the best time without the setting; a smaller gain is noise
+_HOPELESS = 1.1  # times the time without the setting: no further rounds
+_LEAST_PSNR = 30.0  # dB, of the image compared with that of the defaults
 
 
 @public
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """A setting that was tried against the best ones before it.
+    """A setting that was compared with the best settings before it.
 
     Attributes
     ----------
     name : str
         Keyword of `Engine`: ``"threads"``, ``"diffusion_fa"``, ...
     value : int or bool
-        What was tried.
+        The value that was tried.
     verdict : str
-        ``"faster"``, and therefore taken: its median is 3 % below the best round without; ``"no faster"``; ``"another
-        picture"``: by less than 30 dB alike; ``"failed"``; ``"not measured"``: the budget was spent.
+        ``"faster"``: its median time is at least 3 % below the best time without it, so it is kept. ``"no faster"``.
+        ``"different image"``: the PSNR is below 30 dB. ``"failed"``. ``"not measured"``: the budget was spent.
     seconds, before : float or None
-        Of a picture with it and without, projected to 20 steps: medians of rounds by turns.
+        Seconds per image with it and without it, projected to 20 steps: medians of rounds by turns. None if they were
+        not measured.
     psnr : float or None
-        How much its picture is like that of the defaults, in dB; infinite where it is the same.
+        PSNR of its image compared with that of the defaults, in dB; infinite if both are the same. None if it was not
+        measured.
     reason : str
-        Why it failed.
+        Why it failed; empty if it did not.
     """
 
     name: str
@@ -84,16 +86,16 @@ class Trial:
 
     @property
     def gain(self) -> float:
-        """How many times faster it is; 1 where that was not measured."""
+        """How many times faster it is; 1 if that was not measured."""
         return self.before / self.seconds if self.before and self.seconds else 1.0
 
     @property
     def outcome(self) -> str:
-        """What came of it, in words."""
+        """The verdict with its numbers, in words."""
         if self.seconds is not None:
-            return f"{self.verdict}, {self.seconds:.3g} s a picture in place of {self.before:.3g} s"
-        if self.verdict == "another picture":
-            return f"{self.verdict}, {self.psnr:.1f} dB alike"
+            return f"{self.verdict}, {self.seconds:.3g} s per image instead of {self.before:.3g} s"
+        if self.verdict == "different image":
+            return f"{self.verdict}, PSNR {self.psnr:.1f} dB"
         return f"{self.verdict}: {self.reason}" if self.reason else self.verdict
 
     def __str__(self) -> str:
@@ -103,24 +105,24 @@ class Trial:
 @public
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """What `tune` has found.
+    """The result of `tune`.
 
     Attributes
     ----------
     choice : dict of str to int or bool
         The fastest settings, as keywords of `Engine`: those that were measured, and those that were given.
     trials : tuple of Trial
-        What was tried, in this order.
+        The settings that were tried, in order.
     size : int
-        Pixels a side of the pictures that were drawn.
+        Side of the images, in pixels.
     device : str
-        What it was measured on.
+        Device on which they were generated.
     speedup : float
-        How many times faster a picture of 20 steps is with the choice than with the defaults; loading is not counted.
+        How many times faster an image of 20 steps is with the choice than with the defaults, without loading.
     seconds : float
-        How long it took.
+        Time that all measurements took, in seconds.
     path : Path
-        Where the choice is stored.
+        File in which the choice is stored.
     """
 
     choice: Settings
@@ -132,7 +134,7 @@ class Tuning:
     path: Path
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the attributes as a dictionary that `json.dumps` takes; an infinite `psnr` is None."""
+        """Return the attributes as a dictionary that `json.dumps` accepts; an infinite `psnr` is None."""
         trials = [asdict(trial) for trial in self.trials]
         for trial in trials:
             trial["psnr"] = None if trial["psnr"] == math.inf else trial["psnr"]
@@ -154,38 +156,38 @@ def tune(
     model : path, optional
         As for `Engine`.
     size : int, optional
-        Pixels a side of the pictures that are drawn, a multiple of 64: best that of yours. None: 128 to 512, as the
+        Side of the images in pixels, a multiple of 64; best is the size that you generate. None: 128 to 512, as the
         budget allows.
     budget : float
-        Seconds that all of it may take, loading included, above 0. What was not measured then is told by its trials.
+        Time limit for all measurements, including loading, in seconds, above 0. Trials report what was not measured.
     on_trial : callable, optional
-        Called with each `Trial` when it is decided.
+        Called with each `Trial` when it is decided. None: nothing is called.
     **engine
         Keywords of `Engine`: the model's other files, ``backend``, ``type``, ... Of ``threads``, ``fa``,
-        ``diffusion_fa``, ``diffusion_conv_direct`` and ``vae_conv_direct``, those that are given are not tried, and
-        stand in the choice as they are.
+        ``diffusion_fa``, ``diffusion_conv_direct`` and ``vae_conv_direct``, those that are given are not tried; the
+        choice has them as they are.
 
     Returns
     -------
     Tuning
-        The choice, where it is stored, and what was measured.
+        The choice, its file, and the measurements.
 
     Raises
     ------
     TypeError, ValueError
-        For a bad argument, as `Engine` too, and where every setting is given.
+        For a bad argument, as `Engine` does, and if every setting is given.
     GenerationTimeoutError
-        If the budget is spent before anything was compared; nothing is stored.
+        If the budget is spent before anything was compared; nothing is stored then.
     SDError
-        As `Engine` and `Engine.generate`, with the settings that were given.
+        As `Engine` and `Engine.generate` raise it, with the given settings.
     OSError
         If the choice cannot be written.
 
     Notes
     -----
-    Tried are: on the CPU, or where a part of the model runs there, numbers of threads around the usable cores; flash
-    attention; on a GPU direct convolution. What is about memory (off-loading, tiling) is not touched. A setting must
-    give the picture of the defaults, to 30 dB.
+    It tries flash attention; direct convolution on a GPU; and, if the model or a part of it runs on the CPU, numbers of
+    threads around the usable cores. It leaves settings about memory (offloading, tiling) as they are. The image with a
+    setting must have a PSNR of at least 30 dB, compared with that of the defaults.
     """
     _check(size, budget, engine)
     started = time.monotonic()
@@ -216,23 +218,24 @@ def _check(size: int | None, budget: float, engine: Mapping[str, Any]) -> None:
         raise TypeError("budget must be a number of seconds, not None")
     check_number("budget", budget, 0)
     if budget == 0:
-        raise ValueError("budget must be more than 0 seconds")
+        raise ValueError("budget must be above 0 seconds, not 0")
     known = inspect.signature(Engine).parameters.keys() - set(_OURS)
     if unknown := [name for name in engine if name not in known]:
-        raise TypeError(f"tune() takes no {unknown[0]!r}; of Engine's keywords it takes {', '.join(sorted(known))}")
+        raise TypeError(f"tune() has no keyword {unknown[0]!r}; it takes these of Engine: {', '.join(sorted(known))}")
 
 
 def _check_measured(trials: list[Trial], budget: float) -> None:
     if not trials:
-        raise ValueError(f"nothing to measure: {', '.join(TUNED)} are given, or do not act here")
+        raise ValueError(f"nothing to measure: {', '.join(TUNED)} are given or have no effect here; give fewer of them")
     if all(trial.verdict == "not measured" for trial in trials):
         raise GenerationTimeoutError(
-            f"the budget of {budget:g} seconds was spent before anything was compared; give more, or a smaller size"
+            f"the budget of {budget:g} seconds was spent before anything was compared; give a larger budget or a"
+            " smaller size"
         )
 
 
 def _options(context: ContextParams, model: Model, device: Device) -> list[tuple[str, int | bool]]:
-    """Give what may be faster for a model on a device, the most promising first, without what is given."""
+    """Return the settings to try for a model on a device, the most promising first, without those that are given."""
     names: list[tuple[str, int | bool]] = []
     on_gpu = device.type != "cpu"
     if not context.flash_attn:
@@ -248,14 +251,14 @@ def _options(context: ContextParams, model: Model, device: Device) -> list[tuple
 
 
 def _thread_counts(cores: int, processors: int) -> list[int]:
-    """Give numbers of threads around the cores, which come first: both threads of each, one left to others, fewer."""
+    """Return the numbers of threads to try, beside that of the cores: two per core, one less than cores, fewer."""
     counts = [processors, cores - 1, cores * 3 // 4, cores // 2]
     return [count for count in dict.fromkeys(counts) if count not in (0, cores)]
 
 
 @dataclass(frozen=True)
-class _Drawn:
-    """A picture, how long it took, and by the engine's clock how long one of `_STEPS` steps would."""
+class _Measured:
+    """An image, its wall time, and the time of one with `_STEPS` steps, projected from the engine's clock."""
 
     pixels: NDArray[np.uint8]
     origin: Origin
@@ -263,8 +266,8 @@ class _Drawn:
     seconds: float
 
 
-class _Draws(Protocol):
-    def draw(self, settings: Settings) -> _Drawn: ...
+class _Measures(Protocol):
+    def measure(self, settings: Settings) -> _Measured: ...
     def keep(self, settings: Settings) -> None: ...
 
 
@@ -273,12 +276,12 @@ def _ignore(_event: object) -> None:
 
 
 def _climb(
-    bench: _Draws,
+    bench: _Measures,
     options: Iterable[tuple[str, int | bool]],
     reference: NDArray[np.uint8],
     on_trial: Callable[[Trial], object],
 ) -> tuple[Settings, list[Trial]]:
-    """Change one setting after another, and go on from what is faster."""
+    """Change one setting after another, and keep those that are faster."""
     best, trials = Settings(), []
     for name, value in options:
         trial = _try(bench, best, name, value, reference)
@@ -289,18 +292,18 @@ def _climb(
     return best, trials
 
 
-def _try(bench: _Draws, best: Settings, name: str, value: int | bool, reference: NDArray[np.uint8]) -> Trial:
-    """Draw by turns with a setting and without."""
+def _try(bench: _Measures, best: Settings, name: str, value: int | bool, reference: NDArray[np.uint8]) -> Trial:
+    """Generate by turns with a setting and without it."""
     candidate, psnr = {**best, name: value}, None
     try:
-        first = bench.draw(candidate)
+        first = bench.measure(candidate)
         psnr = compare(reference, first.pixels).psnr
         if psnr < _LEAST_PSNR:
-            return Trial(name=name, value=value, verdict="another picture", psnr=psnr)
-        mine, others = [first.seconds], [bench.draw(best).seconds]
+            return Trial(name=name, value=value, verdict="different image", psnr=psnr)
+        mine, others = [first.seconds], [bench.measure(best).seconds]
         while len(mine) < _ROUNDS and mine[-1] < _HOPELESS * others[-1]:
-            mine.append(bench.draw(candidate).seconds)
-            others.append(bench.draw(best).seconds)
+            mine.append(bench.measure(candidate).seconds)
+            others.append(bench.measure(best).seconds)
     except GenerationTimeoutError:
         return Trial(name=name, value=value, verdict="not measured", psnr=psnr)
     except SDError as error:
@@ -311,7 +314,7 @@ def _try(bench: _Draws, best: Settings, name: str, value: int | bool, reference:
 
 
 def _choice(best: Settings, trials: Iterable[Trial], origin: Origin) -> Settings:
-    """Give what was measured, and what was given, with their values in the end."""
+    """Return the settings that were measured or given, with their final values."""
     measured = {trial.name for trial in trials if trial.verdict not in ("not measured", "failed")}
     given = origin.context.given()
     return {
@@ -323,16 +326,16 @@ def _choice(best: Settings, trials: Iterable[Trial], origin: Origin) -> Settings
 
 @dataclass
 class _Bench:
-    """Engines by their settings: the best one and the candidate, both at once where memory has room for them.
+    """Engines by their settings: the best one and the candidate, both at once if memory has room for them.
 
     Parameters
     ----------
     keywords : dict
-        What all of them are opened with.
+        Keywords of `Engine` for all of them.
     deadline : float
-        When the last picture must be drawn, by `time.monotonic`.
+        Time on `time.monotonic` at which the budget ends.
     budget : float
-        Seconds, of which a size is chosen that leaves room for many pictures.
+        Seconds for all measurements; the size is chosen so that many images fit.
     """
 
     keywords: dict[str, Any]
@@ -347,34 +350,34 @@ class _Bench:
     def __exit__(self, *_error: object) -> None:
         self.keep(None)
 
-    def begin(self, size: int | None) -> _Drawn:
-        """Draw with the defaults, in the given size or the largest that the budget allows."""
+    def begin(self, size: int | None) -> _Measured:
+        """Generate with the defaults, in the given size or the largest that the budget allows."""
         try:
             self.size = size or _LEAST_SIZE
-            drawn = self.draw({})
-            while size is None and self.size < _MOST_SIZE and 4 * drawn.wall * _DRAWS < self.budget:
+            first = self.measure({})
+            while size is None and self.size < _MOST_SIZE and 4 * first.wall * _IMAGES < self.budget:
                 self.size *= 2
-                drawn = self.draw({})
+                first = self.measure({})
         except GenerationTimeoutError as error:
             raise GenerationTimeoutError(
-                f"the budget of {self.budget:g} seconds was spent with loading the model and drawing a picture of"
-                f" {self.size} pixels a side; give more, or a smaller size"
+                f"the budget of {self.budget:g} seconds was spent on loading the model and generating an image of"
+                f" {self.size}x{self.size} pixels; give a larger budget or a smaller size"
             ) from error
-        return drawn
+        return first
 
-    def draw(self, settings: Settings) -> _Drawn:
-        """Draw once with an engine of these settings, which is opened, and warmed up, where it is not."""
+    def measure(self, settings: Settings) -> _Measured:
+        """Generate once with an engine of these settings; a new engine is opened and warmed up first."""
         try:
-            return self._draw(settings)
+            return self._measure(settings)
         except GenerationTimeoutError:
             raise
         except SDError:
             if not self._engines:
                 raise
-            self.keep(None)  # perhaps there is no room beside another one, which GPUs tell in many ways
-            return self._draw(settings)
+            self.keep(None)  # perhaps there is no memory for two engines, which GPUs report in many ways
+            return self._measure(settings)
 
-    def _draw(self, settings: Settings) -> _Drawn:
+    def _measure(self, settings: Settings) -> _Measured:
         key = tuple(sorted(settings.items()))
         try:
             if key not in self._engines:
@@ -405,7 +408,7 @@ class _Bench:
             raise GenerationTimeoutError("the budget is spent")
         return left
 
-    def _once(self, engine: Engine) -> _Drawn:
+    def _once(self, engine: Engine) -> _Measured:
         seconds, started = 0.0, time.monotonic()
 
         def hear(event: Progress) -> None:
@@ -414,10 +417,10 @@ class _Bench:
                 seconds += event.seconds * (_STEPS if event.phase == "sample" else event.steps)
 
         result = self._generate(engine, self.size, 2, hear)
-        return _Drawn(result.arrays[0], result.origin, time.monotonic() - started, seconds)
+        return _Measured(result.arrays[0], result.origin, time.monotonic() - started, seconds)
 
     def _generate(self, engine: Engine, size: int, steps: int, on_progress: Callable[[Progress], object]) -> Any:
-        call = {**_DRAW, "width": size, "height": size, "steps": steps, "on_progress": on_progress}
+        call = {**_CALL, "width": size, "height": size, "steps": steps, "on_progress": on_progress}
         if engine.capabilities().image:
             return engine.generate(**call, timeout=self._left())
         return engine.generate_video(**call, video_frames=_FRAMES, timeout=self._left())

@@ -139,11 +139,11 @@ def test_the_report_s_lines_of_python_work(tmp_path: Path, monkeypatch: pytest.M
     lines = str(report).partition("from Python:\n")[2]
     monkeypatch.chdir(tmp_path)
     exec(compile("\n".join(line[4:] for line in lines.splitlines()), "report", "exec"), {})
-    assert judge(np.asarray(Image.open("picture.png")), FIRST_SCENE).right
+    assert judge(np.asarray(Image.open("image.png")), FIRST_SCENE).right
 
 
 def test_no_prompt_and_no_picture_file_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no prompt"):
+    with pytest.raises(ValueError, match="at least one prompt"):
         run(tmp_path, prompts=[])
     with pytest.raises(ValueError, match="does not have the ending of an image file"):
         run(tmp_path / "sheet.txt")

@@ -40,7 +40,7 @@ def test_devices_lists_what_is_built_and_found_and_what_would_be_used(
     assert not reports["hip"]["built"]
 
 
-def test_a_driver_that_crashes_hides_no_other_device_and_status_1_is_nothing_to_compute_on(
+def test_a_driver_that_crashes_hides_no_other_device_and_status_1_is_no_usable_device(
     gpus: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
 ) -> None:
     monkeypatch.setenv("STUB_CUDA", "crash:1")
@@ -49,7 +49,7 @@ def test_a_driver_that_crashes_hides_no_other_device_and_status_1_is_nothing_to_
     assert any(line.startswith("device cpu: ") for line in lines)
     assert any(line.startswith("backend cuda: NativeCrashError: ") for line in lines)
     assert any(line.startswith("backend vulkan: ") and "missing" in line for line in lines)
-    assert lines[-1].startswith("nothing to compute on: NativeCrashError: ")
+    assert lines[-1].startswith("no usable device: NativeCrashError: ")
 
 
 def test_a_wrong_backend_is_status_2(capfd: Capture) -> None:
@@ -64,7 +64,7 @@ def test_a_device_of_a_backend_that_is_not_built_is_pointed_out(monkeypatch: pyt
     assert reports["cuda"].problem == ""
 
 
-def test_lines_tell_variants_and_what_is_not_built() -> None:
+def test_lines_name_variants_and_what_is_not_built() -> None:
     cpu = Device("CPU", "a processor", "cpu", "cpu", 1 << 30, 2 << 30, variant="haswell", reason="cpu was asked for")
     variants = (
         Variant("haswell", "haswell.so", 64),
@@ -75,7 +75,7 @@ def test_lines_tell_variants_and_what_is_not_built() -> None:
     reports = (BackendReport("cpu", True, (cpu,), ""), BackendReport("cuda", False, (), ""))
     assert list(Inventory("/native", cpu, reports, variants).lines()) == [
         "device cpu:haswell: a processor, 1.0 of 2.0 GiB free  <- used (cpu was asked for)",
-        "variant cpu:haswell: runs here, score 64  <- taken with backend='cpu'",
+        "variant cpu:haswell: runs here, score 64  <- used with backend='cpu'",
         "variant cpu:x64: runs here, score 1",
         "variant cpu:zen4: not for this processor",
         "variant cpu:zen5: missing",

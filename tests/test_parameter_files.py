@@ -123,9 +123,9 @@ def test_what_is_no_parameter_is_refused_by_name(table: dict[str, Any], error: t
     ("name", "content", "message"),
     [
         ("a.json", "{", "a.json cannot be read: Expecting"),
-        ("a.json", "[]", "a.json must hold a table of parameters, not list"),
+        ("a.json", "[]", "a.json must contain a table of parameters, not list"),
         ("a.toml", "a = ", "a.toml cannot be read: "),
-        ("a.yaml", "a: 1", r"its ending must be \.json or \.toml"),
+        ("a.yaml", "a: 1", r"its name must end in \.json or \.toml"),
         ("a.json", b"\xff", "a.json cannot be read: .*utf-8"),
     ],
 )

@@ -61,7 +61,7 @@ def test_a_picture_of_a_batch_with_lora_comes_out_bit_for_bit(
     again = replay(picture, models=tiny_model.lora.parent, isolated=isolated)
     assert again.differences == ()
     assert (again.max_difference, again.psnr) == (0, float("inf"))
-    assert again.lines() == ["the picture is the same, bit for bit"]
+    assert again.lines() == ["the image is the same, bit for bit"]
     assert (again.result.seeds, len(again.result.arrays)) == ([8], 1)
     with Image.open(again.save(tmp_path / "again.png")) as image:
         assert np.array_equal(np.asarray(image), again.array)
@@ -101,11 +101,13 @@ def test_a_picture_drawn_from_another_needs_that_one(shared: Engine, tiny_model:
     call = {**DRAW, "init_image": START, "strength": 0.6, "steps": 4, "batch_count": 2}
     path = shared.generate("a cat", **call).save(tmp_path / "out.png")[1]
     models = tiny_model.lora.parent
-    with pytest.raises(ValueError, match=r"drawn from others.*give init_image \(64x64, sha256 of its pixels "):
+    with pytest.raises(
+        ValueError, match=r"input images that the file does not contain.*give init_image \(64x64, sha256 of its pixels "
+    ):
         replay(path, models=models)
-    with pytest.raises(ValueError, match=r"another picture was used: init_image .*, not init_image"):
+    with pytest.raises(ValueError, match=r"the original image was init_image .*, not init_image"):
         replay(path, models=models, init_image=START[::-1].copy())
-    with pytest.raises(ValueError, match="mask_image: the picture was drawn without"):
+    with pytest.raises(ValueError, match="the image was generated without mask_image"):
         replay(path, models=models, init_image=START, mask_image=START[..., :1].copy())
     Image.fromarray(START).save(tmp_path / "start.png")
     again = replay(path, models=models, init_image=tmp_path / "start.png", isolated=False)
@@ -190,7 +192,7 @@ def test_another_engine_is_asked_for_the_defaults_of_then(picture: Path, tiny_mo
     other = rewritten(picture, tmp_path / "a.png", commit="0ld", resolved_params=record["resolved_params"])
     again = replay(other, models=tiny_model.lora.parent, isolated=False)
     assert again.max_difference
-    assert again.lines()[0].startswith(f"the picture differs: by up to {again.max_difference} of 255, PSNR ")
+    assert again.lines()[0].startswith(f"the image differs: by up to {again.max_difference} of 255, PSNR ")
     same = rewritten(picture, tmp_path / "b.png", resolved_params=record["resolved_params"])
     assert replay(same, models=tiny_model.lora.parent, isolated=False).max_difference == 0
 
@@ -244,7 +246,7 @@ def test_the_pixels_of_a_lossy_file_are_not_compared(shared: Engine, tiny_model:
     result = shared.generate("a cat", **DRAW)
     again = replay(result.save(tmp_path / "out.jpg")[0], models=tiny_model.lora.parent, isolated=False)
     assert (again.max_difference, again.psnr) == (None, None)
-    assert again.lines() == ["the picture was drawn again; the file's pixels cannot be compared with it"]
+    assert again.lines() == ["the image was generated again; the file's pixels cannot be compared with it"]
     assert np.array_equal(again.array, result.arrays[0])
 
 
@@ -294,7 +296,7 @@ def test_a_record_whose_files_or_pictures_are_not_there_is_refused(
     ):
         as_arguments(record.to_dict())
     data = record.to_dict() | {"images": [{"role": "init_image", "shape": [64, 64, 3], "sha256": "0"}]}
-    with pytest.raises(ValueError, match=r"drawn from pictures that are not in it \(init_image\)"):
+    with pytest.raises(ValueError, match=r"needs input images that it does not contain \(init_image\)"):
         as_arguments(data)
     assert Record.from_json(json.dumps(data)).images
 
@@ -328,5 +330,5 @@ def test_pictures_are_given_again_as_they_were_given_then(
     keywords = {"models": tiny_model.diffusion_model.parent, "isolated": False}
     again = replay(path, init_image=start, mask_image=(5, 5, 50, 60), **keywords)
     assert (again.max_difference, again.differences) == (0, ())
-    with pytest.raises(ValueError, match="another picture was used: mask_image"):
+    with pytest.raises(ValueError, match="the original image was mask_image"):
         replay(path, init_image=start, mask_image=(5, 5, 50, 61), **keywords)

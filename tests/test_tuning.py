@@ -39,7 +39,7 @@ from sdcffi._models.files import Model
 from sdcffi._records.digests import FileState
 from sdcffi.engine.tuned import TUNED, Subject, keep_choice, subject_of
 from sdcffi.parameter_files import as_arguments
-from sdcffi.tuning import Settings, _Bench, _climb, _Drawn, _options, _thread_counts, _try
+from sdcffi.tuning import Settings, _Bench, _climb, _Measured, _options, _thread_counts, _try
 
 Capture = pytest.CaptureFixture[str]
 DRAW: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "steps": 1, "cfg_scale": 1.0, "seed": 7}
@@ -121,11 +121,11 @@ def test_a_size_is_taken_that_leaves_room_for_forty_pictures(
 ) -> None:
     """A picture of 128 pixels a side takes a second, a larger one as much more as it has pixels."""
 
-    def draw(bench: _Bench, settings: Settings) -> _Drawn:
+    def measure(bench: _Bench, settings: Settings) -> _Measured:
         assert settings == {}
-        return _Drawn(picture(bench.size % 255), None, (bench.size / 128) ** 2, 0)  # type: ignore[arg-type]
+        return _Measured(picture(bench.size % 255), None, (bench.size / 128) ** 2, 0)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(_Bench, "draw", draw)
+    monkeypatch.setattr(_Bench, "measure", measure)
     bench = _Bench({}, NEVER, budget)
     assert np.array_equal(bench.begin(None).pixels, picture(size % 255))
     assert bench.size == size
@@ -148,7 +148,7 @@ def test_the_engines_own_clock_is_projected_to_twenty_steps(image: bool) -> None
 
 
 def test_a_budget_that_is_too_small_says_so_and_stores_nothing(keywords: dict[str, Any], cache: Path) -> None:
-    with pytest.raises(GenerationTimeoutError, match=r"budget of 0.001 seconds was spent with loading .* 64 pixels"):
+    with pytest.raises(GenerationTimeoutError, match=r"budget of 0.001 seconds was spent on loading .* 64x64 pixels"):
         tune(**keywords, size=64, budget=0.001)
     assert not (cache / "tuning").exists()
 
@@ -178,15 +178,15 @@ def test_an_engine_that_memory_has_no_room_for_beside_another_is_alone(
 ) -> None:
     monkeypatch.setattr("sdcffi._checks.memory.free_memory", lambda: 1)
     with _Bench({**keywords, "threads": 1, "memory_check": "off"}, NEVER, 1, 64) as bench:
-        first = bench.draw({})
-        other = bench.draw({"diffusion_fa": True})
+        first = bench.measure({})
+        other = bench.measure({"diffusion_fa": True})
         assert first.pixels.shape == other.pixels.shape == (64, 64, 3)
         assert [dict(key) for key in bench._engines] == [{"diffusion_fa": True}]
         assert first.origin.resolved_context.diffusion_flash_attn is False
         assert other.origin.resolved_context.diffusion_flash_attn is True
     assert bench._engines == {}
     with _Bench({**keywords, "memory_check": "strict"}, NEVER, 1, 64) as bench, pytest.raises(OutOfMemoryError):
-        bench.draw({})
+        bench.measure({})
 
 
 class Scripted:
@@ -199,11 +199,11 @@ class Scripted:
     def keep(self, settings: Settings) -> None:
         self.kept = settings
 
-    def draw(self, settings: Settings) -> _Drawn:
+    def measure(self, settings: Settings) -> _Measured:
         before = self.drawn.count(settings)
         self.drawn.append(settings)
         seconds, colour = self._draw(settings, before)
-        return _Drawn(picture(colour), None, seconds, seconds)  # type: ignore[arg-type]
+        return _Measured(picture(colour), None, seconds, seconds)  # type: ignore[arg-type]
 
 
 def picture(colour: int) -> Pixels:
@@ -232,10 +232,10 @@ def test_a_setting_is_taken_if_it_is_faster_by_more_than_noise(
     assert bench.drawn[::2] == [{"threads": 2, "fa": True}] * (draws // 2)
 
 
-def test_a_setting_with_another_picture_is_refused_however_fast() -> None:
+def test_a_setting_with_a_different_image_is_refused_however_fast() -> None:
     trial = _try(Scripted(lambda settings, _: (0.1 if settings else 9.0, 100)), {}, "fa", True, picture(110))
-    assert (trial.verdict, trial.seconds) == ("another picture", None)
-    assert trial.outcome == "another picture, 28.1 dB alike"
+    assert (trial.verdict, trial.seconds) == ("different image", None)
+    assert trial.outcome == "different image, PSNR 28.1 dB"
 
 
 @pytest.mark.parametrize(

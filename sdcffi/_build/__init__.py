@@ -1,8 +1,8 @@
 """Build the native library: sources, toolchain, patches, compilation, manifest, verification.
 
-`main` is the command ``sdcffi build`` and ``python build_native.py``. It needs more packages than the bindings do;
-where they are missing it installs them into a private environment and goes on there. So this module itself imports
-the standard library only.
+`main` is the command ``sdcffi build`` and ``python build_native.py``. It needs more packages than the bindings do. If
+some are missing, it installs them into a private environment and continues there. So this module imports only the
+standard library.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
     Returns
     -------
     int
-        Exit status: 0, or 1 after an error that was told on standard error, or 130 after Ctrl-C.
+        Exit status: 0 for success, 1 after an error, 130 after Ctrl-C. Errors are printed on standard error.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
         print(f"sdcffi: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("sdcffi: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        print("sdcffi: interrupted; the same command continues where this one stopped", file=sys.stderr)
         return 130
 
 

@@ -1,7 +1,7 @@
 """GPU plug-ins as wheels of their own, which only add files to an installed sdcffi: ``sdcffi-cuda``, ``sdcffi-vulkan``.
 
-Beside the plug-in lies a fragment of a manifest, ``plugin-cuda.json``, which `_machine.builds` reads: it says what the
-plug-in was built against, and what differs is refused.
+A fragment of a manifest, ``plugin-cuda.json``, is beside the plug-in. It says what the plug-in was built against.
+`_machine.builds` reads it, and refuses a plug-in that does not fit.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def pack_add_ons(native: Path, directory: Path) -> list[Path]:
     Parameters
     ----------
     native : Path
-        The build's directory.
+        Directory of the build.
     directory : Path
-        Where the wheels go; made where missing.
+        Directory for the wheels; it is created if it does not exist.
 
     Returns
     -------
@@ -68,7 +68,9 @@ def pack_add_ons(native: Path, directory: Path) -> list[Path]:
     build = read_build(native)
     backends = [name for name in build.backends if name != "cpu"]
     if not backends:
-        raise BuildError(f"{native} has no GPU backend to pack; it has {', '.join(build.backends)}")
+        raise BuildError(
+            f"{native} has no GPU backend to pack, only {', '.join(build.backends)}: add one with --backend"
+        )
     directory.mkdir(parents=True, exist_ok=True)
     return [_packed(build, backend, directory) for backend in backends]
 
@@ -99,16 +101,16 @@ def _packed(build: NativeBuild, backend: str, directory: Path) -> Path:
 
 
 def _libraries_of(files: Iterable[Path]) -> list[str]:
-    """Name the Python packages that bring the libraries which these plug-ins are linked to."""
+    """Return the requirements for the Python packages that have the libraries of these plug-ins."""
     found = {match[1].decode() for file in files for match in _CUBLAS.finditer(file.read_bytes())}
     return [f"{package}=={release}.*" for release in sorted(found) for package in PACKAGED_CUDA.get(release, ())]
 
 
 def _licence() -> str:
-    """Read ours: beside the package in a checkout, in the metadata of an installed wheel."""
+    """Return our licence: from a checkout, or from the metadata of an installed wheel."""
     if csrc_directory().parent != PACKAGE:
         return (PACKAGE.parent / "LICENSE").read_text("utf-8")
     installed = importlib.metadata.distribution("sdcffi").read_text("licenses/LICENSE")
     if installed is None:
-        raise BuildError("the licence of sdcffi is not in its installation: reinstall sdcffi")
+        raise BuildError("the installation of sdcffi lacks its licence: reinstall sdcffi")
     return installed

@@ -1,4 +1,4 @@
-"""The compute backends: what turns each on, and which of them this machine can build and use."""
+"""The compute backends: the options that build each, and those that this machine can build and use."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Gpu:
     option : str
         Upstream's CMake option.
     toolkit : callable
-        Probe for what the build needs.
+        Function that looks for what the build needs.
     has_device : callable
-        Probe for what the run needs.
+        Function that looks for a device.
     """
 
     option: str
@@ -51,11 +51,11 @@ class Selection:
     Parameters
     ----------
     names : tuple of str
-        ``cpu`` first, always.
+        Names; ``cpu`` is always the first.
     definitions : dict
-        CMake definitions that turn them on and say where their toolkits are.
+        CMake definitions that enable them, with the places of their toolkits.
     remarks : tuple of str
-        Why other backends are not there, or what may go wrong.
+        Why other backends are left out, or what may go wrong.
     """
 
     names: tuple[str, ...]
@@ -64,12 +64,12 @@ class Selection:
 
 
 def select(asked: tuple[str, ...] | None, compiler: Compiler, cuda_arch: str | None) -> Selection:
-    """Choose the backends: those asked for, or with None all whose toolkit and device are here.
+    """Choose the backends: those in `asked`, or if it is None, all whose toolkit and device are here.
 
     Raises
     ------
     BuildError
-        The toolkit of a backend that was asked for is missing; the message says how to install it.
+        If the toolkit of a backend in `asked` is missing; the message says how to install it.
     """
     chosen, remarks = _automatic(compiler) if asked is None else _explicit(asked, compiler)
     definitions = {gpu.option: "ON" if name in chosen else "OFF" for name, gpu in GPUS.items()}
@@ -85,9 +85,9 @@ def _automatic(compiler: Compiler) -> tuple[dict[str, Toolkit], list[str]]:
     for name, gpu in GPUS.items():
         toolkit = gpu.toolkit(compiler)
         if toolkit.missing:
-            remarks.append(f"no {name}: toolkit missing: {toolkit.missing[0].what}")
+            remarks.append(f"without {name}: toolkit missing: {toolkit.missing[0].what}")
         elif not gpu.has_device():
-            remarks.append(f"no {name}: device missing: the toolkit is here, but no {BACKENDS[name]} device")
+            remarks.append(f"without {name}: device missing: the toolkit is here, but no {BACKENDS[name]} device")
         else:
             chosen[name] = toolkit
     return chosen, remarks
@@ -102,6 +102,6 @@ def _explicit(asked: tuple[str, ...], compiler: Compiler) -> tuple[dict[str, Too
         if toolkit.missing:
             raise BuildError(f"backend {name} cannot be built here:\n" + "\n".join(map(str, toolkit.missing)))
         if not GPUS[name].has_device():
-            remarks.append(f"{name}: no device seen here; the finished build needs one, or --allow-missing-device")
+            remarks.append(f"{name}: no device found here; the finished build needs one, or --allow-missing-device")
         chosen[name] = toolkit
     return chosen, remarks

@@ -1,7 +1,7 @@
-"""Run the build in a private virtual environment where this Python lacks the packages it needs.
+"""Run the build in a private virtual environment if this Python lacks packages that it needs.
 
-Standard library only. The requirements are those of ``[build-system]`` in pyproject.toml; a test keeps the two lists
-equal.
+This module imports only the standard library. The requirements are those of ``[build-system]`` in pyproject.toml; a
+test compares both lists.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ REQUIREMENTS = {
     "platformdirs": "platformdirs>=3",
     "tomllib": 'tomli>=2; python_version < "3.11"',
 }
-"""Import name and requirement of what the build needs (tomllib is in the standard library since 3.11)."""
+"""By import name, the requirements of the build (tomllib is in the standard library since 3.11)."""
 
 ORIGINAL_PATH = "SDCFFI_ORIGINAL_PATH"
-"""Environment variable with the module search path of the Python that was called; CUDA's wheels may lie there."""
+"""Environment variable with the module search path of the first Python; CUDA's wheels may be there."""
 
 _PROGRAM = "import sys; sys.path.append(sys.argv.pop(1)); from sdcffi._build import main; sys.exit(main(sys.argv[1:]))"
 
@@ -44,7 +44,7 @@ def tool_requirements() -> list[str]:
 
 
 def is_complete() -> bool:
-    """Tell whether this Python can run the build as it is."""
+    """Return whether this Python has everything that the build needs."""
     modules = dict(REQUIREMENTS)
     if sys.version_info < (3, 11):
         modules["tomli"] = modules.pop("tomllib")
@@ -52,9 +52,9 @@ def is_complete() -> bool:
 
 
 def restart(argv: list[str]) -> NoReturn:
-    """Run the build command again in the private environment, made now if need be, and exit with its status."""
+    """Run the build command again in the private environment, which is created if needed, and exit with its status."""
     if ORIGINAL_PATH in os.environ:
-        raise BuildError(f"the private environment {sys.prefix} is incomplete: delete it and try again")
+        raise BuildError(f"the private environment {sys.prefix} is incomplete: delete it, then run the command again")
     python = _environment([*REQUIREMENTS.values(), *tool_requirements()])
     package_parent = str(Path(__file__).resolve().parents[2])
     command = [str(python), "-c", _PROGRAM, package_parent, *argv]
@@ -73,7 +73,7 @@ def _environment(requirements: list[str]) -> Path:
 
 
 def _cache() -> Path:
-    # platformdirs may be among the missing packages; on Linux this is the directory it would name.
+    # platformdirs may be one of the missing packages; on Linux, it would return this directory.
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("SDCFFI_CACHE") or Path(home, "sdcffi")).absolute()
 
@@ -86,10 +86,13 @@ def _create(directory: Path, requirements: list[str]) -> None:
     say(f"installing the build's packages into {directory}")
     partial = directory.with_name(f"{directory.name}.{os.getpid()}")
     try:
-        no_venv = "no virtual environment (on Debian: sudo apt install python3-venv)"
+        no_venv = "no virtual environment could be created (on Debian, run: sudo apt install python3-venv)"
         run_captured([sys.executable, "-m", "venv", str(partial)], no_venv)
         install = [str(_python(partial)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        run_captured([*install, *requirements], "the build's packages could not be installed (no package index?)")
+        run_captured(
+            [*install, *requirements],
+            "the build's packages could not be installed; check that a package index can be reached",
+        )
         partial.rename(directory)
     except OSError:
         if not directory.is_dir():  # else another build made it in the meantime

@@ -1,4 +1,4 @@
-"""Run a long command: everything into a log file, progress to the terminal, the useful lines into the error."""
+"""Run commands: all output goes to a log file, progress to the terminal, and useful lines into the error."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ..errors import BuildError
 
 NO_SPACE = "No space left on device"
 _PROGRESS = re.compile(r"^\[(\d+)/(\d+)\]")
-_TELLING = re.compile(r"\berror\b|^FAILED:|undefined reference|CMake Error|ninja: |" + NO_SPACE, re.IGNORECASE)
+_USEFUL = re.compile(r"\berror\b|^FAILED:|undefined reference|CMake Error|ninja: |" + NO_SPACE, re.IGNORECASE)
 
 
 def say(text: str) -> None:
-    """Tell the person who waits what happens now."""
+    """Print what happens now."""
     print(f"sdcffi: {text}", file=sys.stderr, flush=True)
 
 
 class DiskFullError(BuildError):
-    """A command said that the disk is full."""
+    """A command failed because the disk is full."""
 
 
 def run_captured(
@@ -33,7 +33,7 @@ def run_captured(
     Raises
     ------
     BuildError
-        It failed or could not start; the message is `failure`, the command and its last lines.
+        If it failed or could not start; the message has `failure`, the command and its last lines.
     """
     try:
         done = subprocess.run(
@@ -47,12 +47,12 @@ def run_captured(
 
 
 def run_logged(command: Sequence[str], log: Path, environment: Mapping[str, str], *, verbose: bool = False) -> None:
-    """Run `command`, append what it says to `log`, and report ninja's progress every tenth of the way.
+    """Run `command`, append its output to `log`, and report the progress of ninja at every tenth.
 
     Raises
     ------
     BuildError
-        It failed; the error has the telling lines and the path of the log.
+        If it failed; the message has the useful lines and the path of the log.
     """
     lines: list[str] = []
     with log.open("a", encoding="utf-8", errors="replace") as file:
@@ -63,12 +63,12 @@ def run_logged(command: Sequence[str], log: Path, environment: Mapping[str, str]
         ) as process:
             try:
                 _follow(process, file.write, lines, verbose)
-            except BaseException:  # Ctrl-C above all: what has been started must not go on in the build directory
+            except BaseException:  # above all Ctrl-C: nothing may continue in the build directory
                 process.terminate()
                 raise
     if process.returncode:
-        telling = [line for line in lines if _TELLING.search(line)] or lines
-        raise _failure(f"`{shlex.join(command)}` failed; the full log is {log}", telling[-20:])
+        useful = [line for line in lines if _USEFUL.search(line)] or lines
+        raise _failure(f"`{shlex.join(command)}` failed; the full log is {log}", useful[-20:])
 
 
 def _follow(process: subprocess.Popen[str], write: Callable[[str], object], lines: list[str], verbose: bool) -> None:

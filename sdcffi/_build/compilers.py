@@ -1,4 +1,4 @@
-"""The C and C++ compiler of this machine: which one, what it targets, what its preprocessor says."""
+"""The C and C++ compiler of this machine: its name, its target, and its preprocessor."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Compiler:
     id : str
         ``gnu``, ``clang``, ``apple-clang`` or ``msvc``.
     version : str
-        As the compiler states it.
+        Version that the compiler reports.
     target : str
-        The machine it compiles for, ``x86_64-linux-gnu`` for example.
+        Machine that it compiles for, such as ``x86_64-linux-gnu``.
     c, cxx : Path
         The programs.
     """
@@ -48,24 +48,24 @@ class Compiler:
 
     @property
     def platform(self) -> str:
-        """The system and processor that a build runs on: ``linux-x86_64``, whichever Python and version of either."""
+        """The system and processor of a build, without their versions: ``linux-x86_64``."""
         return f"{sys.platform}-{self.target.partition('-')[0]}"
 
     def macros(self, *flags: str) -> dict[str, str]:
-        """Return the predefined macros under `flags`; empty where the compiler can't tell (MSVC)."""
+        """Return the macros that are predefined with `flags`; empty if the compiler can't list them (MSVC)."""
         if self.id == "msvc":
             return {}
         return _macros(self.c, *flags)
 
     def preprocess(self, source: Path, *definitions: str) -> str:
-        """Return `source` as the preprocessor leaves it, without line markers."""
+        """Return `source` after preprocessing, without line markers."""
         flags = ["/nologo", "/EP", "/TC"] if self.id == "msvc" else ["-E", "-P", "-x", "c"]
         prefix = "/D" if self.id == "msvc" else "-D"
         command = [str(self.c), *flags, *(f"{prefix}{definition}" for definition in definitions), str(source)]
         return run_captured(command, "the headers cannot be preprocessed")
 
     def can_include(self, header: str, *directories: Path) -> bool:
-        """Tell whether C++ code can include `header`, looking in `directories` too."""
+        """Return whether C++ code can include `header`, with `directories` among those that are searched."""
         if self.id == "msvc":
             roots = [*directories, *map(Path, filter(None, os.environ.get("INCLUDE", "").split(os.pathsep)))]
             return any((root / header).is_file() for root in roots)
@@ -73,27 +73,27 @@ class Compiler:
         return subprocess.run(command, input=f"#include <{header}>\n", capture_output=True, text=True).returncode == 0
 
     def can_link(self, library: str, *directories: Path) -> bool:
-        """Tell whether `library`, named without ``lib`` and suffix, is where the linker or CMake looks for it."""
+        """Return whether the linker or CMake finds `library`, a name without ``lib`` and suffix."""
         if self.id == "msvc":
             roots = [*directories, *map(Path, filter(None, os.environ.get("LIB", "").split(os.pathsep)))]
             return any((root / f"{library}.lib").is_file() for root in roots)
         names = [*(f"lib{library}{suffix}" for suffix in (".so", ".dylib", ".tbd", ".dll.a")), f"{library}.lib"]
         if any((root / name).is_file() for root in directories for name in names):
             return True
-        # Compilers print a file's bare name where they have no path for it.
-        said = (
+        # Compilers print only the name of a file that they do not find.
+        answers = (
             run_captured([str(self.cxx), f"-print-file-name={name}"], "the compiler does not work") for name in names
         )
-        return any(Path(path.strip()).is_absolute() for path in said)
+        return any(Path(path.strip()).is_absolute() for path in answers)
 
 
 def find_compiler() -> Compiler:
-    """Return the compiler that ``CC`` and ``CXX`` name, else the first usual one on PATH.
+    """Return the compiler of ``CC`` and ``CXX``, or the first usual one on PATH.
 
     Raises
     ------
     BuildError
-        There is none, or it doesn't run.
+        If there is none, or it doesn't run.
     """
     asked = os.environ.get("CC"), os.environ.get("CXX")
     for default_c, default_cxx in _PAIRS:

@@ -1,4 +1,4 @@
-"""Which instruction sets the CPU plug-in is compiled for."""
+"""The instruction sets for which the CPU plug-in is compiled."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _ARM = {
 
 
 def cpu_definitions(cpu: str, compiler: Compiler) -> dict[str, str]:
-    """Return the CMake definitions for ``native`` (tuned to this machine) or ``portable`` (all variants).
+    """Return the CMake definitions for ``native`` (for this machine) or ``portable`` (all variants).
 
-    GGML_NATIVE doesn't go with loadable backends, so a native build names every instruction set itself.
+    GGML_NATIVE doesn't work with loadable backends, so a native build lists every instruction set.
     """
-    if cpu == "portable" or compiler.id == "msvc":  # MSVC can't tell what this machine has: chosen at run time
+    if cpu == "portable" or compiler.id == "msvc":  # MSVC can't list what this machine has: it is chosen at run time
         return {"GGML_NATIVE": "OFF", "GGML_CPU_ALL_VARIANTS": "ON"}
     definitions = {"GGML_NATIVE": "OFF", "GGML_CPU_ALL_VARIANTS": "OFF"}
     if compiler.architecture == "x86":

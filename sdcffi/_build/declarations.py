@@ -1,8 +1,8 @@
-"""What Python declares to cffi, derived from the very headers that are compiled.
+"""The declarations for cffi, derived from the headers that are compiled.
 
-stable-diffusion.h and guard.h, their includes removed, go through the compiler's preprocessor together; the result is
-``cdef.h``. Its structs and fields, one line each, are ``layout_fields.inc``, from which csrc/guard/layout.c compiles
-the table of sizes and offsets that is compared at load.
+The compiler preprocesses stable-diffusion.h and guard.h together, without their includes; the result is ``cdef.h``. Its
+structs and fields, one per line, are ``layout_fields.inc``. From that, csrc/guard/layout.c compiles the table of sizes
+and offsets, which is compared when the library is loaded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _INCLUDE = re.compile(r"^[ \t]*#[ \t]*include\b.*$", re.MULTILINE)
 def write_declarations(headers: tuple[Path, ...], compiler: Compiler, directory: Path) -> Path:
     """Write ``cdef.h`` and ``layout_fields.inc`` into `directory` and return the path of ``cdef.h``.
 
-    Files whose content would stay the same are left alone, so that nothing is compiled again because of them.
+    A file whose content does not change is not written, so that nothing is compiled again because of it.
     """
     directory.mkdir(parents=True, exist_ok=True)
     joined = directory / "declarations.c"

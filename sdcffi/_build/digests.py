@@ -1,4 +1,4 @@
-"""Content digests: what a cached build is known by."""
+"""Digests of contents, which identify a cached build."""
 
 from __future__ import annotations
 

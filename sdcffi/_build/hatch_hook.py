@@ -1,7 +1,6 @@
-"""hatchling's build hook (see pyproject.toml), which puts a compiled library into a wheel.
+"""The build hook of hatchling (see pyproject.toml), which puts a compiled library into a wheel.
 
-hatchling loads this file by its path under another name, so which directory is to be packed goes through an
-environment variable.
+hatchling loads this file by its path under another name, so an environment variable has the directory to pack.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 NATIVE = "SDCFFI_WHEEL_NATIVE"
-"""The environment variable with the directory whose files go into the wheel."""
+"""Environment variable with the directory whose files go into the wheel."""
 
 
 @contextmanager
 def packing(native: Path) -> Iterator[None]:
-    """Let the hook take files from this directory, for the time of the block."""
+    """Make the hook pack the files of this directory within the block."""
     before = os.environ.get(NATIVE)
     os.environ[NATIVE] = str(native)
     try:
@@ -38,8 +37,8 @@ def packing(native: Path) -> Iterator[None]:
 def platform_tag() -> str:
     """Return this machine's platform as wheels name it.
 
-    It is ``linux_x86_64`` and not ``manylinux``: the library uses this system's C and C++ runtimes.
-    ``auditwheel repair`` gives a portable build's wheel the tag of the oldest system that it runs on.
+    It is ``linux_x86_64`` and not ``manylinux``, because the library uses this system's C and C++ runtimes.
+    ``auditwheel repair`` gives the wheel of a portable build the tag of the oldest system that it runs on.
     """
     if sys.platform == "darwin":  # sysconfig names what Python was built for, perhaps universal2
         major = platform.mac_ver()[0].split(".")[0]
@@ -51,11 +50,11 @@ class NativeBuildHook(BuildHookInterface[Any]):
     """Put the compiled files and a platform tag into a standard wheel."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Change `build_data`, unless it is for an editable wheel, which only points to the checkout."""
+        """Change `build_data`, unless it is for an editable wheel, which only refers to the checkout."""
         if version == "editable":
             return
         if NATIVE not in os.environ:
-            raise RuntimeError("build the wheel with `pip wheel .` or `python -m build`: hatch alone compiles nothing")
+            raise RuntimeError("hatch alone compiles nothing: build the wheel with `pip wheel .` or `python -m build`")
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{platform_tag()}"
         for file in Path(os.environ[NATIVE]).iterdir():

@@ -1,4 +1,4 @@
-"""Collect what was built into one flat directory, with a manifest that says what it is."""
+"""Collect the built files in one flat directory, with a manifest."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _manifest(plan: BuildPlan, applied: tuple[str, ...], directory: Path) -> Map
 def _one(pattern: re.Pattern[str], names: list[str], plan: BuildPlan) -> str:
     found = [name for name in names if pattern.match(name)]
     if len(found) != 1:
-        raise BuildError(f"the build left {found or 'nothing'} for {pattern.pattern}; its log is {plan.log}")
+        raise BuildError(f"the build made {found or 'nothing'} for {pattern.pattern}; see its log {plan.log}")
     return found[0]
 
 
@@ -78,5 +78,5 @@ def _plugins(names: list[str], plan: BuildPlan) -> dict[str, list[str]]:
             plugins.setdefault(match[1], []).append(name)
     missing = [backend for backend, files in plugins.items() if not files]
     if missing:
-        raise BuildError(f"the build left no plug-in for {', '.join(missing)}; its log is {plan.log}")
+        raise BuildError(f"the build made no plug-in for {', '.join(missing)}; see its log {plan.log}")
     return plugins

@@ -1,6 +1,6 @@
-"""The licences of what a build is made of, for whoever passes it on.
+"""The licences of the sources of a build, for whoever distributes it.
 
-A file's licence is what stands in the licence files of its directory and of those above it, and in its own comments.
+The licence of a file is in the licence files of its directory and of those above, and in its own comments.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _RULE = "=" * 80
 def compiled_files(plan: BuildPlan) -> list[Path]:
     """Return the files of upstream's tree that the compilers read for a plan's build, headers too."""
     ninja = [str(NINJA.find()), "-C", str(plan.build_directory), "-t"]
-    said = run_captured([*ninja, "deps"], "ninja does not tell what was compiled")
-    outputs = {line.partition(": #deps ")[0] for line in said.splitlines() if ": #deps " in line}
-    commands = json.loads(run_captured([*ninja, "compdb"], "ninja does not tell what was compiled"))
-    names = {line.strip() for line in said.splitlines() if line.startswith(" ")}
+    listing = run_captured([*ninja, "deps"], "ninja does not list what was compiled")
+    outputs = {line.partition(": #deps ")[0] for line in listing.splitlines() if ": #deps " in line}
+    commands = json.loads(run_captured([*ninja, "compdb"], "ninja does not list what was compiled"))
+    names = {line.strip() for line in listing.splitlines() if line.startswith(" ")}
     names |= {command["file"] for command in commands if command["output"] in outputs}  # MSVC lists headers only
     paths = {(plan.build_directory / name).resolve() for name in names}
     root = plan.tree.resolve()
@@ -38,14 +38,14 @@ def compiled_files(plan: BuildPlan) -> list[Path]:
 
 
 def notices(tree: Path, files: Sequence[Path]) -> str:
-    """Return the licences of `files`, each text once, under the names of what they are for.
+    """Return the licences of `files`: each text once, after the names of the files that it covers.
 
     Parameters
     ----------
     tree : Path
-        Upstream's tree, in which no licence file is above it.
+        Upstream's tree; licence files above it are not read.
     files : sequence of Path
-        What was compiled, in it.
+        The compiled files in it.
     """
     tree = tree.resolve()
     texts: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""The fixes of csrc/patches: which of them an upstream tree needs, and applying them."""
+"""The patches of csrc/patches: find those that an upstream tree needs, and apply them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..errors import BuildError
 
 @dataclass(frozen=True)
 class Patch:
-    r"""A unified diff with a header that says why it is there and which revisions need it.
+    r"""A unified diff with a header that says why it exists and which revisions need it.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class Patch:
 
     @classmethod
     def read(cls, path: Path) -> Patch:
-        """Read a patch file; BuildError names the header line that it lacks."""
+        """Read a patch file; BuildError names a header line that is missing."""
         header = path.read_text("utf-8").split("\n--- ", 1)[0]
         fields = dict(re.findall(r"^([A-Z][\w-]+): (.+)$", header, flags=re.MULTILINE))
         try:
@@ -54,27 +54,27 @@ class Patch:
             needed_text = needed_text.replace("\\n", "\n")
             return cls(path, fields["Subject"], fields["Upstream-issue"], needed_file, needed_text, fields["Test"])
         except (KeyError, ValueError) as error:
-            raise BuildError(f"{path}: the header lacks or garbles a line: {error}") from error
+            raise BuildError(f"{path}: a line of the header is missing or malformed: {error}") from error
 
     def is_needed(self, tree: Path) -> bool:
-        """Tell whether the revision in `tree` still has what this patch replaces."""
+        """Return whether the revision in `tree` still has the text that this patch replaces."""
         file = tree / self.needed_file
         return file.is_file() and self.needed_text in file.read_text("utf-8", errors="replace")
 
     def apply(self, tree: Path) -> None:
         """Change the files of `tree`.
 
-        Lines may have moved, but every line of every hunk must be there; the place nearest to the stated one is taken.
+        Lines may have moved, but every line of every hunk must exist; the place nearest to the stated one is used.
 
         Raises
         ------
         BuildError
-            A hunk doesn't fit; the message names patch, target file and hunk.
+            If a hunk doesn't fit; the message names patch, target file and hunk.
         """
         with _patch_log() as log:
             patches = patch_ng.fromfile(str(self.path))
             if not patches:
-                raise BuildError(f"{self.path} is no unified diff", tuple(log))
+                raise BuildError(f"{self.path} is not a unified diff", tuple(log))
             for item in patches.items:
                 _locate_hunks(self, item, tree)
             if not patches.apply(strip=1, root=str(tree)):
@@ -97,7 +97,7 @@ def apply_needed(patches: tuple[Patch, ...], tree: Path) -> tuple[str, ...]:
 
 
 def _locate_hunks(patch: Patch, item: patch_ng.Patch, tree: Path) -> None:
-    """Set each hunk's start to where its lines really are: patch-ng looks at the stated line only."""
+    """Set the start of each hunk to the place of its lines, because patch-ng tries only the stated line."""
     if item.source == b"/dev/null":
         return
     target = item.target.decode().removeprefix("b/")
@@ -109,7 +109,7 @@ def _locate_hunks(patch: Patch, item: patch_ng.Patch, tree: Path) -> None:
         if not starts:
             raise BuildError(
                 f"patch {patch.name} does not apply: hunk {number} of {target} (line {hunk.startsrc}) is not found in "
-                f"{tree}. Use a revision that the patch fits, or make its Needed-when line tell this one apart."
+                f"{tree}. Use a revision that the patch fits, or change its Needed-when line to leave this one out."
             )
         hunk.startsrc = min(starts, key=lambda start: abs(start + 1 - hunk.startsrc)) + 1
 

@@ -5,8 +5,8 @@ r"""The steps of a build.
     source -> unpacked and patched tree -> declarations -> configure -> compile -> collect -> verify -> output
               \------------------------ builds/<key> in the cache ---------------------/
 
-Directories come into being under another name and are renamed when complete, so what has its final name is whole.
-CMake's own is the exception: ninja knows what an interruption left undone.
+Directories are created under another name and renamed when they are complete, so one with its final name is whole. The
+exception is CMake's directory: after an interruption, ninja knows what is left to do.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _APPLIED = "sdcffi-patches.json"
 
 
 def build(request: BuildRequest) -> Path:
-    """Fulfil `request` and return the directory with the result.
+    """Build what `request` asks for, and return the directory with the result.
 
     Raises
     ------
     BuildError
-        What failed, what was tried, what to run.
+        If it failed; the message says what failed, what was tried, and what to run.
     """
     plan = build_verified(request)
     with _disk_space_explained(request.output):
@@ -53,7 +53,7 @@ def build(request: BuildRequest) -> Path:
 
 
 def build_verified(request: BuildRequest) -> BuildPlan:
-    """Fulfil `request` in the cache (wheels of add-ons aside) and return the plan, whose ``native`` is the result."""
+    """Build in the cache, except wheels of add-ons, and return the plan; its ``native`` is the result."""
     plan = make_plan(request)
     for remark in plan.remarks:
         say(remark)
@@ -67,26 +67,26 @@ def build_verified(request: BuildRequest) -> BuildPlan:
 
 
 def compile_native(plan: BuildPlan) -> Path:
-    """Return the directory of the plan's finished build, from the cache if it is there."""
+    """Return the directory of the finished build, from the cache if it is there."""
     with _disk_space_explained(plan.cache), _lock(plan.workspace):
         if plan.request.clean:
             shutil.rmtree(plan.workspace, ignore_errors=True)
         if is_intact(plan.native):
-            say(f"taken from the cache: {plan.native}")
+            say(f"already in the cache: {plan.native}")
             return plan.native
         started = time.monotonic()
         applied = prepare_tree(plan)
         _compile(plan)
         with _completed(plan.native) as partial:
             collect(plan, applied, partial)
-        for finished in (plan.tree, plan.build_directory):  # several hundred MB that nobody needs any more
+        for finished in (plan.tree, plan.build_directory):  # several hundred MB that are no longer needed
             shutil.rmtree(finished)
         say(f"compiled in {time.monotonic() - started:.0f} s")
     return plan.native
 
 
 def prepare_tree(plan: BuildPlan) -> tuple[str, ...]:
-    """Unpack and patch upstream unless that was done before; return the names of the patches it needed."""
+    """Unpack and patch upstream, unless that is done already; return the names of the patches that it needed."""
     if not plan.tree.is_dir():
         say(f"fetching {plan.source}")
         source = plan.source.fetch()
@@ -103,10 +103,10 @@ def publish(native: Path, output: Path) -> None:
     Raises
     ------
     BuildError
-        `output` holds something that is no build of ours.
+        If `output` has files that are not a build of ours.
     """
     if output.exists() and any(output.iterdir()) and not (output / MANIFEST).is_file():
-        raise BuildError(f"{output} is not empty and holds no earlier build: name another --output")
+        raise BuildError(f"{output} is not empty, and has no earlier build: give another --output")
     output.parent.mkdir(parents=True, exist_ok=True)
     with _lock(output):
         replaced = output.with_name(f".{output.name}.replaced")
@@ -124,7 +124,7 @@ def _compile(plan: BuildPlan) -> None:
     say(f"compiling {', '.join(plan.backends)} in {plan.workspace}")
     begun = plan.build_directory / "CMakeCache.txt"
     if begun.is_file() and f"CMAKE_HOME_DIRECTORY:INTERNAL={plan.csrc.as_posix()}\n" not in begun.read_text("utf-8"):
-        shutil.rmtree(plan.build_directory)  # interrupted in another checkout, and CMake goes on only in the same one
+        shutil.rmtree(plan.build_directory)  # from another checkout, in which alone CMake would continue
     plan.build_directory.mkdir(parents=True, exist_ok=True)
     headers = (plan.tree / "include" / "stable-diffusion.h", plan.csrc / "guard" / "guard.h")
     write_declarations(headers, plan.compiler, plan.generated)
@@ -134,7 +134,7 @@ def _compile(plan: BuildPlan) -> None:
 
 @contextmanager
 def _completed(directory: Path) -> Iterator[Path]:
-    """Give a name to write to; it becomes `directory` if all goes well. The caller holds the lock."""
+    """Yield a directory to write to, and rename it to `directory` on success. The caller holds the lock."""
     partial = directory.with_name(f"{directory.name}.partial")
     for leftover in (partial, directory):
         if leftover.exists():
@@ -151,7 +151,7 @@ def _lock(directory: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        say(f"another process is at work on {directory}: waiting for it")
+        say(f"waiting for another process that uses {directory}")
         lock.acquire()
     try:
         yield
@@ -175,5 +175,7 @@ def _disk_full(path: Path, reason: str) -> BuildError:
     while not path.exists():
         path = path.parent
     free = shutil.disk_usage(path).free / 2**20
-    advice = "make room, or set SDCFFI_CACHE to a directory on another disk; a build needs 1 GB, with CUDA 3 GB"
+    advice = (
+        "free some space, or set SDCFFI_CACHE to a directory on another disk; a build needs 1 GB, or 3 GB with CUDA"
+    )
     return BuildError(f"{NO_SPACE}: {path} has {free:.0f} MiB free; {advice}\n{reason}")

@@ -1,4 +1,4 @@
-"""Directories that the build reads and writes."""
+"""The directories of the package and of its C sources."""
 
 from __future__ import annotations
 
@@ -14,4 +14,4 @@ def csrc_directory() -> Path:
     for candidate in (PACKAGE.parent / "csrc", PACKAGE / "csrc"):
         if (candidate / "upstream.toml").is_file():
             return candidate
-    raise BuildError(f"the C sources of sdcffi are neither beside {PACKAGE} nor in it: reinstall sdcffi")
+    raise BuildError(f"the C sources of sdcffi are missing, both beside {PACKAGE} and in it: reinstall sdcffi")

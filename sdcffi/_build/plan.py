@@ -1,4 +1,4 @@
-"""Everything that a build will do, decided before it does anything."""
+"""Everything that a build will do, decided before it starts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .sources import Source, locate_source
 from .tools import CMAKE, NINJA
 
 _FORMAT = "2"
-"""Part of every key: raise it when the same inputs would give another result."""
+"""Part of every key: increase it when the same inputs lead to another result."""
 
 
 @dataclass(frozen=True)
@@ -32,21 +32,21 @@ class BuildPlan:
     Parameters
     ----------
     request : BuildRequest
-        What was asked for.
+        The request.
     source : Source
         The upstream revision.
     patches : tuple of Patch
-        All that exist; each is applied if the revision needs it.
+        All patches; each is applied if the revision needs it.
     compiler : Compiler
         The C and C++ compiler.
     backends : tuple of str
-        What will be built, ``cpu`` first.
+        Backends that will be built, ``cpu`` first.
     remarks : tuple of str
-        What the person should know beforehand.
+        What the user should know before the build.
     options : dict
         CMake definitions that decide what is built.
     csrc, cache : Path
-        Our C sources, and where everything is kept.
+        Directories of our C sources, and of the cache.
     """
 
     request: BuildRequest
@@ -61,7 +61,7 @@ class BuildPlan:
 
     @cached_property
     def key(self) -> str:
-        """Digest of all that the result depends on: source, patches, our C sources, options, compiler."""
+        """Digest of everything that the result depends on: source, patches, our C sources, options, compiler."""
         return value_digest(
             {
                 "format": _FORMAT,
@@ -74,7 +74,7 @@ class BuildPlan:
 
     @property
     def workspace(self) -> Path:
-        """Holds what belongs to this key alone."""
+        """The directory for this key."""
         return self.cache / "builds" / self.key
 
     @property
@@ -84,22 +84,22 @@ class BuildPlan:
 
     @property
     def generated(self) -> Path:
-        """Where the declarations go."""
+        """The directory for the declarations."""
         return self.workspace / "generated"
 
     @property
     def build_directory(self) -> Path:
-        """CMake's directory; kept, so that an interrupted build goes on."""
+        """CMake's directory; it is kept, so that an interrupted build continues."""
         return self.workspace / "cmake"
 
     @property
     def native(self) -> Path:
-        """The finished build; exists only when complete."""
+        """The finished build; it exists only when it is complete."""
         return self.workspace / "native"
 
     @property
     def log(self) -> Path:
-        """Everything that cmake and the compilers said."""
+        """The output of cmake and the compilers."""
         return self.workspace / "build.log"
 
     def configure_command(self) -> list[str]:
@@ -121,17 +121,17 @@ class BuildPlan:
     def compile_command(self) -> list[str]:
         """Return the command line that compiles and links."""
         jobs = self.request.jobs or usable_processors()
-        # Not through `cmake --build`: ninja must hear of Ctrl-C, and stops what it has started.
+        # Not through `cmake --build`: ninja must receive Ctrl-C, to stop what it has started.
         return [str(NINJA.find()), "-C", str(self.build_directory), "-j", str(jobs), "native"]
 
     def environment(self) -> dict[str, str]:
         """Return the environment of the build's commands."""
-        # ccache then sees paths relative to the workspace, which are the same for every key.
+        # With this, ccache sees paths relative to the workspace, which are the same for every key.
         return {**os.environ, "CCACHE_BASEDIR": str(self.workspace)}
 
     def describe(self) -> str:
         """Return the plan in words and command lines."""
-        state = "taken from the cache" if self.native.is_dir() else "to be compiled"
+        state = "already in the cache" if self.native.is_dir() else "to be compiled"
         lines = [
             f"source:   {self.source}",
             f"backends: {', '.join(self.backends)}; cpu {self.request.cpu}",
@@ -158,12 +158,12 @@ class BuildPlan:
 
 
 def make_plan(request: BuildRequest, csrc: Path | None = None) -> BuildPlan:
-    """Decide how to fulfil `request` with the C sources in `csrc` (default: sdcffi's own).
+    """Return the plan for `request` with the C sources in `csrc` (default: sdcffi's own).
 
     Raises
     ------
     BuildError
-        A compiler, a toolkit or the source is missing.
+        If a compiler, a toolkit or the source is missing.
     """
     csrc, cache = csrc or csrc_directory(), cache_directory()
     compiler = find_compiler()
@@ -189,6 +189,6 @@ def _ccache(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def _revision(source: Source) -> dict[str, str]:
-    # An empty GIT_EXE keeps upstream's CMake from asking git about a repository that happens to enclose the tree.
+    # With an empty GIT_EXE, upstream's CMake does not ask git about a repository around the tree.
     version = f"{source.origin}-{source.version}".replace("/", "-")
     return {"GIT_EXE": "", "SDCPP_BUILD_COMMIT": source.commit, "SDCPP_BUILD_VERSION": version}

@@ -1,4 +1,4 @@
-"""What a build was asked for, from the command line, a wheel's config settings or an earlier manifest."""
+"""The request of a build, from the command line, the config settings of a wheel, or an earlier manifest."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .backends import NAMES
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """The options of the build command; see its ``--help``.
+    """The options of the build command; its ``--help`` describes them.
 
     Parameters
     ----------
     backends : tuple of str or None
-        Backends asked for; None chooses those that this machine has toolkit and device for.
+        Backends to build. None: those whose toolkit and device this machine has.
     """
 
     backends: tuple[str, ...] | None = None
@@ -38,12 +38,12 @@ class BuildRequest:
 
     @classmethod
     def from_arguments(cls, arguments: Sequence[str]) -> BuildRequest:
-        """Parse a command line; a wrong one ends the process with status 2 and the legal values."""
+        """Parse a command line; a wrong one ends the process with status 2 and a message with the legal values."""
         return cls(**vars(_parser().parse_args(arguments)))
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> BuildRequest:
-        """Read a wheel build's config settings: the option names without dashes, ``backend=cpu,cuda`` for example."""
+        """Read the config settings of a wheel: option names without dashes, for example ``backend=cpu,cuda``."""
         arguments = []
         for name, value in settings.items():
             last = value[-1] if isinstance(value, list) else value
@@ -54,7 +54,7 @@ class BuildRequest:
         return cls.from_arguments(arguments)
 
     def settings(self) -> dict[str, str]:
-        """Return what `from_settings` reads, for the manifest."""
+        """Return the settings that `from_settings` reads, for the manifest."""
         chosen = {
             "backend": ",".join(self.backends) if self.backends else None,
             "cpu": self.cpu,
@@ -79,27 +79,48 @@ def _backends(text: str) -> tuple[str, ...] | None:
 
 def _jobs(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
+        raise argparse.ArgumentTypeError(f"must be a positive integer, not {text!r}")
     return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sdcffi build", description="Build the native library of sdcffi.")
+    parser = argparse.ArgumentParser(
+        prog="sdcffi build", usage="sdcffi build [options]", description="Build the native library on this machine."
+    )
     add = parser.add_argument
     names = ",".join(NAMES)
-    add("--backend", dest="backends", type=_backends, metavar="LIST", help=f"auto (default), or some of {names}")
-    add("--cpu", choices=("native", "portable"), default="native", help="for this machine, or all CPU variants")
-    add("--source", default="pypi", metavar="pypi|git[@REF]|PATH", help="where stable-diffusion.cpp comes from")
-    add("--git-url", metavar="URL", help="repository for --source git")
+    add("--backend", dest="backends", type=_backends, metavar="LIST", help=f"auto (default), or one or more of {names}")
+    add(
+        "--cpu",
+        choices=("native", "portable"),
+        default="native",
+        metavar="NAME",
+        help="native (default): for this machine; portable: every CPU variant",
+    )
+    add(
+        "--source", default="pypi", metavar="pypi|git[@REF]|PATH", help="source of stable-diffusion.cpp (default: pypi)"
+    )
+    add("--git-url", metavar="URL", help="repository for --source git (default: upstream's)")
     add("--cuda-arch", metavar="ARCHS", help="CUDA architectures, for example 86,90 (default: this machine's GPUs)")
     add("--with-cli", action="store_true", help="build upstream's sd-cli too")
     add("--jobs", type=_jobs, metavar="N", help="compile N files at once (default: one per core)")
-    add("--output", type=_directory, default=PACKAGE_BUILD, metavar="DIR", help="where the library goes")
-    add("--add-on-wheels", type=_directory, metavar="DIR", help="pack each GPU backend as a wheel of its own, too")
-    add("--allow-missing-device", action="store_true", help="accept a build whose GPU is not in this machine")
-    add("--dry-run", action="store_true", help="print the plan only")
-    add("--clean", action="store_true", help="forget this build's cached result first")
-    add("-v", "--verbose", action="store_true", help="show everything that cmake and the compilers say")
+    add(
+        "--output",
+        type=_directory,
+        default=PACKAGE_BUILD,
+        metavar="DIR",
+        help="directory for the library (default: in the package)",
+    )
+    add(
+        "--add-on-wheels",
+        type=_directory,
+        metavar="DIR",
+        help="also pack each GPU backend as a wheel of its own, in DIR",
+    )
+    add("--allow-missing-device", action="store_true", help="accept a GPU backend that finds no device here")
+    add("--dry-run", action="store_true", help="print what would be done, and do nothing")
+    add("--clean", action="store_true", help="delete the cached result of this build first")
+    add("-v", "--verbose", action="store_true", help="show the output of cmake and the compilers")
     return parser
 
 

@@ -1,7 +1,7 @@
-"""Where stable-diffusion.cpp comes from, and getting it into the cache.
+"""The source of stable-diffusion.cpp, and how it gets into the cache.
 
-`locate_source` says what is meant, without network; `Source.fetch` makes it present and checks its digest;
-`Source.unpack` writes its files where they may be changed. The user's own directory is only ever read.
+`locate_source` finds out which source is meant, without network. `Source.fetch` downloads it and checks its digest.
+`Source.unpack` writes its files to a directory in which they may be changed. The user's own directory is only read.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ else:
     import tomli as tomllib
 
 _HEADER = Path("include", "stable-diffusion.h")
-_OFFLINE = "Without network: `--source PATH` takes a checkout of stable-diffusion.cpp or the archive itself."
+_OFFLINE = "Without network, use `--source PATH` with a checkout of stable-diffusion.cpp or with its archive."
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Source:
     origin : str
         ``pypi``, ``git`` or ``path``.
     version, commit : str
-        As far as they are known; ``unknown`` else.
+        Version and commit; ``unknown`` if they are not known.
     sha256 : str or None
-        Of the archive, or of all files of a directory; None as long as a git revision isn't fetched.
+        Digest of the archive, or of all files of a directory. None for a git revision before `fetch`.
     location : Path
         The archive or directory; that of a remote source exists after `fetch`.
     package, url, ref : str
@@ -70,12 +70,12 @@ class Source:
         return _git_commands(self.url, self.ref, self.location) if self.origin == "git" else []
 
     def fetch(self) -> Source:
-        """Make the source present and return it with its digest.
+        """Download the source if needed, and return it with its digest.
 
         Raises
         ------
         BuildError
-            It cannot be had, or its digest is not the pinned one; the message has both.
+            If it cannot be downloaded, or its digest is not the pinned one; the message has both.
         """
         if self.origin == "pypi":
             if not self.location.is_file():
@@ -119,7 +119,7 @@ def _pinned(pin: dict[str, str], cache: Path) -> Source:
 def _local(path: Path) -> Source:
     if path.is_dir():
         if not (path / _HEADER).is_file():
-            raise BuildError(f"--source {path}: no {_HEADER} in it, so it is no checkout of stable-diffusion.cpp")
+            raise BuildError(f"--source {path}: no {_HEADER} in it, so it is not a checkout of stable-diffusion.cpp")
         return Source("path", "unknown", _commit_of(path), tree_digest(path), path)
     if path.is_file():
         return Source("path", "unknown", "unknown", file_digest(path), path)
@@ -199,14 +199,14 @@ def _extract(archive: Path, directory: Path) -> None:
             members = tar.getmembers()
             root = _root_in(member.name for member in members)
             if root is None:
-                raise BuildError(f"{archive} holds no {_HEADER}, so it is no archive of stable-diffusion.cpp")
+                raise BuildError(f"{archive} has no {_HEADER}, so it is not an archive of stable-diffusion.cpp")
             inside = [member for member in members if member.name.startswith(root)]
             for member in inside:
                 member.name = member.name[len(root) :]
             directory.mkdir(parents=True)
             tar.extractall(directory, [member for member in inside if member.name], filter="data")
     except (tarfile.TarError, EOFError) as error:
-        raise BuildError(f"{archive} cannot be unpacked: {error}. Is it a .tar archive, and complete?") from error
+        raise BuildError(f"{archive} cannot be unpacked: {error}. Give a complete .tar archive") from error
 
 
 def _root_in(names: Iterable[str]) -> str | None:

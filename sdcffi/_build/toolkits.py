@@ -1,4 +1,4 @@
-"""Is the toolkit of a GPU backend here? Each probe says what is missing, or what CMake must be told."""
+"""Look for the toolkit of each GPU backend: return what is missing, or the definitions for CMake."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ PACKAGED_CUDA = {
     "13": {"nvidia-cublas": "cu13", "nvidia-cuda-runtime": "cu13"},
     "12": {"nvidia-cublas-cu12": "cublas", "nvidia-cuda-runtime-cu12": "cuda_runtime"},
 }
-"""By CUDA's release, NVIDIA's Python packages with what a plug-in needs of it, beside the driver, and the directory of
-each in ``site-packages/nvidia``."""
+"""By CUDA release, NVIDIA's Python packages that a plug-in needs besides the driver, and the directory of each in
+``site-packages/nvidia``."""
 
 
 @dataclass(frozen=True)
 class Toolkit:
-    """What a probe found.
+    """The result of a search for a toolkit.
 
     Parameters
     ----------
     missing : tuple of Missing
-        Empty if the backend can be built.
+        What is missing; empty if the backend can be built.
     definitions : dict
         CMake definitions that the backend needs on this machine.
     """
@@ -57,7 +57,9 @@ def cuda(compiler: Compiler) -> Toolkit:
         libraries.append(str(package / "lib"))
     if os.name != "nt":
         names = dict.fromkeys(name for packages in PACKAGED_CUDA.values() for name in packages.values())
-        beside = [f"$ORIGIN/../../nvidia/{name}/lib" for name in names]  # first: in a wheel the others are gone
+        beside = [
+            f"$ORIGIN/../../nvidia/{name}/lib" for name in names
+        ]  # first, because in a wheel the others do not exist
         definitions["CMAKE_MODULE_LINKER_FLAGS"] = " ".join(f"-Wl,-rpath,'{path}'" for path in [*beside, *libraries])
     return Toolkit(definitions=definitions)
 
@@ -137,9 +139,9 @@ def _has_cublas(roots: list[Path], compiler: Compiler) -> bool:
 
 
 def _links_driver(roots: list[Path]) -> bool:
-    """Tell whether libcuda.so, the toolkit's stub or the driver's own, is there to link to.
+    """Return whether there is a libcuda.so to link to: the toolkit's stub or the driver's own.
 
-    Slim toolkits have none. Only ggml's virtual memory pool needs it at link time, so they build without that pool.
+    Slim toolkits have none. Only ggml's virtual memory pool is linked to it, so it is left out with these.
     """
     if os.name == "nt":
         return True
@@ -161,14 +163,14 @@ def _packaged_cublas() -> Iterator[Path]:
 
 
 def _site_packages() -> list[str]:
-    # Under pip's build isolation these are no longer on sys.path, but the interpreter still knows them.
+    # In pip's build isolation these are not in sys.path, but the interpreter still knows them.
     import site
 
     return [*site.getsitepackages(), site.getusersitepackages()]
 
 
 def _cublas_definitions(package: Path) -> dict[str, str]:
-    """Name the wheel's libraries to CMake, which doesn't see them: they have version suffixes only."""
+    """Return definitions with the libraries of the wheel, which CMake doesn't find: their names end in versions."""
     definitions = {"CMAKE_CUDA_FLAGS": f"-I{package / 'include'}"}
     for name in ("cublas", "cublasLt"):
         for library in (*package.glob(f"lib/lib{name}.so*"), *package.glob(f"lib/x64/{name}.lib")):

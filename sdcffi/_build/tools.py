@@ -1,6 +1,6 @@
-"""cmake and ninja: the system's where new enough, else those of their PyPI packages.
+"""cmake and ninja: those of the system if they are new enough, otherwise those of their PyPI packages.
 
-Standard library only: the bootstrap asks here, before anything is installed, which packages it needs.
+This module imports only the standard library, because the bootstrap uses it before anything is installed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Tool:
         return Path(found) if found and _version(found) >= self.minimum else None
 
     def is_missing(self) -> bool:
-        """Tell whether neither the system nor an installed package has this tool."""
+        """Return whether neither the system nor an installed package has this tool."""
         return self.on_system() is None and importlib.util.find_spec(self.name) is None
 
     def find(self) -> Path:
@@ -44,17 +44,17 @@ class Tool:
         Raises
         ------
         BuildError
-            It is neither on PATH in a recent version nor installed as a package.
+            If it is neither on PATH in a recent version nor installed as a package.
         """
         if found := self.on_system():
             return found
         try:
             directory = getattr(importlib.import_module(self.name), self.directory_attribute)
         except ImportError:
-            raise BuildError(f"{self.requirement} not found: run `python -m pip install {self.name}`") from None
+            raise BuildError(f"{self.requirement} not found. Run: python -m pip install {self.name}") from None
         packaged = shutil.which(self.name, path=directory)
         if packaged is None:
-            raise BuildError(f"the package {self.name} holds no program in {directory}: reinstall it with pip")
+            raise BuildError(f"the package {self.name} has no program in {directory}: reinstall it with pip")
         return Path(packaged)
 
 
@@ -64,8 +64,8 @@ NINJA = Tool("ninja", (1, 10), "BIN_DIR")
 
 def _version(program: str) -> tuple[int, int]:
     try:
-        said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=60).stdout
+        output = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=60).stdout
     except (OSError, subprocess.TimeoutExpired):
         return (0, 0)
-    match = re.search(r"(\d+)\.(\d+)", said)
+    match = re.search(r"(\d+)\.(\d+)", output)
     return (int(match[1]), int(match[2])) if match else (0, 0)

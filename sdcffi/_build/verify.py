@@ -1,4 +1,4 @@
-"""Load what was built in a fresh process and see whether it is what was asked for."""
+"""Load the finished build in a new process, and check that it is what was asked for."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ def verify(directory: Path, backends: tuple[str, ...], *, allow_missing_device: 
     Raises
     ------
     BuildError
-        It doesn't load, its layout is not the declared one, or a backend has no device here.
+        If it doesn't load, its layout is not the declared one, or a backend has no device here.
     """
     command = [sys.executable, "-m", "sdcffi", "info", "--json", "--library", str(directory)]
     path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
-    said = run_captured(command, "the finished build does not load", environment={**os.environ, "PYTHONPATH": path})
-    report: dict[str, Any] = json.loads(said)
+    output = run_captured(command, "the finished build does not load", environment={**os.environ, "PYTHONPATH": path})
+    report: dict[str, Any] = json.loads(output)
     if report["layout"] != "ok":
-        raise BuildError(f"the finished build's structs are not those of its header: {report['layout']}")
+        raise BuildError(
+            f"the structs of the finished build are not those of its header: {report['layout']}. Run again with --clean"
+        )
     devices: list[dict[str, Any]] = report["devices"]
     if not allow_missing_device:
         check_devices(backends, devices)
@@ -43,5 +45,5 @@ def check_devices(backends: tuple[str, ...], devices: list[dict[str, Any]]) -> N
             found = ", ".join(f"{device['name']} ({device['backend']})" for device in devices) or "none"
             raise BuildError(
                 f"backend {name} was built, but the library finds no {registry} device (it finds: {found}). "
-                "Check the driver; to build for another machine, add --allow-missing-device."
+                "Check the driver. To build for another machine, add --allow-missing-device."
             )

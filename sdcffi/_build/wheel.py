@@ -1,4 +1,4 @@
-"""Compile the native part of a wheel, as pip asks for it; `hatch_hook` then packs it."""
+"""Compile the native part of a wheel for pip; `hatch_hook` then packs it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .request import BuildRequest
 
 
 def compile_for_wheel(settings: Mapping[str, Any]) -> None:
-    """Compile what `settings` ask for, which are the build command's options without dashes."""
+    """Compile for `settings`, which are the options of the build command without dashes."""
     try:
         os.environ[NATIVE] = str(build_verified(BuildRequest.from_settings(settings)).native)
     except BuildError as error:
@@ -23,7 +23,7 @@ def compile_for_wheel(settings: Mapping[str, Any]) -> None:
 
 
 def compile_in_place(settings: Mapping[str, Any]) -> None:
-    """Compile into the checkout; without `settings` with those of the build that is there."""
+    """Compile into the checkout; without `settings`, with those of the existing build."""
     if not settings and (PACKAGE_BUILD / MANIFEST).is_file():
         settings = read_build(PACKAGE_BUILD).manifest["request"]
     try:

@@ -1,1 +1,1 @@
-"""What this machine has: backends and their devices, drivers, processor cores, memory, and native builds."""
+"""The machine: backends and their devices, drivers, processor cores, memory, and native builds."""

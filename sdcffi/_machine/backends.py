@@ -16,7 +16,7 @@ __all__ = [
     "backend_of_registry",
 ]
 
-# The names under which ggml registers them, by those under which they are built and asked for.
+# The names under which ggml registers the backends, by our names.
 BACKENDS = {
     "cpu": "CPU",
     "cuda": "CUDA",
@@ -27,29 +27,29 @@ BACKENDS = {
     "opencl": "OpenCL",
     "musa": "MUSA",
 }
-# What "auto" takes first where a device is there by several: the maker's own interface before the common ones.
+# Order for "auto" if several backends find a device: the maker's own interface before the common ones.
 PREFERENCE = ("cuda", "hip", "musa", "metal", "sycl", "vulkan", "opencl")
 ENVIRONMENT = "SDCFFI_BACKEND"
 _LEGAL = (
-    f"auto, one of {', '.join(BACKENDS)}, a device of one by its number, such as cuda:1, or a variant of the CPU's,"
+    f"auto, one of {', '.join(BACKENDS)}, one of these with the number of a device, such as cuda:1, or a CPU variant,"
     " such as cpu:haswell"
 )
 
 
 @dataclass(frozen=True)
 class BackendChoice:
-    """What was asked for.
+    """The backend, device or CPU variant that was asked for.
 
     Attributes
     ----------
     name : str
         ``"auto"``, or a key of `BACKENDS`.
     index : int or None
-        Which device of it, from 0; None leaves that open.
+        Number of its device, from 0. None: the best one.
     variant : str or None
-        Which variant of the CPU's; None takes the best.
+        CPU variant. None: the best one.
     origin : str
-        Where it was asked for: ``"backend"`` or `ENVIRONMENT`.
+        What asked for it: ``"backend"`` or `ENVIRONMENT`.
     """
 
     name: str
@@ -66,12 +66,12 @@ AUTO, CPU = BackendChoice("auto"), BackendChoice("cpu")
 
 
 def backend_choice(backend: str) -> BackendChoice:
-    """Read what was asked for; where that is ``"auto"``, the environment variable SDCFFI_BACKEND may name another.
+    """Read the word for ``backend=``; the environment variable SDCFFI_BACKEND replaces ``"auto"``.
 
     Raises
     ------
     TypeError, ValueError
-        If it is none of the legal words, which the message gives.
+        If it is not a legal word; the message lists them.
     """
     if not isinstance(backend, str):
         raise TypeError(f"backend must be a string, not {backend!r}")
@@ -93,6 +93,6 @@ def _read(text: str, origin: str) -> BackendChoice:
 
 
 def backend_of_registry(registry: str) -> str:
-    """Give a backend's name by the one that ggml registers it under; another one's in lower case."""
+    """Return our name of a backend that ggml registered; an unknown name in lower case."""
     names = {theirs.lower(): ours for ours, theirs in BACKENDS.items()}
     return names.get(registry.lower(), registry.lower())

@@ -1,7 +1,7 @@
-"""Decide which native build a process uses. Paths and files only: nothing is loaded here.
+"""Find the native build that a process uses. This module reads files, and loads no library.
 
-Order: the caller's argument, the environment variable SDCFFI_LIBRARY, the package's own build. A choice made by
-argument or environment never falls through to the next, and system paths are not searched.
+Order: the caller's argument, the environment variable SDCFFI_LIBRARY, the package's own build. If one is given, the
+next ones are not tried. System paths are not searched.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class NativeBuild:
     Attributes
     ----------
     directory : Path
-        Where library, plug-ins, `cdef.h`, licences and `manifest.json` lie.
+        Directory with the library, plug-ins, `cdef.h`, licences and `manifest.json`.
     manifest : dict
-        The parsed `manifest.json`, with what fragments of installed add-ons add to it.
+        The parsed `manifest.json`, with the additions of installed add-ons.
     refused : dict of str to str
         Backends of add-ons that do not fit this build, with the reason.
     add_ons : dict of str to str
-        The backend of each file that an add-on has brought.
+        The backend of each file that belongs to an add-on.
     """
 
     directory: Path
@@ -70,18 +70,18 @@ class NativeBuild:
 
     @property
     def support(self) -> list[Path]:
-        """The libraries that the main one needs, which lie beside it."""
+        """The libraries beside the main one that it needs."""
         named = {str(self.manifest["library"]), str(self.manifest.get("cli")), "cdef.h", NOTICES}
         named.update(path.name for files in self.backends.values() for path in files)
         return [self.directory / name for name in self.manifest["files"] if name not in named]
 
     def reinstallation(self, name: str) -> str | None:
-        """Give the command that installs a file of an add-on again; None for a file of the build itself."""
+        """Return the command that reinstalls a file of an add-on; None for a file of the build itself."""
         backend = self.add_ons.get(name)
         return backend and _reinstall(self.manifest, backend)
 
     def verify(self, path: Path) -> None:
-        """Check one file's digest against the manifest.
+        """Compare one file's digest with the manifest.
 
         Raises
         ------
@@ -91,11 +91,11 @@ class NativeBuild:
         expected = self.manifest["files"].get(path.name)
         command = self.reinstallation(path.name) or _BUILD_COMMAND
         if not path.is_file():
-            raise LayoutMismatchError(f"{path} stands in the manifest but does not exist. Run: {command}")
+            raise LayoutMismatchError(f"{path} is listed in the manifest but missing. Run: {command}")
         digest = file_digest(path)
         if digest != expected:
             raise LayoutMismatchError(
-                f"{path} has sha256 {digest}, its manifest says {expected}: it is not the file that was built."
+                f"{path} was changed after the build: its sha256 is {digest}, and the manifest has {expected}."
                 f" Run: {command}"
             )
 
@@ -113,7 +113,7 @@ def read_build(path: Path) -> NativeBuild:
     if not path.exists():
         raise LibraryNotFoundError(f"{path} does not exist")
     if not file.is_file():
-        raise LibraryNotFoundError(f"{directory} holds no {MANIFEST}, so it is not a build of sdcffi")
+        raise LibraryNotFoundError(f"{directory} has no {MANIFEST}, so it is not a build of sdcffi")
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
         build = NativeBuild(directory, manifest)
@@ -121,7 +121,7 @@ def read_build(path: Path) -> NativeBuild:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise LayoutMismatchError(f"{file} cannot be read as a manifest: {error!r}. Run: {_BUILD_COMMAND}") from error
     if not known:
-        raise LayoutMismatchError(f"{file} has a form that this version does not know. Run: {_BUILD_COMMAND}")
+        raise LayoutMismatchError(f"{file} has a format that this version does not know. Run: {_BUILD_COMMAND}")
     for backend in PREFERENCE:
         fragment = directory / FRAGMENT.format(backend)
         if fragment.is_file():
@@ -130,7 +130,7 @@ def read_build(path: Path) -> NativeBuild:
 
 
 def is_intact(directory: Path) -> bool:
-    """Return whether there is a build in `directory`, with every file as it was built."""
+    """Return whether `directory` has a build whose files are all unchanged."""
     try:
         build = read_build(directory)
         for name in build.manifest["files"]:
@@ -141,13 +141,13 @@ def is_intact(directory: Path) -> bool:
 
 
 def fragment_of(build: NativeBuild, backend: str) -> dict[str, Any]:
-    """Give what an add-on's fragment says of a backend: its files, and what they were built against."""
+    """Return the fragment of an add-on for a backend: its files, and what they were built against."""
     files = {path.name: build.manifest["files"][path.name] for path in build.backends[backend]}
     return {"schema": _SCHEMA, "backend": backend, "files": files, "against": _interface(build.manifest)}
 
 
 def _interface(manifest: dict[str, Any]) -> dict[str, Any]:
-    """What a plug-in and the libraries that it is loaded by must have in common."""
+    """Return what a plug-in and the libraries that load it must have in common."""
     return {
         "sdcffi": manifest["sdcffi"],
         "upstream": manifest["upstream"]["sha256"],
@@ -163,15 +163,19 @@ def _reinstall(manifest: dict[str, Any], backend: str) -> str:
 
 
 def _add(build: NativeBuild, backend: str, file: Path) -> None:
-    """Take an add-on into a build, in place of what that has of the backend by itself, or write down why not."""
+    """Add an add-on to a build, in place of the build's own files for the backend; or note why it does not fit."""
     manifest = build.manifest
     for name in manifest["backends"].pop(backend, ()):
-        manifest["files"].pop(name, None)  # the add-on's file of this name has replaced it
+        manifest["files"].pop(name, None)  # the add-on's file of this name replaced it
     try:
         fragment = json.loads(file.read_text("utf-8"))
         files = {str(name): str(digest) for name, digest in fragment["files"].items()}
         known = (fragment["schema"], fragment["backend"]) == (_SCHEMA, backend) and bool(files)
-        reason = _misfit(build, dict(fragment["against"]), files) if known else "has a form this version does not know"
+        reason = (
+            _misfit(build, dict(fragment["against"]), files)
+            if known
+            else "has a format that this version does not know"
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"cannot be read: {error!r}"
     if reason:
@@ -187,7 +191,7 @@ def _add(build: NativeBuild, backend: str, file: Path) -> None:
 
 
 def _misfit(build: NativeBuild, against: dict[str, Any], files: dict[str, str]) -> str:
-    """Tell why an add-on does not fit; empty where it does."""
+    """Return why an add-on does not fit; empty if it fits."""
     here = _interface(build.manifest)
     differing = [name for name in here if against.get(name) != here[name]]
     if differing:
@@ -195,21 +199,21 @@ def _misfit(build: NativeBuild, against: dict[str, Any], files: dict[str, str]) 
         others = f"another {', '.join(differing)} ({name} {against.get(name)!r}, here {here[name]!r})"
         return f"does not fit this build: it was built against {others}"
     taken = [name for name in files if name in build.manifest["files"] or name != Path(name).name]
-    return f"names what is not its own: {', '.join(taken)}" if taken else ""
+    return f"lists files that are not its own: {', '.join(taken)}" if taken else ""
 
 
 def locate(argument: str | os.PathLike[str] | None = None) -> NativeBuild:
-    """Find the native build to use.
+    """Return the native build to use.
 
     Parameters
     ----------
     argument : path, optional
-        A build's directory or a file in it. None looks at SDCFFI_LIBRARY, then at the package's own build.
+        Directory of a build, or a file in it. None: SDCFFI_LIBRARY, or the package's own build.
 
     Raises
     ------
     LibraryNotFoundError
-        With every candidate, its reason, and the command that builds one.
+        If there is none; the message has every candidate, why it is not one, and the command that builds one.
     """
     candidates = [
         ("argument library", argument),
@@ -225,5 +229,5 @@ def locate(argument: str | os.PathLike[str] | None = None) -> NativeBuild:
             return read_build(Path(path).expanduser().resolve())
         except LibraryNotFoundError as error:
             reasons.append(f"  {origin}: {error.message}")
-            break  # an explicit choice is never replaced by another one
-    raise LibraryNotFoundError("no native library:\n" + "\n".join(reasons) + f"\nTo build one: {_BUILD_COMMAND}")
+            break  # an explicit choice is never replaced
+    raise LibraryNotFoundError("no native library found:\n" + "\n".join(reasons) + f"\nTo build one: {_BUILD_COMMAND}")

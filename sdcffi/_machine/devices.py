@@ -1,4 +1,4 @@
-"""Devices and CPU variants as they are found, and which of them is taken: decisions only, nothing is loaded here."""
+"""Devices and CPU variants, and the choice between them. This module loads no library."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ _PORTABLE = "python -m sdcffi build --cpu portable"
 @public
 @dataclass(frozen=True)
 class Device:
-    """A compute device that the loaded backends offer.
+    """A compute device of the loaded backends.
 
     Attributes
     ----------
     name : str
-        As ggml names it: ``"CPU"``, ``"CUDA0"``.
+        Name in ggml: ``"CPU"``, ``"CUDA0"``.
     description : str
-        The hardware's own name.
+        Name of the hardware.
     backend : str
         ``"cpu"``, ``"cuda"``, ``"vulkan"``, ...
     type : str
         ``"cpu"``, ``"gpu"``, ``"igpu"`` or ``"accel"``.
     memory_free, memory_total : int
-        Bytes; 0 where the backend cannot tell.
+        Bytes; 0 if the backend does not report them.
     index : int
-        Its place among the devices of its backend, from 0.
+        Number among the devices of its backend, from 0.
     variant : str or None
-        Of the CPU's, the variant that is loaded: ``"haswell"``; None in a build for one machine, and on a GPU.
+        For the CPU, the variant that is loaded: ``"haswell"``. None in a build for one machine, and for a GPU.
     reason : str
-        Why it was chosen; empty where it was only found.
+        Why it was chosen; empty if it was not chosen.
     """
 
     name: str
@@ -52,31 +52,31 @@ class Device:
 
     @property
     def id(self) -> str:
-        """The word for ``backend=`` that chooses just this one: ``"cuda:1"``, ``"cpu:haswell"``, ``"cpu"``."""
+        """The word for ``backend=`` that chooses this device: ``"cuda:1"``, ``"cpu:haswell"``, ``"cpu"``."""
         if self.backend == "cpu":
             return f"cpu:{self.variant}" if self.variant else "cpu"
         return f"{self.backend}:{self.index}"
 
     def as_dict(self) -> dict[str, object]:
-        """Give the attributes, and `id`, as a dictionary."""
+        """Return the attributes and `id` as a dictionary."""
         return {"id": self.id, **asdict(self)}
 
 
 @public
 @dataclass(frozen=True)
 class Variant:
-    """A build of the CPU's backend for some processors.
+    """A build of the CPU backend for certain processors.
 
     Attributes
     ----------
     name : str or None
-        ``"haswell"``; None where it is the only one and was built for one machine.
+        ``"haswell"``, ... None if it is the only one, built for one machine.
     file : str
-        Name of the plug-in.
+        File name of the plug-in.
     score : int
-        How well it suits this processor, by its own reckoning; 0 if it must not be executed here.
+        How well it suits this processor, by its own score; 0 if this processor lacks instructions that it needs.
     missing : bool
-        Whether the plug-in was built, but is not there any more.
+        Whether the plug-in was built, but is missing now.
     """
 
     name: str | None
@@ -86,23 +86,23 @@ class Variant:
 
     @property
     def state(self) -> str:
-        """Whether it runs here, in words."""
+        """In words, whether it runs here."""
         if self.missing:
             return "missing"
         return f"runs here, score {self.score}" if self.score else "not for this processor"
 
     def as_dict(self) -> dict[str, object]:
-        """Give the attributes as a dictionary."""
+        """Return the attributes as a dictionary."""
         return asdict(self)
 
 
 def computes(device: Device) -> bool:
-    """Tell whether the engine can compute on a device by itself."""
+    """Return whether the engine can compute on this device alone."""
     return device.type in ("gpu", "igpu", "cpu")
 
 
 def numbered(devices: Sequence[Device]) -> list[Device]:
-    """Give the devices with their place among those of their backend."""
+    """Return the devices with their numbers in their backend."""
     counts: dict[str, int] = {}
     rows = []
     for device in devices:
@@ -113,12 +113,12 @@ def numbered(devices: Sequence[Device]) -> list[Device]:
 
 
 def chosen_variant(variants: Sequence[Variant], asked: str | None) -> Variant:
-    """Choose among the variants of the CPU's backend.
+    """Choose a variant of the CPU backend.
 
     Raises
     ------
     BackendUnavailableError
-        If none runs here, or the one that was asked for is not built or does not.
+        If none runs here, or if the requested one is not built or does not run here.
     """
     running = sorted((item for item in variants if item.score), key=lambda item: -item.score)
     names = ", ".join(item.name or item.file for item in running) or "none"
@@ -127,25 +127,25 @@ def chosen_variant(variants: Sequence[Variant], asked: str | None) -> Variant:
             return running[0]
         files = ", ".join(item.file for item in variants)
         raise BackendUnavailableError(
-            f"nothing of this build's CPU backend runs on this machine: {files}. Build it here: python -m sdcffi build"
+            f"no CPU variant of this build runs on this machine: {files}. Run: python -m sdcffi build"
         )
     found = next((item for item in variants if item.name == asked), None)
     if found is None and all(item.name is None for item in variants):
         raise BackendUnavailableError(
-            f"backend 'cpu:{asked}': this build has no variants: its CPU backend was compiled for one machine."
-            f" A build that has them: {_PORTABLE}"
+            f"backend 'cpu:{asked}': this build has no CPU variants, because it was compiled for one machine."
+            f" To build them, run: {_PORTABLE}"
         )
     if found is None:
         built = ", ".join(sorted(item.name or item.file for item in variants))
         raise BackendUnavailableError(
-            f"backend 'cpu:{asked}' is not built; this build has the variants {built}. All that are known: {_PORTABLE}"
+            f"backend 'cpu:{asked}' is not built; this build has the variants {built}. To build all, run: {_PORTABLE}"
         )
     if found.missing:
         raise BackendUnavailableError(f"backend 'cpu:{asked}': the library {found.file} is missing. Run: {_PORTABLE}")
     if not found.score:
         raise BackendUnavailableError(
-            f"backend 'cpu:{asked}' is not for this processor, which lacks instructions that {found.file} was compiled"
-            f" for; it was not executed. Those that run here: {names}. The best is taken with backend='cpu'"
+            f"backend 'cpu:{asked}' needs CPU instructions that this processor lacks. Variants that run here: {names}."
+            " Use backend='cpu' for the best one"
         )
     return found
 
@@ -153,22 +153,23 @@ def chosen_variant(variants: Sequence[Variant], asked: str | None) -> Variant:
 def chosen_device(
     choice: BackendChoice, devices: Sequence[Device], skipped: Mapping[str, str], variants: Collection[Variant] = ()
 ) -> Device:
-    """Choose among the devices of the loaded backends, and say why.
+    """Choose a device of the loaded backends, with the reason.
 
     Parameters
     ----------
     choice : BackendChoice
-        What was asked for; an explicit one is loaded.
+        What was asked for; an explicit backend is loaded.
     devices : sequence of Device
+        All devices of the loaded backends.
     skipped : mapping of str to str
-        The reasons for which other backends are not there.
+        By name, backends that are not loaded, with the reason.
     variants : collection of Variant
-        Of the CPU's backend.
+        Variants of the CPU backend.
 
     Raises
     ------
     BackendUnavailableError
-        If there is none, or not so many of the backend that was asked for.
+        If there is none, or none of the requested backend and number.
     """
     usable = [device for device in devices if computes(device)]
     if choice.name == "auto":
@@ -185,7 +186,7 @@ def chosen_device(
         return _because(min(own, key=_rank), f"{asked}; {rank}")
     if choice.index >= len(own):
         there = ", ".join(f"{device.id} ({device.description})" for device in own)
-        raise BackendUnavailableError(f"backend '{choice}': there is no such device; there is {there}")
+        raise BackendUnavailableError(f"backend '{choice}': there is no such device; use one of {there}")
     return _because(own[choice.index], asked)
 
 
@@ -193,13 +194,13 @@ def _automatic(devices: Sequence[Device], skipped: Mapping[str, str], variants: 
     gpus = [device for device in devices if device.type != "cpu"]
     if gpus:
         rank = "the only GPU found" if len(gpus) == 1 else f"the best of {len(gpus)} GPUs found"
-        return _because(min(gpus, key=_rank), f"auto: {rank}{_reasons(skipped, '; passed over: ')}")
+        return _because(min(gpus, key=_rank), f"auto: {rank}{_reasons(skipped, '; not usable: ')}")
     without = _reasons(skipped, ": ") or " backend in this build"
     return _because(_first_cpu(devices), f"auto: no GPU{without}; {_of_variants(variants)}")
 
 
 def _rank(device: Device) -> tuple[bool, int, int, int]:
-    """Order by: discrete before integrated, the better backend, more memory (cards of a kind differ by a little)."""
+    """Return a sort key: discrete before integrated, the better backend, more memory in whole GiB, the number."""
     order = PREFERENCE.index(device.backend) if device.backend in PREFERENCE else len(PREFERENCE)
     return device.type != "gpu", order, -round(device.memory_total / _GIB), device.index
 
@@ -207,7 +208,7 @@ def _rank(device: Device) -> tuple[bool, int, int, int]:
 def _first_cpu(devices: Sequence[Device]) -> Device:
     found = next((device for device in devices if device.type == "cpu"), None)
     if found is None:
-        raise BackendUnavailableError("the loaded backends offer no device to compute on")
+        raise BackendUnavailableError("the loaded backends have no usable device. Run: sdcffi doctor")
     return found
 
 

@@ -1,4 +1,4 @@
-"""What this machine's drivers tell: why a backend that was built is not to be had here, and what to run."""
+"""Find out from this machine's drivers why a built backend cannot be used, and what to run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .install_hints import Missing
 
 __all__ = ["nvidia_driver", "vulkan_drivers", "vulkan_loader", "why_no_device", "why_not_loaded"]
 
-# Variables that hide devices from a backend.
+# Environment variables that hide devices from a backend.
 _VISIBLE = {
     "cuda": ("CUDA_VISIBLE_DEVICES",),
     "hip": ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
@@ -22,7 +22,7 @@ _VISIBLE = {
     "vulkan": ("GGML_VK_VISIBLE_DEVICES",),
     "sycl": ("ONEAPI_DEVICE_SELECTOR",),
 }
-_PROVIDERS = (  # what brings a library, by its name
+_PROVIDERS = (  # by the name of a library, what to install
     (r"cuda\.so|nvcuda", install_hints.NVIDIA_DRIVER),
     (r"cublas|cudart|curand", install_hints.CUDA_LIBRARIES),
     (r"vulkan", install_hints.VULKAN_LOADER),
@@ -41,7 +41,7 @@ _ICD_PLACES = (
 
 
 def nvidia_driver() -> str | None:
-    """Give the highest CUDA version that NVIDIA's driver supports, ``"12.4"``; None without a driver."""
+    """Return the highest CUDA version that NVIDIA's driver supports, ``"12.4"``; None without a driver."""
     driver = _opened("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     version = ctypes.c_int(0)
     if driver is None or driver.cuDriverGetVersion(ctypes.byref(version)):
@@ -50,13 +50,13 @@ def nvidia_driver() -> str | None:
 
 
 def vulkan_loader() -> bool:
-    """Tell whether Vulkan's loader, which finds the drivers, is here."""
+    """Return whether the Vulkan loader, which finds the drivers, is installed."""
     names = {"win32": ("vulkan-1.dll",), "darwin": ("libvulkan.1.dylib", "libMoltenVK.dylib")}
     return any(_opened(name) for name in names.get(sys.platform, ("libvulkan.so.1",)))
 
 
 def vulkan_drivers() -> list[str]:
-    """Name the Vulkan drivers that are installed here, by their descriptions (ICD files); on Windows none is seen."""
+    """Return the names of the installed Vulkan drivers, from their ICD files; on Windows none are found."""
     named = os.environ.get("VK_DRIVER_FILES") or os.environ.get("VK_ICD_FILENAMES")
     if named:
         return [Path(name).stem for name in named.split(os.pathsep) if Path(name).is_file()]
@@ -72,9 +72,9 @@ def _opened(name: str) -> ctypes.CDLL | None:
         return None
 
 
-def why_not_loaded(said: str) -> str:
-    """Tell what brings the library that a plug-in lacks, by the system's message; empty where it is another matter."""
-    absent = _ABSENT.search(said)
+def why_not_loaded(message: str) -> str:
+    """Return what to install for the library that a plug-in lacks, from the system's message; empty if unknown."""
+    absent = _ABSENT.search(message)
     library = (absent[1] or absent[2]) if absent else ""
     for pattern, missing in _PROVIDERS:
         if library and re.search(pattern, library):
@@ -83,14 +83,14 @@ def why_not_loaded(said: str) -> str:
 
 
 def why_no_device(backend: str, log: Iterable[str]) -> str:
-    """Tell why a loaded backend has no device, and what to run.
+    """Return why a loaded backend has no device, and what to run.
 
     Parameters
     ----------
     backend : str
-        Its name.
+        Name of the backend.
     log : iterable of str
-        What it logged when it was loaded.
+        Its log lines while it was loaded.
     """
     reason = {"cuda": _why_no_cuda, "vulkan": _why_no_vulkan}.get(backend, _why_none)(tuple(log))
     hidden = [f"{name}={value!r}" for name in _VISIBLE.get(backend, ()) if (value := os.environ.get(name)) is not None]
@@ -98,18 +98,18 @@ def why_no_device(backend: str, log: Iterable[str]) -> str:
 
 
 def _why_none(log: tuple[str, ...]) -> str:
-    return "no device found; is the driver installed?"
+    return "no device found; check that the driver is installed"
 
 
 def _why_no_cuda(log: tuple[str, ...]) -> str:
     driver = nvidia_driver()
     if driver is None:
         return _advice(install_hints.NVIDIA_DRIVER)
-    said = next(_after("failed to initialize CUDA: ", log), "")
-    if "insufficient" in said:
+    reason = next(_after("failed to initialize CUDA: ", log), "")
+    if "insufficient" in reason:
         update = install_hints.NVIDIA_DRIVER.command
-        return f"NVIDIA's driver is too old: it supports CUDA up to {driver} ({said}). Run: {update}"
-    return f"NVIDIA's driver, which supports CUDA {driver}, lists no device" + (f": {said}" if said else "")
+        return f"NVIDIA's driver is too old: it supports CUDA up to {driver} ({reason}). Run: {update}"
+    return f"NVIDIA's driver, which supports CUDA {driver}, lists no device" + (f": {reason}" if reason else "")
 
 
 def _why_no_vulkan(log: tuple[str, ...]) -> str:
@@ -119,8 +119,8 @@ def _why_no_vulkan(log: tuple[str, ...]) -> str:
     if not drivers:
         return _advice(install_hints.VULKAN_DRIVER)
     return (
-        f"the Vulkan drivers that are installed ({', '.join(drivers)}) offer no GPU; a software device is used only"
-        " where GGML_VK_VISIBLE_DEVICES=0 names it"
+        f"the installed Vulkan drivers ({', '.join(drivers)}) have no GPU. To use a software device, set"
+        " GGML_VK_VISIBLE_DEVICES=0"
     )
 
 

@@ -1,4 +1,4 @@
-"""What to install where, for every piece that a build may miss."""
+"""What to install on each system, for everything that a build or a backend may need."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Missing:
-    """Something that the build needs and did not find.
+    """Something that is needed and was not found.
 
     Parameters
     ----------
     what : str
-        The piece, and what was tried to find it.
+        What is missing, and where it was looked for.
     debian, fedora, macos, windows, pip : str or None
-        The command that installs it there; None where none is known.
+        The command that installs it. None: no command is known.
     """
 
     what: str
@@ -39,7 +39,7 @@ class Missing:
 
     @property
     def command(self) -> str:
-        """The command for this system, or with its system's name another one's; empty where none is known."""
+        """The command for this system, or that of another system after its name; empty if none is known."""
         system = {"darwin": self.macos, "win32": self.windows}
         here = system[sys.platform] if sys.platform in system else self.fedora if _is_fedora() else self.debian
         return here or self.pip or next(iter(str(self).splitlines()[1:]), "").strip()
@@ -47,10 +47,10 @@ class Missing:
 
 def _is_fedora() -> bool:
     try:
-        told = Path("/etc/os-release").read_text("utf-8", "replace")
+        text = Path("/etc/os-release").read_text("utf-8", "replace")
     except OSError:
         return False
-    names = [line.partition("=")[2] for line in told.splitlines() if line.startswith(("ID=", "ID_LIKE="))]
+    names = [line.partition("=")[2] for line in text.splitlines() if line.startswith(("ID=", "ID_LIKE="))]
     return any(word in name for name in names for word in ("fedora", "rhel"))
 
 
@@ -107,20 +107,20 @@ VULKAN_LOADER = Missing(
     debian="sudo apt install libvulkan1",
     fedora="sudo dnf install vulkan-loader",
     macos="brew install vulkan-loader molten-vk",
-    windows="the GPU's driver brings it",
+    windows="install the GPU's driver, which includes it",
 )
 VULKAN_DRIVER = Missing(
     "no Vulkan driver (no ICD file in /usr/share/vulkan/icd.d, /etc/vulkan/icd.d, VK_DRIVER_FILES)",
-    debian="sudo apt install mesa-vulkan-drivers (AMD, Intel; NVIDIA's driver brings its own)",
-    fedora="sudo dnf install mesa-vulkan-drivers (AMD, Intel; NVIDIA's driver brings its own)",
+    debian="sudo apt install mesa-vulkan-drivers (AMD, Intel; NVIDIA's driver includes its own)",
+    fedora="sudo dnf install mesa-vulkan-drivers (AMD, Intel; NVIDIA's driver includes its own)",
     macos="brew install molten-vk",
-    windows="the GPU's driver brings it",
+    windows="install the GPU's driver, which includes it",
 )
 OPENCL_LOADER = Missing(
     "no OpenCL loader (tried to load libOpenCL)",
     debian="sudo apt install ocl-icd-libopencl1",
     fedora="sudo dnf install ocl-icd",
-    windows="the GPU's driver brings it",
+    windows="install the GPU's driver, which includes it",
 )
 METAL = Missing("no Metal: it exists on macOS only", macos="xcode-select --install")
 HIP = Missing(

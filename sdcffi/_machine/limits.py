@@ -16,14 +16,14 @@ from pathlib import Path
 
 __all__ = ["MOST_THREADS", "free_memory", "usable_cores", "usable_processors"]
 
-MOST_THREADS = 512  # what ggml has room for
+MOST_THREADS = 512  # the limit of ggml
 
 
 def usable_cores() -> int:
-    """Give the physical cores that this process may use, 1 to `MOST_THREADS`.
+    """Return the number of physical cores that this process may use, 1 to `MOST_THREADS`.
 
-    On Linux those of its affinity, and no more than its control groups' quotas, rounded up. On macOS the performance
-    cores. On Windows, and elsewhere, half of the logical processors.
+    On Linux: those of its affinity, and at most the quotas of its control groups, rounded up. On macOS: the performance
+    cores. On Windows and elsewhere: half of the logical processors.
     """
     if sys.platform == "linux":
         return _linux_cores(Path("/"), os.sched_getaffinity(0))
@@ -33,14 +33,14 @@ def usable_cores() -> int:
 
 
 def usable_processors() -> int:
-    """Give the logical processors that this process may use: more than `usable_cores` where cores have two threads."""
+    """Return the number of logical processors that this process may use; a core may have two."""
     if sys.platform == "linux":
         return _linux_processors(Path("/"), os.sched_getaffinity(0))
     return _limited(os.cpu_count() or 1)
 
 
 def _linux_cores(root: Path, allowed: Collection[int]) -> int:
-    """Count cores, `root` being the file system's: processors that name the same siblings are threads of one."""
+    """Count the cores; `root` is that of the file system. Processors with the same siblings are threads of one core."""
     topology = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
     cores = {_file_text(root / topology.format(number)).strip() or str(number) for number in allowed}
     return _limited(len(cores), *_quotas(root))
@@ -51,7 +51,7 @@ def _linux_processors(root: Path, allowed: Collection[int]) -> int:
 
 
 def _quotas(root: Path) -> Iterator[int]:
-    """Processors' worth of time that each control group may take, rounded up."""
+    """Yield the number of processors that each control group may use, rounded up."""
     for version, directory in _control_groups(root, "cpu"):
         if version == 2:
             words = _file_text(directory / "cpu.max").split()
@@ -74,7 +74,7 @@ def _limited(*counts: int) -> int:
     return max(1, min(*counts, MOST_THREADS))
 
 
-# Where each version of control groups tells limit, use, and caches that can be dropped.
+# For each version of control groups, the files with limit, use, and droppable caches.
 _FILES = {
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     2: ("memory.max", "memory.current", "inactive_file"),
@@ -82,11 +82,11 @@ _FILES = {
 
 
 def free_memory() -> int | None:
-    """Give the bytes that can still be had; None where the system does not tell.
+    """Return the free memory in bytes; None if the system does not report it.
 
-    On Linux the least of MemAvailable, of what control groups leave (version 1 or 2, caches that can be dropped not
-    counted as used), and of what RLIMIT_AS leaves. On macOS the kernel's own percentage (``kern.memorystatus_level``,
-    what ``memory_pressure`` shows) of ``hw.memsize``. On Windows `GlobalMemoryStatusEx`.
+    On Linux: the least of MemAvailable, of what the control groups leave (version 1 or 2, droppable caches count as
+    free), and of what RLIMIT_AS leaves. On macOS: the kernel's own percentage (``kern.memorystatus_level``, which
+    ``memory_pressure`` shows) of ``hw.memsize``. On Windows: `GlobalMemoryStatusEx`.
     """
     try:
         if sys.platform == "linux":
@@ -101,7 +101,7 @@ def free_memory() -> int | None:
 
 
 def _linux(root: Path) -> Iterator[int]:
-    """What each limit leaves; `root` is the file system's."""
+    """Yield the free bytes within each limit; `root` is that of the file system."""
     for line in _file_text(root / "proc/meminfo").splitlines():
         if line.startswith("MemAvailable:"):
             yield int(line.split()[1]) * 1024
@@ -140,19 +140,19 @@ def _windows() -> int:
 
 
 def _control_groups(root: Path, controller: str) -> Iterator[tuple[int, Path]]:
-    """Give the control groups whose limits hold for this process: its own and those above it.
+    """Yield the control groups whose limits hold for this process: its own and those above it.
 
     Parameters
     ----------
     root : Path
-        The file system's.
+        Root of the file system.
     controller : str
         ``"cpu"``, ``"memory"``, ...
 
     Yields
     ------
     int, Path
-        1 or 2, the version, and the group's directory. In a container the group's path may not exist; those above do.
+        The version, 1 or 2, and the group's directory. In a container, the group's path may not exist; those above do.
     """
     for line in _file_text(root / "proc/self/cgroup").splitlines():
         _, controllers, group = line.split(":", 2)
@@ -170,7 +170,7 @@ def _control_groups(root: Path, controller: str) -> Iterator[tuple[int, Path]]:
 
 
 def _file_text(path: Path) -> str:
-    """Give what a file of the kernel says; nothing where it cannot be read."""
+    """Return the text of a file of the kernel; empty if it cannot be read."""
     try:
         return path.read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -178,14 +178,14 @@ def _file_text(path: Path) -> str:
 
 
 def _sysctl(name: str) -> int:
-    """Give a number of the macOS kernel.
+    """Return a number of the macOS kernel.
 
     Raises
     ------
     OSError
-        If there is none of that name.
+        If there is no number of that name.
     """
     value, size = ctypes.c_uint64(0), ctypes.c_size_t(8)
     if ctypes.CDLL(None).sysctlbyname(name.encode(), ctypes.byref(value), ctypes.byref(size), None, 0):
-        raise OSError(f"_sysctl {name} cannot be read")
+        raise OSError(f"sysctl {name} cannot be read")
     return value.value

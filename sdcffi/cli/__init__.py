@@ -1,4 +1,4 @@
-"""The command line `sdcffi`; the only part of the package that prints. Each command has a module of its own."""
+"""The command line `sdcffi`: the only part of the package that prints. Each command has its own module."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
 
 from .._version import __version__
 from ..errors import SDError
 from . import completion, convert, demo, devices, doctor, generate, info, lora, models, replay, tune, upscale, video
 from ._flags import in_flags
+from ._parser import USAGE_STATUS, HelpAll, Parser
 from ._terminal import say, warnings_in_one_line
 
 __all__ = ["main", "parser"]
 
-_USAGE, _FAILURE, _INTERRUPTED = 2, 1, 130
+_FAILURE, _INTERRUPTED = 1, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,12 +27,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv : sequence of str, optional
-        Arguments without the program's name. None takes those of the process.
+        Arguments without the program's name. None: those of the process.
 
     Returns
     -------
     int
-        0; 1 if it failed, or what `replay` drew differs; 2 for bad arguments; 130 after Ctrl-C.
+        Exit status: 0 for success; 1 for a failure, or for `replay` if the pixels differ; 2 for bad arguments; 130
+        after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["build"]:
@@ -51,12 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail(options, "interrupted", "KeyboardInterrupt", _INTERRUPTED)
     except (ValueError, TypeError) as error:
-        return _fail(options, str(error), type(error).__name__, _USAGE)
+        return _fail(options, str(error), type(error).__name__, USAGE_STATUS)
     except SDError as error:
         for line in error.log if options.verbose else ():
             say(line)
         return _fail(options, error.message, type(error).__name__, _FAILURE)
-    except BrokenPipeError:  # whoever read our output has gone; Python would complain again when it flushes at exit
+    except BrokenPipeError:  # the reader of our output has ended; Python would complain again when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _FAILURE
     except OSError as error:
@@ -76,18 +77,21 @@ def _in_one_line(message: str) -> str:
     return re.sub(r"\s*\n\s*", " ", re.sub(r"(?<![:;.,])\s*\n\s*", "; ", message.strip()))
 
 
-class _Parser(argparse.ArgumentParser):
-    """Tells errors in one line; the usage stands in --help."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(_USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
-
-
-def parser() -> argparse.ArgumentParser:
-    """Give the parser of all commands; what a command needs is imported when it runs."""
-    whole = _Parser(prog="sdcffi", description="Draw pictures with stable-diffusion.cpp.")
+def parser() -> Parser:
+    """Return the parser of all commands. A command imports what it needs when it runs."""
+    whole = Parser(
+        prog="sdcffi",
+        usage="sdcffi COMMAND [options]",
+        description="Generate images and videos with stable-diffusion.cpp.",
+    )
+    whole.short_end = (
+        'Example: sdcffi generate -m model.gguf -p "a cat" -o cat.png\n'
+        "Most used flags of a command: sdcffi COMMAND --help\n"
+        "Every flag of a command: sdcffi COMMAND --help-all"
+    )
+    whole.add_argument("--help-all", action=HelpAll, help=argparse.SUPPRESS)
     whole.add_argument("--version", action="version", version=f"sdcffi {__version__}")
-    commands = whole.add_subparsers(required=True, metavar="COMMAND")
+    commands = whole.add_subparsers(required=True, prog="sdcffi", metavar="COMMAND")
     for command in (
         generate,
         video,
@@ -104,5 +108,6 @@ def parser() -> argparse.ArgumentParser:
     ):
         command.add(commands)
     completion.add(commands, whole)
-    commands.add_parser("build", help="build the native library for this machine", add_help=False)
+    commands.add_parser("build", help="build the native library on this machine", add_help=False)
+    whole.short = {"commands": {command.dest: str(command.help) for command in commands._choices_actions}}
     return whole

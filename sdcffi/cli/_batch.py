@@ -1,4 +1,4 @@
-"""Draw a file of prompts: what is finished is passed over, what fails is told, and the rest is drawn."""
+"""Generate images for a file of prompts: finished lines are skipped, and a failed line does not stop the others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["run_batch"]
 
 @dataclass(frozen=True)
 class _Job:
-    """One line of the file: its number, what it is drawn with, and where its pictures go."""
+    """One line of the file: its number, its arguments, and the file of its images."""
 
     line: int
     arguments: Arguments
@@ -44,26 +44,28 @@ class _Job:
 
 
 def run_batch(options: argparse.Namespace, given: Arguments, output: Path) -> None:
-    """Draw every line of the file that ``--prompts`` names.
+    """Generate images for every line of the file that ``--prompts`` names.
 
-    Pictures are numbered by their line: ``out.png`` becomes ``out_0001.png``; ``{line}`` in the name places the number.
+    Files are numbered by line: ``out.png`` becomes ``out_0001.png``. ``{line}`` in the name is replaced by the number.
 
     Raises
     ------
     ValueError
-        If the file cannot be read or a line is malformed; before anything is drawn.
+        If the file cannot be read, or a line is malformed; before anything is generated.
     SDError
-        At the end, if a line could not be drawn; each was told when it failed.
+        At the end, if a line failed; each error was printed when it happened.
     """
     if options.save_params:
-        raise ValueError("--save-params is for a single call; the pictures of a batch tell their parameters")
+        raise ValueError("--save-params cannot be used with --prompts: leave one of them out")
     jobs = list(_jobs(Path(options.prompts), given, output))
     waiting = [job for job in jobs if not all(file.exists() for file in job.files)]
     if len(waiting) < len(jobs):
         say(f"sdcffi: {len(jobs) - len(waiting)} of {len(jobs)} lines are finished already")
-    failures = _draw(options, given, waiting) if waiting else 0
+    failures = _generate(options, given, waiting) if waiting else 0
     if failures:
-        raise SDError(f"{failures} of {len(waiting)} lines of {options.prompts} could not be drawn; run it again")
+        raise SDError(
+            f"{failures} of {len(waiting)} lines of {options.prompts} failed; run the same command again for them"
+        )
 
 
 def _jobs(path: Path, given: Arguments, output: Path) -> Iterator[_Job]:
@@ -72,7 +74,7 @@ def _jobs(path: Path, given: Arguments, output: Path) -> Iterator[_Job]:
     text = sys.stdin.read() if str(path) == "-" else _read(path)
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
-        raise ValueError(f"{path} holds no prompt")
+        raise ValueError(f"{path} contains no prompt")
     digits = max(4, len(str(lines[-1][0])))
     for number, line in lines:
         where = f"{path}, line {number}"
@@ -80,12 +82,14 @@ def _jobs(path: Path, given: Arguments, output: Path) -> Iterator[_Job]:
         target = Path(own.pop("output")).expanduser() if "output" in own else _numbered(output, f"{number:0{digits}d}")
         of_the_line = as_arguments(own, where)
         if of_the_line.context_values or of_the_line.engine_others:
-            raise ValueError(f"{where}: model and engine are one for all lines; name them by flags or --params")
+            raise ValueError(
+                f"{where}: all lines have the same model and engine: give their parameters as flags or in --params"
+            )
         arguments = given.updated(of_the_line)
         if not isinstance(arguments.generate["prompt"], str):
             raise ValueError(f"{where}: there is no prompt")
         if "{seed}" in target.name:
-            raise ValueError("{seed} in --output: a batch goes on by the names of its files; use {line}")
+            raise ValueError("--output must not contain {seed} with --prompts: use {line}")
         check_image_path(target)
         yield _Job(number, arguments, target)
 
@@ -101,7 +105,7 @@ def _parsed(line: str, where: str) -> dict[str, Any]:
     try:
         own = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is no JSON: {error}") from error
+        raise ValueError(f"{where} is not JSON: {error}") from error
     if not isinstance(own, dict):
         raise ValueError(f"{where} must be an object of parameters, not {type(own).__name__}")
     return own
@@ -113,7 +117,7 @@ def _numbered(output: Path, number: str) -> Path:
     return output.with_name(f"{output.stem}_{number}{output.suffix}")
 
 
-def _draw(options: argparse.Namespace, given: Arguments, jobs: list[_Job]) -> int:
+def _generate(options: argparse.Namespace, given: Arguments, jobs: list[_Job]) -> int:
     from ..engine.engine import Engine
 
     failures = 0
@@ -137,5 +141,5 @@ def _draw(options: argparse.Namespace, given: Arguments, jobs: list[_Job]) -> in
 def _save(result: Result, job: _Job, options: argparse.Namespace) -> None:
     paths = result.save(job.output, metadata=options.metadata, digests=options.digests, paths=options.paths)
     for path, seed in zip(paths, result.seeds, strict=True):
-        told = {"line": job.line, "path": str(path), "seed": seed}
-        say(json.dumps(told) if options.json else f"{path} (seed {seed})", sys.stdout)
+        report = {"line": job.line, "path": str(path), "seed": seed}
+        say(json.dumps(report) if options.json else f"{path} (seed {seed})", sys.stdout)

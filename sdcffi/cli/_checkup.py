@@ -1,7 +1,6 @@
-"""Go through everything that building and computing need, and say of each thing how it is and what to do about it.
+"""Check everything that building and generating need, and say for each thing what was found and what to do.
 
-Nothing that is examined can end the examination: what is native runs in child processes, and what a check raises is
-its outcome.
+No check can stop the others: native code runs in child processes, and an exception in a check is its result.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ __all__ = ["Check", "examine"]
 _BUILD = "python -m sdcffi build"
 _PROBE_SECONDS = 60
 _SIDE = 64
-_ALIKE = 25.0  # dB: pictures of one model on two devices are nearer, of a broken one they are not
+_ALIKE = 25.0  # dB: images of one model on two working devices are more alike than this
 _PROBE = """\
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
@@ -46,18 +45,18 @@ sys.stdout.write(json.dumps(getattr(drivers, sys.argv[2])()))
 
 @dataclass(frozen=True)
 class Check:
-    """What a look at one thing found.
+    """The result of one check.
 
     Attributes
     ----------
     name : str
-        ``"compiler"``, ``"toolkit cuda"``, ``"draw cpu:haswell"``, ...
+        ``"compiler"``, ``"toolkit cuda"``, ``"generate cpu:haswell"``, ...
     status : str
-        ``"ok"``; ``"note"``: not there, and not needed by what was built and asked for; ``"failed"``.
+        ``"ok"``; ``"note"``: missing, but not needed for what was built or asked for; ``"failed"``.
     detail : str
         What was found.
     advice : str
-        What to run or do; empty where nothing is to be done, or `detail` tells it.
+        What to run or do; empty if there is nothing to do, or `detail` says it.
     """
 
     name: str
@@ -66,13 +65,13 @@ class Check:
     advice: str = ""
 
     def as_dict(self) -> dict[str, str]:
-        """Give the attributes as a dictionary."""
+        """Return the attributes as a dictionary."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class _Case:
-    """What is examined: the build, or why there is none, and the backends that must work."""
+    """The subject of the checks: the build, or why there is none, and the backends that must work."""
 
     library: StrPath | None
     asked: tuple[str, ...]
@@ -92,7 +91,7 @@ class _Case:
 
 
 def examine(library: StrPath | None = None, backends: Collection[str] = (), seconds: float = 600.0) -> Iterator[Check]:
-    """Examine tools, drivers, the native build, and draw a tiny picture on each device and CPU variant.
+    """Check tools, drivers and the native build, and generate a small image on each device and CPU variant.
 
     Parameters
     ----------
@@ -101,12 +100,12 @@ def examine(library: StrPath | None = None, backends: Collection[str] = (), seco
     backends : collection of str
         Names of backends that must work, besides those that are built.
     seconds : float
-        That each picture may take.
+        Time limit for each image, in seconds.
 
     Yields
     ------
     Check
-        One after another, as they are made.
+        Each result when it is there.
     """
     try:
         build, without = locate(library), ""
@@ -125,7 +124,7 @@ def _surviving(name: str, section: Callable[[_Case], Iterator[Check]], case: _Ca
     try:
         yield from section(case)
     except Exception as error:
-        yield Check(name, "failed", f"could not be examined: {type(error).__name__}: {error}")
+        yield Check(name, "failed", f"could not be checked: {type(error).__name__}: {error}")
 
 
 # What building needs.
@@ -138,13 +137,13 @@ def _tools(case: _Case) -> Iterator[Check]:
         detail = f"{compiler.id} {compiler.version} for {compiler.target}, {compiler.cxx}"
         yield Check("compiler", "ok", detail)
     except BuildError as error:
-        said = error.message.splitlines()[0]
-        yield Check("compiler", case.missing(case.build is None), said, install_hints.CXX_COMPILER.command)
+        reason = error.message.splitlines()[0]
+        yield Check("compiler", case.missing(case.build is None), reason, install_hints.CXX_COMPILER.command)
     for tool in (CMAKE, NINJA):
         try:
             yield Check(tool.name, "ok", str(tool.find()))
         except BuildError:
-            yield Check(tool.name, "note", f"no {tool.requirement} here; a build fetches it from PyPI")
+            yield Check(tool.name, "note", f"{tool.requirement} is not installed; a build downloads it from PyPI")
     for name in _of_interest(case):
         yield _toolkit(name, compiler, case)
 
@@ -157,17 +156,17 @@ def _of_interest(case: _Case) -> list[str]:
 def _toolkit(name: str, compiler: Compiler | None, case: _Case) -> Check:
     needed = name in case.asked and name not in case.built
     if compiler is None:
-        return Check(f"toolkit {name}", case.missing(needed), "cannot be looked for without a compiler")
+        return Check(f"toolkit {name}", case.missing(needed), "cannot be checked without a compiler")
     toolkit = GPUS[name].toolkit(compiler)
     if not toolkit.missing:
-        return Check(f"toolkit {name}", "ok", "all that a build with it needs is here")
+        return Check(f"toolkit {name}", "ok", "everything that a build with it needs is here")
     what = "; ".join(missing.what for missing in toolkit.missing)
     return Check(
         f"toolkit {name}", case.missing(needed), what, "; ".join(missing.command for missing in toolkit.missing)
     )
 
 
-# What computing needs of the system.
+# What generating needs of the system.
 
 
 def _drivers(case: _Case) -> Iterator[Check]:
@@ -178,7 +177,7 @@ def _drivers(case: _Case) -> Iterator[Check]:
         elif GPUS[name].has_device():
             yield Check(f"driver {name}", "ok", "a device is here")
         else:
-            yield Check(f"driver {name}", case.missing(case.needs(name)), "no device seen")
+            yield Check(f"driver {name}", case.missing(case.needs(name)), "no device found")
 
 
 def _nvidia(case: _Case) -> Check:
@@ -186,7 +185,7 @@ def _nvidia(case: _Case) -> Check:
     if supported is None:
         hint = install_hints.NVIDIA_DRIVER
         return Check("driver cuda", case.missing(case.needs("cuda")), hint.what, hint.command)
-    seen = "nvidia-smi lists a GPU" if GPUS["cuda"].has_device() else "nvidia-smi lists no GPU, or is not here"
+    seen = "nvidia-smi lists a GPU" if GPUS["cuda"].has_device() else "nvidia-smi lists no GPU, or is not installed"
     return Check("driver cuda", "ok", f"NVIDIA's driver supports CUDA {supported}; {seen}")
 
 
@@ -196,11 +195,13 @@ def _vulkan(case: _Case) -> Check:
         if not found:
             hint = hint or install_hints.VULKAN_DRIVER
             return Check("driver vulkan", status, hint.what, hint.command)
-    return Check("driver vulkan", "ok", f"the loader is here, and drivers: {', '.join(_probed('vulkan_drivers'))}")
+    return Check(
+        "driver vulkan", "ok", f"the loader is installed, and these drivers: {', '.join(_probed('vulkan_drivers'))}"
+    )
 
 
 def _probed(function: str) -> Any:
-    """Call a function of `_machine.drivers` in a process of its own, since it loads drivers; None where that fails."""
+    """Call a function of `_machine.drivers` in its own process, because it loads drivers; None if that fails."""
     command = [sys.executable, "-c", _PROBE, json.dumps(sys.path), function]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=True)
@@ -216,7 +217,9 @@ def _native(case: _Case) -> Iterator[Check]:
     for name in case.asked:
         if case.build is not None and name not in (*case.built, *case.build.refused):
             command = f"{_BUILD} --backend {','.join([*sorted(case.built), name])}"
-            yield Check(f"backend {name}", "failed", "asked for, but not part of the native build", command)
+            yield Check(
+                f"backend {name}", "failed", "asked for with --backend, but not part of the native build", command
+            )
     if case.build is None:
         yield Check("native build", "failed", case.without, _BUILD)
         return
@@ -231,11 +234,11 @@ def _files(build: NativeBuild) -> Iterator[Check]:
             build.verify(build.directory / name)
         except (SDError, OSError) as error:
             damaged += 1
-            said = error.message.partition(" Run: ")[0] if isinstance(error, SDError) else str(error)
-            yield Check(f"file {name}", "failed", said.strip(), build.reinstallation(name) or _BUILD)
+            reason = error.message.partition(" Run: ")[0] if isinstance(error, SDError) else str(error)
+            yield Check(f"file {name}", "failed", reason.strip(), build.reinstallation(name) or _BUILD)
     if not damaged:
         count, by = len(build.manifest["files"]), build.manifest.get("sdcffi")
-        yield Check("files", "ok", f"{count} files in {build.directory}, as they were built by sdcffi {by}")
+        yield Check("files", "ok", f"{count} files in {build.directory} are unchanged since sdcffi {by} built them")
 
 
 def _loaded(case: _Case) -> Iterator[Check]:
@@ -244,7 +247,7 @@ def _loaded(case: _Case) -> Iterator[Check]:
     try:
         backend_choice("auto")
         choice = "auto"
-    except ValueError as error:  # of the environment variable
+    except ValueError as error:  # from the environment variable
         yield Check("choice", "failed", str(error))
         choice = "cpu"
     inventory, _ = take_inventory(case.library, choice, Listeners())
@@ -253,9 +256,9 @@ def _loaded(case: _Case) -> Iterator[Check]:
         return
     assert case.build is not None
     commit = case.build.manifest["upstream"]["commit"]
-    yield Check("library", "ok", f"stable-diffusion.cpp {commit} loads; its structs are laid out as declared")
+    yield Check("library", "ok", f"stable-diffusion.cpp {commit} loads; its structs have the declared layout")
     yield from _backends(inventory)
-    yield from _drawn(inventory, case)
+    yield from _generated(inventory, case)
 
 
 def _backends(inventory: Inventory) -> Iterator[Check]:
@@ -281,8 +284,8 @@ def _advice(problem: str) -> str:
     return "" if "Run: " in problem or _BUILD in problem else f"{_BUILD} --clean"
 
 
-def _drawn(inventory: Inventory, case: _Case) -> Iterator[Check]:
-    """Draw on each device and variant, each in a process of its own, and compare the pictures."""
+def _generated(inventory: Inventory, case: _Case) -> Iterator[Check]:
+    """Generate on each device and variant, each in its own process, and compare the images."""
     variants = [f"cpu:{variant.name}" for variant in inventory.variants if variant.name and variant.score]
     devices = [device.id for device in inventory.devices if device.backend != "cpu"]
     words = [*(variants or ["cpu"]), *devices]
@@ -290,53 +293,52 @@ def _drawn(inventory: Inventory, case: _Case) -> Iterator[Check]:
     for word in words:
         started = time.perf_counter()
         try:
-            picture = _draw(word, case)
+            image = _generate(word, case)
         except Exception as error:
-            yield Check(f"draw {word}", "failed", *_failure(word, error))
+            yield Check(f"generate {word}", "failed", *_failure(word, error))
             continue
         seconds = time.perf_counter() - started
-        yield _judged(word, picture, seconds, first)
-        first = first or (word, picture)
+        yield _judged(word, image, seconds, first)
+        first = first or (word, image)
 
 
-def _draw(word: str, case: _Case) -> NDArray[np.uint8]:
+def _generate(word: str, case: _Case) -> NDArray[np.uint8]:
     from ..demo import demo_model
     from ..engine.engine import Engine
 
     arguments: dict[str, Any] = {**demo_model(), "library": case.library, "memory_check": "off"}
     with Engine(**arguments, backend=word, timeout=case.seconds) as engine:
-        drawn = engine.generate(
+        result = engine.generate(
             "a red circle", width=_SIDE, height=_SIDE, steps=1, cfg_scale=1.0, seed=7, timeout=case.seconds
         )
-    return drawn.arrays[0].copy()
+    return result.arrays[0].copy()
 
 
-def _judged(
-    word: str, picture: NDArray[np.uint8], seconds: float, first: tuple[str, NDArray[np.uint8]] | None
-) -> Check:
+def _judged(word: str, image: NDArray[np.uint8], seconds: float, first: tuple[str, NDArray[np.uint8]] | None) -> Check:
     from ..images.compare import compare
 
-    told = f"{_SIDE}x{_SIDE} pixels in {seconds:.1f} s with loading"
-    if picture.std() < 1:
-        return Check(f"draw {word}", "failed", f"{told}, but the picture is plain", _elsewhere(word))
+    name, detail = f"generate {word}", f"{_SIDE}x{_SIDE} pixels in {seconds:.1f} s, including loading"
+    if image.std() < 1:
+        return Check(name, "failed", f"{detail}, but the image has only one colour", _elsewhere(word))
     if first is None:
-        return Check(f"draw {word}", "ok", told)
-    psnr = compare(picture, first[1]).psnr
-    likeness = f"the picture of {first[0]}" if psnr == float("inf") else f"{psnr:.0f} dB from that of {first[0]}"
+        return Check(name, "ok", detail)
+    psnr = compare(image, first[1]).psnr
     if psnr < _ALIKE:
-        return Check(f"draw {word}", "failed", f"{told}, but the picture is another one: {likeness}", _elsewhere(word))
-    return Check(f"draw {word}", "ok", f"{told}; {likeness}")
+        wrong = f"the image differs from that of {first[0]}: PSNR {psnr:.0f} dB"
+        return Check(name, "failed", f"{detail}, but {wrong}", _elsewhere(word))
+    likeness = "the same image as" if psnr == float("inf") else f"PSNR {psnr:.0f} dB to the image of"
+    return Check(name, "ok", f"{detail}; {likeness} {first[0]}")
 
 
 def _failure(word: str, error: Exception) -> tuple[str, str]:
     if isinstance(error, BackendUnavailableError):
         return error.message, ""
-    said = error.message if isinstance(error, SDError) else str(error)
+    reason = error.message if isinstance(error, SDError) else str(error)
     kind = "its process crashed" if isinstance(error, NativeCrashError) else type(error).__name__
-    return f"{kind}: {said}", _elsewhere(word)
+    return f"{kind}: {reason}", _elsewhere(word)
 
 
 def _elsewhere(word: str) -> str:
     if word.startswith("cpu"):
-        return f"{_BUILD} --clean, and if that does not help, report it"
-    return f"update the driver of {BACKENDS[word.partition(':')[0]]}; until then use backend='cpu'"
+        return f"{_BUILD} --clean; if that does not help, report it"
+    return f"update the driver of {BACKENDS[word.partition(':')[0]]}; until then, use backend='cpu'"

@@ -1,4 +1,4 @@
-"""Flags made of the parameters: the names of `params.names` with dashes, and sd-cli's other spellings."""
+"""Flags for the parameters: the names of `params.names` with dashes, and sd-cli's other spellings."""
 
 from __future__ import annotations
 
@@ -12,14 +12,24 @@ from ..params.image import ImageParams
 from ..params.names import Parameter, flag_of, parameters
 from ..params.struct import Struct
 from ..params.video import VideoParams
+from ._parser import HelpAll, Parser, ShortHelp
 
 if TYPE_CHECKING:
     from ..parameter_files import Arguments
 
 __all__ = [
+    "ALPHA_HELP",
     "BACKEND_HELP",
+    "BACKEND_NAMES",
+    "JSON_HELP",
+    "LIBRARY_HELP",
+    "PARAMS_HELP",
+    "SHORT_MODEL",
+    "SHORT_RUN",
+    "TIMEOUT_HELP",
     "add_call",
     "add_command",
+    "add_commands",
     "add_engine",
     "add_struct",
     "arguments_of",
@@ -27,7 +37,7 @@ __all__ = [
     "preview_keywords",
 ]
 
-# Other spellings, most of them sd-cli's.
+# Other spellings of flags, most of them from sd-cli.
 _ALIASES = {
     "model": ("-m",),
     "clip_l": ("--clip_l",),
@@ -35,6 +45,7 @@ _ALIASES = {
     "clip_vision": ("--clip_vision",),
     "llm_vision": ("--llm_vision",),
     "taesd": ("--tae",),
+    "control_net_on_cpu": ("--control-net-cpu",),
     "threads": ("-t",),
     "prompt": ("-p",),
     "negative_prompt": ("-n",),
@@ -48,37 +59,65 @@ _ALIASES = {
     "batch_count": ("-b",),
     "ref_images": ("-r",),
 }
-# What is given once for each element.
+# Flags that are given once for each element.
 _REPEATED = {
-    "loras": ("PATH[:SCALE]", "adapter and its strength; may be repeated"),
-    "ref_images": ("PATH", "reference picture; may be repeated"),
-    "control_frames": ("PATH", "frame for VACE models to follow; may be repeated"),
+    "loras": ("PATH[:SCALE]", "LoRA file and its strength (default: 1); may be repeated"),
+    "ref_images": ("PATH", "reference image; may be repeated"),
+    "control_frames": ("PATH", "frame that a VACE model follows; may be repeated"),
     "pm_id_images": ("PATH", "photograph of a person; may be repeated"),
-    "embeddings": ("NAME=PATH", "textual-inversion embedding and its word; may be repeated"),
+    "embeddings": ("NAME=PATH", "word in the prompt and its textual-inversion embedding; may be repeated"),
 }
-# Where the dataclass tells what a caller in Python passes.
+# Help for flags whose dataclass describes what a caller in Python passes.
 _MEANINGS = {
-    "init_image": "picture to start from; of a video the first frame, or for a VACE model a reference picture",
+    "init_image": "image to start from; for a video the first frame, or for a VACE model a reference image",
     "end_image": "last frame",
-    "mask_image": "part of the init image to draw anew: a picture, white where it is drawn, or LEFT,TOP,RIGHT,BOTTOM",
-    "control_image": "what a ControlNet is to follow",
+    "mask_image": "part of the init image to generate anew: an image that is white there, or LEFT,TOP,RIGHT,BOTTOM",
+    "control_image": "image for the ControlNet",
+    "prompt": "what to generate, with weights as in (text:1.2)",
+    "seed": "random seed, 0 to 2**63 - 1; image i of a batch uses SEED + i (default: a random one)",
     "vae_tiling": "decode and encode in tiles: less memory",
-    "hires": "draw a second pass, at a larger size",
-    "scm_policy_dynamic": "depart from --scm-mask where the difference is small",
+    "hires": "generate a second pass, at a larger size",
+    "scm_policy_dynamic": "reuse more than --scm-mask says where the difference is small",
 }
-# C names of fields that the meanings of others speak of.
+_PROPER_NAMES = ("Spectrum:", "Wan ")  # besides words with capitals inside
+_METAVARS = {"prompt": "TEXT", "negative_prompt": "TEXT", "tensor_type_rules": "REGEX=TYPE,...", "scm_mask": "N,N,..."}
+# C names of fields that appear in the help of other flags.
 _FLAG_OF_FIELD = {
     item.path[-1]: item.flag
     for struct in (VideoParams, ImageParams, ContextParams)  # the last one of a name counts
     for item in parameters(struct)
 }
-BACKEND_HELP = "auto, cpu, cuda, vulkan, metal, ...; cuda:1 for a device, cpu:haswell for a CPU variant"
-# Keywords that are no fields of the engine's structs, with their sd-cli spelling where it has another one.
+BACKEND_NAMES = "auto, cpu, cuda, vulkan, metal, ...; cuda:1 for a device, cpu:haswell for a CPU variant"
+BACKEND_HELP = f"{BACKEND_NAMES} (default: auto)"
+LIBRARY_HELP = "directory of the native build to use"
+ALPHA_HELP = "colour behind transparent pixels of input images, or ignore, or refuse (default: refuse)"
+JSON_HELP = "print the result as JSON"
+PARAMS_HELP = "read parameters from a .json or .toml file; flags win"
+TIMEOUT_HELP = "time limit for the call, in seconds (default: none)"
+# Keywords that are not fields of the engine's structs, with sd-cli's spelling where it differs.
 _ENGINE_ONLY = {
-    "backend": (("--backend",), BACKEND_HELP),
-    "library": (("--library",), "directory of the native build to use"),
-    "lora_dir": (("--lora-model-dir", "--lora-dir"), "where adapters named in prompts or without a path are looked up"),
-    "memory_check": (("--memory-check",), "warn, strict or off: what to do where memory seems too short"),
+    "backend": (("--backend",), "NAME", BACKEND_HELP),
+    "library": (("--library",), "DIR", LIBRARY_HELP),
+    "lora_dir": (("--lora-model-dir", "--lora-dir"), "DIR", "directory of LoRAs that are given by name"),
+    "memory_check": (
+        ("--memory-check",),
+        "HOW",
+        "if memory seems too short: warn, refuse (strict) or do nothing (off) (default: warn)",
+    ),
+}
+# Groups of the short help that several commands have.
+SHORT_MODEL = {
+    "model": {
+        "--model": "whole checkpoint, or a diffusers directory",
+        "--diffusion-model": "diffusion model alone; needs the next two",
+        "--vae": "autoencoder (--taesd for a tiny one)",
+        "--llm": "text encoder (also --clip-l, --clip-g, --t5xxl)",
+        "--type": "convert weights while loading: q8_0, f16, ...",
+    }
+}
+SHORT_RUN = {
+    "--backend": "auto, cpu, cuda, vulkan, ...; cuda:1 for a device",
+    "--threads": "number of CPU threads",
 }
 _OURS = {
     *("output", "prompts", "params", "save_params", "json", "verbose", "run", "video", "fps", "lossless", "file"),
@@ -88,20 +127,55 @@ _OURS = {
 
 
 def add_command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int | None], text: str
+    commands: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], int | None],
+    text: str,
+    *,
+    arguments: str = "",
+    short: ShortHelp | None = None,
 ) -> argparse.ArgumentParser:
-    """Add a command that `run` carries out; what it prints on standard output is what was asked for."""
-    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    """Add a command that is carried out by `run`.
+
+    Parameters
+    ----------
+    commands : subparsers of argparse
+        What to add it to.
+    name : str
+        Its name.
+    run : callable
+        Function that gets the parsed options. Only its results go to standard output. It returns the exit status, or
+        None for 0.
+    text : str
+        What it does, in one line.
+    arguments : str
+        Its positional arguments, for the usage line.
+    short : mapping, optional
+        What its --help shows. None: every flag.
+    """
+    description = f"{text[0].upper()}{text[1:]}."
+    command: Parser = commands.add_parser(name, help=text, description=description, allow_abbrev=False)
     command.set_defaults(run=run)
-    command.usage = f"{command.prog} [options]"  # a list of a hundred flags tells nobody anything
-    command.add_argument("-v", "--verbose", action="store_true", help="show the native log")
+    command.short = short
+    command.usage = " ".join(filter(None, [command.prog, arguments, "[options]"]))  # a list of all flags helps nobody
+    command.epilog = "The engine's defaults: sdcffi info --parameters" if short and "model" in short else None
+    command.add_argument("--help-all", action=HelpAll, help="show every flag and exit" if short else argparse.SUPPRESS)
+    command.add_argument("-v", "--verbose", action="store_true", help="show the engine's log")
     return command
+
+
+def add_commands(commands: Any, name: str, text: str) -> Any:
+    """Add a command that has commands of its own; return what they are added to."""
+    command: Parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    command.usage = f"{command.prog} COMMAND [options]"
+    command.add_argument("--help-all", action=HelpAll, help=argparse.SUPPRESS)
+    return command.add_subparsers(required=True, title="commands", metavar="COMMAND", prog=command.prog)
 
 
 def add_struct(
     command: argparse.ArgumentParser, title: str, struct: type[Struct], without: Collection[str] = ()
 ) -> Any:
-    """Add a group with a flag for each parameter but those named in `without`."""
+    """Add a group with a flag for each parameter, except those named in `without`."""
     group = command.add_argument_group(title)
     for parameter in parameters(struct):
         if parameter.name not in without:
@@ -121,17 +195,31 @@ def _add(group: Any, parameter: Parameter) -> None:
     elif parameter.many:
         group.add_argument(*flags, dest=name, type=_numbers(parameter.kind), metavar="N,N,...", help=meaning)
     else:
-        metavar = "PATH" if parameter.annotation in ("StrPath", "Pixels", "MaskPixels") else parameter.kind.__name__
-        group.add_argument(*flags, dest=name, type=parameter.kind, metavar=metavar.upper(), help=meaning)
+        group.add_argument(*flags, dest=name, type=parameter.kind, metavar=_metavar(parameter), help=meaning)
+
+
+def _metavar(parameter: Parameter) -> str:
+    if parameter.annotation in ("StrPath", "Pixels", "MaskPixels"):
+        return "PATH"
+    return _METAVARS.get(parameter.name) or ("NAME" if parameter.kind is str else parameter.kind.__name__.upper())
 
 
 def _in_words_of_flags(meaning: str) -> str:
-    meaning = meaning.replace("None: ", "Default: ").replace("what None means", "the default")
+    """Return a parameter's description in words of the command line."""
+    meaning = meaning.replace(" None: the engine's default.", "").replace(" the engine's default, which is off", " off")
+    meaning = meaning.replace("0 or None: ", "None: 0, ").replace("what None means", "the default")
+    meaning = re.sub(r"(\.\.\.|(?<!\.)\.) None: (.+)\.$", _default, meaning).removesuffix(".")
+    if meaning.split(maxsplit=1)[0][1:].rstrip(":").islower() and not meaning.startswith(_PROPER_NAMES):
+        meaning = meaning[0].lower() + meaning[1:]
     return re.sub(r"\b[a-z]+(?:_[a-z]+)+\b", lambda found: _FLAG_OF_FIELD.get(found[0], found[0]), meaning)
 
 
+def _default(found: re.Match[str]) -> str:
+    return f"{found[1].removesuffix('.') if found[1] == '.' else found[1]} (default: {found[2]})"
+
+
 def in_flags(message: str, options: argparse.Namespace) -> str:
-    """Name flags in a message that names keywords: ``give resize= 'fit'`` becomes ``give --resize 'fit'``."""
+    """Replace the keywords in a message by flags: ``give resize= 'fit'`` becomes ``give --resize 'fit'``."""
 
     def flag(found: re.Match[str]) -> str:
         name, quote = found[1], found[2]
@@ -150,57 +238,74 @@ def _numbers(kind: type) -> Any:
 
 
 def add_engine(command: argparse.ArgumentParser, *, tunes: bool = False) -> None:
-    """Add what chooses model, backend and library, and unless the command tunes itself, whether its choice is taken."""
+    """Add the flags of model, backend and library; and ``--tune``, unless the command itself `tunes`."""
     model = add_struct(command, "model and engine", ContextParams)
     model.add_argument("--circular", action="store_const", const=True, help="--circular-x and --circular-y")
     group = command.add_argument_group("where it runs")
-    for name, (flags, meaning) in _ENGINE_ONLY.items():
-        group.add_argument(*flags, dest=name, help=meaning)
+    for name, (flags, metavar, meaning) in _ENGINE_ONLY.items():
+        group.add_argument(*flags, dest=name, metavar=metavar, help=meaning)
     if not tunes:
-        meaning = "with what sdcffi tune has measured for this model here"
+        meaning = "use the settings that sdcffi tune stored for this model on this machine"
         group.add_argument("--tune", dest="tuned", action=argparse.BooleanOptionalAction, default=None, help=meaning)
 
 
 def add_call(command: argparse.ArgumentParser, struct: type[Struct]) -> None:
-    """Add what a call that draws takes, and what is shown and written beside."""
-    group = add_struct(command, "what is drawn", struct)
+    """Add the flags of a call that generates, of previews, and of the record in its files."""
+    group = add_struct(command, "what to generate", struct)
     group.add_argument(
         "--resize",
         choices=("error", "fit", "crop", "pad", "stretch"),
         metavar="HOW",
-        help="error, fit, crop, pad or stretch: how pictures given are brought to size (default: error)",
+        help="if an input image has another size: error, fit, crop, pad or stretch (default: error)",
     )
-    group.add_argument(
-        "--alpha", metavar="COLOUR", help="behind transparent pixels of pictures given, or ignore, or refuse (default)"
-    )
+    group.add_argument("--alpha", metavar="COLOUR", help=ALPHA_HELP)
     group.add_argument(
         "--strict",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="whether an adapter that does not fit is an error; else it is left out",
+        help="a LoRA that does not fit the model is an error (default); otherwise it is left out with a warning",
     )
     group.add_argument(
-        "--lora-tags", action=argparse.BooleanOptionalAction, default=None, help="read <lora:name:weight> in the prompt"
+        "--lora-tags",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="apply <lora:name:weight> in the prompt (default)",
     )
-    beside = command.add_argument_group("beside it")
-    beside.add_argument("--timeout", type=float, metavar="SECONDS", help="that a call may take")
-    beside.add_argument(
-        "--preview", metavar="HOW", choices=("proj", "tae", "vae"), help="proj, tae or vae: write how far it has come"
+    group.add_argument("--timeout", type=float, metavar="SECONDS", help=TIMEOUT_HELP)
+    preview = command.add_argument_group("previews")
+    preview.add_argument(
+        "--preview", metavar="HOW", choices=("proj", "tae", "vae"), help="save previews: proj, tae or vae"
     )
-    beside.add_argument("--preview-path", metavar="FILE", default="preview.png", help="to it (default: preview.png)")
-    beside.add_argument("--preview-interval", type=int, default=1, metavar="STEPS", help="each so many (default: 1)")
-    beside.add_argument("--preview-noisy", action="store_true", help="the noisy latent, not what lies behind it")
-    beside.add_argument(
-        "--metadata", action=argparse.BooleanOptionalAction, default=True, help="tell in the file what made it"
+    preview.add_argument(
+        "--preview-path",
+        metavar="FILE",
+        default="preview.png",
+        help="file that each preview is written to (default: preview.png)",
     )
-    beside.add_argument(
-        "--digests", action=argparse.BooleanOptionalAction, default=True, help="with the sha256 of the model's files"
+    preview.add_argument(
+        "--preview-interval", type=int, default=1, metavar="STEPS", help="save one every STEPS steps (default: 1)"
     )
-    beside.add_argument("--paths", action="store_true", help="with the absolute paths of files, not only their names")
+    preview.add_argument(
+        "--preview-noisy", action="store_true", help="show the noisy latent, not the image that the model predicts"
+    )
+    record = command.add_argument_group("record in the files")
+    record.add_argument(
+        "--metadata",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="write the parameters into each file (default)",
+    )
+    record.add_argument(
+        "--digests",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="write the sha256 of the model's files too (default)",
+    )
+    record.add_argument("--paths", action="store_true", help="write absolute paths of files, not only their names")
 
 
 def arguments_of(options: argparse.Namespace, *, video: bool = False) -> Arguments:
-    """Give what ``--params`` and the flags say; flags win."""
+    """Return the arguments in ``--params`` and in the flags; flags win."""
     from ..parameter_files import Arguments, as_arguments, read_arguments
 
     params = getattr(options, "params", None)
@@ -210,7 +315,7 @@ def arguments_of(options: argparse.Namespace, *, video: bool = False) -> Argumen
 
 
 def preview_keywords(options: argparse.Namespace) -> dict[str, Any]:
-    """Give the keywords of a call with which previews are written to a file, each in place of the one before."""
+    """Return the keywords of a call that writes its previews to a file, each one over the one before."""
     if options.preview is None:
         return {}
     from pathlib import Path
@@ -220,11 +325,11 @@ def preview_keywords(options: argparse.Namespace) -> dict[str, Any]:
     from ..images.convert import to_pillow
 
     path = Path(options.preview_path).expanduser()
-    picture_format = check_image_path(path)
+    image_format = check_image_path(path)
 
     def write(preview: Any) -> None:
         with replacing(path) as temporary:
-            to_pillow(preview.frames[0]).save(temporary, format=picture_format)
+            to_pillow(preview.frames[0]).save(temporary, format=image_format)
 
     return {
         "preview": options.preview,

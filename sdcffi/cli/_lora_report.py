@@ -1,4 +1,4 @@
-"""The commands ``sdcffi lora inspect`` and ``sdcffi lora grid``; what they find is printed by `cli`."""
+"""The results of ``sdcffi lora inspect`` and ``sdcffi lora grid``; `cli` prints them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ..params.lora import Lora, LoraReport
 
-__all__ = ["draw_grid", "inspect", "parse_numbers"]
+__all__ = ["inspect", "make_grid", "parse_numbers"]
 
 _MOST_BLOCKS = 40  # lines of `inspect`
 _BLOCK = re.compile(r"^(.*?\d+)(?:[._](?=\D)|$)")
@@ -35,9 +35,9 @@ def inspect(path: Path, as_json: bool = False, fit: LoraReport | None = None) ->
     path : Path
         The file.
     as_json : bool
-        One JSON object in place of lines for people.
+        True returns one JSON object instead of lines for people.
     fit : LoraReport, optional
-        What `Engine.check_loras` says of it for a model.
+        Report of `Engine.check_loras` on it, for a model.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def _describe_fit(report: LoraReport) -> list[str]:
         f"for this model: {report.applied} of {report.total} tensors, on {', '.join(report.types) or 'no'} weights"
     ]
     lines += [f"  does not fit: {misfit}" for misfit in report.misfits[:_MOST_BLOCKS]]
-    lines += [f"  passed over: {name}" for name in report.skipped[:_MOST_BLOCKS]]
+    lines += [f"  ignored: {name}" for name in report.skipped[:_MOST_BLOCKS]]
     if (more := max(len(report.misfits), len(report.skipped)) - _MOST_BLOCKS) > 0:
         lines.append(f"  and {more} more")
     return lines
@@ -83,7 +83,7 @@ def _facts(lora: LoraFile) -> dict[str, Any]:
 
 def _describe(lora: LoraFile) -> Iterator[str]:
     yield f"{lora.path}: {lora.format}, {_bytes(lora.size)}, {len(lora.tensors)} tensors"
-    yield f"kind: {', '.join(lora.kinds) or 'no adapter'}; names: {lora.naming or 'of no known style'}"
+    yield f"kind: {', '.join(lora.kinds) or 'not a LoRA'}; names: {lora.naming or 'unknown'}"
     yield f"architecture: {lora.architecture or 'unknown'} ({lora.architecture_reason})"
     if lora.dtypes:
         yield f"dtypes: {_counted(lora.dtypes)}"
@@ -97,7 +97,7 @@ def _describe(lora: LoraFile) -> Iterator[str]:
     if len(blocks) > _MOST_BLOCKS:
         yield f"  and {len(blocks) - _MOST_BLOCKS} more"
     if lora.unused:
-        yield f"passed over by the engine: {len(lora.unused)} tensors, such as {', '.join(lora.unused[:3])}"
+        yield f"ignored by the engine: {len(lora.unused)} tensors, such as {', '.join(lora.unused[:3])}"
 
 
 def _bytes(size: int) -> str:
@@ -105,7 +105,7 @@ def _bytes(size: int) -> str:
 
 
 def _counted(counts: dict[Any, int]) -> str:
-    """Say ``4 (12 times), 8 (twice)`` the short way."""
+    """Return values with their counts: ``4 (12x), 8 (2x)``."""
     if len(counts) == 1:
         return _label(next(iter(counts)))
     most = sorted(counts.items(), key=lambda item: -item[1])
@@ -118,13 +118,13 @@ def _label(value: object) -> str:
 
 
 def _blocks(lora: LoraFile) -> dict[str, int]:
-    """Number of modules by block: a name up to the end of its first number."""
+    """Return the number of modules by block: a name up to the end of its first number."""
     matches = ((target, _BLOCK.match(target)) for target in lora.targets)
     return dict(Counter(match[1] if match else target for target, match in matches))
 
 
 def parse_numbers(text: str, kind: Callable[[str], Any], flag: str) -> list[Any]:
-    """Read numbers with commas between them.
+    """Read numbers that are separated by commas.
 
     Parameters
     ----------
@@ -133,23 +133,23 @@ def parse_numbers(text: str, kind: Callable[[str], Any], flag: str) -> list[Any]
     kind : type
         float or int.
     flag : str
-        What to call it in messages.
+        Name of the flag in messages.
 
     Raises
     ------
     ValueError
-        If one is no finite number, or stands there twice.
+        If one is not a finite number, or is given twice.
     """
     try:
         numbers = [kind(word) for word in text.split(",")]
     except ValueError:
         numbers = []
     if not numbers or not all(math.isfinite(number) for number in numbers) or len({*numbers}) < len(numbers):
-        raise ValueError(f"{flag} must be different {kind.__name__}s with commas between them, not {text!r}")
+        raise ValueError(f"{flag} must be different {kind.__name__}s separated by commas, not {text!r}")
     return numbers
 
 
-def draw_grid(
+def make_grid(
     generate: Callable[..., Any],
     loras: Sequence[Lora],
     scales: Sequence[float],
@@ -157,21 +157,22 @@ def draw_grid(
     output: Path,
     title: str = "",
 ) -> Path:
-    """Draw each adapter at each strength with each seed, and lay the pictures out as a contact sheet.
+    """Generate images with each adapter at each strength and seed, and write them as a contact sheet.
 
     Parameters
     ----------
     generate : callable
-        Called as ``generate(loras=[...], seed=...)`` and gives a `Result`, as `Engine.generate` does.
+        Called as ``generate(loras=[...], seed=...)``; returns a `Result`, as `Engine.generate` does.
     loras : sequence of Lora
-        Checked ones. Each is drawn alone; its multiplier is multiplied with the scales.
-    scales, seeds : sequence of numbers
-        A column each, and a row each within an adapter's rows. The picture without LoRA stands first in every row
-        (scale 0), and is drawn once a seed.
+        Checked LoRAs. Each is used alone; its multiplier is multiplied by the scales.
+    scales : sequence of float
+        Strengths, one column each. The first column is without LoRA (scale 0), generated once per seed.
+    seeds : sequence of int
+        Random seeds, one row each for every LoRA.
     output : path
-        The picture file to write.
+        Image file to write.
     title : str
-        A line above all.
+        Line above the sheet.
 
     Returns
     -------
@@ -181,27 +182,27 @@ def draw_grid(
     Raises
     ------
     ValueError
-        If the file's ending is no picture format, before anything is drawn.
+        If the file's ending is not an image format; before anything is generated.
     """
-    picture_format = check_image_path(output)
+    image_format = check_image_path(output)
     if not loras:
         raise ValueError("a grid needs at least one LoRA")
     wanted = [0.0, *(scale for scale in scales if scale)]
-    base = {seed: _picture(generate, [], seed) for seed in seeds}
-    pictures = {
-        (lora, scale, seed): _picture(generate, [_scaled(lora, scale)], seed) if scale else base[seed]
+    base = {seed: _image(generate, [], seed) for seed in seeds}
+    images = {
+        (lora, scale, seed): _image(generate, [_scaled(lora, scale)], seed) if scale else base[seed]
         for lora in loras
         for scale in wanted
         for seed in seeds
     }
     sheet = contact_sheet(
-        [[pictures[lora, scale, seed] for scale in wanted] for lora in loras for seed in seeds],
+        [[images[lora, scale, seed] for scale in wanted] for lora in loras for seed in seeds],
         rows=[f"{label}, seed {seed}" for label in _labels(loras) for seed in seeds],
         columns=["no LoRA", *(f"{scale:g}" for scale in wanted[1:])],
         title=title,
     )
     with replacing(output) as temporary:
-        sheet.save(temporary, format=picture_format)
+        sheet.save(temporary, format=image_format)
     return output
 
 
@@ -214,6 +215,6 @@ def _scaled(lora: Lora, scale: float) -> Lora:
     return replace(lora, multiplier=lora.multiplier * scale)
 
 
-def _picture(generate: Callable[..., Any], loras: list[Lora], seed: int) -> Image.Image:
+def _image(generate: Callable[..., Any], loras: list[Lora], seed: int) -> Image.Image:
     image: Image.Image = generate(loras=loras, seed=seed).images[0]
     return image

@@ -1,4 +1,4 @@
-"""What ``sdcffi models inspect`` tells of a model's file, from its header alone."""
+"""The report of ``sdcffi models inspect``, from the header of a model file alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..params.image import ImageParams
 
 __all__ = ["inspect_model", "model_lines"]
 
-_PICTURE = 512  # pixels a side of the picture whose memory is told
+_SIDE = 512  # of the image whose memory is reported, in pixels
 
 
 def inspect_model(path: Path) -> dict[str, Any]:
@@ -23,26 +23,26 @@ def inspect_model(path: Path) -> dict[str, Any]:
     Parameters
     ----------
     path : Path
-        A safetensors or gguf file, or a diffusers directory; PyTorch's formats are not looked into.
+        A safetensors or gguf file, or a diffusers directory. The tensors of PyTorch's formats are not read.
 
     Returns
     -------
     dict
-        ``path``, ``bytes``, ``format``, ``kind``, ``family`` (None where it is not known), ``parts``, ``needs``
+        ``path``, ``bytes``, ``format``, ``kind``, ``family`` (None if it is not known), ``parts``, ``needs``
         (keywords of `Engine`), ``tensors``, ``parameters``, ``types`` (tensors, parameters and bytes of each weight
         type), ``pixel_multiple`` and ``memory``, in bytes, estimated as before each call.
 
     Raises
     ------
     ValueError
-        If it cannot be read.
+        If the file cannot be read.
     """
     kind, model, params, needs = examine(path)
     if kind == UNKNOWN:
         kind = _network(path) or kind
     architecture = model.architecture
     types = _types(model)
-    picture = ImageParams(width=_PICTURE, height=_PICTURE)
+    image = ImageParams(width=_SIDE, height=_SIDE)
     return {
         "path": str(path),
         "bytes": sum(file.path.stat().st_size for file in model.files),
@@ -57,7 +57,7 @@ def inspect_model(path: Path) -> dict[str, Any]:
         "pixel_multiple": model.pixel_multiple,
         "memory": {
             "weights": weight_bytes(model, params),
-            f"picture_{_PICTURE}": compute_bytes(model, picture, params),
+            f"image_{_SIDE}": compute_bytes(model, image, params),
         },
     }
 
@@ -82,11 +82,11 @@ def _types(model: Model) -> dict[str, dict[str, int]]:
 
 
 def model_lines(report: dict[str, Any]) -> Iterator[str]:
-    """Give the lines for people of what `inspect_model` found."""
+    """Yield the lines of a report of `inspect_model`, for people."""
     family = f" of {report['family']}" if report["family"] else ""
     yield f"{report['path']}: {report['kind']}{family}, {report['format']}, {_size(report['bytes'])}"
     if report["format"] == "torch":
-        yield "its tensors are not looked into; safetensors and gguf files are"
+        yield "the tensors of this format are not read; convert the file to safetensors or gguf for a full report"
         return
     yield f"{report['tensors']} tensors, {_count(report['parameters'])} parameters"
     for name, count in report["types"].items():
@@ -99,8 +99,8 @@ def model_lines(report: dict[str, Any]) -> Iterator[str]:
     if report["pixel_multiple"]:
         yield f"width and height: multiples of {report['pixel_multiple']}"
         yield f"memory: about {_size(report['memory']['weights'])} for the weights"
-        picture = report["memory"][f"picture_{_PICTURE}"]
-        yield f"        about {_size(picture)} more to draw {_PICTURE}x{_PICTURE}"
+        image = report["memory"][f"image_{_SIDE}"]
+        yield f"        about {_size(image)} more to generate {_SIDE}x{_SIDE}"
 
 
 def _size(count: int) -> str:

@@ -1,4 +1,4 @@
-"""The table of what the built engine can be asked: each C name with its Python name, its flag and its default."""
+"""The table of the built engine's parameters: each C name with its Python name, its flag and its default."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from ..params.video import VideoParams
 
 __all__ = ["FUNCTIONS", "STRUCTS", "UNREACHED", "parameter_table"]
 
-# Each struct that a call takes, and the call.
+# Each struct that a call takes, with the call.
 STRUCTS: dict[type[Struct], Any] = {
     ContextParams: Engine,
     ImageParams: Engine.generate,
     VideoParams: Engine.generate_video,
 }
-# What the functions of stable-diffusion.h are reached by.
+# The functions of stable-diffusion.h, and the names in Python that use them.
 FUNCTIONS = {
     "new_sd_ctx": "Engine",
     "free_sd_ctx": "Engine.close",
@@ -61,7 +61,7 @@ FUNCTIONS = {
 _LENGTH, _ARRAY = "length of the sequence", "the array itself"
 _NAMED = "names are read from the header and looked up in Python, which refuses unknown ones"
 _TEXT = "text for logs; `Result.record` returns the same values, and more"
-# What has no name of its own in Python, and why.
+# Names in C without a name of their own in Python, and the reason.
 UNREACHED = {
     "sd_ctx_params_t.embedding_count": _LENGTH,
     "sd_slg_params_t.layer_count": _LENGTH,

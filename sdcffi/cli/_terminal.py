@@ -1,4 +1,4 @@
-"""What is shown on a terminal: the native log, progress bars, warnings. All of it goes to standard error."""
+"""Output on a terminal: the native log, progress bars, warnings. All of it goes to standard error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UNITS = {"load": "tensor", "lora": "tensor", "sample": "step", "upscale": "tile
 
 
 def say(text: str, file: TextIO | None = None) -> None:
-    """Print a line, on standard error unless said otherwise, above the bars that are shown."""
+    """Print a line above the bars that are shown; on standard error, unless `file` is given."""
     if "tqdm" in sys.modules:
         from tqdm import tqdm
 
@@ -32,7 +32,7 @@ def say(text: str, file: TextIO | None = None) -> None:
 
 @contextmanager
 def warnings_in_one_line(options: argparse.Namespace) -> Iterator[None]:
-    """Show warnings without their place in the source."""
+    """Show each warning in one line, without its place in the source."""
 
     def show(message: Warning | str, *_place: object) -> None:
         say(f"sdcffi: warning: {in_flags(str(message), options)}")
@@ -44,20 +44,20 @@ def warnings_in_one_line(options: argparse.Namespace) -> Iterator[None]:
 
 
 def logger(options: argparse.Namespace) -> Callable[[Log], None] | None:
-    """Give what shows the native log, where it is asked for."""
+    """Return a function that shows the native log; None without ``--verbose``."""
     if not options.verbose:
         return None
     return lambda record: say(f"{record.level}: {record.text}")
 
 
 def described(progress: Progress) -> str:
-    """Name the phase, and the picture where there are several: ``sample, image 1 of 2``."""
+    """Return the phase, and the image if there are several: ``sample, image 1 of 2``."""
     return f"{progress.phase}, image {progress.image} of {progress.images}" if progress.images > 1 else progress.phase
 
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[Progress], None]]:
-    """Show the phase that is going on, where standard error is a terminal; nothing of it stays there."""
+    """Show the current phase while it lasts, if standard error is a terminal."""
     from tqdm import tqdm
 
     bar: Any = None
@@ -71,7 +71,7 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
                 total=progress.steps,
                 desc=described(progress),
                 unit=" " + _UNITS.get(progress.phase, "part"),
-                bar_format=None if progress.steps > 1 else "{desc} ...",  # of one step there is nothing to measure
+                bar_format=None if progress.steps > 1 else "{desc} ...",  # one step has no progress
                 leave=False,
                 disable=None,
                 dynamic_ncols=True,
@@ -87,7 +87,7 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
 
 @contextmanager
 def line_bar(count: int) -> Iterator[tuple[Any, Callable[[Progress], None]]]:
-    """Show one bar over the lines of a batch, with the phase of the one that is drawn; give it, and what tells it."""
+    """Show one bar for the lines of a batch, with the phase of the current one; yield it and its progress function."""
     from tqdm import tqdm
 
     with tqdm(total=count, unit=" line", miniters=0, leave=False, disable=None, dynamic_ncols=True) as bar:
@@ -95,6 +95,6 @@ def line_bar(count: int) -> Iterator[tuple[Any, Callable[[Progress], None]]]:
         def show(progress: Progress) -> None:
             counted = f" {progress.step}/{progress.steps}" if progress.steps > 1 else ""
             bar.set_postfix_str(described(progress) + counted, refresh=progress.step == 0)
-            bar.update(0)  # which shows it, but not too often
+            bar.update(0)  # shows it, but not too often
 
         yield bar, show

@@ -1,4 +1,4 @@
-"""The step after drawing: what was drawn is enlarged by a network."""
+"""Upscaling after generation: a network enlarges the images."""
 
 from __future__ import annotations
 
@@ -20,14 +20,22 @@ __all__ = ["add_upscaling", "check_upscaling", "upscaling"]
 
 def add_upscaling(command: argparse.ArgumentParser) -> None:
     """Add its flags."""
-    group = command.add_argument_group("afterwards")
-    group.add_argument("--upscale-model", metavar="PATH", help="enlarge the pictures by this network")
-    group.add_argument("--upscale-repeats", type=int, default=1, metavar="INT", help="so many times (default: 1)")
-    group.add_argument("--upscale-tile-size", type=int, default=128, metavar="INT", help="pixels (default: 128)")
+    group = command.add_argument_group("upscaling")
+    group.add_argument("--upscale-model", metavar="PATH", help="enlarge the images with this network")
+    group.add_argument(
+        "--upscale-repeats", type=int, default=1, metavar="INT", help="number of upscaling passes, 1 to 3 (default: 1)"
+    )
+    group.add_argument(
+        "--upscale-tile-size",
+        type=int,
+        default=128,
+        metavar="INT",
+        help="side of a tile in pixels; 0: the whole image (default: 128)",
+    )
 
 
 def check_upscaling(options: argparse.Namespace) -> None:
-    """Refuse what cannot enlarge, before minutes of work."""
+    """Refuse a file that is not an upscaling network, before minutes of work."""
     from .._models.upscaler_file import MOST_PASSES, read_network
     from .._numbers import check_integer
 
@@ -40,7 +48,7 @@ def check_upscaling(options: argparse.Namespace) -> None:
 def upscaling(
     options: argparse.Namespace, given: Arguments, on_progress: Callable[[Progress], None]
 ) -> Iterator[Callable[[Result], Result]]:
-    """Give what enlarges a result, or leaves it as it is where that is not asked for."""
+    """Return a function that enlarges a result; without ``--upscale-model``, it returns the result as it is."""
     if options.upscale_model is None:
         yield lambda result: result
         return

@@ -1,4 +1,4 @@
-"""``sdcffi demo``: draw on a fresh machine, without any download."""
+"""``sdcffi demo``: generate images without any download."""
 
 from __future__ import annotations
 
@@ -13,19 +13,26 @@ __all__ = ["add"]
 
 def add(commands: Any) -> None:
     """Add the command."""
-    text = "draw simple things with a small model that is part of the package, with and without LoRAs"
+    text = "generate simple images with the model in the package"
     command = add_command(commands, "demo", _run, text)
-    command.add_argument("-o", "--output", default="sdcffi-demo.png", help="picture file, or a directory for it")
+    command.add_argument(
+        "-o",
+        "--output",
+        default="sdcffi-demo.png",
+        metavar="PATH",
+        help="contact sheet to write, or a directory for it (default: sdcffi-demo.png)",
+    )
     command.add_argument(
         "-p",
         "--prompt",
         dest="prompts",
         action="append",
-        help="what to draw, such as 'a red circle above a blue star on white'; may be repeated",
+        metavar="TEXT",
+        help="what to generate, such as 'a red circle above a blue star on white'; may be repeated",
     )
-    command.add_argument("-s", "--seed", type=int, help="of the noise that pictures begin with")
-    command.add_argument("--backend", help=BACKEND_HELP)
-    command.add_argument("-t", "--threads", type=int, help="CPU threads")
+    command.add_argument("-s", "--seed", type=int, metavar="INT", help="random seed (default: 42)")
+    command.add_argument("--backend", metavar="NAME", help=BACKEND_HELP)
+    command.add_argument("-t", "--threads", type=int, metavar="INT", help="number of CPU threads")
 
 
 def _run(options: argparse.Namespace) -> None:

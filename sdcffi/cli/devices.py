@@ -1,4 +1,4 @@
-"""``sdcffi devices``: what can be computed on here."""
+"""``sdcffi devices``: the devices and CPU variants of this machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from ._flags import BACKEND_HELP, add_command
+from ._flags import BACKEND_HELP, JSON_HELP, LIBRARY_HELP, add_command
 from ._terminal import logger
 
 __all__ = ["add"]
@@ -14,11 +14,12 @@ __all__ = ["add"]
 
 def add(commands: Any) -> None:
     """Add the command."""
-    text = "backends that are built, devices that are found, CPU variants; status 1 where nothing can be used"
+    text = "list devices and CPU variants, and say why others cannot be used"
     command = add_command(commands, "devices", _run, text)
-    command.add_argument("--json", action="store_true", help="for machines")
-    command.add_argument("--backend", default="auto", help=BACKEND_HELP)
-    command.add_argument("--library", help="directory of the native build to use")
+    command.epilog = "The exit status is 1 if no device can be used."
+    command.add_argument("--json", action="store_true", help=JSON_HELP)
+    command.add_argument("--backend", default="auto", metavar="NAME", help=BACKEND_HELP)
+    command.add_argument("--library", metavar="DIR", help=LIBRARY_HELP)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""``sdcffi doctor``: what is wrong here, and what to do about it."""
+"""``sdcffi doctor``: check this installation, and say what to do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from .._machine.backends import BACKENDS
-from ._flags import add_command
+from ._flags import JSON_HELP, add_command
 
 if TYPE_CHECKING:
     from ._checkup import Check
@@ -22,20 +22,27 @@ _RED, _PLAIN = "\033[31m", "\033[0m"
 
 def add(commands: Any) -> None:
     """Add the command."""
-    text = (
-        "go through compiler, toolkits, drivers and native build, draw on each device and CPU variant, and tell what to"
-        " do; status 1 if something that was built or asked for does not work"
-    )
+    text = "check compiler, drivers, files and devices, and say what to do"
     command = add_command(commands, "doctor", _run, text)
-    command.add_argument("--json", action="store_true", help="for machines")
+    command.epilog = (
+        "It generates a small image on each device and CPU variant. The exit status is 1 if something that was built or"
+        " asked for does not work."
+    )
+    command.add_argument("--json", action="store_true", help=JSON_HELP)
     command.add_argument(
         "--backend",
         metavar="NAME,...",
         default="",
-        help=f"what must work, besides what is built: {', '.join(BACKENDS)}",
+        help=f"backends that must work, besides those that are built: {', '.join(BACKENDS)}",
     )
-    command.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help="a picture (default: 600)")
-    command.add_argument("--library", help="directory of the native build to examine")
+    command.add_argument(
+        "--timeout",
+        type=float,
+        default=600.0,
+        metavar="SECONDS",
+        help="time limit for each image, in seconds (default: 600)",
+    )
+    command.add_argument("--library", metavar="DIR", help="directory of the native build to check")
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -43,7 +50,7 @@ def _run(options: argparse.Namespace) -> int:
 
     asked = [name for name in options.backend.split(",") if name]
     if unknown := [name for name in asked if name not in BACKENDS]:
-        raise ValueError(f"backend must be of {', '.join(BACKENDS)}, not {unknown[0]!r}")
+        raise ValueError(f"--backend must be one or more of {', '.join(BACKENDS)}, not {unknown[0]!r}")
     checks = []
     for check in examine(options.library, asked, options.timeout):
         checks.append(check)

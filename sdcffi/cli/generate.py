@@ -1,4 +1,4 @@
-"""``sdcffi generate``: draw pictures, one call or a whole file of prompts."""
+"""``sdcffi generate``: generate images, in one call or for a file of prompts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from ..params.image import ImageParams
 from ._batch import run_batch
-from ._flags import add_call, add_command, add_engine, arguments_of, preview_keywords
+from ._flags import (
+    JSON_HELP,
+    PARAMS_HELP,
+    SHORT_MODEL,
+    SHORT_RUN,
+    add_call,
+    add_command,
+    add_engine,
+    arguments_of,
+    preview_keywords,
+)
 from ._terminal import logger, progress_bar, say
 from ._upscaling import add_upscaling, check_upscaling, upscaling
 
@@ -19,24 +29,58 @@ if TYPE_CHECKING:
 
 __all__ = ["add"]
 
+SHORT = {
+    "model": {**SHORT_MODEL["model"], "--lora": "LoRA and its strength; may be repeated"},
+    "what to generate": {
+        "--prompt": "what to generate",
+        "--negative-prompt": "what to leave out",
+        "--width": "width in pixels",
+        "--height": "height in pixels",
+        "--steps": "number of denoising steps",
+        "--cfg-scale": "how strictly to follow the prompt; 1 is off",
+        "--sampler": "euler, euler_a, dpm++2m, ...",
+        "--scheduler": "spacing of noise levels: discrete, karras, ...",
+        "--seed": "random seed (default: chosen at random)",
+        "--batch-count": "number of images",
+    },
+    "image to image": {
+        "--init-image": "image to start from",
+        "--strength": "how much to change it, from 0 to 1",
+        "--mask": "part to generate anew: white in this image",
+    },
+    "output": {
+        "--output": "file to write (default: output.png)",
+        "--preview": "save previews to preview.png: proj, tae or vae",
+        "--upscale-model": "enlarge the images with this network",
+    },
+    "how to run": {
+        "--backend": SHORT_RUN["--backend"],
+        "--params": "read parameters from a .json or .toml file",
+        "--prompts": "generate an image for each line of a file",
+    },
+}
+
 
 def add(commands: Any) -> None:
     """Add the command."""
-    command = add_command(commands, "generate", _run, "draw pictures")
+    command = add_command(commands, "generate", _run, "generate images", short=SHORT)
     command.add_argument(
         "-o",
         "--output",
         default="output.png",
+        metavar="FILE",
         help="file to write; its ending chooses the format (default: output.png)",
     )
     command.add_argument(
-        "--prompts", metavar="FILE", help="draw each line: a prompt, or in a .jsonl file an object of parameters"
+        "--prompts",
+        metavar="FILE",
+        help="generate images for each line of FILE: a prompt, or in a .jsonl file an object of parameters",
     )
-    command.add_argument("--params", metavar="FILE", help="parameters by name, .json or .toml; flags win")
-    command.add_argument("--save-params", metavar="FILE", help="write what was drawn with, for --params, as JSON")
-    command.add_argument("--json", action="store_true", help="tell the result for machines")
+    command.add_argument("--params", metavar="FILE", help=PARAMS_HELP)
+    command.add_argument("--save-params", metavar="FILE", help="write all parameters to a JSON file for --params")
+    command.add_argument("--json", action="store_true", help=JSON_HELP)
     add_call(command, ImageParams)
-    command.add_argument("--canny", action="store_const", const=True, help="take the edges of --control-image")
+    command.add_argument("--canny", action="store_const", const=True, help="use the edges of --control-image")
     add_upscaling(command)
     add_engine(command)
 
@@ -52,7 +96,7 @@ def _run(options: argparse.Namespace) -> None:
         run_batch(options, given, output)
         return
     if not isinstance(given.generate["prompt"], str):
-        raise ValueError("nothing to draw: give --prompt, --prompts, or --params with a prompt")
+        raise ValueError("there is no prompt: give --prompt, --prompts, or --params with a prompt")
     check_image_path(output)  # before minutes of work
     previews = preview_keywords(options)
     saved = _parameter_file(options)
@@ -61,10 +105,10 @@ def _run(options: argparse.Namespace) -> None:
             result = engine.generate(**given.generate, **previews, timeout=options.timeout)
         for report in result.loras:
             say(str(report))
-        with upscaling(options, given, shown) as enlarge:  # when the engine has given its memory back
-            drawn = enlarge(result)
-    paths = drawn.save(output, metadata=options.metadata, digests=options.digests, paths=options.paths)
-    _tell(drawn, paths, options.json)
+        with upscaling(options, given, shown) as enlarge:  # after the engine has freed its memory
+            enlarged = enlarge(result)
+    paths = enlarged.save(output, metadata=options.metadata, digests=options.digests, paths=options.paths)
+    _report(enlarged, paths, options.json)
     if saved:
         _save({**given.table(), "seed": result.seeds[0]}, saved)
 
@@ -79,14 +123,14 @@ def _parameter_file(options: argparse.Namespace) -> Path | None:
     return path
 
 
-def _tell(result: Result, paths: list[Path], as_json: bool) -> None:
-    pictures = [{"path": str(path), "seed": seed} for path, seed in zip(paths, result.seeds, strict=True)]
+def _report(result: Result, paths: list[Path], as_json: bool) -> None:
+    images = [{"path": str(path), "seed": seed} for path, seed in zip(paths, result.seeds, strict=True)]
     if as_json:
         loras = [asdict(report) for report in result.loras]
-        print(json.dumps({"pictures": pictures, "seconds": result.seconds, "loras": loras}))
+        print(json.dumps({"images": images, "seconds": result.seconds, "loras": loras}))
         return
-    for picture in pictures:
-        print(f"{picture['path']} (seed {picture['seed']})")
+    for image in images:
+        print(f"{image['path']} (seed {image['seed']})")
 
 
 def _save(table: dict[str, Any], path: Path) -> None:

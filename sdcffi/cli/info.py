@@ -1,4 +1,4 @@
-"""``sdcffi info``: what was built, and what it finds on this machine."""
+"""``sdcffi info``: what was built, and the devices that it finds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .._version import __version__
-from ._flags import BACKEND_HELP, add_command
+from ._flags import BACKEND_HELP, JSON_HELP, LIBRARY_HELP, add_command
 from ._terminal import logger
 
 __all__ = ["add"]
@@ -16,11 +16,13 @@ __all__ = ["add"]
 
 def add(commands: Any) -> None:
     """Add the command."""
-    command = add_command(commands, "info", _run, "what was built, and what it finds on this machine")
-    command.add_argument("--json", action="store_true", help="for machines")
-    command.add_argument("--parameters", action="store_true", help="every parameter of the engine, as Markdown")
-    command.add_argument("--backend", default="auto", help=BACKEND_HELP)
-    command.add_argument("--library", help="directory of the native build to use")
+    command = add_command(commands, "info", _run, "show what was built, and the devices that it finds")
+    command.add_argument("--json", action="store_true", help=JSON_HELP)
+    command.add_argument(
+        "--parameters", action="store_true", help="print every parameter of the engine with its default, as Markdown"
+    )
+    command.add_argument("--backend", default="auto", metavar="NAME", help=BACKEND_HELP)
+    command.add_argument("--library", metavar="DIR", help=LIBRARY_HELP)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -40,7 +42,7 @@ def _run(options: argparse.Namespace) -> None:
     report = {
         "sdcffi": __version__,
         "directory": str(found.directory),
-        "layout": "ok",  # loading raises otherwise
+        "layout": "ok",  # otherwise loading raises
         "upstream_commit": found.upstream_commit,
         "ggml": found.ggml_version,
         "device": found.device.as_dict(),

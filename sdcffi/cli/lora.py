@@ -1,4 +1,4 @@
-"""``sdcffi lora inspect`` and ``sdcffi lora grid``: look into adapters, compare their strengths."""
+"""``sdcffi lora inspect`` and ``sdcffi lora grid``: show what a LoRA holds, and compare strengths."""
 
 from __future__ import annotations
 
@@ -8,44 +8,79 @@ from pathlib import Path
 from typing import Any
 
 from ..params.image import ImageParams
-from ._flags import add_command, add_engine, add_struct, arguments_of
+from ._flags import JSON_HELP, SHORT_MODEL, SHORT_RUN, add_command, add_commands, add_engine, add_struct, arguments_of
 from ._terminal import logger, progress_bar
 
 __all__ = ["add"]
 
-_OF_THE_GRID = ("loras", "seed", "batch_count")  # it draws one picture for each of its seeds
+_OF_THE_GRID = ("loras", "seed", "batch_count")  # the grid sets these itself
+SHORT_INSPECT = {
+    "LoRA": {"FILE": "LoRA file: safetensors or gguf", "--json": "print the result as JSON"},
+    **SHORT_MODEL,
+}
+SHORT_GRID = {
+    "contact sheet": {
+        "--lora": "LoRA file; may be repeated",
+        "--scales": "strengths (default: 0.25,0.5,0.75,1)",
+        "--seeds": "random seeds, one row each (default: 1)",
+        "--output": "file to write (default: grid.png)",
+    },
+    **SHORT_MODEL,
+    "what to generate": {
+        "--prompt": "what to generate",
+        "--width": "width in pixels",
+        "--height": "height in pixels",
+        "--steps": "number of denoising steps",
+        "--cfg-scale": "how strictly to follow the prompt; 1 is off",
+    },
+    "how to run": SHORT_RUN,
+}
 
 
 def add(commands: Any) -> None:
     """Add both commands."""
-    lora = commands.add_parser("lora", help="look into LoRA files, compare their strengths")
-    lora_commands = lora.add_subparsers(required=True, metavar="COMMAND")
+    lora_commands = add_commands(commands, "lora", "show what a LoRA holds, or compare strengths")
     _add_inspect(lora_commands)
     _add_grid(lora_commands)
 
 
 def _add_inspect(commands: Any) -> None:
-    text = "what a LoRA file holds, and with a model what would apply"
-    command = add_command(commands, "inspect", _inspect, text)
-    command.add_argument("file", help="LoRA file: safetensors or gguf; ckpt is not looked into")
-    command.add_argument("--json", action="store_true", help="for machines")
+    text = "show what a LoRA file holds, and what would apply to a model"
+    command = add_command(commands, "inspect", _inspect, text, arguments="FILE", short=SHORT_INSPECT)
+    command.add_argument("file", metavar="FILE", help="LoRA file: safetensors or gguf (ckpt is not read)")
+    command.add_argument("--json", action="store_true", help=JSON_HELP)
     add_engine(command)
 
 
 def _add_grid(commands: Any) -> None:
-    command = add_command(commands, "grid", _grid, "draw LoRAs at several strengths as a contact sheet")
-    command.add_argument("-o", "--output", default="grid.png", help="file to write; its ending chooses the format")
+    command = add_command(
+        commands, "grid", _grid, "generate a contact sheet of LoRAs at several strengths", short=SHORT_GRID
+    )
+    command.add_argument(
+        "-o",
+        "--output",
+        default="grid.png",
+        metavar="FILE",
+        help="file to write; its ending chooses the format (default: grid.png)",
+    )
     command.add_argument(
         "--lora",
         dest="adapters",
         action="append",
         required=True,
         metavar="PATH",
-        help="adapter, with rows of its own; may be repeated",
+        help="LoRA file; may be repeated",
     )
-    command.add_argument("--scales", default="0.25,0.5,0.75,1", help="strengths, a column each beside that of none")
-    command.add_argument("--seeds", default="1", help="seeds, a row each")
-    add_struct(command, "picture", ImageParams, _OF_THE_GRID)
+    command.add_argument(
+        "--scales",
+        default="0.25,0.5,0.75,1",
+        metavar="N,N,...",
+        help="strengths, one column each, after a column without LoRA (default: 0.25,0.5,0.75,1)",
+    )
+    command.add_argument(
+        "--seeds", default="1", metavar="N,N,...", help="random seeds, one row each for every LoRA (default: 1)"
+    )
+    add_struct(command, "what to generate", ImageParams, _OF_THE_GRID)
     add_engine(command)
 
 
@@ -65,19 +100,17 @@ def _grid(options: argparse.Namespace) -> None:
     from ..engine.engine import Engine
     from ..engine.results import check_image_path
     from ..parameter_files import parse_lora
-    from ._lora_report import draw_grid, parse_numbers
+    from ._lora_report import make_grid, parse_numbers
 
     output = Path(options.output).expanduser()
     check_image_path(output)  # before minutes of work
     scales, seeds = parse_numbers(options.scales, float, "scales"), parse_numbers(options.seeds, int, "seeds")
     if min(seeds) < 0:
-        raise ValueError(
-            f"seeds must be at least 0, not {min(seeds)}: each picture of a row is drawn with the same one"
-        )
+        raise ValueError(f"seeds must be at least 0, not {min(seeds)}: all images of a row need the same seed")
     loras = as_loras(parse_lora(text) for text in options.adapters)
     given = arguments_of(options)
     keywords = {**given.generate, "prompt": options.prompt or ""}
     with progress_bar() as shown, Engine(**given.engine, on_progress=shown, on_log=logger(options)) as engine:
         generate = functools.partial(engine.generate, **keywords)
-        drawn = draw_grid(generate, loras, scales, seeds, output, options.prompt or "")
-    print(drawn)
+        written = make_grid(generate, loras, scales, seeds, output, options.prompt or "")
+    print(written)

@@ -1,4 +1,4 @@
-"""``sdcffi models inspect``: what a file is, what it needs and what it takes."""
+"""``sdcffi models inspect``: what a model file is, what else it needs, and how much memory."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ._flags import add_command
+from ._flags import JSON_HELP, add_command, add_commands
 
 __all__ = ["add"]
 
 
 def add(commands: Any) -> None:
     """Add the command."""
-    models = commands.add_parser("models", help="look into model files")
-    inner = models.add_subparsers(required=True, metavar="COMMAND")
-    text = "family, parts, weight types, what else is needed, memory; from the header alone"
-    command = add_command(inner, "inspect", _run, text)
-    command.add_argument("file", help="safetensors or gguf file, or a diffusers directory")
-    command.add_argument("--json", action="store_true", help="for machines")
+    inner = add_commands(commands, "models", "show family, weight types, missing parts and memory of a model")
+    text = "show family, weight types, missing parts and memory, from the header alone"
+    command = add_command(inner, "inspect", _run, text, arguments="FILE")
+    command.add_argument("file", metavar="FILE", help="safetensors or gguf file, or a diffusers directory")
+    command.add_argument("--json", action="store_true", help=JSON_HELP)
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""``sdcffi replay``: draw a picture again from its file."""
+"""``sdcffi replay``: generate an image again from its file."""
 
 from __future__ import annotations
 
@@ -7,43 +7,57 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ._flags import BACKEND_HELP, add_command
+from ._flags import BACKEND_NAMES, JSON_HELP, LIBRARY_HELP, TIMEOUT_HELP, add_command
 from ._terminal import logger, progress_bar
 
 __all__ = ["add"]
 
-_PICTURES = ("init_image", "mask_image", "control_image", "end_image")
-_SEVERAL = {"ref_images": "--ref-image", "control_frames": "--control-frame", "id_images": "--pm-id-image"}
+_IMAGES = {
+    "init_image": "the original input image",
+    "mask_image": "the original mask: an image, or LEFT,TOP,RIGHT,BOTTOM",
+    "control_image": "the original image for the ControlNet",
+    "end_image": "the original last frame",
+}
+_SEVERAL = {
+    "ref_images": ("--ref-image", "an original reference image; may be repeated"),
+    "control_frames": ("--control-frame", "an original control frame; may be repeated"),
+    "id_images": ("--pm-id-image", "an original photograph of the person; may be repeated"),
+}
 
 
 def add(commands: Any) -> None:
     """Add the command."""
-    text = "draw a picture again from its file, and tell what differs; status 1 where the pixels do"
-    command = add_command(commands, "replay", _run, text)
-    command.add_argument("file", help="PNG, JPEG or WebP that sdcffi wrote")
-    command.add_argument("-o", "--output", help="file to write (default: none, pixels are compared only)")
+    text = "generate an image again from its file, and report what differs"
+    command = add_command(commands, "replay", _run, text, arguments="FILE")
+    command.epilog = "The exit status is 1 if the pixels differ."
+    command.add_argument("file", metavar="FILE", help="PNG, JPEG or WebP that sdcffi wrote")
     command.add_argument(
-        "--models", action="append", metavar="DIR", help="where the model's files are looked up; may be repeated"
+        "-o", "--output", metavar="PATH", help="file to write (default: none; the pixels are only compared)"
     )
-    for name in _PICTURES:
-        command.add_argument(
-            "--" + name.replace("_", "-"), metavar="PATH", help="the picture it was drawn from, as then"
-        )
-    for name, flag in _SEVERAL.items():
-        command.add_argument(flag, dest=name, action="append", default=[], metavar="PATH", help="the same")
-    command.add_argument("--alpha", default="refuse", help="what was given for transparent pixels (default: refuse)")
-    command.add_argument("--backend", help=f"in place of the recorded one: {BACKEND_HELP}")
-    command.add_argument("-t", "--threads", type=int, help="in place of the recorded number")
-    command.add_argument("--library", help="directory of the native build to use")
-    command.add_argument("--timeout", type=float, metavar="SECONDS", help="that drawing may take")
-    command.add_argument("--json", action="store_true", help="for machines")
+    command.add_argument(
+        "--models", action="append", metavar="DIR", help="directory with the model's files; may be repeated"
+    )
+    for name, meaning in _IMAGES.items():
+        command.add_argument("--" + name.replace("_", "-"), metavar="PATH", help=meaning)
+    for name, (flag, meaning) in _SEVERAL.items():
+        command.add_argument(flag, dest=name, action="append", default=[], metavar="PATH", help=meaning)
+    command.add_argument(
+        "--alpha", default="refuse", metavar="COLOUR", help="the original --alpha for transparent pixels"
+    )
+    command.add_argument("--backend", metavar="NAME", help=f"backend (default: the recorded one): {BACKEND_NAMES}")
+    command.add_argument(
+        "-t", "--threads", type=int, metavar="INT", help="number of CPU threads (default: the recorded one)"
+    )
+    command.add_argument("--library", metavar="DIR", help=LIBRARY_HELP)
+    command.add_argument("--timeout", type=float, metavar="SECONDS", help=TIMEOUT_HELP)
+    command.add_argument("--json", action="store_true", help=JSON_HELP)
 
 
 def _run(options: argparse.Namespace) -> int:
     from ..parameter_files import parse_mask
     from ..reproduction import replay
 
-    names = ("models", "backend", "timeout", "alpha", *_PICTURES, *_SEVERAL)
+    names = ("models", "backend", "timeout", "alpha", *_IMAGES, *_SEVERAL)
     keywords = {name: getattr(options, name) for name in names}
     if options.mask_image is not None:
         keywords["mask_image"] = parse_mask(options.mask_image)
@@ -53,8 +67,8 @@ def _run(options: argparse.Namespace) -> int:
     path = again.save(Path(options.output).expanduser()) if options.output else None
     if options.json:
         differences = [{"what": item.what, "recorded": item.recorded, "now": item.now} for item in again.differences]
-        told = {"max_difference": again.max_difference, "differences": differences, "path": path and str(path)}
-        print(json.dumps(told))
+        report = {"max_difference": again.max_difference, "differences": differences, "path": path and str(path)}
+        print(json.dumps(report))
     else:
         print("\n".join([*again.lines(), *([str(path)] if path else [])]))
     return 1 if again.max_difference else 0

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ..params.names import words_of
-from ._flags import add_command, add_engine, arguments_of
+from ._flags import JSON_HELP, SHORT_MODEL, SHORT_RUN, add_command, add_engine, arguments_of
 from ._terminal import logger, say
 
 if TYPE_CHECKING:
@@ -15,18 +15,35 @@ if TYPE_CHECKING:
 
 __all__ = ["add"]
 
+SHORT = {
+    **SHORT_MODEL,
+    "measurement": {
+        "--size": "side of the images in pixels",
+        "--budget": "time limit, in seconds (default: 100)",
+        "--json": "print the result as JSON",
+    },
+    "how to run": SHORT_RUN,
+}
+
 
 def add(commands: Any) -> None:
     """Add the command."""
-    text = "measure the fastest settings for a model on this machine, and store them for --tune and Engine(tune=True)"
-    command = add_command(commands, "tune", _run, text)
+    text = "measure the fastest settings on this machine, for --tune"
+    command = add_command(commands, "tune", _run, text, short=SHORT)
     command.add_argument(
-        "--size", type=int, metavar="INT", help="pixels a side to draw with (default: 128 to 512, as the budget allows)"
+        "--size",
+        type=int,
+        metavar="INT",
+        help="side of the images in pixels, a multiple of 64 (default: 128 to 512, as the budget allows)",
     )
     command.add_argument(
-        "--budget", type=float, default=100.0, metavar="SECONDS", help="that it may take (default: 100)"
+        "--budget",
+        type=float,
+        default=100.0,
+        metavar="SECONDS",
+        help="time limit for all measurements, in seconds (default: 100)",
     )
-    command.add_argument("--json", action="store_true", help="tell what was measured for machines")
+    command.add_argument("--json", action="store_true", help=JSON_HELP)
     add_engine(command, tunes=True)
 
 
@@ -34,7 +51,7 @@ def _run(options: argparse.Namespace) -> None:
     from ..tuning import tune
 
     engine = arguments_of(options).engine
-    found = tune(**engine, size=options.size, budget=options.budget, on_trial=_tell, on_log=logger(options))
+    found = tune(**engine, size=options.size, budget=options.budget, on_trial=_report, on_log=logger(options))
     if options.json:
         print(json.dumps(found.as_dict()))
         return
@@ -44,5 +61,5 @@ def _run(options: argparse.Namespace) -> None:
     print(" ".join(word for name, value in found.choice.items() for word in words_of(name, value)))
 
 
-def _tell(trial: Trial) -> None:
+def _report(trial: Trial) -> None:
     say(f"{' '.join(words_of(trial.name, trial.value))}: {trial.outcome}")

@@ -1,4 +1,4 @@
-"""``sdcffi upscale``: enlarge a picture by a network."""
+"""``sdcffi upscale``: enlarge an image with a network."""
 
 from __future__ import annotations
 
@@ -6,27 +6,51 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ._flags import BACKEND_HELP, add_command
+from ._flags import ALPHA_HELP, BACKEND_HELP, LIBRARY_HELP, SHORT_RUN, TIMEOUT_HELP, add_command
 from ._terminal import logger, progress_bar
 
 __all__ = ["add"]
 
+SHORT = {
+    "image and network": {
+        "INPUT": "image to enlarge",
+        "--model": "network such as Real-ESRGAN",
+        "--factor": "times wider and higher (default: the network's)",
+        "--alpha": "colour behind transparent pixels",
+    },
+    "output": {"--output": "file to write (default: upscaled.png)"},
+    "how to run": SHORT_RUN,
+}
+
 
 def add(commands: Any) -> None:
     """Add the command."""
-    command = add_command(commands, "upscale", _run, "enlarge a picture by a network such as Real-ESRGAN")
-    command.add_argument("input", help="picture")
+    text = "enlarge an image with a network such as Real-ESRGAN"
+    command = add_command(commands, "upscale", _run, text, arguments="INPUT", short=SHORT)
+    command.add_argument("input", metavar="INPUT", help="image to enlarge")
     command.add_argument("-m", "--model", required=True, metavar="PATH", help="network: safetensors, gguf or pth")
-    command.add_argument("-o", "--output", default="upscaled.png", help="file to write (default: upscaled.png)")
-    command.add_argument("--factor", type=float, help="how many times wider and higher (default: the network's own)")
-    command.add_argument("--tile-size", type=int, default=128, help="pixels a side; 0 takes the whole (default: 128)")
-    command.add_argument("--conv-direct", action="store_true", help="convolutions that take less memory")
-    command.add_argument("--offload-to-cpu", action="store_true", help="keep the weights in main memory")
-    command.add_argument("--alpha", default="refuse", help="refuse, ignore, or a colour behind transparent pixels")
-    command.add_argument("-t", "--threads", type=int, help="CPU threads")
-    command.add_argument("--timeout", type=float, metavar="SECONDS", help="that it may take")
-    command.add_argument("--backend", default="auto", help=BACKEND_HELP)
-    command.add_argument("--library", help="directory of the native build to use")
+    command.add_argument(
+        "-o", "--output", default="upscaled.png", metavar="FILE", help="file to write (default: upscaled.png)"
+    )
+    command.add_argument(
+        "--factor", type=float, metavar="FLOAT", help="times wider and higher (default: the network's own factor)"
+    )
+    command.add_argument(
+        "--tile-size",
+        type=int,
+        default=128,
+        metavar="INT",
+        help="side of a tile in pixels; 0: the whole image (default: 128)",
+    )
+    command.add_argument("--conv-direct", action="store_true", help="direct convolution: less memory")
+    command.add_argument(
+        "--offload-to-cpu", action="store_true", help="keep the weights in main memory while they are not used"
+    )
+    command.add_argument("--alpha", default="refuse", metavar="COLOUR", help=ALPHA_HELP)
+    command.add_argument("-t", "--threads", type=int, metavar="INT", help="number of CPU threads")
+    command.add_argument("--timeout", type=float, metavar="SECONDS", help=TIMEOUT_HELP)
+    command.add_argument("--backend", default="auto", metavar="NAME", help=BACKEND_HELP)
+    command.add_argument("--library", metavar="DIR", help=LIBRARY_HELP)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -36,13 +60,13 @@ def _run(options: argparse.Namespace) -> None:
 
     output = Path(options.output).expanduser()
     check_image_path(output)  # before minutes of work
-    picture = as_rgb(options.input, "input", options.alpha)
+    image = as_rgb(options.input, "input", options.alpha)
     names = ("tile_size", "conv_direct", "offload_to_cpu", "threads", "backend", "library")
     keywords = {name: getattr(options, name) for name in names}
     with (
         progress_bar() as shown,
         Upscaler(options.model, **keywords, on_progress=shown, on_log=logger(options)) as upscaler,
     ):
-        result = upscaler.upscale(picture, options.factor, timeout=options.timeout)
+        result = upscaler.upscale(image, options.factor, timeout=options.timeout)
     height, width = result.array.shape[:2]
     print(f"{result.save(output)} ({width}x{height})")

@@ -1,4 +1,4 @@
-"""``sdcffi video``: make a video with a model of the Wan family."""
+"""``sdcffi video``: generate a video with a model of the Wan family."""
 
 from __future__ import annotations
 
@@ -8,25 +8,70 @@ from pathlib import Path
 from typing import Any
 
 from ..params.video import VideoParams
-from ._flags import add_call, add_command, add_engine, arguments_of, preview_keywords
+from ._flags import (
+    JSON_HELP,
+    PARAMS_HELP,
+    SHORT_RUN,
+    add_call,
+    add_command,
+    add_engine,
+    arguments_of,
+    preview_keywords,
+)
 from ._terminal import logger, progress_bar, say
 
 __all__ = ["add"]
 
+SHORT = {
+    "model": {
+        "--diffusion-model": "diffusion model of the Wan family",
+        "--t5xxl": "text encoder (UMT5-XXL)",
+        "--vae": "autoencoder (--taesd for a tiny one)",
+        "--type": "convert weights while loading: q8_0, f16, ...",
+        "--lora": "LoRA and its strength; may be repeated",
+    },
+    "what to generate": {
+        "--prompt": "what to show",
+        "--negative-prompt": "what to leave out",
+        "--width": "width in pixels",
+        "--height": "height in pixels",
+        "--video-frames": "number of frames",
+        "--steps": "number of denoising steps",
+        "--cfg-scale": "how strictly to follow the prompt; 1 is off",
+        "--sampler": "euler, euler_a, dpm++2m, ...",
+        "--scheduler": "spacing of noise levels: discrete, karras, ...",
+        "--seed": "random seed (default: chosen at random)",
+        "--init-image": "first frame",
+        "--end-image": "last frame",
+    },
+    "output": {
+        "--output": "video, or numbered images (default: output.webp)",
+        "--fps": "frames per second (default: 16)",
+        "--preview": "save previews to preview.png: proj, tae or vae",
+    },
+    "how to run": {
+        "--backend": SHORT_RUN["--backend"],
+        "--threads": SHORT_RUN["--threads"],
+        "--params": "read parameters from a .json or .toml file",
+    },
+}
+
 
 def add(commands: Any) -> None:
     """Add the command."""
-    command = add_command(commands, "video", _run, "make a video")
+    command = add_command(commands, "video", _run, "generate a video", short=SHORT)
     command.add_argument(
         "-o",
         "--output",
         default="output.webp",
-        help=".webp, .gif, .mp4, or a picture's ending for a numbered file for each frame (default: output.webp)",
+        metavar="FILE",
+        help="file to write: .webp, .gif or .mp4; or .png, .jpg, ... for a numbered file per frame"
+        " (default: output.webp)",
     )
-    command.add_argument("--fps", type=float, default=16, help="frames a second (default: 16)")
-    command.add_argument("--lossless", action="store_true", help="of a WebP: keep every pixel")
-    command.add_argument("--params", metavar="FILE", help="parameters by name, .json or .toml; flags win")
-    command.add_argument("--json", action="store_true", help="tell the result for machines")
+    command.add_argument("--fps", type=float, default=16, metavar="FLOAT", help="frames per second (default: 16)")
+    command.add_argument("--lossless", action="store_true", help="write a lossless WebP")
+    command.add_argument("--params", metavar="FILE", help=PARAMS_HELP)
+    command.add_argument("--json", action="store_true", help=JSON_HELP)
     add_call(command, VideoParams)
     add_engine(command)
 
@@ -37,19 +82,19 @@ def _run(options: argparse.Namespace) -> None:
 
     given = arguments_of(options, video=True)
     if not isinstance(given.generate["prompt"], str):
-        raise ValueError("nothing to show: give --prompt, or --params with a prompt")
+        raise ValueError("there is no prompt: give --prompt, or --params with a prompt")
     output = Path(options.output).expanduser()
     check_video_path(output, options.fps)  # before minutes of work
     keywords = {**given.generate, **preview_keywords(options), "timeout": options.timeout}
     with progress_bar() as shown, Engine(**given.engine, on_progress=shown, on_log=logger(options)) as engine:
         result = engine.generate_video(**keywords, fps=options.fps)
-    for report in result.loras:
-        say(str(report))
+    for lora in result.loras:
+        say(str(lora))
     kept = {"metadata": options.metadata, "digests": options.digests, "paths": options.paths}
     paths = result.save(output, lossless=options.lossless, **kept)
     if options.json:
-        told = {"paths": [str(path) for path in paths], "frames": len(result.arrays), "seed": result.seed}
-        print(json.dumps({**told, "seconds": result.seconds}))
+        report = {"paths": [str(path) for path in paths], "frames": len(result.arrays), "seed": result.seed}
+        print(json.dumps({**report, "seconds": result.seconds}))
         return
     for path in paths:
         print(f"{path} (seed {result.seed})")

@@ -14,7 +14,15 @@ __all__ = ["ContextParams", "Embedding"]
 @public
 @dataclass(frozen=True, kw_only=True)
 class Embedding(Struct):
-    """A textual-inversion embedding: `name` is the word in the prompt that stands for the file `path`."""
+    """A textual-inversion embedding: `sd_embedding_t`.
+
+    Parameters
+    ----------
+    name : str
+        The word in the prompt that uses the embedding.
+    path : path
+        The embedding's file.
+    """
 
     C_STRUCT = "sd_embedding_t"
     name: str
@@ -26,54 +34,65 @@ class Embedding(Struct):
 class ContextParams(Struct):
     """What is loaded and where it runs: `sd_ctx_params_t`.
 
-    `Engine` has a keyword for what is used most; the rest is given as ``Engine(context=ContextParams(...))``.
+    `Engine` has a keyword for what is used most; the rest is given as ``Engine(context=ContextParams(...))``. A path
+    that is None is not loaded. Any other field that is None keeps the engine's default, unless its description says
+    otherwise.
 
     Parameters
     ----------
     model_path : path, optional
-        A whole checkpoint, or a diffusers directory.
-    clip_l_path, clip_g_path, t5xxl_path, llm_path : path, optional
-        Text encoder.
-    clip_vision_path, llm_vision_path : path, optional
-        Vision encoder.
+        Whole checkpoint, or a diffusers directory.
+    clip_l_path : path, optional
+        Text encoder CLIP-L.
+    clip_g_path : path, optional
+        Text encoder CLIP-G.
+    t5xxl_path : path, optional
+        Text encoder T5-XXL, or UMT5-XXL for Wan.
+    llm_path : path, optional
+        Language model that is the text encoder.
+    clip_vision_path : path, optional
+        Vision encoder CLIP.
+    llm_vision_path : path, optional
+        Vision encoder of the language model.
     diffusion_model_path : path, optional
-        A diffusion model alone.
+        Diffusion model alone; it also needs text encoders and an autoencoder.
     high_noise_diffusion_model_path : path, optional
         Wan 2.2's second diffusion model, for the steps of high noise.
     vae_path : path, optional
-        Autoencoder.
+        Autoencoder (VAE).
     taesd_path : path, optional
-        Tiny autoencoder: quick, with less detail.
+        Tiny autoencoder: fast, with less detail.
     control_net_path : path, optional
-        ControlNet.
+        ControlNet model.
     photo_maker_path : path, optional
-        PhotoMaker.
+        PhotoMaker model.
     embeddings : sequence of Embedding, optional
         Textual-inversion embeddings.
     tensor_type_rules : str, optional
-        ``"regex=type,..."``: weight types by tensor name.
+        Weight types by tensor name: ``"regex=type,..."``.
     vae_decode_only : bool, optional
         Leave the autoencoder's encoder out. The engine's own default (true) crashes it on image input; `Engine` sets
         false.
     free_params_immediately : bool, optional
-        Free weights after their use. The engine's own default (true) crashes it on the second call; `Engine` sets
+        Free weights after they are used. The engine's own default (true) crashes it on the second call; `Engine` sets
         false.
     n_threads : int, optional
-        CPU threads, 1 to 512: the process ends where it gets no more. None: the physical cores that the process
-        may use, in place of the engine's own count.
+        Number of CPU threads, 1 to 512. The process ends if the system refuses to start them. None: the physical cores
+        that the process may use, in place of the engine's own count.
     wtype : str, optional
-        Weight type to convert to while loading (``"q8_0"``). None: as in the file.
+        Weight type to convert to while loading: ``"q8_0"``, ``"f16"``, ... None: as in the file.
     rng_type : str, optional
-        Where the first noise comes from: ``"cuda"`` (as in the AUTOMATIC1111 interface), ``"cpu"`` (as in ComfyUI and
-        PyTorch) or ``"std_default"``.
+        Random numbers of the first noise: ``"cuda"`` (as in AUTOMATIC1111), ``"cpu"`` (as in ComfyUI and PyTorch) or
+        ``"std_default"``.
     sampler_rng_type : str, optional
-        The same for noise that samplers add. None: as `rng_type`.
+        Random numbers of the noise that samplers add. None: as `rng_type`.
     prediction : str, optional
-        ``"eps"``, ``"v"``, ``"edm_v"``, ``"sd3_flow"``, ... None: told from the model.
+        What the model predicts: ``"eps"``, ``"v"``, ``"edm_v"``, ``"sd3_flow"``, ... None: found out from the model.
     lora_apply_mode : str, optional
-        ``"auto"``, ``"immediately"`` or ``"at_runtime"``.
+        How LoRAs are applied: ``"immediately"`` (merged into the weights), ``"at_runtime"`` (computed beside them) or
+        ``"auto"`` (at run time if weights are quantised).
     offload_params_to_cpu : bool, optional
-        Keep the weights in main memory and bring them to the GPU when needed.
+        Keep the weights in main memory, and copy them to the GPU when they are needed.
     keep_clip_on_cpu : bool, optional
         Run the text encoders on the CPU.
     keep_control_net_on_cpu : bool, optional
@@ -81,35 +100,35 @@ class ContextParams(Struct):
     keep_vae_on_cpu : bool, optional
         Run the autoencoder on the CPU.
     enable_mmap : bool, optional
-        Leave weights that the CPU uses as they are stored in a memory map of their file, which must not be written to
-        meanwhile.
+        Map the files into memory instead of reading them, for weights that the CPU uses as they are stored. The files
+        must not be written to meanwhile.
     flash_attn : bool, optional
-        Flash attention everywhere: less memory, other rounding.
+        Flash attention everywhere: less memory, different rounding.
     diffusion_flash_attn : bool, optional
         Flash attention in the diffusion model only.
     diffusion_conv_direct : bool, optional
-        Convolutions without an intermediate matrix, in the diffusion model: less memory. On the CPU always.
+        Direct convolution in the diffusion model: less memory. The CPU always does so.
     vae_conv_direct : bool, optional
-        The same in the autoencoder.
+        Direct convolution in the autoencoder: less memory. The CPU always does so.
     tae_preview_only : bool, optional
         Use the tiny autoencoder for previews only.
     circular_x : bool, optional
-        Pad around the left and right edges: pictures that tile in width.
+        Wrap around the left and right edges: images that tile horizontally.
     circular_y : bool, optional
-        Pad around the upper and lower edges: pictures that tile in height.
+        Wrap around the upper and lower edges: images that tile vertically.
     force_sdxl_vae_conv_scale : bool, optional
-        Scale within Stable Diffusion XL's autoencoder, which else leaves half precision's range.
+        Scale values in SDXL's autoencoder, which can otherwise leave the range of half precision.
     chroma_use_dit_mask : bool, optional
         Mask padded tokens in Chroma's transformer.
     chroma_use_t5_mask : bool, optional
         Mask padded tokens in Chroma's text encoder.
     qwen_image_zero_cond_t : bool, optional
-        Give reference pictures of Qwen-Image-Edit the time step 0.
+        Use time step 0 for the reference images of Qwen-Image-Edit.
     chroma_t5_mask_pad : int, optional
         Padding of Chroma's text mask, in tokens.
     max_vram : float, optional
-        Gigabytes of GPU memory within which a graph is to run, in parts, at least 0; 0 is no limit. Acts on a GPU with
-        `offload_params_to_cpu`.
+        GPU memory that a computation may use, in gigabytes, at least 0: it is split into parts that fit. 0 is no limit.
+        Ignored without `offload_params_to_cpu`, and on the CPU.
     """
 
     C_STRUCT = "sd_ctx_params_t"

@@ -16,16 +16,16 @@ __all__ = ["Hires", "ImageParams", "PhotoMaker"]
 @public
 @dataclass(frozen=True, kw_only=True)
 class PhotoMaker(Struct):
-    """Pictures of a person for PhotoMaker: `sd_pm_params_t`.
+    """Images of a person for PhotoMaker: `sd_pm_params_t`.
 
     Parameters
     ----------
-    id_images : sequence of pictures, optional
-        Photographs.
+    id_images : sequence of images, optional
+        Photographs of the person. None: PhotoMaker is not used.
     id_embed_path : path, optional
-        Identity embedding, for version 2.
+        File with the identity embedding, for PhotoMaker version 2.
     style_strength : float, optional
-        Percent, 0 to 100.
+        Strength of the style relative to the person, in percent, 0 to 100. None: the engine's default.
     """
 
     C_STRUCT = "sd_pm_params_t"
@@ -42,26 +42,26 @@ class Hires(Struct):
     Parameters
     ----------
     enabled : bool
-        Draw a second pass: True unless said otherwise.
+        True, the default, generates a second pass. False does not.
     upscaler : str, optional
-        How the first picture is enlarged: the latent by ``"Latent"`` (bilinear; what None means), ``"Latent
-        (nearest)"``, ``"Latent (nearest-exact)"``, ``"Latent (antialiased)"``, ``"Latent (bicubic)"`` or ``"Latent
-        (bicubic antialiased)"``; the decoded picture by ``"Lanczos"``, ``"Nearest"`` or ``"Model"``. ``"None"``: no
-        second pass.
+        How the result of the first pass is enlarged. In latent space: ``"Latent"`` (bilinear; what None means),
+        ``"Latent (nearest)"``, ``"Latent (nearest-exact)"``, ``"Latent (antialiased)"``, ``"Latent (bicubic)"`` or
+        ``"Latent (bicubic antialiased)"``. As decoded image: ``"Lanczos"``, ``"Nearest"`` or ``"Model"``. ``"None"``:
+        no second pass.
     model_path : path, optional
-        Upscaling network, for the upscaler ``"Model"``, as for `Upscaler`; what it makes is resized to the target.
+        Upscaling network for the upscaler ``"Model"``, as for `Upscaler`; its result is resized to the target size.
     scale : float, optional
-        Factor of the size, unless a target is given.
+        Factor on width and height, unless a target size is given. None: the engine's default.
     target_width : int, optional
-        Width in pixels, in place of `scale`.
+        Target width in pixels, in place of `scale`.
     target_height : int, optional
-        Height in pixels, in place of `scale`.
+        Target height in pixels, in place of `scale`.
     steps : int, optional
-        Steps of the second pass. None: as the first.
+        Number of steps of the second pass. None: as many as in the first pass.
     denoising_strength : float, optional
-        How far the second pass may go away from the first, above 0 and up to 1. None: the engine's 0.7.
+        How much the second pass changes the result of the first, above 0 and up to 1. None: the engine's 0.7.
     upscale_tile_size : int, optional
-        Tile size of the upscaling network in pixels.
+        Tile size of the upscaling network, in pixels. None: the engine's default.
     """
 
     C_STRUCT = "sd_hires_params_t"
@@ -79,51 +79,55 @@ class Hires(Struct):
 @public
 @dataclass(frozen=True, kw_only=True)
 class ImageParams(Struct):
-    """One call that draws pictures: `sd_img_gen_params_t`.
+    """One call that generates images: `sd_img_gen_params_t`.
 
     `Engine.generate` has a keyword for what is used most; the rest is given as ``params=ImageParams(...)``.
 
     Parameters
     ----------
     loras : sequence of Lora, optional
-        Adapters.
+        LoRA adapters. None: none.
     prompt : str, optional
-        What to draw, with weights as in ``(text:1.2)``; at most 50,000 bytes in UTF-8, without NUL.
+        What to generate, with weights as in ``(text:1.2)``; at most 50,000 bytes in UTF-8, without NUL. None: an empty
+        prompt.
     negative_prompt : str, optional
-        What to leave out; acts where guidance is not 1.
+        What to leave out; ignored when `txt_cfg` is 1. None: nothing.
     clip_skip : int, optional
-        Last layers of CLIP to leave out, at least 1.
-    init_image : picture, optional
-        Picture to start from: whatever `Engine.generate` takes; of a `Result`'s parameters, a uint8 array (H, W, 3).
-    mask_image : picture or box, optional
-        Part of `init_image` to draw anew: white, or within ``(left, top, right, bottom)``; of a `Result`'s parameters,
-        a uint8 array (H, W, 1).
-    control_image : picture, optional
-        ControlNet's hint.
-    ref_images : sequence of pictures, optional
-        Reference pictures of editing models, at least 64 pixels a side; multiples of 16 unless they are resized.
+        Number of last layers of CLIP to leave out, at least 1. None: the model's own.
+    init_image : image, optional
+        Image to start from: whatever `Engine.generate` takes; in a `Result`'s parameters, a uint8 array (H, W, 3).
+        None: start from noise.
+    mask_image : image or box, optional
+        Part of `init_image` to generate anew: an image that is white there, or the box ``(left, top, right, bottom)``;
+        in a `Result`'s parameters, a uint8 array (H, W, 1). None: all of it.
+    control_image : image, optional
+        Image for the ControlNet. None: the ControlNet is not used.
+    ref_images : sequence of images, optional
+        Reference images of editing models, at least 64 pixels a side, in multiples of 16 unless they are resized. None:
+        none.
     auto_resize_ref_image : bool, optional
-        Scale reference pictures to the area of the result.
+        Scale reference images to the area of the result. None: the engine's default.
     increase_ref_index : bool, optional
-        Number reference pictures apart, for models that tell them by number.
+        Give each reference image a number of its own, for models that refer to them by number. None: the engine's
+        default.
     width : int, optional
-        Pixels.
+        Width in pixels, at least 1. None: that of the input image, or the engine's default.
     height : int, optional
-        Pixels.
+        Height in pixels, at least 1. None: that of the input image, or the engine's default.
     sample_params : SampleParams, optional
         The denoising loop.
     strength : float, optional
-        How far to go away from `init_image`, 0 to 1.
+        How much to change `init_image`, from 0 (little) to 1 (completely). None: the engine's default.
     seed : int, optional
-        0 to 2**63 - 1; picture `i` of a batch uses ``seed + i``.
+        Random seed, 0 to 2**63 - 1; image `i` of a batch uses ``seed + i``. None, or a negative number: a random one.
     batch_count : int, optional
-        Number of pictures, at least 1.
+        Number of images, at least 1. None: 1.
     control_strength : float, optional
-        Weight of ControlNet.
+        Weight of the ControlNet, at least 0. None: the engine's default.
     pm_params : PhotoMaker, optional
         PhotoMaker's input.
     vae_tiling_params : Tiling, optional
-        Decode in tiles.
+        Decode and encode in tiles.
     cache : Cache, optional
         Reuse results between steps.
     hires : Hires, optional

@@ -1,4 +1,4 @@
-"""LoRA adapters: which file and how strongly, and what became of it."""
+"""LoRA adapters: file and strength of each, and the report on how it was applied."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ __all__ = ["Lora", "LoraLike", "LoraReport"]
 @public
 @dataclass(frozen=True)
 class Lora(Struct):
-    """A LoRA adapter to draw with: `sd_lora_t`.
+    """A LoRA adapter to generate with: `sd_lora_t`.
 
     Parameters
     ----------
     path : path
-        The adapter's file (safetensors, gguf, ckpt or pt); with a `lora_dir`, a string without one of these endings is
-        a name to look up there.
+        The adapter's file (safetensors, gguf, ckpt or pt). With a `lora_dir`, a string without one of these endings is
+        a name that is looked up there.
     multiplier : float
-        Strength: 1 as trained, 0 none; any finite value.
+        Strength, any finite number: 1 as trained, 0 no effect.
     is_high_noise : bool
-        Apply it to the high-noise model of Wan 2.2.
+        True applies it to the high-noise model of Wan 2.2.
     name : str, optional
-        What to call it; the engine does not see it. None: the file's name without its ending.
+        Name for reports and contact sheets; the engine does not see it. None: the file's name without its ending.
     """
 
     C_STRUCT = "sd_lora_t"
@@ -36,7 +36,7 @@ class Lora(Struct):
     name: str | None = None
 
     def given(self) -> dict[str, Any]:
-        """Give the fields of the C struct by name."""
+        """Return the fields of the C struct by name."""
         fields = super().given()
         fields.pop("name", None)
         return fields
@@ -48,7 +48,7 @@ LoraLike: TypeAlias = "Lora | StrPath | tuple[StrPath, float]"
 @public
 @dataclass(frozen=True)
 class LoraReport:
-    """What became of one adapter in a call, as the engine counted it.
+    """How one adapter was applied in a call, as the engine counted it.
 
     Attributes
     ----------
@@ -59,15 +59,15 @@ class LoraReport:
     is_high_noise : bool
         Whether it was for the high-noise model of Wan 2.2.
     applied, total : int
-        Tensors of the file that took part, and all of them.
+        Number of tensors of the file that were applied, and of all.
     skipped : tuple of str
-        Names of the others, as the engine calls them.
+        Names of those that were not, as the engine calls them.
     mode : str
         ``"immediately"`` or ``"at_runtime"``.
     types : tuple of str
-        Weight types that it met: ``"f16"``, ``"q8_0"``, ...
+        Types of the weights that it was applied to: ``"f16"``, ``"q8_0"``, ...
     seconds : float
-        Time to read and attach or merge it; of the call that did so.
+        Time to read it and to merge or attach it, in seconds, in the call that did so.
     misfits : tuple of str
         ``"model tensor: reason"`` for each tensor whose shape does not fit the model.
     """

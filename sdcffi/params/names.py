@@ -1,7 +1,7 @@
 """Every parameter under one name: flags of the command line, keys of parameter files, and the table in the docs.
 
-The fields, their types and what they mean come from the dataclasses of `params`; here stands only what a field is
-called where it is not its own name. Names are the long flags of upstream's sd-cli with underscores.
+The fields, their types and descriptions come from the dataclasses of `params`. This module has only the names that
+differ from the field's own. Names are the long flags of upstream's sd-cli with underscores.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .struct import Struct, struct_named
 
 __all__ = ["Parameter", "build", "flag_of", "flatten", "parameters", "words_of"]
 
-# What the names of a struct's fields begin with; a struct that is not here adds nothing.
+# Prefixes of the names of a struct's fields; a struct that is not here has none.
 _PREFIXES = {
     "slg": "slg_",
     "vae_tiling_params": "vae_",
@@ -32,7 +32,7 @@ _NAMES = {
     "offload_params_to_cpu": "offload_to_cpu",
     "keep_clip_on_cpu": "clip_on_cpu",
     "keep_vae_on_cpu": "vae_on_cpu",
-    "keep_control_net_on_cpu": "control_net_cpu",
+    "keep_control_net_on_cpu": "control_net_on_cpu",
     "enable_mmap": "mmap",
     "flash_attn": "fa",
     "diffusion_flash_attn": "diffusion_fa",
@@ -58,7 +58,7 @@ _WHOLE_NAMES = {  # by path, without a prefix
     "hires.target_width": "hires_width",
     "hires.target_height": "hires_height",
 }
-# What flags give once for each element.
+# Lists, and the name of the flag that gives one element.
 _SINGULAR = {
     "loras": "lora",
     "ref_images": "ref_image",
@@ -76,19 +76,19 @@ class Parameter:
     Attributes
     ----------
     path : tuple of str
-        Its C name from the outermost struct on: ``("sample_params", "guidance", "txt_cfg")``.
+        Its C name, from the outermost struct on: ``("sample_params", "guidance", "txt_cfg")``.
     struct : type
-        The dataclass that holds it.
+        The dataclass that has it.
     name : str
-        What it is called in files, and with dashes as a flag: ``"cfg_scale"``.
+        Its name in files, and with dashes as a flag: ``"cfg_scale"``.
     kind : type
-        bool, int, float or str; str also for paths and pictures, which files and flags give by path.
+        bool, int, float or str; str also for paths and images, which files and flags give by path.
     annotation : str
         Its type in the dataclass, without None.
     many : bool
         Whether it is a sequence.
     help : str
-        What it means, by the dataclass's docstring.
+        Its description, from the dataclass's docstring.
     """
 
     path: tuple[str, ...]
@@ -101,24 +101,24 @@ class Parameter:
 
     @property
     def flag(self) -> str:
-        """What it is called on the command line."""
+        """The flag on the command line."""
         return flag_of(self.name)
 
 
 def flag_of(name: str) -> str:
-    """Give the flag of a name in `parameters`, or of another keyword."""
+    """Return the flag of a name in `parameters`, or of another keyword."""
     return "--" + _SINGULAR.get(name, name).replace("_", "-")
 
 
 def words_of(name: str, value: Any) -> list[str]:
-    """Give the words of the command line that set a parameter."""
+    """Return the words of the command line that set a parameter."""
     if isinstance(value, bool):
         return [flag_of(name) if value else flag_of(name).replace("--", "--no-", 1)]
     return [flag_of(name), str(value)]
 
 
 def parameters(struct: type[Struct]) -> tuple[Parameter, ...]:
-    """Give every parameter of a struct and of the structs within, in the order of their fields."""
+    """Return every parameter of a struct and its inner structs, in the order of their fields."""
     return tuple(_walk(struct, (), ""))
 
 
@@ -156,12 +156,12 @@ def _meanings(docstring: str) -> dict[str, str]:
 
 
 def build(struct: type[Struct], values: Mapping[tuple[str, ...], Any]) -> Any:
-    """Give a struct with values by path; structs within are made where one of their values is given.
+    """Return a struct with values by path; an inner struct is made if one of its values is given.
 
     Raises
     ------
     ValueError
-        If a struct lacks a value that it must have.
+        If a struct lacks a required value.
     """
     own = {path[0]: value for path, value in values.items() if len(path) == 1}
     for name in {path[0] for path in values if len(path) > 1}:
@@ -172,12 +172,12 @@ def build(struct: type[Struct], values: Mapping[tuple[str, ...], Any]) -> Any:
         own[name] = build(kind, inner)
     required = [item.name for item in fields(struct) if item.default is MISSING]  # type: ignore[arg-type]
     if missing := [name for name in required if name not in own]:
-        raise ValueError(f"{struct.__name__} needs {' and '.join(missing)}, but only {', '.join(own)} given")
+        raise ValueError(f"{struct.__name__} needs {' and '.join(missing)}, but only {', '.join(own)} is given")
     return struct(**own)
 
 
 def flatten(struct: Struct) -> dict[tuple[str, ...], Any]:
-    """Give the values that are set in a struct and in the structs within, by path: what `build` takes."""
+    """Return the values that are set in a struct and its inner structs, by path: what `build` takes."""
     values: dict[tuple[str, ...], Any] = {}
     for name, value in struct.given().items():
         below = flatten(value) if isinstance(value, Struct) else {(): value}

@@ -1,7 +1,7 @@
-"""Parameters as plain data and back: for files of parameters, and for the record in a picture.
+"""Parameters as plain data and back: for parameter files, and for the record in an image.
 
-What a parameter struct points to outside of itself (files, pictures) is taken out by `detach`, under its role: the C
-field's name with what it stands in, such as ``"model_path"``, ``"loras[0].path"`` or ``"ref_images[1]"``.
+`detach` takes out what a parameter struct refers to outside of itself (files and images), each under its role: the path
+of the C field, such as ``"model_path"``, ``"loras[0].path"`` or ``"ref_images[1]"``.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ import numpy as np
 from .._files import unreadable
 from .struct import StrPath, Struct, struct_named
 
-__all__ = ["attach_files", "attach_pictures", "check_keys", "decode", "detach", "encode", "plain", "read_table"]
+__all__ = ["attach_files", "attach_images", "check_keys", "decode", "detach", "encode", "plain", "read_table"]
 
 _S = TypeVar("_S", bound=Struct)
 
 
 def detach(struct: _S, prefix: str = "") -> tuple[_S, dict[str, Path], dict[str, np.ndarray[Any, Any]]]:
-    """Take files and pictures out of a struct.
+    """Take files and images out of a struct.
 
     Returns
     -------
     struct : Struct
-        Plain data, as `decode` makes it again: names of files in place of their paths, and no pictures.
+        Plain data that `decode` can read: names of files in place of their paths, and no images.
     files : dict of str to Path
         The paths by role.
-    pictures : dict of str to array
-        The pictures by role.
+    images : dict of str to array
+        The images by role.
     """
     files: dict[str, Path] = {}
-    pictures: dict[str, np.ndarray[Any, Any]] = {}
+    images: dict[str, np.ndarray[Any, Any]] = {}
     changes: dict[str, Any] = {}
     for name, value in struct.given().items():
         role = f"{prefix}{name}"
@@ -47,22 +47,22 @@ def detach(struct: _S, prefix: str = "") -> tuple[_S, dict[str, Path], dict[str,
             files[role] = Path(value)
             changes[name] = Path(value).name
         elif isinstance(value, np.ndarray) and value.ndim == 3:
-            pictures[role] = value
+            images[role] = value
             changes[name] = None
         elif isinstance(value, Struct):
-            changes[name], more, shown = detach(value, f"{role}.")
+            changes[name], more, inner = detach(value, f"{role}.")
             files |= more
-            pictures |= shown
+            images |= inner
         elif _holds(value, Struct):
             parts = [detach(item, f"{role}[{index}].") for index, item in enumerate(value)]
             changes[name] = [part for part, _, _ in parts]
             files |= {key: path for _, more, _ in parts for key, path in more.items()}
         elif _holds(value, np.ndarray):
-            pictures |= {f"{role}[{index}]": item for index, item in enumerate(value)}
+            images |= {f"{role}[{index}]": item for index, item in enumerate(value)}
             changes[name] = None
         else:
             changes[name] = plain(value)
-    return replace(struct, **changes), files, pictures  # type: ignore[type-var]
+    return replace(struct, **changes), files, images  # type: ignore[type-var]
 
 
 def _holds(value: Any, kind: type) -> bool:
@@ -70,7 +70,7 @@ def _holds(value: Any, kind: type) -> bool:
 
 
 def attach_files(struct: _S, files: Mapping[str, Path], prefix: str = "") -> _S:
-    """Give a struct with the paths of `files` in the roles that they have; others stay."""
+    """Return the struct with the paths of `files` in their roles; others stay."""
     changes: dict[str, Any] = {}
     for name, value in struct.given().items():
         role = f"{prefix}{name}"
@@ -83,15 +83,15 @@ def attach_files(struct: _S, files: Mapping[str, Path], prefix: str = "") -> _S:
     return replace(struct, **changes)  # type: ignore[type-var]
 
 
-def attach_pictures(struct: _S, pictures: Mapping[str, Any]) -> _S:
-    """Give a struct with the pictures that `detach` took out."""
+def attach_images(struct: _S, images: Mapping[str, Any]) -> _S:
+    """Return the struct with the images that `detach` took out."""
     whole: dict[str, Any] = {}
-    for role, picture in pictures.items():
+    for role, image in images.items():
         base, is_element, _ = role.partition("[")
         if is_element:
-            whole.setdefault(base, []).append(picture)
+            whole.setdefault(base, []).append(image)
         else:
-            whole[base] = picture
+            whole[base] = image
     for base, value in whole.items():
         struct = _with(struct, base.split("."), value)
     return struct
@@ -103,13 +103,13 @@ def _with(struct: Any, names: Sequence[str], value: Any) -> Any:
 
 
 def encode(struct: Struct) -> dict[str, Any]:
-    """Give the fields that are set as plain data: what JSON can hold."""
+    """Return the fields that are set as plain data, for JSON."""
     values = ((item.name, getattr(struct, item.name)) for item in fields(struct))  # type: ignore[arg-type]
     return {name: plain(value) for name, value in values if value is not None}
 
 
 def plain(value: Any) -> Any:
-    """Give a value as JSON can hold it."""
+    """Return a value in a form that JSON can hold."""
     if isinstance(value, Struct):
         return encode(value)
     if isinstance(value, os.PathLike):
@@ -122,25 +122,25 @@ def plain(value: Any) -> Any:
 
 
 def decode(kind: type[_S], data: Any, where: str) -> _S:
-    """Make a struct of plain data.
+    """Make a struct from plain data.
 
     Parameters
     ----------
     kind : type
-        The dataclass; its fields' annotations say which structs stand within.
+        The dataclass; the annotations of its fields name the inner structs.
     data : mapping
         Its fields by name.
     where : str
-        What to call it in messages.
+        Name of the data in messages.
 
     Raises
     ------
     TypeError, ValueError
-        If it is no mapping, or has a key that is no field, or lacks one that must be there.
+        If `data` is not a mapping, has a key that is not a field, or lacks a field that is required.
     """
     if not isinstance(data, Mapping):
         raise TypeError(f"{where} must be a table of parameters, not {data!r}")
-    kinds = {item.name: _struct_within(item.type) for item in fields(kind)}  # type: ignore[arg-type]
+    kinds = {item.name: _inner_struct(item.type) for item in fields(kind)}  # type: ignore[arg-type]
     check_keys(data, kinds, where)
     values = {name: _decoded(kinds[name], value, f"{where}.{name}") for name, value in data.items()}
     try:
@@ -157,8 +157,8 @@ def _decoded(kind: type[Struct] | None, value: Any, where: str) -> Any:
     return decode(kind, value, where)
 
 
-def _struct_within(annotation: str) -> type[Struct] | None:
-    """Find the struct that a field's annotation names, as in ``"Sequence[Lora] | None"``."""
+def _inner_struct(annotation: str) -> type[Struct] | None:
+    """Return the struct that a field's annotation names, such as ``"Sequence[Lora] | None"``."""
     return next((kind for word in re.findall(r"\w+", annotation) if (kind := struct_named(word))), None)
 
 
@@ -168,7 +168,7 @@ def check_keys(data: Iterable[str], legal: Iterable[str], where: str) -> None:
     Raises
     ------
     ValueError
-        With the name and those near it.
+        With the unknown name and similar ones.
     """
     names = sorted(legal)
     for key in data:
@@ -179,12 +179,12 @@ def check_keys(data: Iterable[str], legal: Iterable[str], where: str) -> None:
 
 
 def read_table(path: StrPath) -> dict[str, Any]:
-    """Read a JSON or TOML file, told by its ending.
+    """Read a JSON or TOML file; its ending says which.
 
     Raises
     ------
     ValueError
-        If it is neither, is not there, or holds no table at its top.
+        If it is neither, does not exist, or has no table at its top level.
     """
     source = Path(path).expanduser()
     try:
@@ -192,12 +192,12 @@ def read_table(path: StrPath) -> dict[str, Any]:
         if source.suffix.lower() == ".toml":
             return _toml(text)
         if source.suffix.lower() != ".json":
-            raise ValueError("its ending must be .json or .toml")
+            raise ValueError("its name must end in .json or .toml")
         data = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise unreadable(f"{source} cannot be read: {error}", error) from error
     if not isinstance(data, dict):
-        raise ValueError(f"{source} must hold a table of parameters, not {type(data).__name__}")
+        raise ValueError(f"{source} must contain a table of parameters, not {type(data).__name__}")
     return data
 
 

@@ -1,4 +1,4 @@
-"""How the denoising loop runs, for pictures and videos alike; `params` has all of the engine's parameters."""
+"""Parameters of the denoising loop, for images and videos; `params` has all of the engine's parameters."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ class Tiling(Struct):
     Parameters
     ----------
     enabled : bool
-        Decode and encode in tiles: True unless said otherwise.
+        True, the default, decodes and encodes in tiles. False does not.
     tile_size_x : int, optional
-        Width of a tile in latent pixels.
+        Width of a tile in latent pixels, at least 4. 0 or None: the engine's 32.
     tile_size_y : int, optional
-        Height of a tile in latent pixels.
+        Height of a tile in latent pixels, at least 4. 0 or None: the engine's 32.
     target_overlap : float, optional
-        Part of a tile that overlaps its neighbour, 0 to 0.5.
+        Part of a tile that overlaps its neighbour, 0 to 0.5. None: the engine's default.
     rel_size_x : float, optional
-        Width of a tile as a part of the picture (up to 1) or as a count of tiles (above 1); 0 uses `tile_size_x`.
+        Width of a tile: up to 1, as a part of the image; above 1, as a number of tiles. 0 or None: `tile_size_x`.
     rel_size_y : float, optional
-        Height of a tile in the same way; 0 uses `tile_size_y`.
+        Height of a tile: up to 1, as a part of the image; above 1, as a number of tiles. 0 or None: `tile_size_y`.
     """
 
     C_STRUCT = "sd_tiling_params_t"
@@ -49,13 +49,13 @@ class SkipLayerGuidance(Struct):
     Parameters
     ----------
     layers : sequence of int, optional
-        Layers that the extra pass leaves out.
+        Numbers of the layers that the extra pass skips. None: none.
     layer_start : float, optional
-        Part of the steps after which it begins to act, 0 to 1.
+        Part of the steps after which skip-layer guidance starts, 0 to 1. None: the engine's default.
     layer_end : float, optional
-        Part of the steps after which it ends, 0 to 1.
+        Part of the steps after which skip-layer guidance ends, 0 to 1. None: the engine's default.
     scale : float, optional
-        Strength; 0 is off.
+        Strength of skip-layer guidance; 0 turns it off. None: the engine's default, which is off.
     """
 
     C_STRUCT = "sd_slg_params_t"
@@ -68,16 +68,17 @@ class SkipLayerGuidance(Struct):
 @public
 @dataclass(frozen=True, kw_only=True)
 class Guidance(Struct):
-    """How strongly the prompt acts: `sd_guidance_params_t`.
+    """How strictly the image follows the prompt: `sd_guidance_params_t`.
 
     Parameters
     ----------
     txt_cfg : float, optional
-        Classifier-free guidance by the text; 1 is off.
+        Classifier-free guidance: how strictly the image follows the prompt. 1 turns it off and halves the work. None:
+        the engine's default.
     img_cfg : float, optional
-        The same by the image, for instruction-editing models. None: as `txt_cfg`.
+        How strictly the result follows the input image, for instruction-editing models. None: as `txt_cfg`.
     distilled_guidance : float, optional
-        The guidance value that distilled models (FLUX.1 dev) take as input.
+        Guidance value that distilled models (FLUX.1 dev) take as input. None: the engine's default.
     slg : SkipLayerGuidance, optional
         Skip-layer guidance.
     """
@@ -97,21 +98,23 @@ class SampleParams(Struct):
     Parameters
     ----------
     guidance : Guidance, optional
-        How strongly the prompt acts.
+        How strictly the image follows the prompt.
     scheduler : str, optional
-        How noise levels are spaced: ``"discrete"``, ``"karras"``, ``"simple"``, ... None: what the engine takes for the
+        Spacing of the noise levels: ``"discrete"``, ``"karras"``, ``"simple"``, ... None: the engine's choice for the
         model.
     sample_method : str, optional
-        Sampler: ``"euler"``, ``"euler_a"``, ``"dpm++2m"``, ... None: what the engine takes for the model.
+        Sampler: ``"euler"``, ``"euler_a"``, ``"dpm++2m"``, ... None: the engine's choice for the model.
     sample_steps : int, optional
-        Denoising steps, at least 1.
+        Number of denoising steps, at least 1. None: the engine's default.
     eta : float, optional
-        Noise added back at each step, for samplers that do. None: the sampler's own, which is 1 for euler_a, dpm++2s_a
-        and er_sde, else 0 (`resolve_eta` of stable-diffusion.cpp).
+        Amount of noise added back at each step, for samplers that add noise. None: the sampler's own, which is 1 for
+        euler_a, dpm++2s_a and er_sde, and 0 for others (`resolve_eta` of stable-diffusion.cpp).
     shifted_timestep : int, optional
-        For NitroSD models, of XL's kind: 0 to 1000, 0 is off. Others pass it over.
+        Timestep shift of NitroSD models (based on SDXL), 0 to 1000; 0 turns it off. Other models ignore it. None: the
+        engine's default, which is off.
     custom_sigmas : sequence of float, optional
-        Noise levels from high to low, in place of a scheduler: at least 2, above 0 but for the last.
+        Noise levels from high to low, which replace the scheduler: at least 2, and all but the last above 0. None: the
+        scheduler's.
     flow_shift : float, optional
         Shift of flow models (SD3, Wan). None: the model's own (`default_flow_shift` of stable-diffusion.cpp): 1.15
         for FLUX with guidance, 1 without, 5 for Wan, 4 for ERNIE-Image, 3 for others; FLUX.2's goes by the size.
@@ -133,56 +136,59 @@ class SampleParams(Struct):
 class Cache(Struct):
     """Reuse of results between steps: `sd_cache_params_t`; each mode reads its own fields.
 
+    A field that is None keeps the engine's default.
+
     Parameters
     ----------
     mode : str
-        ``"easycache"``, ``"ucache"``, ``"dbcache"``, ``"taylorseer"``, ``"cache_dit"``, ``"spectrum"``.
+        How results are reused: ``"easycache"``, ``"ucache"``, ``"dbcache"``, ``"taylorseer"``, ``"cache_dit"`` or
+        ``"spectrum"``.
     reuse_threshold : float, optional
-        EasyCache and UCache: error up to which a step is reused.
+        EasyCache and UCache: largest estimated error with which a step is reused.
     start_percent : float, optional
-        EasyCache and UCache: part of the steps after which it begins to act, 0 to 1.
+        EasyCache and UCache: part of the steps after which reuse starts, 0 to 1.
     end_percent : float, optional
-        EasyCache and UCache: part of the steps after which it ends, 0 to 1.
+        EasyCache and UCache: part of the steps after which reuse ends, 0 to 1.
     error_decay_rate : float, optional
-        UCache: how quickly the summed error is forgotten.
+        UCache: factor on the summed error at each step, 0 to 1; 1 keeps all of it.
     use_relative_threshold : bool, optional
-        UCache: measure the error against the output.
+        UCache: measure the error relative to the output.
     reset_error_on_compute : bool, optional
-        UCache: forget the summed error at each step that is computed.
+        UCache: reset the summed error at each step that is computed.
     Fn_compute_blocks : int, optional
-        DBCache and Cache-DiT: first blocks, always computed.
+        DBCache and Cache-DiT: number of first blocks that are always computed.
     Bn_compute_blocks : int, optional
-        DBCache and Cache-DiT: last blocks, always computed.
+        DBCache and Cache-DiT: number of last blocks that are always computed.
     max_warmup_steps : int, optional
-        DBCache and Cache-DiT: first steps, always computed.
+        DBCache and Cache-DiT: number of first steps that are always computed.
     max_cached_steps : int, optional
-        DBCache and Cache-DiT: most steps that are not computed; -1 is no limit.
+        DBCache and Cache-DiT: largest number of steps that are not computed; -1 is no limit.
     max_continuous_cached_steps : int, optional
-        DBCache and Cache-DiT: most steps in a row that are not computed.
+        DBCache and Cache-DiT: largest number of steps in a row that are not computed.
     residual_diff_threshold : float, optional
-        DBCache and Cache-DiT: difference allowed.
+        DBCache and Cache-DiT: largest difference with which a step is reused.
     taylorseer_n_derivatives : int, optional
-        TaylorSeer: order of the extrapolation.
+        TaylorSeer: order of the extrapolation, in derivatives.
     taylorseer_skip_interval : int, optional
-        TaylorSeer: a step is computed every so many.
+        TaylorSeer: compute one step in this many.
     scm_mask : str, optional
-        Steps to compute, as ``"1,1,0,1"``.
+        Steps to compute (1) or to reuse (0): ``"1,1,0,1"``.
     scm_policy_dynamic : bool, optional
-        Depart from `scm_mask` where the difference is small. The pinned engine reads the mask, the counts of cached
-        steps and TaylorSeer's numbers, and draws as without: its three block caches decide by
-        `residual_diff_threshold` and warm-up alone (`CacheDitConditionState`).
+        Reuse more than `scm_mask` says where the difference is small. The pinned engine reads the mask, the numbers of
+        cached steps and TaylorSeer's numbers, but they have no effect: its three block caches decide only by
+        `residual_diff_threshold` and warm-up (`CacheDitConditionState`).
     spectrum_w : float, optional
-        Spectrum: share of the Chebyshev forecast, 0 to 1; the rest is Taylor's.
+        Spectrum: share of the Chebyshev forecast, 0 to 1; the rest is the Taylor forecast.
     spectrum_m : int, optional
         Spectrum: degree of the Chebyshev polynomial.
     spectrum_lam : float, optional
-        Spectrum: ridge regularisation of its fit.
+        Spectrum: ridge regularisation of the fit.
     spectrum_window_size : int, optional
-        Spectrum: a step is computed every so many, at first.
+        Spectrum: at first, compute one step in this many.
     spectrum_flex_window : float, optional
-        Spectrum: what the window grows by at each computed step.
+        Spectrum: number that the window grows by at each computed step.
     spectrum_warmup_steps : int, optional
-        Spectrum: first steps, always computed.
+        Spectrum: number of first steps that are always computed.
     spectrum_stop_percent : float, optional
         Spectrum: part of the steps after which every step is computed, 0 to 1.
     """

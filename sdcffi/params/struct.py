@@ -1,4 +1,4 @@
-"""What the engine's parameters have in common: a dataclass that stands for a C struct."""
+"""The base of the engine's parameters: a dataclass for a C struct."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _Struct = TypeVar("_Struct", bound="Struct")
 
 
 class Struct:
-    """Base of the dataclasses that stand for a C struct named `C_STRUCT`."""
+    """Base of the dataclasses, each for the C struct `C_STRUCT`."""
 
     C_STRUCT: ClassVar[str]
 
     def given(self) -> dict[str, Any]:
-        """Give the fields that are set, by name."""
+        """Return the fields that are set, by name."""
         return {
             item.name: value
             for item in fields(self)  # type: ignore[arg-type]
@@ -31,7 +31,7 @@ class Struct:
         }
 
     def updated(self: _Struct, other: _Struct | None) -> _Struct:
-        """Give this with the fields that are set in `other`; structs within are updated in turn."""
+        """Return a copy with the fields that are set in `other`; inner structs are updated in turn."""
         changes: dict[str, Any] = {}
         for name, value in other.given().items() if other else ():
             below = getattr(self, name)
@@ -40,5 +40,5 @@ class Struct:
 
 
 def struct_named(name: str) -> type[Struct] | None:
-    """Return the dataclass of this name among those that are imported; None where there is none."""
+    """Return the imported dataclass of this name; None if there is none."""
     return next((kind for kind in Struct.__subclasses__() if kind.__name__ == name), None)

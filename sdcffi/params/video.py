@@ -1,4 +1,4 @@
-"""The parameters of a call that makes a video; see `params`."""
+"""The parameters of a call that generates a video; see `params`."""
 
 from __future__ import annotations
 
@@ -16,40 +16,48 @@ __all__ = ["VideoParams"]
 @public
 @dataclass(frozen=True, kw_only=True)
 class VideoParams(Struct):
-    """One call that makes a video: `sd_vid_gen_params_t`.
+    """One call that generates a video: `sd_vid_gen_params_t`.
 
     `Engine.generate_video` has a keyword for what is used most; the rest is given as ``params=VideoParams(...)``.
 
     Parameters
     ----------
     loras : sequence of Lora, optional
-        Adapters; those with `is_high_noise` are for the high-noise model.
-    prompt, negative_prompt : str, optional
-        What to show and what not; at most 50,000 bytes in UTF-8 each, without NUL, weights as in ``(text:1.2)``.
+        LoRA adapters; those with `is_high_noise` are for the high-noise model. None: none.
+    prompt : str, optional
+        What to show, with weights as in ``(text:1.2)``; at most 50,000 bytes in UTF-8, without NUL. None: an empty
+        prompt.
+    negative_prompt : str, optional
+        What to leave out; ignored when `txt_cfg` is 1. None: nothing.
     clip_skip, strength : optional
-        In the struct, but not read where videos are made.
-    init_image, end_image : uint8 array (H, W, 3), optional
-        First and last frame; for a VACE model `init_image` is a reference picture.
-    control_frames : sequence of uint8 arrays (H, W, 3), optional
-        What a VACE model follows, frame by frame; missing ones are grey, those behind the last frame are not read.
-    width, height : int, optional
-        Pixels.
+        Ignored for videos.
+    init_image : image, optional
+        First frame; for a VACE model a reference image. In a `VideoResult`'s parameters, a uint8 array (H, W, 3). None:
+        start from noise.
+    end_image : image, optional
+        Last frame. In a `VideoResult`'s parameters, a uint8 array (H, W, 3). None: the model decides.
+    control_frames : sequence of images, optional
+        Frames that a VACE model follows. Missing ones are grey; those after the last frame are ignored. In a
+        `VideoResult`'s parameters, uint8 arrays (H, W, 3). None: none.
+    width : int, optional
+        Width in pixels, at least 1. None: that of the input image, or the engine's default.
+    height : int, optional
+        Height in pixels, at least 1. None: that of the input image, or the engine's default.
     sample_params : SampleParams, optional
-        The denoising loop; of the low-noise model where there are two.
+        The denoising loop; if there are two models, that of the low-noise model.
     high_noise_sample_params : SampleParams, optional
-        The loop of the high-noise model of Wan 2.2: guidance, `sample_method`, `eta` and `sample_steps`, of which -1
-        (the engine's own) takes those steps whose noise is above `moe_boundary`, and 0 leaves the model out. The rest
-        is not read.
+        The loop of the high-noise model of Wan 2.2. Only guidance, `sample_method`, `eta` and `sample_steps` are read.
+        With -1 steps, the default, it does the steps whose noise is above `moe_boundary`; with 0, it is not used.
     moe_boundary : float, optional
-        Noise level, 0 to 1, at which the low-noise model takes over.
+        Noise level at which the low-noise model takes over, 0 to 1. None: the engine's default.
     seed : int, optional
-        0 to 2**63 - 1.
+        Random seed, 0 to 2**63 - 1. None, or a negative number: a random one.
     video_frames : int, optional
-        Number of frames; the engine rounds down to one more than a multiple of 4.
+        Number of frames; the engine rounds down to one more than a multiple of 4. None: the engine's default.
     vace_strength : float, optional
-        Weight of a VACE model's control frames and reference.
+        Weight of a VACE model's control frames and reference image, at least 0. None: the engine's default.
     vae_tiling_params : Tiling, optional
-        Decode in tiles.
+        Decode and encode in tiles.
     cache : Cache, optional
         Reuse results between steps.
     """

@@ -113,11 +113,11 @@ OTHER = "0" * 64
         (("against", "platform"), "win-amd64", r"another platform \(platform 'win-amd64', here '"),
         (("against", "declarations"), OTHER, "another declarations"),
         (("against", "patches"), ["0001-cast-quantised-tensors-by-rows.patch"], "another patches"),
-        (("schema",), 2, "a form this version does not know"),
-        (("backend",), "vulkan", "a form this version does not know"),
+        (("schema",), 2, "a format that this version does not know"),
+        (("backend",), "vulkan", "a format that this version does not know"),
         (("against",), None, "cannot be read: KeyError"),
-        (("files", "cdef.h"), OTHER, r"names what is not its own: cdef\.h"),
-        (("files", "../errors.py"), OTHER, r"names what is not its own: \.\./errors\.py"),
+        (("files", "cdef.h"), OTHER, r"lists files that are not its own: cdef\.h"),
+        (("files", "../errors.py"), OTHER, r"lists files that are not its own: \.\./errors\.py"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_the_cpu_goes_on(
@@ -205,6 +205,6 @@ def test_the_cpu_cannot_be_replaced_by_an_add_on(backend: str, installed: Path) 
 def test_a_build_without_gpus_has_nothing_to_pack(tmp_path: Path) -> None:
     native = copied(tmp_path / "native")
     assert list(read_build(native).backends) == ["cpu"]
-    with pytest.raises(BuildError, match="has no GPU backend to pack; it has cpu"):
+    with pytest.raises(BuildError, match="has no GPU backend to pack, only cpu"):
         pack_add_ons(native, tmp_path / "wheels")
     assert not (tmp_path / "wheels").exists()

@@ -317,7 +317,7 @@ def test_a_second_build_is_taken_from_the_cache(stand_in: StandIn, capsys: pytes
     compile_native(stand_in.plan())
     capsys.readouterr()
     compile_native(stand_in.plan())
-    assert "taken from the cache" in capsys.readouterr().err
+    assert "already in the cache" in capsys.readouterr().err
     assert stand_in.trace == ["one", "two"]
 
 
@@ -344,7 +344,7 @@ def test_two_builds_at_once_compile_once(stand_in: StandIn) -> None:
     (stand_in.tools / "hold").unlink()
     said = [process.communicate(timeout=60)[1] for process in (first, second)]
     assert (first.returncode, second.returncode) == (0, 0), said
-    assert "taken from the cache" in said[1]
+    assert "already in the cache" in said[1]
     assert stand_in.trace == ["one", "two"]
 
 

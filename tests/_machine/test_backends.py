@@ -115,7 +115,7 @@ def test_a_device_is_known_by_its_number_within_its_backend() -> None:
     assert [item.id for item in found] == ["cpu", "vulkan:0", "cuda:0", "cuda:1"]
     chosen = chosen_device(BackendChoice("cuda", index=1), found, {})
     assert (chosen.id, chosen.reason) == ("cuda:1", "cuda:1 was asked for")
-    with pytest.raises(BackendUnavailableError, match=r"'cuda:2': there is no such device; there is cuda:0 \(a card"):
+    with pytest.raises(BackendUnavailableError, match=r"'cuda:2': there is no such device; use one of cuda:0 \(a card"):
         chosen_device(BackendChoice("cuda", index=2), found, {})
 
 
@@ -141,11 +141,11 @@ def test_the_cpu_variant_with_the_highest_score_is_taken_unless_one_is_asked_for
 @pytest.mark.parametrize(
     ("variants", "asked", "said"),
     [
-        (VARIANTS, "zen4", r"'cpu:zen4' is not for this processor.*not executed.*haswell, x64"),
+        (VARIANTS, "zen4", r"'cpu:zen4' needs CPU instructions that this processor lacks.*haswell, x64"),
         (VARIANTS, "zen5", r"'cpu:zen5' is not built.*haswell, x64, zen4.*build --cpu portable"),
-        ([Variant(None, "cpu.so", 1)], "zen4", r"has no variants.*build --cpu portable"),
+        ([Variant(None, "cpu.so", 1)], "zen4", r"has no CPU variants.*build --cpu portable"),
         ([Variant("zen4", "zen4.so", 0, missing=True)], "zen4", r"zen4\.so is missing.*build --cpu portable"),
-        ([Variant("zen4", "zen4.so", 0)], None, r"nothing of this build's CPU backend runs on this machine: zen4\.so"),
+        ([Variant("zen4", "zen4.so", 0)], None, r"no CPU variant of this build runs on this machine: zen4\.so"),
     ],
 )
 def test_a_cpu_variant_that_cannot_be_had_is_refused(variants: list[Variant], asked: str | None, said: str) -> None:
@@ -188,7 +188,7 @@ def test_why_there_is_no_cuda_device(
     [
         (False, [], "no Vulkan loader"),
         (True, [], "no Vulkan driver"),
-        (True, ["lvp_icd"], r"installed \(lvp_icd\) offer no GPU"),
+        (True, ["lvp_icd"], r"installed Vulkan drivers \(lvp_icd\) have no GPU"),
     ],
 )
 def test_why_there_is_no_vulkan_device(
@@ -369,7 +369,7 @@ def test_a_backend_without_a_device_is_refused_and_passed_over_by_auto(
         draw("cuda")
     found, _ = draw("auto")
     assert found.id == "vulkan:1"
-    assert "passed over: backend 'cuda' is loaded but has no device here" in found.reason
+    assert "not usable: backend 'cuda' is loaded but has no device here" in found.reason
     monkeypatch.setenv("STUB_Vulkan", "")
     found, _ = draw("auto")
     assert found.id == "cpu"

@@ -33,7 +33,7 @@ def test_the_environment_wins_over_the_package(other_build: Path, monkeypatch: p
 def test_an_explicit_choice_never_falls_through(by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if by == "environment":
         monkeypatch.setenv("SDCFFI_LIBRARY", str(tmp_path))
-    with pytest.raises(LibraryNotFoundError, match=r"holds no manifest\.json") as caught:
+    with pytest.raises(LibraryNotFoundError, match=r"has no manifest\.json") as caught:
         locate(tmp_path if by == "argument" else None)
     assert "package's own build" not in str(caught.value)
 

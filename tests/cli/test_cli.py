@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -129,7 +130,7 @@ def test_an_error_is_told_for_machines_too(generate: Callable[..., int], capfd: 
 def test_generate_tells_the_result_for_machines(generate: Callable[..., int], tmp_path: Path, capfd: Capture) -> None:
     assert generate("--json") == 0
     told = json.loads(capfd.readouterr().out)
-    assert told["pictures"] == [{"path": str(tmp_path / "out.png"), "seed": 42}]
+    assert told["images"] == [{"path": str(tmp_path / "out.png"), "seed": 42}]
     assert told["loras"] == []
     assert told["seconds"] > 0
 
@@ -225,10 +226,10 @@ def test_lines_of_json_have_parameters_of_their_own_and_a_failing_one_does_not_s
 @pytest.mark.parametrize(
     ("name", "content", "output", "said"),
     [
-        ("p.txt", "\n", "p.png", "holds no prompt"),
+        ("p.txt", "\n", "p.png", "contains no prompt"),
         ("p.jsonl", '{"prompt": "a"}\n{"promt": "b"}', "p.png", "line 2: unknown parameter 'promt'"),
-        ("p.jsonl", "a cat", "p.png", "line 1 is no JSON"),
-        ("p.jsonl", '{"prompt": "a", "threads": 2}', "p.png", "line 1: model and engine are one for all lines"),
+        ("p.jsonl", "a cat", "p.png", "line 1 is not JSON"),
+        ("p.jsonl", '{"prompt": "a", "threads": 2}', "p.png", "line 1: all lines have the same model and engine"),
         ("p.jsonl", '{"seed": 1}', "p.png", "line 1: there is no prompt"),
         ("p.txt", "a", "{seed}.png", "use {line}"),
         ("p.txt", "a", "p.xyz", "does not have the ending of an image file"),
@@ -288,6 +289,37 @@ def test_convert_writes_a_smaller_model_that_draws_alike(
     small = TinyModel(diffusion_model=target, llm=tiny_model.llm, taesd=tiny_model.taesd, lora=tiny_model.lora)
     one, other = (open_engine(model).generate("a cat", **DRAW).arrays[0] for model in (tiny_model, small))
     assert compare(one, other).psnr > 40
+
+
+SHORT_HELPS = ["", "generate", "video", "upscale", "tune", "lora grid", "lora inspect"]
+
+
+@pytest.mark.parametrize("command", SHORT_HELPS)
+def test_help_fits_a_screen_and_names_the_help_with_every_flag(
+    command: str, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main([*command.split(), "--help"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 80
+    assert re.fullmatch(rf"Every flag.*: sdcffi {command or 'COMMAND'} --help-all", lines[-1])
+
+
+@pytest.mark.parametrize("command", SHORT_HELPS[1:])
+def test_the_short_help_has_flags_of_the_whole_help(command: str, capfd: Capture) -> None:
+    assert cli.main([*command.split(), "--help"]) == 0
+    short = set(re.findall(r"^  (?:-\w, )?(--[\w-]+)", capfd.readouterr().out, re.MULTILINE))
+    assert cli.main([*command.split(), "--help-all"]) == 0
+    assert short
+    assert short <= set(re.findall(r"(?<![\w-])--[\w-]+", capfd.readouterr().out))
+
+
+def test_the_help_lists_every_command(capfd: Capture) -> None:
+    assert cli.main(["--help"]) == 0
+    listed = re.findall(r"^  (\w+) ", capfd.readouterr().out, re.MULTILINE)
+    assert cli.main(["paint"]) == 2
+    assert [f"'{name}'" for name in listed] == re.findall(r"'\w+'", capfd.readouterr().err)[1:]
 
 
 def test_the_completion_script_completes_commands_and_flags(tmp_path: Path, capfd: Capture) -> None:

@@ -98,7 +98,7 @@ def test_a_box_is_drawn_anew_in_a_picture_brought_to_size_and_replay_asks_for_it
         (["--upscale-model", "init.png"], "init.png cannot be read"),
         (["--upscale-repeats", "0"], "upscale_repeats must be from 1 to 3, not 0"),
         (["--save-params", "nowhere/p.json"], "directory nowhere does not exist"),
-        (["--prompts", "p.txt", "--save-params", "p.json"], "--save-params is for a single call"),
+        (["--prompts", "p.txt", "--save-params", "p.json"], "--save-params cannot be used with --prompts"),
     ],
     ids=lambda value: "" if isinstance(value, str) else "_".join(value),
 )
@@ -138,7 +138,7 @@ def test_replay_tells_by_its_status_whether_the_pixels_are_the_same(
     capfd.readouterr()
     folder = str(model.diffusion_model.parent)
     assert cli.main(["replay", "out.png", "--models", folder, "-o", "again.png"]) == 0
-    assert capfd.readouterr() == ("the picture is the same, bit for bit\nagain.png\n", "")
+    assert capfd.readouterr() == ("the image is the same, bit for bit\nagain.png\n", "")
     assert np.array_equal(pixels_of("out.png"), pixels_of("again.png"))
     (here / model.diffusion_model.name).write_bytes(models["q4_0"].diffusion_model.read_bytes())
     for path in (model.llm, model.taesd):
@@ -179,7 +179,7 @@ def test_upscale_enlarges_by_the_networks_factor_or_another(
         (["upscale", "init.png", "-m", "x2.safetensors", "--factor", "0.5"], "factor must be at least 1, not 0.5"),
         (["video", "--params", "m.json"], "FLUX.2 draws pictures only; no videos can be made with it"),
         (["video", "--params", "m.json", "--fps", "0"], "fps must be above 0, not 0"),
-        (["video", "--diffusion-model", "x"], "nothing to show: give --prompt"),
+        (["video", "--diffusion-model", "x"], "there is no prompt: give --prompt"),
         (["convert", "x2.safetensors", "nowhere/x.gguf", "--type", "q8_0"], "directory nowhere does not exist"),
         (["models", "inspect", "init.png"], "init.png cannot be read"),
         (["lora", "grid", "--lora", "a.gguf", "--seeds", "1,-1"], "seeds must be at least 0, not -1"),

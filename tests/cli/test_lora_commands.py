@@ -14,7 +14,7 @@ from sdcli import THREADS, flags
 from tiny_model import TinyModel
 
 from sdcffi import Engine, Lora, cli
-from sdcffi.cli._lora_report import draw_grid, parse_numbers
+from sdcffi.cli._lora_report import make_grid, parse_numbers
 from sdcffi.images.contact_sheet import contact_sheet
 
 Capture = pytest.CaptureFixture[str]
@@ -122,7 +122,7 @@ class Recorder:
 def test_a_grid_draws_each_adapter_strength_and_seed_once(tmp_path: Path) -> None:
     a, b = Lora("/x/a.safetensors"), Lora("/x/b.safetensors", 2.0, name="bee")
     generate = Recorder()
-    output = draw_grid(generate, [a, b], [0.5, 0, 1.0], [7, 8], tmp_path / "grid.png")
+    output = make_grid(generate, [a, b], [0.5, 0, 1.0], [7, 8], tmp_path / "grid.png")
     drawn = [((Lora(lora.path, lora.multiplier * scale, name=lora.name),), seed)
              for lora in (a, b) for scale in (0.5, 1.0) for seed in (7, 8)]  # fmt: skip
     assert generate.calls == [((), 7), ((), 8), *drawn]
@@ -137,7 +137,7 @@ def test_a_grid_draws_each_adapter_strength_and_seed_once(tmp_path: Path) -> Non
 
 def test_rows_are_labelled_by_name_and_by_path_where_names_are_equal(tmp_path: Path) -> None:
     def grid(*loras: Lora) -> Image.Image:
-        return Image.open(draw_grid(Recorder(), loras, [1], [1], tmp_path / "grid.png")).copy()
+        return Image.open(make_grid(Recorder(), loras, [1], [1], tmp_path / "grid.png")).copy()
 
     def expected(*labels: str) -> Image.Image:
         rows = [[picture((0, 1, 200)), picture((0, 2 + index, 200))] for index in range(len(labels))]
@@ -155,9 +155,9 @@ def test_rows_are_labelled_by_name_and_by_path_where_names_are_equal(tmp_path: P
 def test_a_grid_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:
     generate = Recorder()
     with pytest.raises(ValueError, match="does not have the ending of an image file"):
-        draw_grid(generate, [Lora("a")], [1], [1], tmp_path / "grid.txt")
+        make_grid(generate, [Lora("a")], [1], [1], tmp_path / "grid.txt")
     with pytest.raises(ValueError, match="at least one LoRA"):
-        draw_grid(generate, [], [1], [1], tmp_path / "grid.png")
+        make_grid(generate, [], [1], [1], tmp_path / "grid.png")
     assert generate.calls == []
 
 
@@ -226,7 +226,7 @@ def test_inspect_tells_what_a_file_holds(tmp_path: Path, capfd: Capture) -> None
         "rank: 4 (2x), 8 (1x)",
         "alpha: 2.5\n",
         "targets: 3 modules in 2 blocks\n  lora_unet_down_blocks_1: 1\n  lora_unet_down_blocks_2: 2\n",
-        "passed over by the engine: 1 tensors, such as lora_unet_stray.unheard_of",
+        "ignored by the engine: 1 tensors, such as lora_unet_stray.unheard_of",
     ):
         assert text in out
 

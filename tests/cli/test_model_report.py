@@ -46,12 +46,12 @@ def test_a_whole_checkpoint_needs_nothing_else(tmp_path: Path) -> None:
     assert any("1.07 billion parameters" in line for line in model_lines(report))
 
 
-def test_a_pytorch_file_says_that_it_is_not_looked_into(tmp_path: Path) -> None:
+def test_a_pytorch_file_says_that_it_is_not_read(tmp_path: Path) -> None:
     import zipfile
 
     with zipfile.ZipFile(tmp_path / "old.ckpt", "w") as archive:
         archive.writestr("archive/data.pkl", b"x")
-    assert "not looked into" in "\n".join(model_lines(inspect_model(tmp_path / "old.ckpt")))
+    assert "are not read" in "\n".join(model_lines(inspect_model(tmp_path / "old.ckpt")))
 
 
 def test_an_upscaling_network_is_told_from_a_file_of_unknown_kind(tmp_path: Path) -> None:

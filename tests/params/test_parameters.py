@@ -52,5 +52,5 @@ def test_structs_within_are_made_only_where_a_value_is_given() -> None:
 
 def test_a_struct_without_what_it_must_have_is_refused() -> None:
     assert build(ImageParams, {("cache", "mode"): "easycache"}).cache == Cache(mode="easycache")
-    with pytest.raises(ValueError, match=r"Cache needs mode, but only scm_mask given"):
+    with pytest.raises(ValueError, match=r"Cache needs mode, but only scm_mask is given"):
         build(ImageParams, {("cache", "scm_mask"): "1,0"})

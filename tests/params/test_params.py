@@ -113,6 +113,20 @@ def test_every_parameter_has_its_flag(command: str, struct: type[Struct]) -> Non
         assert getattr(options, item.name) is not None, item.flag
 
 
+@pytest.mark.parametrize(("command", "struct"), [("generate", ImageParams), ("video", VideoParams)])
+def test_every_parameter_is_in_the_whole_help(
+    command: str, struct: type[Struct], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([command, "--help-all"]) == 0
+    listed = set(re.findall(r"(?<![\w-])--[\w-]+", capfd.readouterr().out))
+    assert {item.flag for item in (*parameters(ContextParams), *parameters(struct))} <= listed
+
+
+def test_parts_on_the_cpu_have_one_pattern_and_the_spelling_of_sd_cli() -> None:
+    for flag in ("--control-net-on-cpu", "--control-net-cpu"):
+        assert cli.parser().parse_args(["generate", flag]).control_net_on_cpu
+
+
 def test_engine_and_generate_reach_every_field_of_their_structs() -> None:
     assert "context" in inspect.signature(Engine).parameters
     assert "params" in inspect.signature(Engine.generate).parameters
