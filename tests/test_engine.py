@@ -70,7 +70,7 @@ def engine(tiny_model: TinyModel, isolated: bool) -> Iterator[Engine]:
         ({"preview": "proj"}, ValueError, "preview='proj' needs on_preview="),
         ({"preview_interval": None}, TypeError, "preview_interval must be an integer, not None"),
         ({"loras": 7}, TypeError, "loras is a sequence"),
-        ({"ref_images": 7}, TypeError, "ref_images must be a sequence of pictures, not 7"),
+        ({"ref_images": 7}, TypeError, "ref_images must be a sequence of images, not 7"),
         ({"prompt": "a\0b"}, ValueError, "prompt must not contain a NUL"),
         ({"prompt": None}, TypeError, "prompt must be a string, not None"),
         ({"mask_image": np.zeros((64, 64, 1), np.uint8)}, ValueError, "mask_image needs init_image"),
@@ -89,7 +89,7 @@ def test_bad_arguments_of_a_call_are_refused_before_native_code(
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
-        ({"diffusion_model": None}, ValueError, "nothing to load"),
+        ({"diffusion_model": None}, ValueError, "there is no model to load"),
         ({"llm": "/does/not/exist.safetensors"}, ValueError, "llm: '/does/not/exist.safetensors' does not exist"),
         ({"type": "q9_0"}, ValueError, "wtype must be one of f32, f16, .*, not 'q9_0'"),
         ({"threads": 0}, ValueError, "n_threads must be from 1 to 512.*, not 0"),
@@ -350,7 +350,7 @@ def test_a_failed_assertion_is_an_exception(tiny_model: TinyModel, isolated: boo
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let bad parameters through to the engine."""
     monkeypatch.setattr("sdcffi.engine.engine.check_image", lambda params, model: params)
-    monkeypatch.setattr("sdcffi.engine.engine.take_pictures", lambda params, *_: params)
+    monkeypatch.setattr("sdcffi.engine.engine.take_images", lambda params, *_: params)
 
 
 def test_a_whole_life_prints_nothing(tiny_model: TinyModel, isolated: bool) -> None:

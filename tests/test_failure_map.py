@@ -242,7 +242,7 @@ CONTEXT = [
     Row("n_threads -1", lambda place: place.open(threads=-1), ValueError, "n_threads must be from 1 to 512"),
     Row("n_threads 10000", lambda place: place.open(threads=10_000), ValueError, "not 10000"),
     Row("embeddings NULL", lambda place: place.open(embeddings={"a": None}), TypeError, "must be a path, not None"),
-    Row("params NULL", lambda place: place.open(diffusion_model=None), ValueError, "nothing to load"),
+    Row("params NULL", lambda place: place.open(diffusion_model=None), ValueError, "there is no model to load"),
 ]
 CALLS = [
     Row("width 0", lambda place: place.draw(width=0), ValueError, "width must be from 1 to 16384, not 0"),
@@ -255,9 +255,9 @@ CALLS = [
         Row(f"{name} + steps 1", lambda place, name=name: place.draw(scheduler=name), ValueError, "at least 2")
         for name in ("karras", "exponential", "gits")
     ),
-    Row("AYS on a transformer", lambda place: place.draw(scheduler="ays", steps=4), ValueError, "none for FLUX.2"),
+    Row("AYS on a transformer", lambda place: place.draw(scheduler="ays", steps=4), ValueError, "no table for FLUX.2"),
     Row("eta NaN with TCD", lambda place: place.draw(sampler="tcd", eta=NAN), ValueError, "eta must be finite"),
-    Row("eta 5 with TCD", lambda place: place.draw(sampler="tcd", eta=5), ValueError, "of the sampler tcd"),
+    Row("eta 5 with TCD", lambda place: place.draw(sampler="tcd", eta=5), ValueError, "with the sampler tcd"),
     Row("cfg NaN", lambda place: place.draw(cfg_scale=NAN), ValueError, "cfg_scale must be finite"),
     Row("cfg inf", lambda place: place.draw(cfg_scale=float("inf")), ValueError, "cfg_scale must be finite"),
     Row("LoRA NaN", lambda place: place.draw(loras=[Lora(place.model.lora, NAN)]), ValueError, "must be finite"),
@@ -280,10 +280,10 @@ CALLS = [
             said,
         )
         for name in ("init_image", "control_image")
-        for channels, said in ((2, "must be a uint8 or float (0 to 1) array"), (4, "is transparent in places"))
+        for channels, said in ((2, "must be a uint8 or float (0 to 1) array"), (4, "has transparent pixels"))
     ),
     Row("init image of 0 rows", lambda place: place.draw(init_image=picture(0)), ValueError, "must be a uint8"),
-    Row("init image of another size", lambda place: place.draw(init_image=picture(32)), ValueError, "give resize="),
+    Row("init image of another size", lambda place: place.draw(init_image=picture(32)), ValueError, "pass resize="),
     Row(
         "mask of 3 channels",
         lambda place: place.draw(
@@ -296,7 +296,7 @@ CALLS = [
         "mask of another size",
         lambda place: place.draw(init_image=picture(), mask_image=picture(32, 32, 1)),
         ValueError,
-        "make them one",
+        "make them the same size",
     ),
     Row(
         "mask alone",
@@ -309,8 +309,8 @@ CALLS = [
     Row("ref image of 70x64", lambda place: place.draw(ref_images=[picture(64, 70)]), ValueError, "multiple of 16"),
     Row("tiling NaN", lambda place: place.draw(tiling=Tiling(target_overlap=NAN)), ValueError, "must be finite"),
     Row("tiling < 0", lambda place: place.draw(tiling=Tiling(tile_size_x=-1)), ValueError, "tile_size_x must be"),
-    Row("prompt (cat:.)", lambda place: place.draw("(cat:.)"), ValueError, "'.' in '(cat:.)' is no weight"),
-    Row("prompt (a:+.)", lambda place: place.draw("(a:+.)"), ValueError, "'+.' in '(a:+.)' is no weight"),
+    Row("prompt (cat:.)", lambda place: place.draw("(cat:.)"), ValueError, "'.' in '(cat:.)' is not a weight"),
+    Row("prompt (a:+.)", lambda place: place.draw("(a:+.)"), ValueError, "'+.' in '(a:+.)' is not a weight"),
     Row("prompt (a:9...9)", lambda place: place.draw(f"(a:{'9' * 41})"), ValueError, "does not fit a float"),
     Row("prompt of 60 000", lambda place: place.draw("x" * 60_000), ValueError, "at most 50000 bytes"),
     Row("prompt with NUL", lambda place: place.draw("a\0b"), ValueError, "must not contain a NUL"),
@@ -318,7 +318,7 @@ CALLS = [
     Row("prompt NULL", lambda place: place.draw(None), TypeError, "prompt must be a string, not None"),  # type: ignore[arg-type]
     Row("LoRA of integers", lambda place: place.lora(integer_lora()), LoraError, "may be integers"),
     Row("LoRA does not exist", lambda place: place.draw(loras=["/no.safetensors"]), LoraError, "does not exist"),
-    Row("generate_video on an image model", lambda place: place.film(), ValueError, "FLUX.2 draws pictures only"),
+    Row("generate_video on an image model", lambda place: place.film(), ValueError, "FLUX.2 generates images only"),
     Row("unknown sampler", lambda place: place.draw(sampler=3), TypeError, "sample_method must be one of"),
 ]
 
@@ -455,11 +455,11 @@ def unchecked() -> Iterator[None]:
             "engine.check_context": lambda params: (params, Model()),
             "engine.check_image": lambda params, _model: params,
             "_video_generation.check_video": lambda params, _model: params,
-            "_video_generation.take_video_pictures": lambda params, *_: params,
-            "engine.take_pictures": lambda params, *_: params,
+            "_video_generation.take_video_images": lambda params, *_: params,
+            "engine.take_images": lambda params, *_: params,
             "_drawing.as_loras": lambda items, _directory=None: tuple(map(Lora, items)),
             "engine.MemoryCheck.check_weights": lambda *_: None,
-            "engine.MemoryCheck.check_picture": lambda *_: None,
+            "engine.MemoryCheck.check_image": lambda *_: None,
             "conversion.read_file": lambda *_: None,
             "conversion.check_type": lambda *_: None,
             "conversion.check_rules": lambda *_: None,

@@ -234,7 +234,7 @@ def test_metadata_may_be_left_out_and_other_formats_hold_none(make_result: MakeR
 
 def test_a_jpeg_without_room_says_what_is_left_out(make_result: MakeResult, tmp_path: Path) -> None:
     result = make_result(prompt="long " * 8000)
-    with pytest.warns(UserWarning, match="AUTOMATIC1111's parameters left out"):
+    with pytest.warns(UserWarning, match="it lacks AUTOMATIC1111's parameters"):
         (path,) = result.save(tmp_path / "out.jpg")
     assert GenerationParameters.from_png(path).params.prompt == "long " * 8000
 
@@ -287,9 +287,9 @@ def test_foreign_files_are_refused_with_a_reason(tmp_path: Path) -> None:
     for name, message in {
         "foreign.png": "has AUTOMATIC1111's parameters, but no record of sdcffi",
         "bare.jpg": "has no record of sdcffi",
-        "text.png": "cannot be read as a picture",
-        "cut.png": "cannot be read as a picture",
-        "nowhere.png": "cannot be read as a picture: .*No such file",
+        "text.png": "cannot be read as an image",
+        "cut.png": "cannot be read as an image",
+        "nowhere.png": "cannot be read as an image: .*No such file",
     }.items():
         with pytest.raises(ValueError, match=message):
             GenerationParameters.from_png(tmp_path / name)

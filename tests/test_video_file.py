@@ -128,7 +128,7 @@ def test_an_index_in_the_name_of_a_webp_means_a_file_for_each_frame(result: Vide
         ("a.avi", {}, "does not end like a picture"),
         ("a", {}, "does not end like a picture"),
         ("no/a.gif", {}, "no does not exist"),
-        ("a.gif", {"fps": 60}, r"fps must be from 0 to 50 \(of a GIF"),
+        ("a.gif", {"fps": 60}, r"fps must be from 0 to 50 \(a GIF counts"),
         ("a.mp4", {"fps": 0}, "fps must be above 0"),
         ("a.gif", {"lossless": True}, r"lossless=True is for \.webp, not for \.gif"),
     ],

@@ -31,7 +31,7 @@ LINES = {
     "adapter_read": r"finished loaded lora",
     "tensors_read": r"loading tensors completed",
     "planned": r"sampling using .+ method",
-    "picture_encoded": r"computing vae encode graph completed",
+    "image_encoded": r"computing vae encode graph completed",
     "prompts_encoded": r"get_learned_condition completed",
     "sampling": r"generating image: (\d+)/(\d+) - seed",
     "sampled": r"sampling(?:\(high noise\))? completed",
@@ -39,7 +39,7 @@ LINES = {
     "second_pass": r"hires fix: \d+ steps",
     "latent_enlarged": r"hires Latent.* upscale ",
     "computing": r"(?!esrgan)\w+ compute buffer size|VAE Tile size",
-    "picture_decoded": r"computing vae decode graph completed",
+    "image_decoded": r"computing vae decode graph completed",
     "second_sampled": r"hires sampling (\d+)/\d+ completed",
     "decoding": r"decoding (\d+) latents|generating latent video completed",
     "decoded": r"latent (\d+) decoded|decode_first_stage completed",
@@ -113,9 +113,9 @@ class Phases:
     def _hear_between(self, what: str) -> None:
         """Take a line that stands between the first and the second sampling, or elsewhere too, where it says less."""
         match what, self._enlarging:
-            case "picture_encoded", "":
+            case "image_encoded", "":
                 self._begin("encode")  # another picture, or the prompts
-            case "picture_encoded", _:
+            case "image_encoded", _:
                 self._await("sample")
                 self._enlarging = ""
             case "second_pass", _:
@@ -130,7 +130,7 @@ class Phases:
                 self._enlarging = ""
             case "computing", "decode" if not self._open:
                 self._begin("decode")
-            case "picture_decoded", "decode":
+            case "image_decoded", "decode":
                 self._enlarging = "upscale"
                 self._begin("upscale")
             case "computing", "upscale":
@@ -177,6 +177,6 @@ class Phases:
     def _tell(self, step: int, seconds: float) -> None:
         self._step = step
         assert self._phase is not None
-        of_a_picture = self._phase in ("sample", "decode", "upscale") or self._enlarging
-        image, images = (self.image, self.images) if of_a_picture else (0, 0)
+        is_of_image = self._phase in ("sample", "decode", "upscale") or self._enlarging
+        image, images = (self.image, self.images) if is_of_image else (0, 0)
         self._emit(Progress(self._phase, step, self._steps, seconds, image, images))

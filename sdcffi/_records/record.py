@@ -135,10 +135,10 @@ class GenerationParameters:
     def infotext(self) -> str:
         """Give the text that AUTOMATIC1111's web interface writes into pictures, and viewers read."""
         whole = self.whole
-        values = {**_sampling_values(whole), "Seed": self.seed, **self._picture_values(), **self._file_values()}
+        values = {**_sampling_values(whole), "Seed": self.seed, **self._image_values(), **self._file_values()}
         return infotext(whole.prompt or "", whole.negative_prompt or "", whole.loras or (), values)
 
-    def _picture_values(self) -> dict[str, Any]:
+    def _image_values(self) -> dict[str, Any]:
         call: Any = self.whole
         hires = self.params.given().get("hires")
         first = call.width or self.width, call.height or self.height

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from .._bindings.requests import Edges, Opening
 from .._checks.context import check_context, check_lora_options, resolve_seed
 from .._checks.image import check_image
-from .._checks.inputs import take_pictures
+from .._checks.inputs import take_images
 from .._checks.memory import MemoryCheck
 from .._machine.backends import backend_choice
 from .._models.loras import as_loras
@@ -428,13 +428,13 @@ class Engine(VideoGeneration):
                 eta=eta,
             ),
         )
-        given = take_pictures((params or ImageParams()).updated(keywords), self._model, resize, alpha)
+        given = take_images((params or ImageParams()).updated(keywords), self._model, resize, alpha)
         given = check_image(given, self._model)
         if not isinstance(canny, bool):
             raise TypeError(f"canny must be True or False, not {canny!r}")
         if canny and given.control_image is None:
             raise ValueError("canny=True needs control_image")
-        self._memory.check_picture(given, self.device)
+        self._memory.check_image(given, self.device)
         first_seed = resolve_seed(given.seed, given.batch_count)
         listeners, previews = self._hearing(preview, preview_interval, preview_noisy, on_log, on_progress, on_preview)
         given = replace(given, seed=first_seed)

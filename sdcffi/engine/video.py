@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from .._checks.context import resolve_seed
-from .._checks.inputs import take_video_pictures
+from .._checks.inputs import take_video_images
 from .._checks.video import check_video
 from .._process.aio import as_coroutine, as_stream
 from ..events import LogFunction, PreviewFunction, ProgressFunction
@@ -163,7 +163,7 @@ class VideoGeneration(Drawing):
                 high_noise, high_noise_steps, high_noise_cfg_scale, high_noise_sampler
             ),
         )
-        given = take_video_pictures((params or VideoParams()).updated(keywords), self._model, resize, alpha)
+        given = take_video_images((params or VideoParams()).updated(keywords), self._model, resize, alpha)
         given = check_video(given, self._model)
         given = replace(given, seed=resolve_seed(given.seed, None))
         listeners, previews = self._hearing(preview, preview_interval, preview_noisy, on_log, on_progress, on_preview)
