@@ -81,7 +81,7 @@ PERIOD = {"sys/fs/cgroup/cpu/user/app/cpu.cfs_period_us": "100000\n"}
             {**V1, **PERIOD, "sys/fs/cgroup/cpu/user/app/cpu.cfs_quota_us": "150000\n"},
             2,
             2,
-            id="version 1",
+            id="not 1: convert",
         ),
         pytest.param(
             EIGHT,

@@ -347,7 +347,7 @@ def test_a_coroutine_gives_the_same(in_process: Engine, stub: Stub) -> None:
         ({"seed": 1 << 63}, ValueError, "seed must be at most"),
         ({"preview": "proj"}, ValueError, "needs on_preview="),
         ({"sampler": "no"}, ValueError, "sample_method must be one of"),
-        ({"prompt": "a <lora:x:1>"}, SDError, "there is no directory to look it up in"),
+        ({"prompt": "a <lora:x:1>"}, SDError, "but lora_dir is not set"),
     ],
 )
 def test_a_keyword_that_does_not_fit_is_refused(
