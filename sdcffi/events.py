@@ -117,7 +117,7 @@ class Listeners:
     on_progress: ProgressFunction | None = None
     on_preview: PreviewFunction | None = None
 
-    def hear(self, event: Event) -> None:
+    def notify(self, event: Event) -> None:
         """Call the function for this kind of event."""
         if isinstance(event, Log):
             if self.on_log:

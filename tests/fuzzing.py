@@ -46,7 +46,7 @@ ACCIDENTAL = re.compile(r"not supported between|unsupported operand|object is no
 # Legal values that do not go together.
 TOGETHER = re.compile(
     r"mask_image|ref_images|needs init_image|at least 2|cache\.|hires|custom_sigmas|unexpected keyword|no model to load"
-    r"|cannot draw|does not exist|slg|lora|aspect ratios|pixels, the result"
+    r"|without weights|does not exist|slg|lora|aspect ratios|pixels, the result"
 )
 
 

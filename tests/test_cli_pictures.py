@@ -158,7 +158,7 @@ def test_replay_names_what_it_lacks(generate: Run, here: Path, capfd: Capture) -
     assert "not found: " in err
     assert err.endswith("Name other directories with --models\n")
     assert cli.main(["replay", "init.png"]) == 2
-    assert "init.png has no record of sdcffi" in capfd.readouterr().err
+    assert "init.png has no sdcffi metadata" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("factor", "size"), [([], (192, 96)), (["--factor", "1.5"], (144, 72))])

@@ -565,7 +565,7 @@ def test_a_second_call_draws_the_same(isolated: bool, opened: dict[bool, Place])
 @MODES
 def test_a_call_in_a_callback_is_refused(isolated: bool, opened: dict[bool, Place]) -> None:
     place = opened[isolated]
-    with pytest.raises(SDError, match="a callback cannot call its engine"):
+    with pytest.raises(SDError, match="cannot be called from its own callback"):
         place.draw(on_progress=lambda _: place.draw())
 
 
