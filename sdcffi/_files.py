@@ -1,4 +1,4 @@
-"""Files of ours: the cache directory, digests, and writing so that a reader finds the old file or the whole new one."""
+"""The cache directory, digests, and atomic writes: a reader finds the old file or the whole new one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BLOCK = 1 << 20
 
 
 def cache_directory() -> Path:
-    """Return where sources, builds and digests are kept between runs; ``SDCFFI_CACHE`` names another place."""
+    """Return the absolute directory for sources, builds and digests. ``SDCFFI_CACHE`` overrides the user's cache."""
     return Path(os.environ.get("SDCFFI_CACHE") or platformdirs.user_cache_dir("sdcffi")).absolute()
 
 
@@ -37,7 +37,7 @@ def file_digest(path: Path) -> str:
 
 
 def stream_digest(file: BinaryIO) -> str:
-    """Return the sha256, in hexadecimal, of what an open file has from its position on."""
+    """Return the sha256, in hexadecimal, of an open file from its current position to its end."""
     digest = hashlib.sha256()
     while block := file.read(_BLOCK):
         digest.update(block)
@@ -63,7 +63,7 @@ def unreadable(message: str, cause: Exception) -> ValueError:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, of the same name, that is moved there when the block succeeds."""
+    """Yield a temporary path with the same name, and move it to `path` if the block succeeds."""
     with tempfile.TemporaryDirectory(prefix=".sdcffi-", dir=path.parent) as folder:
         temporary = Path(folder) / path.name
         yield temporary

@@ -1,4 +1,4 @@
-"""Numbers within their legal ranges: the one place that says what a number is and how a bad one is refused."""
+"""Check that numbers are in their legal ranges."""
 
 from __future__ import annotations
 
@@ -9,39 +9,65 @@ __all__ = ["check_integer", "check_integers", "check_number"]
 
 
 def check_integer(name: str, value: Any, low: float, high: float, why: str = "") -> None:
-    """Refuse what is neither None nor an integer from `low` to `high`; a bool is no integer, numpy's integers are.
+    """Refuse a value that is neither None nor an integer from `low` to `high`.
+
+    numpy's integers are accepted, a bool is not.
+
+    Parameters
+    ----------
+    name : str
+        Name of the parameter, for the message.
+    value : object
+        The value.
+    low, high : float
+        Legal range, both ends included. They may be infinite.
+    why : str, optional
+        Reason for the range, for the message.
 
     Raises
     ------
-    TypeError, ValueError
-        With the name, the value, the range, and `why` it is so.
+    TypeError
+        If the value is not an integer.
+    ValueError
+        If it is out of range.
     """
     if value is None:
         return
-    if type(value).__name__ in ("bool", "bool_") or not isinstance(value, SupportsIndex):
+    if _is_bool(value) or not isinstance(value, SupportsIndex):
         raise TypeError(f"{name} must be an integer, not {value!r}")
     if not low <= value.__index__() <= high:
         raise ValueError(f"{name} must be {_range(low, high)}{why and f' ({why})'}, not {value!r}")
 
 
 def check_integers(low: float, high: float, **values: Any) -> None:
-    """As `check_integer` for several with one range."""
+    """Check several integers with the same range, as `check_integer` does."""
     for name, value in values.items():
         check_integer(name, value, low, high)
 
 
 def check_number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, why: str = "") -> None:
-    """Refuse what is neither None nor a finite number from `low` to `high`; a bool is no number, numpy's scalars are.
+    """Refuse a value that is neither None nor a finite number from `low` to `high`.
+
+    numpy's scalars are accepted, a bool is not.
+
+    Parameters
+    ----------
+    name, low, high, why
+        See `check_integer`.
+    value : object
+        The value.
 
     Raises
     ------
-    TypeError, ValueError
-        With the name, the value, the range, and `why` it is so.
+    TypeError
+        If the value is not a number.
+    ValueError
+        If it is not finite, or out of range.
     """
     if value is None:
         return
     is_text = isinstance(value, (str, bytes))
-    if is_text or type(value).__name__ in ("bool", "bool_") or not isinstance(value, (SupportsFloat, SupportsIndex)):
+    if is_text or _is_bool(value) or not isinstance(value, (SupportsFloat, SupportsIndex)):
         raise TypeError(f"{name} must be a number, not {value!r}")
     if getattr(value, "ndim", 0):
         raise TypeError(f"{name} must be a number, not an array of shape {value.shape}")  # type: ignore[union-attr]
@@ -49,6 +75,10 @@ def check_number(name: str, value: Any, low: float = -math.inf, high: float = ma
         raise ValueError(f"{name} must be finite, not {value!r}")
     if not low <= float(value) <= high:
         raise ValueError(f"{name} must be {_range(low, high)}{why and f' ({why})'}, not {value!r}")
+
+
+def _is_bool(value: Any) -> bool:
+    return type(value).__name__ in ("bool", "bool_")  # numpy's too, without importing numpy
 
 
 def _range(low: float, high: float) -> str:

@@ -1,7 +1,7 @@
-"""Every exception that sdcffi raises for native or environmental reasons.
+"""Exceptions and warnings for failures of the engine, the build and the machine.
 
-A caller's mistake (a value outside its legal set, a wrong type) is a `ValueError` or `TypeError`. Where Python
-has an exception (a path that does not exist, a time limit, memory that ran out), ours is that one too.
+A caller's mistake (a value out of range, a wrong type) is a `ValueError` or `TypeError`. Where Python has an exception
+(a path that does not exist, a time limit, memory that ran out), ours is that one too.
 All classes here are plain data and can be pickled.
 """
 
@@ -39,9 +39,9 @@ class SDError(Exception):
     Parameters
     ----------
     message : str
-        What failed, what was tried, what to run.
+        What failed, then what to do.
     log : tuple of str
-        The last lines of the native log, oldest first; empty where nothing native ran.
+        Last lines of the native log, oldest first. Empty if no native code ran.
     """
 
     def __init__(self, message: str, log: tuple[str, ...] = ()) -> None:
@@ -58,32 +58,32 @@ class SDError(Exception):
 
 @public
 class BuildError(SDError):
-    """The native library could not be built; the message names the missing piece and how to get it."""
+    """The native library could not be built. The message names the missing piece and how to get it."""
 
 
 @public
 class LibraryNotFoundError(SDError, FileNotFoundError):
-    """No usable native library; the message lists every candidate with its reason."""
+    """No usable native library was found. The message lists each candidate and why it was refused."""
 
 
 @public
 class LayoutMismatchError(SDError):
-    """The library, its declarations and its manifest do not belong together."""
+    """The library, its declarations and its manifest come from different builds."""
 
 
 @public
 class BackendUnavailableError(SDError):
-    """The compute backend that was asked for cannot be had here."""
+    """The requested compute backend is not available on this machine."""
 
 
 @public
 class NativeError(SDError):
-    """Native code raised an exception; the engine it happened in cannot be used any more."""
+    """Native code raised an exception. The engine in which it happened cannot be used any more."""
 
 
 @public
 class NativeAssertError(NativeError):
-    """An assertion of the engine failed (expression, file and line stand in the message)."""
+    """An assertion of the engine failed. The message has its expression, file and line."""
 
 
 @public
@@ -93,24 +93,24 @@ class OutOfMemoryError(NativeError, MemoryError):
 
 @public
 class NativeCrashError(SDError):
-    """The process that did the native work has ended; the caller's is as before.
+    """The child process that runs the native code has crashed. The calling process is unharmed.
 
-    The engine starts a new one at its next call, unless it was opened with ``restart="never"``.
+    The engine's next call starts a new child process, unless the engine was opened with ``restart="never"``.
 
     Attributes
     ----------
     signal : str or None
-        What ended it, such as ``"SIGSEGV"``; None if it exited.
+        Signal that ended it, such as ``"SIGSEGV"``. None if it exited by itself.
     exit_code : int or None
-        Its exit status as `subprocess` has it (negative for a signal); None if nothing was run.
+        Exit status as in `subprocess`: negative for a signal. None if no process was started.
     assertion : str
-        The failed assertion with file and line; empty if it was none.
+        Failed assertion with file and line. Empty if no assertion failed.
     backtrace : tuple of str
-        Native frames, innermost first, where the system could tell.
+        Native frames, innermost first. Empty if the system could not report them.
     output : str
-        Everything that it wrote to its standard output and error during the call.
+        What the process wrote to its standard output and error during the call.
     parameters : object
-        The parameters of the call: an `ImageParams`, a `ContextParams`, a tuple of `Lora`, ...
+        Parameters of the call: an `ImageParams`, a `ContextParams`, a tuple of `Lora`, ...
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class ModelLoadError(SDError):
 
 @public
 class GenerationError(SDError):
-    """The engine reported that it could not draw the picture."""
+    """The engine reported that generation, upscaling or preprocessing failed."""
 
 
 @public
@@ -167,24 +167,24 @@ class PathNotFoundError(ValueError, FileNotFoundError):
 
 @public
 class LoraWarning(UserWarning):
-    """A LoRA was applied in part, or not at all where that was allowed."""
+    """A LoRA was applied in part only, or not at all."""
 
 
 @public
 class LoraQualityWarning(LoraWarning):
-    """A LoRA meets weights of so few bits that its effect is no longer precise."""
+    """A LoRA was merged into weights with few bits, so its effect is imprecise."""
 
 
 @public
 class CancelledError(SDError):
-    """The call was stopped because somebody asked for it."""
+    """The call was cancelled by ``cancel()``, or with its asyncio task."""
 
 
 @public
 class GenerationTimeoutError(SDError, TimeoutError):
-    """The call took longer than its ``timeout=``."""
+    """The call took longer than its ``timeout``."""
 
 
 @public
 class UnsupportedParameterError(SDError):
-    """A parameter was set that the built engine does not have."""
+    """A parameter is set that the built engine does not have."""

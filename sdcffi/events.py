@@ -1,4 +1,4 @@
-"""What the engine reports while it works: frozen data, made by `_bindings.callbacks` for the caller's functions."""
+"""Events that the engine reports during a call: frozen data, passed to the caller's functions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Log:
     level : str
         ``"debug"``, ``"info"``, ``"warn"`` or ``"error"``.
     text : str
-        The line without its end, as the engine wrote it (``file.cpp:line - message``).
+        The line as the engine wrote it (``file.cpp:line - message``), without a line break.
     """
 
     level: str
@@ -44,29 +44,30 @@ class Log:
 @public
 @dataclass(frozen=True)
 class Progress:
-    """How far a phase of a call has come.
+    """Progress of one phase of a call.
 
-    A phase may come several times in a call: for each picture, adapter, file. Each time begins with step 0, rises, and
-    ends with `steps`. What the engine says nothing about in between is step 0 of 1, then 1 of 1.
+    A phase may run several times in a call: once for each image, adapter or file. Each run starts at step 0 and ends
+    at `steps`. A run that the engine does not report on has two events: step 0 of 1, then step 1 of 1.
 
     Attributes
     ----------
     phase : str
-        ``"load"``: weights, in tensors; the model's own also when merged adapters are taken out again.
-        ``"lora"``: one adapter's tensors.
-        ``"encode"``: each picture that goes in (tiles, where it is done in tiles), then the prompts.
-        ``"sample"``: denoising steps of one picture; with hires, all pictures' first passes and then the second ones.
-        ``"upscale"``: one picture, enlarged between two passes or by an upscaler, in tiles.
-        ``"decode"``: one picture, in tiles.
+        ``"load"``: loads weights, in tensors; also when merged adapters are removed from the model again.
+        ``"lora"``: loads one adapter, in tensors.
+        ``"encode"``: encodes one input image (in tiles, if tiling is on), or the prompts.
+        ``"sample"``: denoises one image, in steps. With hires, all first passes come before the second passes.
+        ``"upscale"``: enlarges one image, in tiles: between two hires passes, or by an `Upscaler`.
+        ``"decode"``: decodes one image, in tiles.
     step : int
-        What is done, from 0 to `steps`.
+        Number of finished steps, from 0 to `steps`.
     steps : int
-        What there is to do; may still change at step 0. Of sampling, those that really run: image to image leaves out
-        the first ones, and a step for which a sampler asks the model twice is one.
+        Number of steps in this run, at least 1; it may still change at step 0. Sampling counts the steps that really
+        run: image to image skips the first ones, and a step that evaluates the model twice counts once.
     seconds : float
-        What a step takes: of load and sample the mean so far, else the last one; 0 at step 0.
+        Seconds per step: the mean so far for load and sample, the last step's time for the other phases, 0 at step 0.
     image, images : int
-        Which picture of the batch, from 1, and how many there are; both 0 in load, lora, and encode before sampling.
+        Number of this image in the batch, from 1, and size of the batch. Both are 0 in load, in lora, and in encode
+        before sampling.
     """
 
     phase: str
@@ -80,18 +81,18 @@ class Progress:
 @public
 @dataclass(frozen=True)
 class Preview:
-    """What the picture looks like so far.
+    """A preview of an image that is being generated.
 
     Attributes
     ----------
     step : int
-        Which denoising step, from 1.
+        Denoising step, from 1.
     frames : tuple of uint8 arrays (H, W, 3)
-        One, or a video's; copies, which are the caller's.
+        One image, or all frames of a video. They are copies, and the caller owns them.
     is_noisy : bool
-        Whether it shows the noisy latent that goes into the step, not what the model predicts behind it.
+        Whether it shows the noisy latent before the step instead of the model's prediction.
     image, images : int
-        Which picture of the batch, from 1, and how many there are.
+        Number of this image in the batch, from 1, and size of the batch.
     """
 
     step: int
@@ -109,7 +110,13 @@ PreviewFunction: TypeAlias = Callable[[Preview], object]
 
 @dataclass(frozen=True)
 class Listeners:
-    """A caller's functions, each called on the thread that made the call, in the order of the events."""
+    """A caller's functions for events. They run on the thread that made the call, in the order of the events.
+
+    Attributes
+    ----------
+    on_log, on_progress, on_preview : callable or None
+        Function for each kind of event. None: these events are ignored.
+    """
 
     on_log: LogFunction | None = None
     on_progress: ProgressFunction | None = None
@@ -121,11 +128,11 @@ class Listeners:
         on_progress: ProgressFunction | None = None,
         on_preview: PreviewFunction | None = None,
     ) -> Listeners:
-        """Return these with those that a call brings in their place."""
+        """Return these functions, each replaced by the one that a call brings."""
         return Listeners(on_log or self.on_log, on_progress or self.on_progress, on_preview or self.on_preview)
 
-    def hear(self, event: Event) -> None:
-        """Call the function that is for this event."""
+    def notify(self, event: Event) -> None:
+        """Call the function for this kind of event."""
         if isinstance(event, Log):
             if self.on_log:
                 self.on_log(event)

@@ -130,17 +130,17 @@ ALIGNED = gguf_bytes(entries=1, metadata=metadata(b"general.alignment", 10, stru
 
 BAD_FILES: list[tuple[str, bytes, str]] = [
     ("empty", b"", "empty"),
-    ("text", b"this is no model at all", "no safetensors file"),
-    ("JSON array as header", json_bytes([1, 2]), "not an object"),
-    ("entry that is no object", json_bytes({"t": 1}), "no JSON object"),
+    ("text", b"this is no model at all", "not a safetensors file"),
+    ("JSON array as header", json_bytes([1, 2]), "must be a JSON object, not a list"),
+    ("entry that is no object", json_bytes({"t": 1}), "a JSON object"),
     ("entry without dtype", json_bytes({"t": {"shape": [1], "data_offsets": [0, 4]}}), "dtype None"),
     ("entry without data_offsets", json_bytes({"t": {"dtype": "F32", "shape": [1]}}), "data_offsets None"),
-    ("bad JSON", json_bytes(b'{"t": '), "no JSON"),
+    ("bad JSON", json_bytes(b'{"t": '), "not valid JSON"),
     ("type BOOL", json_bytes({"t": {**ENTRY, "dtype": "BOOL"}}), "dtype 'BOOL'"),
-    ("six dimensions", json_bytes({"t": {**ENTRY, "shape": [1] * 6}}), "6 dimensions; at most 5"),
+    ("six dimensions", json_bytes({"t": {**ENTRY, "shape": [1] * 6}}), "at most 5 dimensions in safetensors, not 6"),
     ("data truncated", json_bytes({"t": {**ENTRY, "shape": [9], "data_offsets": [0, 36]}}), "truncated"),
     ("header of 2**40 bytes", struct.pack("<Q", 1 << 40) + b"{}" + bytes(9), "claims"),
-    ("gguf truncated in its header", gguf_bytes()[:30], "the file ends"),
+    ("gguf truncated in its header", gguf_bytes()[:30], "the file is shorter"),
     ("gguf data truncated", gguf_bytes(data=3), "truncated"),
     ("gguf with a name of 2**62 bytes", gguf_bytes()[:24] + struct.pack("<Q", 1 << 62) + bytes(64), "a name of"),
     ("gguf with 2**31 dimensions", gguf_bytes()[:38] + b"\0\0\0\x80" + bytes(64), "dimensions; at most 4"),
@@ -149,7 +149,11 @@ BAD_FILES: list[tuple[str, bytes, str]] = [
     ("gguf alignment that is no u32", ALIGNED, "general.alignment"),
     *((f"gguf of type {kind}", gguf_bytes(kind=kind), f"type {kind} is not") for kind in (4, 31, 36, 41, 1 << 31)),
     ("gguf with %n in a name of a bad file", gguf_bytes(name=b"%n%s%n", kind=41), "type 41 is not"),
-    ("gguf version 1", gguf_bytes(version=1), "gguf version 1"),
+    (
+        "gguf version must be 2 or 3 (little-endian), not 1",
+        gguf_bytes(version=1),
+        "gguf version must be 2 or 3 (little-endian), not 1",
+    ),
 ]
 FILES = [
     *(
@@ -223,7 +227,7 @@ CONTEXT = [
             f"wtype {kind}",
             lambda place, kind=kind: place.open(type=kind),
             ValueError,
-            f"wtype {kind!r} cannot be written",
+            f"wtype {kind!r} only exists inside the engine",
         )
         for kind in ("q8_1", "q8_K", "i8", "i16", "i32", "i64", "f64")
     ),
@@ -235,7 +239,7 @@ CONTEXT = [
     Row("n_threads -1", lambda place: place.open(threads=-1), ValueError, "n_threads must be from 1 to 512"),
     Row("n_threads 10000", lambda place: place.open(threads=10_000), ValueError, "not 10000"),
     Row("embeddings NULL", lambda place: place.open(embeddings={"a": None}), TypeError, "must be a path, not None"),
-    Row("params NULL", lambda place: place.open(diffusion_model=None), ValueError, "nothing to load"),
+    Row("params NULL", lambda place: place.open(diffusion_model=None), ValueError, "there is no model to load"),
 ]
 CALLS = [
     Row("width 0", lambda place: place.draw(width=0), ValueError, "width must be from 1 to 16384, not 0"),
@@ -249,9 +253,9 @@ CALLS = [
         Row(f"{name} + steps 1", lambda place, name=name: place.draw(scheduler=name), ValueError, "at least 2")
         for name in ("karras", "exponential", "gits")
     ),
-    Row("AYS on a transformer", lambda place: place.draw(scheduler="ays", steps=4), ValueError, "none for FLUX.2"),
+    Row("AYS on a transformer", lambda place: place.draw(scheduler="ays", steps=4), ValueError, "no table for FLUX.2"),
     Row("eta NaN with TCD", lambda place: place.draw(sampler="tcd", eta=NAN), ValueError, "eta must be finite"),
-    Row("eta 5 with TCD", lambda place: place.draw(sampler="tcd", eta=5), ValueError, "of the sampler tcd"),
+    Row("eta 5 with TCD", lambda place: place.draw(sampler="tcd", eta=5), ValueError, "with the sampler tcd"),
     Row("cfg NaN", lambda place: place.draw(cfg_scale=NAN), ValueError, "cfg_scale must be finite"),
     Row("cfg inf", lambda place: place.draw(cfg_scale=float("inf")), ValueError, "cfg_scale must be finite"),
     Row("seed 2^63", lambda place: place.draw(seed=1 << 63), ValueError, f"seed must be at most {(1 << 63) - 1}"),
@@ -283,10 +287,10 @@ CALLS = [
             said,
         )
         for name in ("init_image", "control_image")
-        for channels, said in ((2, "must be a uint8 or float (0 to 1) array"), (4, "is transparent in places"))
+        for channels, said in ((2, "must be a uint8 or float (0 to 1) array"), (4, "has transparent pixels"))
     ),
     Row("init image of 0 rows", lambda place: place.draw(init_image=picture(0)), ValueError, "must be a uint8"),
-    Row("init image of another size", lambda place: place.draw(init_image=picture(32)), ValueError, "give resize="),
+    Row("init image of another size", lambda place: place.draw(init_image=picture(32)), ValueError, "pass resize="),
     Row(
         "mask of 3 channels",
         lambda place: place.draw(
@@ -299,7 +303,7 @@ CALLS = [
         "mask of another size",
         lambda place: place.draw(init_image=picture(), mask_image=picture(32, 32, 1)),
         ValueError,
-        "make them one",
+        "make them the same size",
     ),
     Row(
         "mask alone",
@@ -312,8 +316,8 @@ CALLS = [
     Row("ref image of 70x64", lambda place: place.draw(ref_images=[picture(64, 70)]), ValueError, "multiple of 16"),
     Row("tiling NaN", lambda place: place.draw(tiling=Tiling(target_overlap=NAN)), ValueError, "must be finite"),
     Row("tiling < 0", lambda place: place.draw(tiling=Tiling(tile_size_x=-1)), ValueError, "tile_size_x must be"),
-    Row("prompt (cat:.)", lambda place: place.draw("(cat:.)"), ValueError, "'.' in '(cat:.)' is no weight"),
-    Row("prompt (a:+.)", lambda place: place.draw("(a:+.)"), ValueError, "'+.' in '(a:+.)' is no weight"),
+    Row("prompt (cat:.)", lambda place: place.draw("(cat:.)"), ValueError, "'.' in '(cat:.)' is not a weight"),
+    Row("prompt (a:+.)", lambda place: place.draw("(a:+.)"), ValueError, "'+.' in '(a:+.)' is not a weight"),
     Row("prompt (a:9...9)", lambda place: place.draw(f"(a:{'9' * 41})"), ValueError, "does not fit a float"),
     Row("prompt of 60 000", lambda place: place.draw("x" * 60_000), ValueError, "at most 50000 bytes"),
     Row("prompt with NUL", lambda place: place.draw("a\0b"), ValueError, "must not contain a NUL"),
@@ -321,7 +325,7 @@ CALLS = [
     Row("prompt NULL", lambda place: place.draw(None), TypeError, "prompt must be a string, not None"),  # type: ignore[arg-type]
     Row("LoRA of integers", lambda place: place.lora(integer_lora()), LoraError, "may be integers"),
     Row("LoRA does not exist", lambda place: place.draw(loras=["/no.safetensors"]), LoraError, "does not exist"),
-    Row("generate_video on an image model", lambda place: place.film(), ValueError, "FLUX.2 draws pictures only"),
+    Row("generate_video on an image model", lambda place: place.film(), ValueError, "FLUX.2 generates images only"),
     Row("unknown sampler", lambda place: place.draw(sampler=3), TypeError, "sample_method must be one of"),
     Row("sampler of no name", lambda place: place.draw(sampler="eulr"), ValueError, "sample_method must be one of"),
 ]
@@ -406,12 +410,13 @@ UNCHECKED = [
     *(
         Unchecked(f"convert: {line}", lambda place, content=content: place.convert(place.file(content)))
         for line, content, _ in BAD_FILES
-        if line.startswith(("gguf", "entry", "JSON")) and line != "gguf version 1"
+        if line.startswith(("gguf", "entry", "JSON")) and line != "gguf version must be 2 or 3 (little-endian), not 1"
     ),
     *(
         Unchecked(f"lora: {line}", lambda place, content=content: place.lora(content))
         for line, content, _ in BAD_FILES
-        if line.startswith(("gguf", "entry", "JSON", "data")) and line != "gguf version 1"
+        if line.startswith(("gguf", "entry", "JSON", "data"))
+        and line != "gguf version must be 2 or 3 (little-endian), not 1"
     ),
     Unchecked("weights of integers", lambda place: drawn_with(place, integers(place)), "dies"),
     Unchecked("convert: bad regex", lambda place: place.convert(tensor_type_rules="[=f16")),
@@ -458,11 +463,11 @@ def unchecked() -> Iterator[None]:
             "engine.check_context": lambda params: (params, Model()),
             "engine.check_image": lambda params, _model: params,
             "_video_generation.check_video": lambda params, _model: params,
-            "_video_generation.take_video_pictures": lambda params, *_: params,
-            "engine.take_pictures": lambda params, *_: params,
+            "_video_generation.take_video_images": lambda params, *_: params,
+            "engine.take_images": lambda params, *_: params,
             "_drawing.as_loras": lambda items, _directory=None: tuple(map(Lora, items)),
             "engine.MemoryCheck.check_weights": lambda *_: None,
-            "engine.MemoryCheck.check_picture": lambda *_: None,
+            "engine.MemoryCheck.check_image": lambda *_: None,
             "conversion.read_file": lambda *_: None,
             "conversion.check_type": lambda *_: None,
             "conversion.check_rules": lambda *_: None,
@@ -554,7 +559,7 @@ def test_two_threads_on_one_engine_take_turns(isolated: bool, opened: dict[bool,
 
 def test_a_call_in_a_callback_is_refused(isolated: bool, opened: dict[bool, Place]) -> None:
     place = opened[isolated]
-    with pytest.raises(SDError, match="a callback cannot call its engine"):
+    with pytest.raises(SDError, match="cannot be called from its own callback"):
         place.draw(on_progress=lambda _: place.draw())
 
 

@@ -321,7 +321,7 @@ def test_numbers_of_threads_around_the_cores_are_tried(cores: int, processors: i
         ({"isolated": False}, TypeError, r"tune\(\) takes no 'isolated'; of .* it takes backend, .*, vae_on_cpu$"),
         ({"on_progress": print}, TypeError, r"tune\(\) takes no 'on_progress'"),
         ({"colour": 1}, TypeError, r"tune\(\) takes no 'colour'"),
-        ({"diffusion_model": None}, ValueError, "nothing to load"),
+        ({"diffusion_model": None}, ValueError, "there is no model to load"),
         ({"threads": 1, "fa": True}, ValueError, "nothing to measure: threads, fa, .* are given"),
     ],
 )

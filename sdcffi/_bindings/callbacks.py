@@ -1,4 +1,4 @@
-"""The one set of trampolines between the engine's callbacks and Python.
+"""Trampolines between the engine's callbacks and Python.
 
     engine thread, in C                     Python
     -------------------                     ------
@@ -6,13 +6,13 @@
     sd_progress_cb  --> on_progress   -->   Events.progress  --> Phases --> job.emit(Progress)
     sd_preview_cb   --> on_preview    -->   Events.preview   --> job.emit(Preview)
 
-The engine has one slot for each callback in the whole process, so `listening` fills them for the time of one call,
-under the library's lock, and resets them after it. Log lines also come from the engine's loader threads; progress
-and previews come on the calling thread only. `emit` puts the event into a queue or a pipe: the caller's own functions
-run on the caller's thread, see `_process.calls`.
+The engine has one slot per callback in the whole process. So `listening` sets them for the time of one call, under the
+library's lock, and resets them afterwards. Log lines also come from the engine's loader threads; progress and previews
+only come from the calling thread. `emit` puts the event into a queue or a pipe: the caller's functions run on the
+caller's thread, see `_process.calls`.
 
-The callbacks return void: an exception in one cannot travel through C. cffi hands it to `onerror`, it is kept (the
-first one wins), the guard is told to cancel, and `listening` raises it again when the native call has returned.
+The callbacks return void, so an exception in one cannot pass through C. cffi passes it to `onerror`, which keeps the
+first exception and cancels the native call. `listening` raises it again when the native call has returned.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ _LEVELS = ("debug", "info", "warn", "error")
 
 @dataclass(frozen=True)
 class PreviewOptions:
-    """Which previews are made.
+    """Which previews to make.
 
     Attributes
     ----------
     mode : str
         A name of the engine's `preview_t`: ``"proj"``, ``"tae"``, ``"vae"``.
     interval : int
-        Every so many steps; the engine ignores its own setting.
+        One preview every `interval` steps, at least 1. The engine ignores its own setting.
     noisy : bool
-        Of the noisy latent in place of what the model predicts.
+        Whether to show the noisy latent instead of the model's prediction.
     """
 
     mode: str
@@ -59,7 +59,13 @@ class PreviewOptions:
 
 
 class Events:
-    """Receives what the trampolines bring during one native call."""
+    """Receives the callbacks of one native call and emits events.
+
+    Attributes
+    ----------
+    error : BaseException or None
+        The first exception in a callback.
+    """
 
     def __init__(self, job: Job, phase: str, preview_interval: int) -> None:
         self.error: BaseException | None = None
@@ -70,25 +76,25 @@ class Events:
         self._kept: deque[str] = deque(maxlen=KEPT_LINES)
 
     def lines(self) -> tuple[str, ...]:
-        """Give the last lines of the native log, oldest first, without debug lines."""
+        """Return the last lines of the native log, oldest first, without debug lines."""
         return tuple(self._kept)
 
     def log(self, level: int, text: str) -> None:
-        """Take a log line."""
+        """Receive a log line."""
         record = Log(_LEVELS[level] if 0 <= level < len(_LEVELS) else _LEVELS[-1], text.rstrip())
         if record.level != "debug":
             self._kept.append(f"{record.level}: {record.text}")
         self._job.emit(record)
-        self._phases.hear(record.text)
+        self._phases.read_line(record.text)
 
     def progress(self, step: int, steps: int, seconds: float) -> None:
-        """Take a progress report."""
+        """Receive a progress report; `seconds` is the time per step."""
         self._phases.report(step, steps, seconds)
 
     def wants_preview(self, step: int) -> bool:
-        """Tell whether a preview is to be given on, of a step numbered by the engine.
+        """Return whether to emit a preview for the step with this number of the engine.
 
-        Samplers of second order come twice, with the negative number first; one preview a step is enough.
+        Samplers of second order report each step twice, first with the negative number. One preview is emitted.
         """
         done = abs(step)
         if done % self._preview_interval:
@@ -97,12 +103,12 @@ class Events:
         return before != self._previewed
 
     def preview(self, step: int, frames: tuple[Any, ...], is_noisy: bool) -> None:
-        """Take a preview, whose frames are copies."""
+        """Receive a preview; the frames are copies."""
         self._job.emit(Preview(abs(step), frames, is_noisy, self._phases.image, self._phases.images))
 
 
 class _Trampolines:
-    """C function pointers that lead to the `Events` of the call in progress."""
+    """C function pointers that call the `Events` of the call in progress."""
 
     def __init__(self, library: Library) -> None:
         ffi = library.ffi
@@ -148,14 +154,14 @@ _installed: dict[int, _Trampolines] = {}
 def listening(
     library: Library, job: Job, phase: str = "load", preview: PreviewOptions | None = None
 ) -> Iterator[Events]:
-    """Send the engine's callbacks to a job for the time of the block, which has the library to itself.
+    """Send the engine's callbacks to a job during the block, which holds the library's lock.
 
     Raises
     ------
     CancelledError
         If the job was cancelled before the block began.
     BaseException
-        What `job.emit` raised, in place of whatever the block raised because of it.
+        The exception of a callback, which replaces any exception that it caused in the block.
     """
     with job.using(library):
         if id(library) not in _installed:

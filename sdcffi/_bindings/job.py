@@ -1,4 +1,4 @@
-"""One operation of a native session under way, as the session sees it: where events go, and whether it is to stop."""
+"""One running operation of a native session: where its events go, and whether it must stop."""
 
 from __future__ import annotations
 
@@ -15,11 +15,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Job"]
 
-_LOCK_SECONDS = 0.05  # between two looks at whether a call that waits for the library is cancelled
+_LOCK_SECONDS = 0.05  # a call that waits for the library checks this often whether it is cancelled
 
 
 class Job:
-    """What an operation sees of its call."""
+    """A running operation.
+
+    Parameters
+    ----------
+    emit : callable
+        Called with each event.
+    """
 
     def __init__(self, emit: Callable[[Event], None]) -> None:
         self.emit = emit
@@ -28,24 +34,24 @@ class Job:
         self._stop: Callable[[], None] | None = None
 
     def cancel(self) -> None:
-        """Stop it, now or as soon as it begins; any thread."""
+        """Stop the operation, now or as soon as it begins. May be called from any thread."""
         with self._lock:
             self._cancelled = True
             if self._stop:
                 self._stop()
 
     def check(self) -> None:
-        """Raise `CancelledError` if it is to stop."""
+        """Raise `CancelledError` if the operation was cancelled."""
         if self._cancelled:
             raise CancelledError("the call was cancelled")
 
     @contextmanager
     def using(self, library: Library) -> Iterator[None]:
-        """Hold the library's lock, and let `cancel` reach the native call that is made in the block."""
+        """Hold the library's lock during the block, and let `cancel` stop a native call in it."""
         while not library.lock.acquire(timeout=_LOCK_SECONDS):
             self.check()
         try:
-            with self._lock:  # a cancel comes either before, and is seen, or after, and reaches the native flag
+            with self._lock:  # a cancel before this is seen by check, one after it sets the native flag
                 self.check()
                 library.lib.sdg_reset_cancel()
                 self._stop = library.lib.sdg_cancel

@@ -1,4 +1,4 @@
-"""Compare the structs as cffi lays them out with the table that the library's own compiler filled in."""
+"""Compare cffi's layout of the structs with the layout that the library's compiler used."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ __all__ = ["StructLayout", "check_layout", "declared_layout", "layout_table"]
 
 @dataclass
 class StructLayout:
-    """Size of a struct in bytes, and offset and size of each field."""
+    """Layout of a struct.
+
+    Attributes
+    ----------
+    size : int
+        In bytes.
+    fields : dict of str to (int, int)
+        Offset and size of each field, in bytes.
+    """
 
     size: int
     fields: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -31,7 +39,7 @@ def layout_table(rows: Iterable[tuple[str, str, int, int]]) -> dict[str, StructL
 
 
 def declared_layout(ffi: Any) -> dict[str, StructLayout]:
-    """Give the layout that cffi computed for every struct in its declarations."""
+    """Return the layout that cffi computed for each struct in its declarations."""
     table = {}
     for name in ffi.list_types()[0]:
         ctype = ffi.typeof(name)
@@ -42,15 +50,15 @@ def declared_layout(ffi: Any) -> dict[str, StructLayout]:
 
 
 def check_layout(declared: Mapping[str, StructLayout], compiled: Mapping[str, StructLayout]) -> None:
-    """Refuse declarations that do not describe the compiled library.
+    """Refuse declarations that do not match the compiled library.
 
     Raises
     ------
     LayoutMismatchError
-        Naming the first struct and field that differ, with both values.
+        With the first struct and field that differ, and both values.
     """
     _same_names("struct ", "", declared, compiled)
-    for name, ours in declared.items():  # names before numbers: a lost field also moves those of outer structs
+    for name, ours in declared.items():  # names first: a missing field also changes the offsets in outer structs
         _same_names("", f"{name}.", ours.fields, compiled[name].fields)
     for name, ours in declared.items():
         theirs = compiled[name]
@@ -58,19 +66,19 @@ def check_layout(declared: Mapping[str, StructLayout], compiled: Mapping[str, St
             if (offset, size) != theirs.fields[key]:
                 there = "offset {} with size {}".format(*theirs.fields[key])
                 raise LayoutMismatchError(
-                    f"{name}.{key} is declared at offset {offset} with size {size}, the library has it at {there}."
+                    f"{name}.{key} is declared at offset {offset} with size {size}, but the library has it at {there}."
                     f" {_ADVICE}"
                 )
         if ours.size != theirs.size:
             raise LayoutMismatchError(
-                f"struct {name} is declared with {ours.size} bytes, the library has {theirs.size}. {_ADVICE}"
+                f"struct {name} is declared with {ours.size} bytes, but has {theirs.size} in the library. {_ADVICE}"
             )
 
 
 def _same_names(kind: str, prefix: str, declared: Mapping[str, object], compiled: Mapping[str, object]) -> None:
     for name in sorted(declared.keys() ^ compiled.keys()):
         side, other = ("declarations", "library") if name in declared else ("library", "declarations")
-        raise LayoutMismatchError(f"{kind}{prefix}{name} stands in the {side} but not in the {other}. {_ADVICE}")
+        raise LayoutMismatchError(f"{kind}{prefix}{name} is in the {side} but not in the {other}. {_ADVICE}")
 
 
-_ADVICE = "The library and its cdef.h do not belong together; build both again: python -m sdcffi build"
+_ADVICE = "The library and its cdef.h come from different builds; build both again: python -m sdcffi build"

@@ -1,7 +1,7 @@
-"""Load the native library: dlopen, verify, load backend plug-ins. One per process.
+"""Load and verify the native library. A process has one.
 
-ggml keeps its backends and the engine its callbacks in globals, so a process has one native library with one set
-of backends; `load` gives the same `Library` each time and refuses another one.
+ggml keeps its backends in globals, and the engine its callbacks. So `load` returns the same `Library` each time and
+refuses to load another one.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class Library:
     Attributes
     ----------
     build : NativeBuild
-        What was loaded.
+        The build that was loaded.
     ffi, lib
-        cffi's two halves: types and functions.
+        cffi's objects for types and for functions.
     lock : threading.Lock
-        Held for each call that can raise events: the engine's callbacks are process-global.
+        Held during each call that can emit events, since the engine's callbacks are global to the process.
     """
 
     def __init__(self, build: NativeBuild) -> None:
@@ -58,24 +58,31 @@ class Library:
             yield self.text(rows[i].structure), self.text(rows[i].field), int(rows[i].offset), int(rows[i].size)
 
     def text(self, pointer: Any) -> str:
-        """Copy a C string; NULL gives an empty one."""
+        """Return a copy of a C string; an empty one for NULL."""
         return "" if pointer == self.ffi.NULL else self.ffi.string(pointer).decode("utf-8", "replace")
 
     def check(
         self, call: Callable[[Any], int], failure: type[SDError], message: str, log: Callable[[], tuple[str, ...]]
     ) -> None:
-        """Make a guarded call and raise what it reports. This is the only place that maps native errors.
+        """Make a guarded call, and raise the error that it reports. This is the only place that maps native errors.
 
         Parameters
         ----------
         call : callable
-            Takes the error record to be filled in, returns the status.
+            Takes an `sdg_error *` to fill in, and returns the status.
         failure : type
-            Raised where the engine reports failure in its own way, without a reason except in its log.
+            Raised if the engine reports failure in its own way, with the reason only in its log.
         message : str
-            What was being done: the beginning of every message.
+            What failed: the beginning of the error's message.
         log : callable
-            Gives the native log's last lines.
+            Returns the last lines of the native log.
+
+        Raises
+        ------
+        OutOfMemoryError, NativeAssertError, NativeError, CancelledError
+            By the status.
+        SDError
+            An instance of `failure` for any other status.
         """
         error = self.ffi.new("sdg_error *")
         status = call(error)
@@ -93,10 +100,19 @@ class Library:
         raise kinds.get(status, failure)(f"{message}: {reason}" if reason else message, lines)
 
     def enum(self, ctype: Any) -> dict[str, int]:
-        """Give the legal names of a C enum with their values, as the built library spells them.
+        """Return the legal names of a C enum with their values, as the built library spells them.
 
-        Names come from the library's own function for this enum (`sd_scheduler_name` for `scheduler_t`); an enum
-        without one gives its enumerators, lower case, without their common prefix.
+        Names come from the library's own function for this enum (`sd_scheduler_name` for `scheduler_t`). If there is
+        no such function, they are the enumerators in lower case without their common prefix.
+
+        Parameters
+        ----------
+        ctype : cffi type
+            Such as ``ffi.typeof("enum scheduler_t")``.
+
+        Returns
+        -------
+        dict of str to int
         """
         cname = ctype.cname.removeprefix("enum ")
         if cname not in self._enums:
@@ -112,7 +128,7 @@ class Library:
 
 
 def _common_words(names: list[str]) -> str:
-    """Give the words that all names begin with: "SD_CACHE_" of SD_CACHE_UCACHE, SD_CACHE_DBCACHE."""
+    """Return the words with which all names begin: "SD_CACHE_" for SD_CACHE_UCACHE and SD_CACHE_DBCACHE."""
     first, last = min(names), max(names)
     same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     return first[: first.rfind("_", 0, same) + 1]
@@ -127,7 +143,9 @@ def _declarations(build: NativeBuild) -> Any:
     try:
         ffi.cdef(path.read_text(encoding="utf-8"))
     except (cffi.CDefError, cffi.FFIError) as error:
-        raise LayoutMismatchError(f"{path} cannot be read as C declarations: {error}") from error
+        raise LayoutMismatchError(
+            f"{path} cannot be read as C declarations: {error}. Build it again: python -m sdcffi build"
+        ) from error
     return ffi
 
 
@@ -163,19 +181,24 @@ _loading = threading.Lock()
 
 
 def load(argument: str | os.PathLike[str] | None = None) -> Library:
-    """Give the process's native library, loading it at the first call.
+    """Return the process's native library, which the first call loads.
 
     Parameters
     ----------
     argument : path, optional
-        See `_machine.builds.locate`.
+        See `_machine.builds.locate`. None: the library that is loaded already, else the default one.
+
+    Returns
+    -------
+    Library
+        The same object each time.
 
     Raises
     ------
     LibraryNotFoundError
-        If there is none, or this process has already loaded another one.
+        If there is none, or if this process has already loaded another one.
     LayoutMismatchError
-        If library, declarations and manifest do not belong together.
+        If library, declarations and manifest come from different builds.
     """
     global _loaded
     with _loading:
@@ -184,7 +207,7 @@ def load(argument: str | os.PathLike[str] | None = None) -> Library:
             _loaded = Library(build)
         elif build.directory != _loaded.build.directory:
             raise LibraryNotFoundError(
-                f"{build.directory} was asked for, but this process has already loaded {_loaded.build.directory};"
-                " a process has one native library"
+                f"{build.directory} cannot be loaded, because this process has already loaded"
+                f" {_loaded.build.directory}; use another process"
             )
         return _loaded

@@ -1,9 +1,9 @@
-"""Carry dataclasses into C structs, and the engine's pictures out of it, without needless copies.
+"""Convert dataclasses to C structs, and the engine's images to arrays, without needless copies.
 
-A dataclass and its struct have the same field names, so one walk serves all of them: `Marshaller.fill`. What a C
-struct points to (strings, arrays, pixels) is kept alive by the marshaller, which must live as long as the call.
-Pictures that come out are adopted: numpy views on the engine's memory, freed with the engine's own `free` when the
-last view is gone.
+A dataclass and its struct have the same field names, so one function converts all of them: `Marshaller.fill`. The
+marshaller owns all memory to which a C struct points (strings, arrays, pixels), so it must live as long as the call.
+Generated images are adopted: they are numpy views on the engine's memory, which is freed with the engine's own `free`
+when the last view is gone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ALWAYS_READ: dict[str, Struct] = {"sd_sample_params_t": SampleParams(), "sd_gui
 
 
 class Marshaller:
-    """Fills C structs and owns what they point to."""
+    """Fills C structs and owns the memory to which they point."""
 
     def __init__(self, library: Library) -> None:
         self._library = library
@@ -39,17 +39,17 @@ class Marshaller:
         self._alive: list[Any] = []
 
     def struct(self, params: Struct) -> Any:
-        """Give a new C struct: the engine's own defaults, then the fields that are set.
+        """Return a new C struct with the engine's defaults and the fields that are set.
 
         Returns
         -------
         cdata
-            Pointer to the struct; valid while this marshaller lives.
+            Pointer to the struct, which this marshaller owns.
 
         Raises
         ------
         TypeError, ValueError
-            If a value does not fit its field, with the value and the legal set.
+            If a value does not fit its field.
         UnsupportedParameterError
             If a field is set that the built engine does not have.
         """
@@ -62,14 +62,14 @@ class Marshaller:
         return target
 
     def fill(self, target: Any, params: Struct, path: str = "") -> None:
-        """Set those fields of `target` that are set in `params`."""
+        """Copy the fields that are set in `params` to `target`; raises as `struct` does."""
         ctypes = dict(self._ffi.typeof(target).fields)
         for name, value in params.given().items():
             where = f"{path}{name}"
             if name not in ctypes:
                 raise UnsupportedParameterError(
-                    f"{where} is not a parameter of the built engine"
-                    f" (stable-diffusion.cpp {self._library.text(self._library.lib.sd_commit())})"
+                    f"the built engine (stable-diffusion.cpp {self._library.text(self._library.lib.sd_commit())}) has"
+                    f" no parameter {where}: leave it out"
                 )
             ctype = ctypes[name].type
             if ctype.kind == "struct" and ctype.cname == "sd_image_t":
@@ -83,9 +83,21 @@ class Marshaller:
                 setattr(target, name, self._scalar(ctype, value, where))
 
     def read(self, source: Any, like: Struct) -> Any:
-        """Give what stands in a C struct: finite numbers, switches and enumerations; the rest stays None.
+        """Read numbers, switches and enumerations from a C struct.
 
-        Of the structs within, those of sampling are read, and those that are set in `like`.
+        Nested structs are read if they are about sampling, or if they are set in `like`.
+
+        Parameters
+        ----------
+        source : cdata
+            The C struct.
+        like : Struct
+            Decides the type of the result.
+
+        Returns
+        -------
+        Struct
+            Of the type of `like`. Fields of other kinds, and numbers that are not finite, are None.
         """
         ctypes = dict(self._ffi.typeof(source).fields)
         values: dict[str, Any] = {}
@@ -103,16 +115,14 @@ class Marshaller:
         return type(like)(**values)
 
     def values(self, source: Any) -> dict[str, Any]:
-        """Give what stands in a C struct by dotted names, of enumerations the name; what is pointed to is left out."""
+        """Return the values of a C struct by dotted names, without arrays; an enumeration is given by its name."""
         found: dict[str, Any] = {}
         for name, field in self._ffi.typeof(source).fields:
             kind, value = field.type.kind, getattr(source, name)
             if kind == "struct":
                 found |= {f"{name}.{below}": inner for below, inner in self.values(value).items()}
             elif kind == "enum":
-                found[name] = next(
-                    (key for key, number in self._library.enum(field.type).items() if number == value), None
-                )
+                found[name] = self._name(field.type, value)
             elif kind == "primitive":
                 found[name] = value
             elif field.type.cname == "char *" and value != self._ffi.NULL:
@@ -123,12 +133,14 @@ class Marshaller:
         return next((name for name, number in self._library.enum(ctype).items() if number == value), None)
 
     def text(self, value: str | os.PathLike[str], where: str) -> Any:
-        """Give a C string for a text or path.
+        """Return a C string for a text or path; this marshaller owns its memory.
 
         Raises
         ------
-        TypeError, ValueError
-            If it is neither, holds a NUL, or cannot be encoded.
+        TypeError
+            If it is neither.
+        ValueError
+            If it contains a NUL character or cannot be encoded.
         """
         if not isinstance(value, (str, os.PathLike)):
             raise TypeError(f"{where} must be a string or a path, not {value!r}")
@@ -154,7 +166,7 @@ class Marshaller:
         if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
             raise TypeError(f"{where} must be a number, not {value!r}")
         if ctype.cname in ("float", "double"):
-            if not math.isfinite(float(self._ffi.cast(ctype, float(value)))):  # single precision overflows earlier
+            if not math.isfinite(float(self._ffi.cast(ctype, float(value)))):  # also if it overflows single precision
                 raise ValueError(f"{where} must be finite, not {value!r}")
             return float(value)
         return self._integer(ctype, value, where)
@@ -170,7 +182,15 @@ class Marshaller:
         return int(value)
 
     def enum(self, ctype: Any, value: Any, where: str) -> int:
-        """Give the number of an enumeration's name, as the built library spells it."""
+        """Return the number of an enumerator by its name in the built library.
+
+        Raises
+        ------
+        TypeError
+            If the value is not a string.
+        ValueError
+            If it is not a legal name.
+        """
         names = self._library.enum(ctype)
         if not isinstance(value, str):
             raise TypeError(f"{where} must be one of the names {', '.join(names)}, not {value!r}")
@@ -179,7 +199,13 @@ class Marshaller:
         return names[value]
 
     def array(self, item: Any, values: Sequence[Any], where: str = "") -> Any:
-        """Give a new C array of structs, pictures or numbers; NULL for none."""
+        """Return a new C array of structs, images or numbers, which this marshaller owns; NULL if there are no values.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `values` is not a sequence, or an item does not fit.
+        """
         if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, np.ndarray)):
             raise TypeError(f"{where} must be a sequence, not {values!r}")
         ctype = self._ffi.typeof(item) if isinstance(item, str) else item
@@ -196,11 +222,11 @@ class Marshaller:
         return array if len(values) else self._ffi.NULL
 
     def image(self, pixels: NDArray[np.uint8]) -> Any:
-        """Give a new `sd_image_t` on a C-contiguous array (H, W, C), which it shares."""
-        picture = self._ffi.new("sd_image_t *")
-        self._alive.append(picture)
-        self._set_image(picture, pixels)
-        return picture
+        """Return a new `sd_image_t` that shares the memory of a C-contiguous uint8 array (H, W, C)."""
+        image = self._ffi.new("sd_image_t *")
+        self._alive.append(image)
+        self._set_image(image, pixels)
+        return image
 
     def _set_image(self, target: Any, pixels: NDArray[np.uint8]) -> None:
         target.height, target.width, target.channel = pixels.shape
@@ -210,24 +236,24 @@ class Marshaller:
 
 
 def _count_names(name: str) -> tuple[str, ...]:
-    """C names of the field that holds the length of array `name`."""
+    """Return the possible C names of the field with the length of the array `name`."""
     return f"{name}_count", f"{name.removesuffix('s')}_count", f"{name}_size"
 
 
 def adopt_images(library: Library, images: Any, count: int) -> list[NDArray[np.uint8]]:
-    """Take over the pictures of a native call.
+    """Take ownership of the images of a native call.
 
     Parameters
     ----------
     images : cdata
-        Array of `sd_image_t` whose memory the caller owns; it is freed here.
+        Array of `sd_image_t` that the caller owns; this function frees it.
     count : int
-        Its length.
+        Length of the array.
 
     Returns
     -------
     list of uint8 arrays (H, W, C)
-        Views on native memory, not copies. Each picture's memory is freed when the last view on it is gone.
+        Views on native memory, not copies. They own it: an image's memory is freed with the last view on it.
     """
     arrays = [adopt_pixels(library, image) for image in library.ffi.unpack(images, count)]
     library.lib.sdg_free(images)
@@ -235,7 +261,7 @@ def adopt_images(library: Library, images: Any, count: int) -> list[NDArray[np.u
 
 
 def adopt_pixels(library: Library, image: Any) -> NDArray[np.uint8]:
-    """Take over the pixels of one `sd_image_t`, as `adopt_images` does."""
+    """Take ownership of the pixels of one `sd_image_t`, as `adopt_images` does."""
     data = library.ffi.gc(image.data, library.lib.sdg_free)
     shape = image.height, image.width, image.channel
     return np.frombuffer(library.ffi.buffer(data, math.prod(shape)), np.uint8).reshape(shape)

@@ -1,17 +1,17 @@
-"""Tell the phases of a call apart: turn the engine's log and its untagged progress into `Progress` events.
+"""Detect the phases of a call: turn the engine's log and its untagged progress into `Progress` events.
 
-The engine reports loading, sampling and tiles through one callback that says only "step k of m", and reports nothing
-at all for prompts and for pictures that are encoded or decoded in one piece. Its log says what begins and ends. In the
-order of a call (a phase in brackets comes where it applies; hires is the second pass at a larger size):
+The engine reports loading, sampling and tiles through one callback that only says "step k of m". It reports nothing
+for prompts, and nothing for images that are encoded or decoded in one piece. Its log says what begins and ends. The
+order of a call is (phases in brackets are optional; hires is the second pass at a larger size):
 
-    [load]  [lora ...]  [encode a picture ...]  encode the prompts
-    for each picture:  sample
-    hires, for each picture:  [decode]  upscale  [encode]  sample
-    for each picture:  decode
+    [load]  [lora ...]  [encode an image ...]  encode the prompts
+    for each image:  sample
+    hires, for each image:  [decode]  upscale  [encode]  sample
+    for each image:  decode
 
-An occurrence of a phase begins with step 0, only rises, and ends with step = steps. Its count of steps is 1 until the
-engine has told another, which it does before step 1. The lines are those of stable-diffusion.cpp, vae.hpp, lora.hpp,
-upscaler.cpp and ggml_extend.hpp; a line that is missed costs an event, never the order.
+A run of a phase begins with step 0, only rises, and ends with step = steps. It has 1 step unless the engine reports
+another number, which it does before step 1. The lines are those of stable-diffusion.cpp, vae.hpp, lora.hpp,
+upscaler.cpp and ggml_extend.hpp. If a line is missed, an event is lost, but the order is kept.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from ..events import Progress
 
 __all__ = ["LINES", "Phases"]
 
-# What the engine's log tells, in the order of a call. Prompts stand in the log too, so lines count from their start.
+# Lines of the engine's log, in the order of a call. Prompts are logged too, so a line must match from its start.
 LINES = {
     "adapter_named": r"loading LoRA from '",
     "adapter_allocated": r"lora params backend buffer size",
     "adapter_read": r"finished loaded lora",
     "tensors_read": r"loading tensors completed",
     "planned": r"sampling using .+ method",
-    "picture_encoded": r"computing vae encode graph completed",
+    "image_encoded": r"computing vae encode graph completed",
     "prompts_encoded": r"get_learned_condition completed",
     "sampling": r"generating image: (\d+)/(\d+) - seed",
     "sampled": r"sampling(?:\(high noise\))? completed",
@@ -39,7 +39,7 @@ LINES = {
     "second_pass": r"hires fix: \d+ steps",
     "latent_enlarged": r"hires Latent.* upscale ",
     "computing": r"(?!esrgan)\w+ compute buffer size|VAE Tile size",
-    "picture_decoded": r"computing vae decode graph completed",
+    "image_decoded": r"computing vae decode graph completed",
     "second_sampled": r"hires sampling (\d+)/\d+ completed",
     "decoding": r"decoding (\d+) latents|generating latent video completed",
     "decoded": r"latent (\d+) decoded|decode_first_stage completed",
@@ -55,38 +55,38 @@ class Phases:
     Parameters
     ----------
     phase : str
-        What a report belongs to before the log has told anything.
+        Phase of the reports before the first matching line of the log.
     emit : callable
-        Takes each event.
+        Called with each event.
 
     Attributes
     ----------
     image, images : int
-        The picture that is worked on, from 1, and how many there are.
+        Number of the current image, from 1, and number of images; 0 before sampling.
     begun : int
-        How many phases have begun.
+        Number of runs of phases that have begun.
     """
 
     def __init__(self, phase: str, emit: Callable[[Progress], None]) -> None:
         self.image = self.images = 0
         self._steps = 1
         self.begun = 0
-        self._phase: str | None = phase  # of the occurrence that is open, or of the next report's
+        self._phase: str | None = phase  # of the open run, or of the next report
         self._open = False
         self._step = 0
         self._enlarging = ""  # between two passes: "decode", "upscale" or "encode"
         self._began = 0.0
         self._emit = emit
 
-    def hear(self, line: str) -> None:
-        """Take a line of the log."""
+    def read_line(self, line: str) -> None:
+        """Process a line of the log."""
         found = _LINE.match(line)
         if found is None or found.lastgroup is None:
             return
         numbers = [int(group) for group in found.groups() if group and group.isdecimal()]
         match found.lastgroup:
             case "adapter_named":
-                self._await(None)  # its names are read first, and reported like its tensors
+                self._await(None)  # its names are read first and reported like tensors; those reports are ignored
             case "adapter_allocated":
                 self._begin("lora")
             case "adapter_read" | "upscaler_named":
@@ -108,14 +108,14 @@ class Phases:
             case "upscaling":
                 self._begin("upscale", 1, 1)
             case line_between_passes:
-                self._hear_between(line_between_passes)
+                self._read_between_passes(line_between_passes)
 
-    def _hear_between(self, what: str) -> None:
-        """Take a line that stands between the first and the second sampling, or elsewhere too, where it says less."""
+    def _read_between_passes(self, what: str) -> None:
+        """Process a line that is ambiguous: its meaning depends on the place between two hires passes."""
         match what, self._enlarging:
-            case "picture_encoded", "":
-                self._begin("encode")  # another picture, or the prompts
-            case "picture_encoded", _:
+            case "image_encoded", "":
+                self._begin("encode")  # another image, or the prompts
+            case "image_encoded", _:
                 self._await("sample")
                 self._enlarging = ""
             case "second_pass", _:
@@ -130,7 +130,7 @@ class Phases:
                 self._enlarging = ""
             case "computing", "decode" if not self._open:
                 self._begin("decode")
-            case "picture_decoded", "decode":
+            case "image_decoded", "decode":
                 self._enlarging = "upscale"
                 self._begin("upscale")
             case "computing", "upscale":
@@ -142,7 +142,7 @@ class Phases:
         self._enlarging = "decode"
 
     def report(self, step: int, steps: int, seconds: float) -> None:
-        """Take a report of the engine."""
+        """Process a progress report of the engine; `seconds` is the time per step."""
         if self._phase is None:
             return
         if self._open and self._step and (step == 0 or steps != self._steps):
@@ -151,32 +151,32 @@ class Phases:
             self._begin(self._phase, steps=steps)
         elif steps != self._steps:
             self._steps = steps
-            self._tell(0, 0.0)
+            self._emit_step(0, 0.0)
         if (done := min(step, steps)) > self._step:
-            self._tell(done, seconds)
+            self._emit_step(done, seconds)
 
     def _begin(self, phase: str, image: int | None = None, images: int | None = None, *, steps: int = 1) -> None:
         self._await(phase, image, images)
         self._open, self._steps = True, steps
         self.begun += 1
         self._began = time.monotonic()
-        self._tell(0, 0.0)
+        self._emit_step(0, 0.0)
 
     def _end(self) -> None:
         if self._open and self._step < self._steps:
-            self._tell(self._steps, (time.monotonic() - self._began) / self._steps)
+            self._emit_step(self._steps, (time.monotonic() - self._began) / self._steps)
         self._open = False
 
     def _await(self, phase: str | None, image: int | None = None, images: int | None = None) -> None:
-        """Leave it to a report to begin a phase; None passes over reports."""
+        """End the open run. The next report begins a run of `phase`; None ignores reports."""
         self._end()
         self._phase = phase
         self.image = self.image if image is None else image
         self.images = self.images if images is None else images
 
-    def _tell(self, step: int, seconds: float) -> None:
+    def _emit_step(self, step: int, seconds: float) -> None:
         self._step = step
         assert self._phase is not None
-        of_a_picture = self._phase in ("sample", "decode", "upscale") or self._enlarging
-        image, images = (self.image, self.images) if of_a_picture else (0, 0)
+        is_of_image = self._phase in ("sample", "decode", "upscale") or self._enlarging
+        image, images = (self.image, self.images) if is_of_image else (0, 0)
         self._emit(Progress(self._phase, step, self._steps, seconds, image, images))

@@ -1,8 +1,7 @@
-"""Backend plug-ins in this process: which are loaded, which device is taken, and how the engine is made to take it.
+"""Load backend plug-ins in this process, choose a device, and make the engine use it.
 
-The engine itself computes on the first GPU of ggml's registry, else on the first integrated one, else on the CPU; it
-has no parameter for that. So while a model is loaded the registry offers it the CPU and the device that was chosen,
-and nothing else; afterwards it is as before:
+The engine computes on the first GPU in ggml's registry, else on the first integrated GPU, else on the CPU. It has no
+parameter for the device. So while a model is loaded the registry offers only the CPU and the chosen device:
 
     registered                               while `computing_on` CUDA1
     CPU, CUDA0, CUDA1, Vulkan0      -->      CPU, CUDA1
@@ -31,12 +30,12 @@ _VARIANT = re.compile(r"(?:lib)?ggml-cpu-([\w.]+)\.(?:so|dylib|dll)")
 
 
 class Plugins:
-    """The backends of a library's process.
+    """The backends in the process of a library.
 
     Attributes
     ----------
     skipped : dict of str to str
-        Backends that ``"auto"`` passed over, with the reason.
+        Backends that ``"auto"`` did not use, with the reason.
     """
 
     def __init__(self, library: Library) -> None:
@@ -71,7 +70,7 @@ class Plugins:
         )
 
     def variants(self) -> list[Variant]:
-        """List the variants of the CPU's backend, the best first."""
+        """List the variants of the CPU backend, the best first."""
         rows = [self._scored(path) for path in self._library.build.backends["cpu"]]
         return sorted(rows, key=lambda item: (-item.score, item.file))
 
@@ -79,26 +78,30 @@ class Plugins:
         library = self._library
         if not path.is_file():
             return Variant(variant_of(path), path.name, 0, missing=True)
-        library.build.verify(path)  # to ask it, it is opened
+        library.build.verify(path)  # the score is asked of the file itself, which is loaded for it
         return Variant(variant_of(path), path.name, int(library.lib.sdg_backend_score(str(path).encode())))
 
     def use(self, choice: BackendChoice, log: LogLines) -> Device:
-        """Load the plug-ins that a choice needs, and give the device.
+        """Load the plug-ins that a choice needs, and return the device.
 
         Parameters
         ----------
         choice : BackendChoice
-            What was asked for. ``"auto"`` looks for GPUs in the order of `PREFERENCE`, until there is one that is not
+            The request. ``"auto"`` tries the backends in the order of `PREFERENCE` until one has a GPU that is not
             integrated.
         log : callable
-            Gives the native log's last lines.
+            Returns the last lines of the native log.
+
+        Returns
+        -------
+        Device
 
         Raises
         ------
         BackendUnavailableError
-            If it was not built, cannot be loaded, has no device, or not this one; the message says what to run.
+            If the backend was not built, cannot be loaded, or does not have the device. The message says what to run.
         LayoutMismatchError
-            If its library is not the one that was built, or is an add-on that does not fit the build.
+            If its library is not the one that was built, or is an add-on for another build.
         """
         built = self._library.build.backends
         refused = self._library.build.refused
@@ -123,7 +126,7 @@ class Plugins:
         return chosen_device(choice, self.devices(), self.skipped, variants)
 
     def _load_cpu(self, asked: str | None, log: LogLines) -> list[Variant]:
-        """Load a variant, unless there is one already: a process can have one only."""
+        """Load a variant of the CPU backend, unless one is loaded: a process can have only one."""
         variants = self.variants() if len(self._library.build.backends["cpu"]) > 1 or asked else []
         loaded = self._loaded.get("cpu")
         if loaded is None:
@@ -131,8 +134,8 @@ class Plugins:
             self._load("cpu", self._library.build.directory / file, log)
         elif asked and chosen_variant(variants, asked).file != loaded.name:
             raise BackendUnavailableError(
-                f"backend 'cpu:{asked}': this process has loaded {loaded.name} already, and has room for one variant;"
-                " use isolated=True, or another process"
+                f"backend 'cpu:{asked}' cannot be loaded, because this process has already loaded {loaded.name}; use"
+                " isolated=True, or another process"
             )
         return variants
 
@@ -166,7 +169,7 @@ class Plugins:
             )
         except SDError as error:
             advice = why_not_loaded(error.message)
-            if _NOT_BEGUN in error.message:  # what Vulkan's does without a driver
+            if _NOT_BEGUN in error.message:  # as Vulkan's does without a driver
                 advice = why_no_device(name, log())
             message = f"{error.message}; {advice}" if advice else error.message
             raise BackendUnavailableError(message, error.log) from error
@@ -174,18 +177,20 @@ class Plugins:
 
     @contextmanager
     def computing_on(self, device: Device) -> Iterator[None]:
-        """Let the engine find this device only, and the CPU, for the time of the block. The library's lock is held."""
+        """Let the engine find only this device and the CPU during the block. The caller holds the library's lock."""
         library, name = self._library, device.name.encode()
         library.check(
             lambda error: library.lib.sdg_offer_device(name, error),
             NativeError,
-            f"device {device.name} cannot be taken",
+            f"device {device.name} cannot be selected",
             tuple,
         )
         try:
             yield
         finally:
-            library.check(library.lib.sdg_offer_all_devices, NativeError, "devices cannot be listed again", tuple)
+            library.check(
+                library.lib.sdg_offer_all_devices, NativeError, "the other devices cannot be offered again", tuple
+            )
 
 
 @cache
@@ -195,6 +200,6 @@ def plugins_of(library: Library) -> Plugins:
 
 
 def variant_of(path: Path) -> str | None:
-    """Give the name of the CPU variant that a plug-in is, by its file's; None of a build for one machine."""
+    """Return the name of a CPU variant by the name of its file. None for a build for one machine."""
     found = _VARIANT.fullmatch(path.name)
     return found[1] if found else None

@@ -1,4 +1,4 @@
-"""What a session is asked for, and what it tells besides pictures: plain data, which goes to the child and back."""
+"""Requests to a session and its answers other than images: plain data that can be sent to a child process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,20 @@ __all__ = [
 
 @dataclass(frozen=True)
 class UpscalerParams:
-    """An upscaling network to be loaded, see `upscaler.Upscaler`; without threads, as many as cores can be used."""
+    """An upscaling network to load, see `Upscaler`.
+
+    Attributes
+    ----------
+    path : Path
+    threads : int or None
+        None: as many as the process may use cores.
+    tile_size : int
+        Side of a tile, in pixels; 0 for no tiles.
+    direct : bool
+        Whether to compute convolutions directly.
+    offload_to_cpu : bool
+        Whether to keep the weights in the CPU's memory.
+    """
 
     path: Path
     threads: int | None
@@ -31,20 +44,21 @@ class UpscalerParams:
 
 @dataclass(frozen=True)
 class Opening:
-    """What a session is opened with, at first and again after a crash.
+    """How a session is opened, the first time and again after a crash.
 
     Attributes
     ----------
     library : path or None
         See `_machine.builds.locate`.
     backend : BackendChoice
-        What it is to compute on.
+        Backend and device.
     params : ContextParams, UpscalerParams or None
-        The model, or upscaling network; None opens the backend only.
+        The model or upscaling network to load. None: only the backend is opened.
     weights : bool
-        False reads only which tensors the model has: the session can then check adapters, not draw.
+        Whether to load the weights. False: only the names of tensors are read, so that the session can check adapters
+        but not generate images.
     lora_cache : int
-        Bytes of adapters to keep between calls.
+        Size of the cache of adapters, in bytes.
     """
 
     library: StrPath | None = None
@@ -64,7 +78,18 @@ class Defaults:
 
 @dataclass(frozen=True)
 class Opened:
-    """What a session has found: the device, the engine's commit, the key of the native build, and the defaults."""
+    """Properties of an open session.
+
+    Attributes
+    ----------
+    device : Device
+    commit : str
+        The engine's commit.
+    build : str
+        Key of the native build.
+    defaults : Defaults
+        The engine's own defaults for calls.
+    """
 
     device: Device
     commit: str
@@ -74,7 +99,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Resolved:
-    """Context and call as the engine read them: its own defaults where nothing was asked for."""
+    """Context and call with the engine's defaults filled in."""
 
     context: ContextParams
     params: Struct
@@ -82,7 +107,7 @@ class Resolved:
 
 @dataclass(frozen=True)
 class Conversion:
-    """A model file to be written with other weight types, see `conversion.convert`."""
+    """A model file to convert to other weight types, see `convert`."""
 
     input: Path
     output: Path
@@ -94,7 +119,7 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Edges:
-    """How edges are found, see `edges.canny`."""
+    """Parameters of edge detection, see `canny`."""
 
     high_threshold: float = 0.08
     low_threshold: float = 0.08
@@ -105,24 +130,24 @@ class Edges:
 
 @dataclass(frozen=True)
 class Description:
-    """What was built, and what it finds on this machine.
+    """The native build and the devices that it finds on this machine.
 
     Attributes
     ----------
     directory : Path
-        Where the native library lies.
+        Directory of the native library.
     manifest : dict
-        What the build wrote about itself.
+        Manifest of the build.
     upstream_commit, ggml_version : str
-        As the library tells them.
+        As the library reports them.
     device : Device
-        The one that is computed on.
+        The device that was chosen.
     devices : tuple of Device
-        Of the backends that are loaded.
+        Devices of the loaded backends.
     variants : tuple of Variant
-        Of the CPU's backend, the best first.
+        Variants of the CPU backend, the best first.
     skipped : dict of str to str
-        The other backends, with the reason.
+        Backends that are not used, with the reason.
     """
 
     directory: Path
@@ -137,18 +162,18 @@ class Description:
 
 @dataclass(frozen=True)
 class Offer:
-    """What the build and the loaded model offer, in the engine's own words.
+    """What the build and the loaded model support, with the engine's names.
 
     Attributes
     ----------
     image, video : bool
-        What the model makes.
+        Whether the model generates images, and whether it generates videos.
     default_sampler, default_scheduler : str
-        What the engine takes for it.
+        The engine's defaults for the model.
     commit : str
-        Of the engine that was built.
+        The engine's commit.
     names : dict of str to tuple of str
-        Legal names by their C enumeration; none where the built header lacks it.
+        Legal names of each C enumeration; empty if the built header lacks it.
     """
 
     image: bool

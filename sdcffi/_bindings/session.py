@@ -1,4 +1,4 @@
-"""One native library, one backend and at most one context, as they are used by one thread."""
+"""A native session: one library, one backend and at most one context, used by one thread."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Session"]
 
-# Enumerations whose names can be given as parameters.
+# Enumerations whose names are legal values of parameters.
 _ENUMS = (
     *("lora_apply_mode_t", "prediction_t", "preview_t", "rng_type_t", "sample_method_t", "scheduler_t"),
     *("sd_cache_mode_t", "sd_hires_upscaler_t", "sd_type_t"),
@@ -38,15 +38,15 @@ _ENUMS = (
 
 
 class Session:
-    """What an engine uses natively; each public method is an operation that can be asked for by name.
+    """The native side of an engine. Each public method is an operation that can be requested by name.
 
-    After a native exception or a failed assertion the context's state is unknown: it is never used again, and not
-    freed either, since its destructor would walk the same state.
+    After a native exception or a failed assertion the state of the context is unknown. It is never used again, and it
+    is not freed, since its destructor would access the same state.
 
     Parameters
     ----------
     own_process : bool
-        Whether the process is there for this session only, so that its signals may be caught to tell of a crash.
+        Whether the process serves only this session, so that its signals may be caught to report a crash.
     """
 
     def __init__(self, own_process: bool = False) -> None:
@@ -56,7 +56,7 @@ class Session:
         self._poison: NativeError | None = None
 
     def open(self, job: Job, opening: Opening) -> Opened:
-        """Load library and backend; tell what they are."""
+        """Load the library and the backend, and return their properties."""
         self._cores = usable_cores()
         self._library = load(opening.library)
         if self._own_process:
@@ -123,24 +123,29 @@ class Session:
     def generate_image(
         self, job: Job, params: ImageParams, preview: PreviewOptions | None = None
     ) -> tuple[list[NDArray[np.uint8]], list[LoraReport], Resolved]:
-        """Draw pictures.
+        """Generate images.
 
         Returns
         -------
         list of uint8 arrays (H, W, 3)
-            Views on native memory that they own.
+            Views on native memory, which they own.
         list of LoraReport
-            What became of each adapter.
+            How each adapter was applied.
         Resolved
-            What the engine read.
+            Context and call with the engine's defaults filled in.
+
+        Raises
+        ------
+        SDError
+            If the session is closed, was opened without weights, or generation fails.
         """
-        return self._generate(job, params, preview, self._library.lib.sdg_generate_image, "the picture")
+        return self._generate(job, params, preview, self._library.lib.sdg_generate_image, "image")
 
     def generate_video(
         self, job: Job, params: VideoParams, preview: PreviewOptions | None = None
     ) -> tuple[list[NDArray[np.uint8]], list[LoraReport], Resolved]:
-        """Make a video; what it gives is as of `generate_image`, with a frame for each picture."""
-        return self._generate(job, params, preview, self._library.lib.sdg_generate_video, "the video")
+        """Generate a video; the result is that of `generate_image`, with one array for each frame."""
+        return self._generate(job, params, preview, self._library.lib.sdg_generate_video, "video")
 
     def _generate(
         self, job: Job, params: Struct, preview: PreviewOptions | None, function: Any, what: str
@@ -152,14 +157,14 @@ class Session:
         count = library.ffi.new("int *")
         context = self._usable()
         if not self._opening.weights:
-            raise SDError("the engine was opened without weights: it cannot draw")
+            raise SDError("an engine without weights cannot generate: open it with weights=True")
         if preview:
             marshaller.enum(library.ffi.typeof("enum preview_t"), preview.mode, "preview")
         with listening(library, job, preview=preview) as events:
             self._guarded(
                 lambda error: function(context, struct, images, count, error),
                 GenerationError,
-                f"{what} could not be drawn",
+                f"{what} generation failed",
                 events.lines,
             )
             arrays = adopt_images(library, images[0], count[0])
@@ -167,7 +172,7 @@ class Session:
             return arrays, self._lora_reports(context), Resolved(self._resolved, marshaller.read(struct[0], params))
 
     def _fill_defaults(self, context: Any, sample: Any) -> None:
-        """Write what the engine chooses for the model where nothing was asked for into a struct that it has read."""
+        """Write the engine's choice for the model into the fields of a struct that were not requested."""
         lib = self._library.lib
         if sample.sample_method == lib.SAMPLE_METHOD_COUNT:
             sample.sample_method = lib.sdg_default_sampler(context)
@@ -175,7 +180,13 @@ class Session:
             sample.scheduler = lib.sdg_default_scheduler(context, sample.sample_method)
 
     def check_loras(self, job: Job, loras: Sequence[Lora]) -> list[LoraReport]:
-        """Tell what adapters would do to the weights, without changing any. The files are read, and kept for use."""
+        """Report how adapters would change the weights, without changing them. The files stay in the cache.
+
+        Raises
+        ------
+        LoraError
+            If an adapter cannot be read.
+        """
         library = self._library
         marshaller = Marshaller(library)
         array = marshaller.array(Lora.C_STRUCT, loras)
@@ -189,7 +200,7 @@ class Session:
                     f"the adapters could not be read: {', '.join(str(lora.path) for lora in loras)}",
                     events.lines,
                 )
-            except NativeError as error:  # nothing was changed: the context is as before
+            except NativeError as error:  # nothing was changed, so the context can still be used
                 raise LoraError(error.message, error.log) from error
             return [self._report(row) for row in library.ffi.unpack(rows[0], len(loras))]
 
@@ -200,7 +211,7 @@ class Session:
         library.check(
             lambda error: library.lib.sdg_lora_reports(context, rows, count, error),
             NativeError,
-            "the adapters' counts could not be read",
+            "the reports on the adapters could not be read",
             tuple,
         )
         return [self._report(row) for row in library.ffi.unpack(rows[0], count[0])] if count[0] else []
@@ -234,7 +245,7 @@ class Session:
             raise
 
     def offer(self, job: Job) -> Offer:
-        """Tell what build and model offer."""
+        """Return what the build and the model support."""
         context, library, lib = self._usable(), self._library, self._library.lib
         with job.using(library):
             sampler = lib.sdg_default_sampler(context)
@@ -255,42 +266,42 @@ class Session:
             return ()
 
     def upscale_factor(self, job: Job) -> int:
-        """Tell how many times wider and higher the upscaling network makes a picture."""
+        """Return the factor by which the upscaling network enlarges width and height."""
         context = self._usable()
         with job.using(self._library):
             return int(self._library.lib.sdg_upscale_factor(context))
 
     def upscale(self, job: Job, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Enlarge a picture by the network's factor; the array is a view on native memory that it owns."""
+        """Upscale an image by the network's factor; the result is a view on native memory, which it owns."""
         library = self._library
         context, marshaller = self._usable(), Marshaller(library)
-        picture, upscaled = marshaller.image(pixels), library.ffi.new("sd_image_t *")
+        image, upscaled = marshaller.image(pixels), library.ffi.new("sd_image_t *")
         with listening(library, job, "upscale") as events:
             self._guarded(
-                lambda error: library.lib.sdg_upscale(context, picture, upscaled, error),
+                lambda error: library.lib.sdg_upscale(context, image, upscaled, error),
                 GenerationError,
-                "the picture could not be upscaled",
+                "image upscaling failed",
                 events.lines,
             )
             return adopt_pixels(library, upscaled[0])
 
     def canny(self, job: Job, pixels: NDArray[np.uint8], edges: Edges) -> NDArray[np.uint8]:
-        """Give the edges of a picture; the array itself is not changed."""
+        """Return the edges of an image as a new array."""
         library = self._library
         marshaller, copy = Marshaller(library), pixels.copy()
-        picture = marshaller.image(copy)
+        image = marshaller.image(copy)
         thresholds = edges.high_threshold, edges.low_threshold, edges.weak, edges.strong, edges.inverse
         with listening(library, job) as events:
             library.check(
-                lambda error: library.lib.sdg_preprocess_canny(picture, *thresholds, error),
+                lambda error: library.lib.sdg_preprocess_canny(image, *thresholds, error),
                 GenerationError,
-                "the edges could not be found",
+                "edge detection failed",
                 events.lines,
             )
         return copy
 
     def convert(self, job: Job, request: Conversion) -> None:
-        """Write a model with other weight types."""
+        """Convert a model file to other weight types."""
         library = self._library
         marshaller = Marshaller(library)
         number = marshaller.enum(library.ffi.typeof("enum sd_type_t"), request.type, "type")
@@ -311,7 +322,7 @@ class Session:
             )
 
     def describe(self, job: Job) -> Description:
-        """Tell what was built and what it finds here."""
+        """Return the native build and the devices that it finds on this machine."""
         library, chosen = self._library, self._device
         with job.using(library):
             devices = plugins_of(library).devices()
@@ -327,20 +338,23 @@ class Session:
             )
 
     def defaults(self, job: Job, structs: Sequence[Struct]) -> list[dict[str, Any]]:
-        """Tell what the engine writes into each struct, see `Marshaller.values`."""
+        """Return the engine's values of each struct, see `Marshaller.values`."""
         with job.using(self._library):
             marshaller = Marshaller(self._library)
             return [marshaller.values(marshaller.struct(struct)[0]) for struct in structs]
 
     def _usable(self) -> Any:
         if self._context is None:
-            raise SDError("the engine is closed")
+            raise SDError("the engine is closed; open a new one")
         if self._poison is not None:
-            raise NativeError(f"the engine cannot be used after: {self._poison.message}", self._poison.log)
+            raise NativeError(
+                f"the engine cannot be used after an error, open a new one; the error was: {self._poison.message}",
+                self._poison.log,
+            )
         return self._context
 
     def close(self, job: Job) -> None:
-        """Free the context; a second call does nothing."""
+        """Free the context. A second call does nothing."""
         context, self._context = self._context, None
         if context is None or self._poison is not None:
             return

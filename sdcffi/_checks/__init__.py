@@ -1,1 +1,1 @@
-"""Refuse bad parameters before native code sees them, in pure Python."""
+"""Checks of parameters in pure Python, made before native code sees them."""

@@ -1,4 +1,4 @@
-"""Refuse a bad context before native code sees it, in pure Python: nothing here loads the native library."""
+"""Check a model's files and options in pure Python, without loading the native library."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from ..params.struct import StrPath
 __all__ = ["check_context", "check_lora_options", "resolve_seed"]
 
 _MAX_SEED = (1 << 63) - 1
-_MOST_BYTES = sys.maxsize  # of C's size_t, half
+_MOST_BYTES = sys.maxsize  # half the range of C's size_t
 
 
 def check_context(params: ContextParams) -> tuple[ContextParams, Model]:
-    """Check the files of a model by their headers, and the context's numbers and types.
+    """Check a model's files by their headers, and the context's numbers and types.
 
     Parameters
     ----------
@@ -34,20 +34,22 @@ def check_context(params: ContextParams) -> tuple[ContextParams, Model]:
     Returns
     -------
     params : ContextParams
-        The same with absolute paths.
+        A copy with absolute paths.
     model : Model
-        What the files are, for `check_image` and `check_memory`.
+        What the files hold, for `check_image`, `check_video` and `MemoryCheck`.
 
     Raises
     ------
-    TypeError, ValueError
-        With the value and the legal set, or what a file is and what is missing.
+    TypeError
+        If a value has the wrong type.
+    ValueError
+        If a value is not in its legal set, or if a file is missing, unreadable or given as the wrong part.
     """
     _check_settings(params)
     given = params.given()
     files = {name: _expanded(name, value) for name, value in given.items() if name.endswith("_path")}
     if not files.keys() & {"model_path", "diffusion_model_path"}:
-        raise ValueError("nothing to load: give model= or diffusion_model=")
+        raise ValueError("there is no model to load: pass model= or diffusion_model=")
     expanded: dict[str, Any] = dict(files)
     if params.embeddings is not None:
         expanded["embeddings"] = _embeddings(params.embeddings)
@@ -57,7 +59,7 @@ def check_context(params: ContextParams) -> tuple[ContextParams, Model]:
 
 
 def _check_settings(params: ContextParams) -> None:
-    check_integer("n_threads", params.n_threads, 1, MOST_THREADS, "the process ends where it gets no more")
+    check_integer("n_threads", params.n_threads, 1, MOST_THREADS, "with more, the system may end the process")
     check_number("max_vram", params.max_vram, 0)
     check_integer("chroma_t5_mask_pad", params.chroma_t5_mask_pad, 0, 4096)
     check_type("wtype", params.wtype)
@@ -75,7 +77,7 @@ def _expanded(name: str, value: Any) -> Path:
 
 
 def _absolute(params: ContextParams) -> ContextParams:
-    """A child loads the model again after a crash, when the working directory may be another."""
+    """Make paths absolute: after a crash the model is loaded again, perhaps in another working directory."""
     paths: dict[str, Any] = {name: value.absolute() for name, value in params.given().items() if name.endswith("_path")}
     if params.embeddings is not None:
         paths["embeddings"] = [replace(item, path=Path(item.path).absolute()) for item in params.embeddings]
@@ -87,14 +89,34 @@ def _embeddings(embeddings: Any) -> list[Embedding]:
         raise TypeError(f"embeddings must be a sequence of Embedding, not {embeddings!r}")
     for item in embeddings:
         if not isinstance(item, Embedding) or not isinstance(item.name, str):
-            raise TypeError(f"embeddings must be a sequence of Embedding with a name each, not {item!r}")
+            raise TypeError(f"embeddings must be a sequence of Embedding, each with a name, not {item!r}")
         if not item.name.strip():
-            raise ValueError(f"embeddings: the word for {item.path!r} is empty")
+            raise ValueError(f"embeddings: the name of {item.path!r} must not be empty")
     return [replace(item, path=_expanded(f"embeddings[{item.name!r}]", item.path)) for item in embeddings]
 
 
 def check_lora_options(lora_dir: StrPath | None, lora_cache: int) -> Path | None:
-    """Check where adapters are looked up and how many bytes of them are kept; give the directory."""
+    """Check the directory in which adapters are looked up, and the size of their cache.
+
+    Parameters
+    ----------
+    lora_dir : path, optional
+        The directory. None: there is none.
+    lora_cache : int
+        Size of the cache, in bytes, at least 0.
+
+    Returns
+    -------
+    Path or None
+        The directory, with ``~`` expanded.
+
+    Raises
+    ------
+    TypeError
+        If the size is not an integer.
+    ValueError
+        If the size is out of range, or the directory does not exist.
+    """
     if lora_cache is None:
         raise TypeError("lora_cache must be an integer, not None")
     check_integer("lora_cache", lora_cache, 0, _MOST_BYTES)
@@ -109,8 +131,28 @@ def check_lora_options(lora_dir: StrPath | None, lora_cache: int) -> Path | None
 
 
 def resolve_seed(seed: int | None, batch_count: int | None) -> int:
-    """Give the seed of the first picture of a batch; None and negative ones are drawn at random from 63 bits."""
-    last = _MAX_SEED - max(batch_count or 1, 1) + 1  # picture i has seed + i
+    """Return the seed of the first image of a batch.
+
+    Parameters
+    ----------
+    seed : int, optional
+        At most ``2**63 - batch_count``: image `i` uses ``seed + i``. None or negative: a random seed.
+    batch_count : int, optional
+        Number of images. None: 1.
+
+    Returns
+    -------
+    int
+        From 0 to ``2**63 - batch_count``.
+
+    Raises
+    ------
+    TypeError
+        If the seed is not an integer.
+    ValueError
+        If it is too large.
+    """
+    last = _MAX_SEED - max(batch_count or 1, 1) + 1  # image i has seed + i
     if seed is None:
         return secrets.randbelow(last + 1)
     check_integer("seed", seed, -math.inf, math.inf)

@@ -1,4 +1,4 @@
-"""Refuse a bad call before native code sees it: numbers, prompts, pictures, and what does not go together."""
+"""Check a call that generates images: numbers, prompts, input images, and how they go together."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .._numbers import check_integer, check_integers, check_number
 from ..images.pixels import MOST_SIDE
 from ..params.image import Hires, ImageParams, PhotoMaker
 from ..params.sampling import SampleParams
-from .inputs import LEAST_REFERENCE, REFERENCE_MULTIPLE, drawn_size
+from .inputs import DEFAULT_SIZE, LEAST_REFERENCE, REFERENCE_MULTIPLE, generated_size
 from .prompt import check_prompt
 from .sampling import (
     MOST_SCALE,
     MOST_STEPS,
     check_cache,
     check_fit,
-    check_picture,
+    check_given_image,
     check_sampling,
     check_tiling,
     sequence,
@@ -31,7 +31,6 @@ from .sampling import (
 __all__ = ["check_image"]
 
 _MOST_BATCH = 10_000
-_DEFAULT_SIZE = 512  # sd_img_gen_params_init
 _DEFAULT_HIRES_SCALE = 2  # sd_hires_params_init
 _UPSCALERS_OF_PIXELS = ("Lanczos", "Nearest", "Model")
 
@@ -43,25 +42,27 @@ def check_image(params: ImageParams, model: Model) -> ImageParams:
     ----------
     params : ImageParams
     model : Model
-        What `check_context` gave; what it does not know is not checked.
+        The result of `check_context`. Properties that it does not know are not checked.
 
     Returns
     -------
     ImageParams
-        The same.
+        The given parameters.
 
     Raises
     ------
-    TypeError, ValueError
-        With the value and the legal set.
+    TypeError
+        If a value has the wrong type.
+    ValueError
+        If a value is not in its legal set, or does not fit the model or another value.
 
     Warns
     -----
     UserWarning
-        Where the engine rounds the size up, with the size that will come out.
+        If the engine will round the size up, with the size of the result.
     """
     if model.is_video and model.architecture:
-        raise ValueError(f"{model.architecture.title} makes videos only; no pictures can be drawn with it")
+        raise ValueError(f"{model.architecture.title} generates videos only: use generate_video()")
     check_prompt("prompt", params.prompt)
     check_prompt("negative_prompt", params.negative_prompt)
     check_integers(1, MOST_SIDE, width=params.width, height=params.height)
@@ -70,7 +71,7 @@ def check_image(params: ImageParams, model: Model) -> ImageParams:
     check_number("strength", params.strength, 0, 1)
     check_number("control_strength", params.control_strength, 0, MOST_SCALE)
     check_sampling(params.sample_params or SampleParams(), model)
-    _check_pictures(params, model)
+    _check_images(params, model)
     _check_photo_maker(params.pm_params, params.prompt or "", model)
     check_tiling(params.vae_tiling_params)
     check_cache(params.cache, model)
@@ -79,17 +80,17 @@ def check_image(params: ImageParams, model: Model) -> ImageParams:
     return params
 
 
-def _check_pictures(params: ImageParams, model: Model) -> None:
+def _check_images(params: ImageParams, model: Model) -> None:
     for name, channels in {"init_image": 3, "mask_image": 1, "control_image": 3}.items():
-        check_picture(name, getattr(params, name), channels)
+        check_given_image(name, getattr(params, name), channels)
     references = sequence("ref_images", params.ref_images) if params.ref_images is not None else ()
     for index, reference in enumerate(references):
-        check_picture(f"ref_images[{index}]", reference, 3, LEAST_REFERENCE)
+        check_given_image(f"ref_images[{index}]", reference, 3, LEAST_REFERENCE)
     if params.mask_image is not None and params.init_image is None:
-        raise ValueError("mask_image needs init_image")
+        raise ValueError("mask_image needs init_image: pass both")
     _check_mask(params.mask_image, params.init_image)
     if params.control_image is not None and model.takes_hint is False:
-        raise ValueError("control_image needs a ControlNet: give Engine control_net=")
+        raise ValueError("control_image needs a ControlNet: pass control_net= to Engine")
     if references:
         _check_references(params, references)
     _check_fit(params, model)
@@ -97,40 +98,40 @@ def _check_pictures(params: ImageParams, model: Model) -> None:
         name = "init_image" if params.init_image is not None else "ref_images"
         raise ValueError(f"{name} needs an autoencoder with an encoder, and vae_decode_only=False in the context")
     if references and model.architecture and not model.architecture.takes_references:
-        raise ValueError(f"ref_images: {model.architecture.title} takes none; use init_image")
+        raise ValueError(f"{model.architecture.title} takes no ref_images: use init_image")
 
 
 def _check_mask(mask: Any, init: Any) -> None:
     if mask is not None and mask.shape[:2] != init.shape[:2]:
         raise ValueError(
-            f"mask_image is {mask.shape[1]}x{mask.shape[0]} pixels, init_image {init.shape[1]}x{init.shape[0]}; make"
-            " them one, or give resize= 'fit', 'crop', 'pad' or 'stretch'"
+            f"mask_image is {mask.shape[1]}x{mask.shape[0]} pixels, init_image is {init.shape[1]}x{init.shape[0]}; make"
+            " them the same size, or pass resize='fit', 'crop', 'pad' or 'stretch'"
         )
 
 
 def _check_references(params: ImageParams, references: Sequence[Any]) -> None:
-    """Their latents are read in patches; scaled to the picture's area, a side must not round to no pixel."""
-    area = min(1024**2, (params.width or _DEFAULT_SIZE) * (params.height or _DEFAULT_SIZE))
+    """Refuse sizes that the engine cannot split into patches, or that it would scale to a side of 0 pixels."""
+    area = min(1024**2, (params.width or DEFAULT_SIZE) * (params.height or DEFAULT_SIZE))
     for index, reference in enumerate(references):
         height, width = reference.shape[:2]
         if not params.auto_resize_ref_image and (height % REFERENCE_MULTIPLE or width % REFERENCE_MULTIPLE):
             raise ValueError(
-                f"ref_images[{index}] must have a multiple of 16 pixels a side, not {width}x{height}; give resize="
-                " 'fit', 'crop', 'pad' or 'stretch'"
+                f"ref_images[{index}] must have sides that are multiples of 16 pixels, not {width}x{height}; pass"
+                " resize='fit', 'crop', 'pad' or 'stretch'"
             )
         if params.auto_resize_ref_image and math.sqrt(area * min(height, width) / max(height, width)) < 16:
-            raise ValueError(f"ref_images[{index}] is {width}x{height}: too narrow to be scaled to {area} pixels")
+            raise ValueError(f"ref_images[{index}] is {width}x{height} pixels, too narrow to be scaled: crop it first")
 
 
 def _check_fit(params: ImageParams, model: Model) -> None:
-    size = drawn_size(params, model)
+    size = generated_size(params, model)
     asked = params.width or size[0], params.height or size[1]
     for name in ("init_image", "control_image"):
         check_fit(name, getattr(params, name), size, model)
         if getattr(params, name) is not None and model.pixel_multiple is None and asked != size:
             raise ValueError(
-                f"width and height must be multiples of 64 with {name}, not {asked[0]} and {asked[1]}: what this model"
-                " rounds them up to is not known"
+                f"width and height must be multiples of 64 with {name}, not {asked[0]} and {asked[1]}: for this model"
+                " it is unknown what other sizes are rounded up to"
             )
 
 
@@ -138,15 +139,15 @@ def _check_photo_maker(params: PhotoMaker | None, prompt: str, model: Model) -> 
     if params is None:
         return
     check_number("pm_params.style_strength", params.style_strength, 0, 100)
-    pictures = sequence("pm_params.id_images", params.id_images) if params.id_images is not None else ()
-    for index, picture in enumerate(pictures):
-        check_picture(f"pm_params.id_images[{index}]", picture, 3)
-    if pictures and model.files and not any(file.slot == "photo_maker_path" for file in model.files):
-        raise ValueError("pm_params.id_images needs PhotoMaker: give Engine photo_maker=")
-    if pictures and (len(re.findall(r"\bimg\b", prompt)) != 1 or not re.search(r"\w\s+img\b", prompt)):
+    images = sequence("pm_params.id_images", params.id_images) if params.id_images is not None else ()
+    for index, image in enumerate(images):
+        check_given_image(f"pm_params.id_images[{index}]", image, 3)
+    if images and model.files and not any(file.slot == "photo_maker_path" for file in model.files):
+        raise ValueError("pm_params.id_images needs PhotoMaker: pass photo_maker= to Engine")
+    if images and (len(re.findall(r"\bimg\b", prompt)) != 1 or not re.search(r"\w\s+img\b", prompt)):
         raise ValueError(
-            "pm_params.id_images needs the word 'img' once in the prompt, after that for the person, as in 'a man img';"
-            f" not {prompt!r}"
+            "pm_params.id_images needs the word 'img' exactly once in the prompt, after the word for the person, as in"
+            f" 'a man img', not {prompt!r}"
         )
     if params.id_embed_path is not None:
         read_file("pm_params.id_embed", Path(params.id_embed_path))
@@ -158,7 +159,7 @@ def _check_hires(params: ImageParams, model: Model) -> None:
         return
     check_number("hires.denoising_strength", hires.denoising_strength, 0, 1)
     if hires.denoising_strength == 0:
-        raise ValueError("hires.denoising_strength must be above 0, not 0: the second pass would change nothing")
+        raise ValueError("hires.denoising_strength must be above 0, not 0: at 0 the second pass changes nothing")
     check_number("hires.scale", hires.scale, 0, 16)
     for name in ("target_width", "target_height"):
         check_integer(f"hires.{name}", getattr(hires, name), 0, MOST_SIDE)
@@ -173,19 +174,19 @@ def _check_hires(params: ImageParams, model: Model) -> None:
     if hires.upscaler in _UPSCALERS_OF_PIXELS and model.encodes is False:
         raise ValueError(
             f"hires.upscaler {hires.upscaler!r} needs an autoencoder with an encoder, and vae_decode_only=False in the"
-            " context; those that begin with 'Latent' do not"
+            " context; or use an upscaler whose name begins with 'Latent'"
         )
 
 
 def _check_scale(params: ImageParams, hires: Hires) -> None:
     scale = _DEFAULT_HIRES_SCALE if hires.scale is None else hires.scale
     if scale == 0:
-        raise ValueError("hires.scale must be above 0 where no target size is given, not 0")
-    width, height = (round((side or _DEFAULT_SIZE) * scale) for side in (params.width, params.height))
+        raise ValueError("hires.scale must be above 0, not 0, unless a target size is given")
+    width, height = (round((side or DEFAULT_SIZE) * scale) for side in (params.width, params.height))
     if not min(width, height) >= 1 or max(width, height) > MOST_SIDE:
-        raise ValueError(f"hires.scale {scale!r} makes {width}x{height} pixels; a side has from 1 to {MOST_SIDE}")
+        raise ValueError(f"hires.scale {scale!r} gives {width}x{height} pixels; use sides from 1 to {MOST_SIDE}")
 
 
 def _warn_of_size(params: ImageParams, model: Model) -> None:
     if not (params.hires and params.hires.enabled):
-        warn_of_size((params.width or _DEFAULT_SIZE, params.height or _DEFAULT_SIZE), model)
+        warn_of_size((params.width or DEFAULT_SIZE, params.height or DEFAULT_SIZE), model)

@@ -1,4 +1,4 @@
-"""The pictures of one call, from whatever the caller gave to arrays of the size that is drawn."""
+"""Convert the input images of a call to arrays of the size that the engine generates."""
 
 from __future__ import annotations
 
@@ -21,57 +21,74 @@ if TYPE_CHECKING:
 
     Pixels: TypeAlias = NDArray[np.uint8]
 
-__all__ = ["LEAST_REFERENCE", "REFERENCE_MULTIPLE", "drawn_size", "take_pictures", "take_video_pictures"]
+__all__ = [
+    "DEFAULT_SIZE",
+    "LEAST_REFERENCE",
+    "REFERENCE_MULTIPLE",
+    "generated_size",
+    "take_images",
+    "take_video_images",
+]
 
 _Params = TypeVar("_Params", ImageParams, VideoParams)
 
-LEAST_REFERENCE = 64  # pixels a side; smaller ones divide by zero in tiled encoding
+DEFAULT_SIZE = 512  # sd_img_gen_params_init, sd_vid_gen_params_init
+LEAST_REFERENCE = 64  # pixels per side; with smaller images tiled encoding divides by zero
 REFERENCE_MULTIPLE = 16
-_DEFAULT_SIZE = 512  # sd_img_gen_params_init
-_ANY_MULTIPLE = 64  # a multiple of every model's
+_ANY_MULTIPLE = 64  # pixels; a multiple of every model's
 
 
-def drawn_size(params: ImageParams | VideoParams, model: Model) -> tuple[int, int]:
-    """Give width and height that the engine draws: those asked for, rounded up to the model's multiples.
+def generated_size(params: ImageParams | VideoParams, model: Model) -> tuple[int, int]:
+    """Return the size that the engine generates: the requested one, rounded up to the model's multiple.
 
-    Where a model's own are not known, to multiples of 64.
+    Parameters
+    ----------
+    params : ImageParams or VideoParams
+        Width or height None: the engine's 512.
+    model : Model
+        If its multiple is unknown, 64 is used, which is a multiple of every model's.
+
+    Returns
+    -------
+    tuple of int
+        Width and height, in pixels.
     """
     multiple = model.pixel_multiple or _ANY_MULTIPLE
-    width, height = params.width or _DEFAULT_SIZE, params.height or _DEFAULT_SIZE
+    width, height = params.width or DEFAULT_SIZE, params.height or DEFAULT_SIZE
     return math.ceil(width / multiple) * multiple, math.ceil(height / multiple) * multiple
 
 
-def take_pictures(params: ImageParams, model: Model, resize: Resize = "error", alpha: Alpha = "refuse") -> ImageParams:
-    """Convert the pictures of a call, see `images.as_rgb`, and bring them to size, see `images.resize`.
+def take_images(params: ImageParams, model: Model, resize: Resize = "error", alpha: Alpha = "refuse") -> ImageParams:
+    """Convert the input images of a call with `images.convert`, and resize them with `images.resize`.
 
     Parameters
     ----------
     params : ImageParams
-        Its pictures may be anything that `Engine.generate` takes.
+        Its images may be anything that `Engine.generate` takes.
     model : Model
     resize : str
-        A rule of `images.resize`. Reference images keep their own size: they are brought to the nearest multiples of
-        16 pixels, at least 64, unless the engine is asked to scale them.
+        A rule of `images.resize`. Reference images keep their own size, rounded to the nearest multiples of 16 pixels
+        and at least 64, unless the engine scales them.
     alpha : str or tuple
-        See `images.as_rgb`.
+        See `as_rgb`.
 
     Returns
     -------
     ImageParams
-        With pictures as uint8 arrays (H, W, 3), the mask (H, W, 1). A size that was not asked for is that of
-        `init_image`, else of the first of `ref_images`, else of `control_image`, rounded up to the model's multiples;
-        a side that was not, by the same picture's aspect.
+        A copy with images as uint8 arrays (H, W, 3) and the mask as (H, W, 1). If neither width nor height is given,
+        they are those of `init_image`, else of the first of `ref_images`, else of `control_image`, rounded up to the
+        model's multiple. If one is given, the other follows from the aspect ratio of that image.
 
     Raises
     ------
     TypeError, ValueError
-        If one cannot be taken without guessing. Sizes are left to `check_image`.
+        If an image is not supported, see `as_rgb`. `check_image` checks the sizes.
     """
     check_rule(resize)
     alpha = parse_alpha(alpha)
     converted = _converted(params, alpha)
-    pictures: list[Any] = [converted.init_image, *(converted.ref_images or ()), converted.control_image]
-    leading = next((picture for picture in pictures if picture is not None), None)
+    images: list[Any] = [converted.init_image, *(converted.ref_images or ()), converted.control_image]
+    leading = next((image for image in images if image is not None), None)
     if leading is None:
         return converted
     check_integers(1, MOST_SIDE, width=params.width, height=params.height)
@@ -79,30 +96,36 @@ def take_pictures(params: ImageParams, model: Model, resize: Resize = "error", a
     return sized if resize == "error" else _with_resized(sized, model, resize)
 
 
-def take_video_pictures(
+def take_video_images(
     params: VideoParams, model: Model, resize: Resize = "error", alpha: Alpha = "refuse"
 ) -> VideoParams:
-    """Do as `take_pictures` for a video: all pictures are brought to its size."""
+    """Do what `take_images` does, for a video: all images get the video's size.
+
+    Returns
+    -------
+    VideoParams
+        A copy with images as uint8 arrays (H, W, 3). A size that is not given follows from the first image.
+    """
     check_rule(resize)
     alpha = parse_alpha(alpha)
     single = {name: getattr(params, name) for name in ("init_image", "end_image")}
     changes: dict[str, Any] = {name: as_rgb(image, name, alpha) for name, image in single.items() if image is not None}
     if params.control_frames is not None:
         changes["control_frames"] = _several("control_frames", params.control_frames, alpha)
-    pictures = [changes[name] for name in single if name in changes] + changes.get("control_frames", [])
-    if not pictures:
+    images = [changes[name] for name in single if name in changes] + changes.get("control_frames", [])
+    if not images:
         return params
     check_integers(1, MOST_SIDE, width=params.width, height=params.height)
-    sized = _with_size(replace(params, **changes), model, pictures[0])
+    sized = _with_size(replace(params, **changes), model, images[0])
     if resize == "error":
         return sized
-    size = drawn_size(sized, model)
+    size = generated_size(sized, model)
     if resize == "fit":
-        size = fitted_size(pictures[0].shape[1::-1], size, model.pixel_multiple or _ANY_MULTIPLE)
+        size = fitted_size(images[0].shape[1::-1], size, model.pixel_multiple or _ANY_MULTIPLE)
     for name, value in changes.items():
         several = isinstance(value, list)
-        brought = [resized(item, size, resize) for item in (value if several else [value])]
-        changes[name] = brought if several else brought[0]
+        scaled = [resized(item, size, resize) for item in (value if several else [value])]
+        changes[name] = scaled if several else scaled[0]
     return replace(sized, **changes, width=size[0], height=size[1])
 
 
@@ -124,7 +147,7 @@ def _converted(params: ImageParams, alpha: Alpha) -> ImageParams:
 
 def _mask(mask: Any, init: Pixels | None, alpha: Alpha) -> Pixels:
     if init is None:
-        raise ValueError("mask_image needs init_image")
+        raise ValueError("mask_image needs init_image: pass both")
     if isinstance(mask, (tuple, list)):
         return box_mask(mask, (init.shape[1], init.shape[0]), "mask_image")
     return as_mask(mask, "mask_image", alpha)
@@ -132,9 +155,9 @@ def _mask(mask: Any, init: Pixels | None, alpha: Alpha) -> Pixels:
 
 def _several(name: str, images: Any, alpha: Alpha) -> list[Pixels]:
     if isinstance(images, (str, bytes, bytearray)) or not isinstance(images, Iterable):
-        raise TypeError(f"{name} must be a sequence of pictures, not {images!r}")
+        raise TypeError(f"{name} must be a sequence of images, not {images!r}")
     if getattr(images, "ndim", 4) != 4:
-        raise TypeError(f"{name} must be a sequence of pictures, not an array of shape {images.shape}")  # type: ignore[attr-defined]
+        raise TypeError(f"{name} must be a sequence of images, not an array of shape {images.shape}")  # type: ignore[attr-defined]
     return [as_rgb(item, f"{name}[{index}]", alpha) for index, item in enumerate(images)]
 
 
@@ -146,47 +169,47 @@ def _with_size(params: _Params, model: Model, leading: Pixels) -> _Params:
         width = max(1, round(params.height * width / height))
     elif params.width is not None:
         height = max(1, round(params.width * height / width))
-    drawn = drawn_size(replace(params, width=width, height=height), model)
+    size = generated_size(replace(params, width=width, height=height), model)
     return replace(
         params,
-        width=drawn[0] if params.width is None else params.width,
-        height=drawn[1] if params.height is None else params.height,
+        width=size[0] if params.width is None else params.width,
+        height=size[1] if params.height is None else params.height,
     )
 
 
 def _with_resized(params: ImageParams, model: Model, rule: Resize) -> ImageParams:
     changes: dict[str, Any] = {}
-    size = drawn_size(params, model)
+    size = generated_size(params, model)
     leading: Any = params.control_image if params.init_image is None else params.init_image
     if rule == "fit" and leading is not None:
         size = fitted_size((leading.shape[1], leading.shape[0]), size, model.pixel_multiple or _ANY_MULTIPLE)
         changes["width"], changes["height"] = size
     _check_aspect(params.mask_image, params.init_image)
     for name in ("init_image", "mask_image", "control_image"):
-        picture = getattr(params, name)
-        if picture is not None:
-            changes[name] = resized(picture, size, rule)
+        image = getattr(params, name)
+        if image is not None:
+            changes[name] = resized(image, size, rule)
     references: Any = params.ref_images
     if references and not params.auto_resize_ref_image:
-        changes["ref_images"] = [_legal_reference(picture, rule) for picture in references]
+        changes["ref_images"] = [_legal_reference(image, rule) for image in references]
     return replace(params, **changes)
 
 
 def _check_aspect(mask: Any, init: Any) -> None:
-    """Of the same aspect, to a pixel, both stay in line whatever becomes of them."""
+    """Refuse a mask of another aspect ratio than the image: after resizing they would no longer match."""
     if mask is None:
         return
     (mask_height, mask_width), (height, width) = mask.shape[:2], init.shape[:2]
     if abs(mask_width * height - width * mask_height) > max(mask_width, mask_height, width, height):
         raise ValueError(
-            f"mask_image is {mask_width}x{mask_height} pixels, init_image {width}x{height}: another aspect, so it is"
-            " not known what lies where"
+            f"mask_image is {mask_width}x{mask_height} pixels, init_image is {width}x{height}; their aspect"
+            " ratios must be equal, so that the mask matches the image"
         )
 
 
-def _legal_reference(picture: Pixels, rule: Resize) -> Pixels:
-    sides: Sequence[int] = picture.shape[1::-1]
+def _legal_reference(image: Pixels, rule: Resize) -> Pixels:
+    sides: Sequence[int] = image.shape[1::-1]
     scale = max(1.0, LEAST_REFERENCE / min(sides)) / REFERENCE_MULTIPLE
     least = LEAST_REFERENCE // REFERENCE_MULTIPLE
     width, height = (max(least, round(side * scale)) * REFERENCE_MULTIPLE for side in sides)
-    return picture if max(width, height) > MOST_SIDE else resized(picture, (width, height), rule)
+    return image if max(width, height) > MOST_SIDE else resized(image, (width, height), rule)

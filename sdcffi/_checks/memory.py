@@ -1,4 +1,4 @@
-"""Compare what a model and its images take with the memory that is free."""
+"""Compare the memory that a model and its images need with the free memory."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _MIB = 1 << 20
 
 
 class MemoryCheck:
-    """Compares what a model and its pictures take with what is free.
+    """Compares the memory that a model and its images need with the free memory.
 
     Parameters
     ----------
     mode : str
-        ``"warn"``, ``"strict"`` (raise) or ``"off"``.
+        ``"warn"``, ``"strict"`` (raise an error) or ``"off"``.
     model : Model
     params : ContextParams
-        What the model is loaded with; can be set anew.
+        Options with which the model is loaded. The attribute `params` can be changed later.
 
     Raises
     ------
     ValueError
-        For another mode.
+        If the mode is not one of these.
     """
 
     def __init__(self, mode: str, model: Model, params: ContextParams) -> None:
@@ -41,17 +41,17 @@ class MemoryCheck:
         self.params = params
 
     def check_weights(self, device: Device) -> None:
-        """Check before the weights are loaded, on a GPU only where it is to hold them all.
+        """Check the memory before the weights are loaded. On a GPU it is checked only if the GPU holds all weights.
 
         Raises
         ------
         OutOfMemoryError
-            If the mode is ``"strict"`` and less is free than needed.
+            If the mode is ``"strict"`` and there is not enough free memory.
 
         Warns
         -----
         UserWarning
-            If the mode is ``"warn"`` and less is free than needed.
+            If the mode is ``"warn"`` and there is not enough free memory.
         """
         params = self.params
         if device.type == "cpu":
@@ -59,15 +59,21 @@ class MemoryCheck:
         elif not (params.offload_params_to_cpu or params.max_vram or params.keep_clip_on_cpu):
             self._compare(weight_bytes(self._model, params), device.memory_free or None, "the weights")
 
-    def check_picture(self, params: ImageParams, device: Device) -> None:
-        """Check before a picture is drawn, as `check_weights`; on the CPU, where free memory is told at any time."""
+    def check_image(self, params: ImageParams, device: Device) -> None:
+        """Check the memory before an image is generated. On a GPU nothing is checked: its free memory is not updated.
+
+        Raises and warns like `check_weights`.
+        """
         if device.type == "cpu":
-            self._compare(compute_bytes(self._model, params, self.params), free_memory(), "the picture")
+            self._compare(compute_bytes(self._model, params, self.params), free_memory(), "the image")
 
     def _compare(self, needed: int | None, free: int | None, what: str) -> None:
         if self._mode == "off" or needed is None or free is None or needed <= free:
             return
-        message = f"{what} would take about {needed / _MIB:,.0f} MiB of memory, and {free / _MIB:,.0f} MiB are free"
+        message = (
+            f"{what} would need about {needed / _MIB:,.0f} MiB of memory, and {free / _MIB:,.0f} MiB are free; use a"
+            " smaller size or weight type, or tiling="
+        )
         if self._mode == "strict":
-            raise OutOfMemoryError(f"{message}; take a smaller size or weight type, tiling=, or memory_check='warn'")
+            raise OutOfMemoryError(f"{message}, or pass memory_check='warn'")
         warn(message)

@@ -1,4 +1,4 @@
-"""Prompts that the engine's own parser can take, told as `parse_prompt_attention` of util.cpp does it."""
+"""Check prompts for the engine's parser, with the grammar of its `parse_prompt_attention` in util.cpp."""
 
 from __future__ import annotations
 
@@ -7,22 +7,30 @@ from typing import Any
 
 __all__ = ["check_prompt"]
 
-_MOST = 50_000  # bytes; std::regex recurses for each, and the stack ends some way behind that
-# What of re_attention has to do with brackets and weights; all else is text.
+_MOST = 50_000  # bytes; std::regex recurses for each one, and the stack overflows somewhat above this
+# The brackets and weights of the engine's re_attention; everything else is text.
 _TOKEN = re.compile(r"\\[()\[\]\\]|\(|:([+-]?[.0-9]+)\)|\)")
-_LARGEST, _SMALLEST = 3.4028234663852886e38, 1.1754943508222875e-38  # of normal floats; std::stof throws beyond them
+_LARGEST, _SMALLEST = 3.4028234663852886e38, 1.1754943508222875e-38  # of normal floats; std::stof throws beyond
 
 
 def check_prompt(name: str, prompt: Any) -> None:
-    """Refuse a prompt that the engine would cut, or that makes its parser throw.
+    """Refuse a prompt that the engine would cut off, or that makes its parser throw.
+
+    Parameters
+    ----------
+    name : str
+        Name of the parameter, for messages.
+    prompt : str or None
+        The prompt. None is accepted.
+
 
     Raises
     ------
     TypeError
         If it is neither None nor a string.
     ValueError
-        If it has a NUL or lone surrogates, more than 50,000 bytes in UTF-8, or a weight as in ``(text:weight)`` that is
-        no number or that single precision cannot hold.
+        If it has a NUL character, lone surrogates, more than 50,000 bytes in UTF-8, or a weight as in
+        ``(text:weight)`` that is not a number or does not fit single precision.
     """
     if prompt is None:
         return
@@ -30,7 +38,7 @@ def check_prompt(name: str, prompt: Any) -> None:
         raise TypeError(f"{name} must be a string, not {prompt!r}")
     if "\0" in prompt:
         raise ValueError(
-            f"{name} must not contain a NUL character, as at {prompt.index(chr(0))}: the engine stops there"
+            f"{name} must not contain a NUL character, as at index {prompt.index(chr(0))}: the engine stops there"
         )
     try:
         length = len(prompt.encode())
@@ -57,6 +65,8 @@ def _check_weight(name: str, prompt: str, token: re.Match[str]) -> None:
     try:
         weight = abs(float(token[1]))
     except ValueError:
-        raise ValueError(f"{name}: {token[1][:80]!r} in {piece[:120]!r} is no weight: write it as (text:1.2)") from None
+        raise ValueError(
+            f"{name}: {token[1][:80]!r} in {piece[:120]!r} is not a weight: write it as (text:1.2)"
+        ) from None
     if weight > _LARGEST or 0 < weight < _SMALLEST or (weight == 0 and re.search("[1-9]", token[1])):
-        raise ValueError(f"{name}: {token[1][:80]!r} in {piece[:120]!r} does not fit a float; weights are about 1")
+        raise ValueError(f"{name}: {token[1][:80]!r} in {piece[:120]!r} does not fit a float: use a weight near 1")

@@ -1,4 +1,4 @@
-"""Refuse what neither a picture nor a video can be made with: the denoising loop, pictures given, tiles, reuse."""
+"""Checks that image and video calls share: sampling, guidance, input images, tiling and step caches."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ __all__ = [
     "MOST_STEPS",
     "check_cache",
     "check_fit",
+    "check_given_image",
     "check_guidance",
-    "check_picture",
     "check_preview",
     "check_sampling",
     "check_tiling",
@@ -29,12 +29,18 @@ __all__ = [
 ]
 
 MOST_STEPS = 10_000
-MOST_SCALE = 1000  # of guidance and the like: real ones are below 50, and single precision overflows later
-_CACHED = 0.15, 0.95  # parts of the steps; sd_cache_params_init
+MOST_SCALE = 1000  # of guidance and similar; real values are below 50, far larger ones overflow single precision
+_CACHED = 0.15, 0.95  # start and end, as fractions of the steps; sd_cache_params_init
 
 
 def check_sampling(sample: SampleParams, model: Model) -> None:
-    """Check the denoising loop."""
+    """Check the sampling parameters of a call.
+
+    Raises
+    ------
+    TypeError, ValueError
+        With the value and the legal set.
+    """
     check_integer("steps", sample.sample_steps, 1, MOST_STEPS)
     check_integer("shifted_timestep", sample.shifted_timestep, 0, 1000)
     check_number("flow_shift", sample.flow_shift, 0, MOST_SCALE)
@@ -46,11 +52,23 @@ def check_sampling(sample: SampleParams, model: Model) -> None:
 
 
 def check_guidance(sample: SampleParams, prefix: str = "") -> None:
-    """Check eta and guidance; `prefix` stands before their names."""
+    """Check eta and guidance.
+
+    Parameters
+    ----------
+    sample : SampleParams
+    prefix : str, optional
+        Beginning of their names in messages.
+
+    Raises
+    ------
+    TypeError, ValueError
+        With the value and the legal set.
+    """
     guidance = sample.guidance
     check_number(f"{prefix}eta", sample.eta, 0, MOST_SCALE)
     if sample.sample_method == "tcd":
-        check_number(f"{prefix}eta", sample.eta, 0, 1, "of the sampler tcd")
+        check_number(f"{prefix}eta", sample.eta, 0, 1, "with the sampler tcd")
     if guidance:
         check_number(f"{prefix}cfg_scale", guidance.txt_cfg, -MOST_SCALE, MOST_SCALE)
         check_number(f"{prefix}guidance.img_cfg", guidance.img_cfg, -MOST_SCALE, MOST_SCALE)
@@ -60,17 +78,17 @@ def check_guidance(sample: SampleParams, prefix: str = "") -> None:
 
 def _check_scheduler(sample: SampleParams, model: Model) -> None:
     reasons = {
-        "karras": "it divides by steps - 1",
-        "exponential": "it divides by steps - 1",
-        "gits": "its table begins with 2",
+        "karras": "its formula divides by steps - 1",
+        "exponential": "its formula divides by steps - 1",
+        "gits": "its table begins at 2 steps",
     }
     reason = reasons.get(str(sample.scheduler))
     if sample.sample_steps == 1 and reason:
         raise ValueError(f"steps must be at least 2 with the scheduler {sample.scheduler!r} ({reason}), not 1")
     if sample.scheduler == "ays" and model.architecture and not model.architecture.has_ays:
         raise ValueError(
-            "scheduler 'ays' has tables for Stable Diffusion 1 and XL and Stable Video Diffusion, none for"
-            f" {model.architecture.title}"
+            f"scheduler 'ays' has no table for {model.architecture.title}, only for Stable Diffusion 1, XL and Stable"
+            " Video Diffusion: use another scheduler"
         )
 
 
@@ -82,10 +100,10 @@ def _check_sigmas(sigmas: Any) -> None:
         raise ValueError(f"custom_sigmas must have from 2 to {MOST_STEPS + 1} values, not {len(values)}")
     for index in range(len(values) - 1):
         if values[index] <= 0:
-            raise ValueError(f"custom_sigmas[{index}] must be above 0 (only the last may be 0), not {values[index]!r}")
+            raise ValueError(f"custom_sigmas[{index}] must be above 0, not {values[index]!r}; only the last may be 0")
         if values[index + 1] >= values[index]:
             raise ValueError(
-                f"custom_sigmas must fall, but [{index + 1}] is {values[index + 1]!r} after {values[index]!r}"
+                f"custom_sigmas must decrease, but [{index + 1}] is {values[index + 1]!r} after {values[index]!r}"
             )
 
 
@@ -100,44 +118,90 @@ def _check_slg(slg: SkipLayerGuidance | None, prefix: str) -> None:
             check_integer(f"{prefix}slg.layers[{index}]", layer, 0, 999)
 
 
-def check_picture(name: str, picture: Any, channels: int, least: int = 1) -> None:
-    """Check a picture that is given, for how it lies in memory and its size."""
-    if picture is None:
+def check_given_image(name: str, image: Any, channels: int, least: int = 1) -> None:
+    """Check the type, memory layout and size of an input image.
+
+    Parameters
+    ----------
+    name : str
+        Name of the parameter, for messages.
+    image : uint8 array (H, W, channels) or None
+        The image. None is accepted.
+    channels : int
+    least : int, optional
+        Smallest side, in pixels.
+
+    Raises
+    ------
+    TypeError, ValueError
+        With what the image is and what is legal.
+    """
+    if image is None:
         return
-    check_pixels(picture, name, channels)
-    if not picture.flags.c_contiguous:
+    check_pixels(image, name, channels)
+    if not image.flags.c_contiguous:
         raise ValueError(f"{name} must be C-contiguous: use numpy.ascontiguousarray")
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     if not least <= min(height, width) or max(height, width) > MOST_SIDE:
-        raise ValueError(f"{name} must have from {least} to {MOST_SIDE} pixels a side, not {width}x{height}")
+        raise ValueError(f"{name} must have sides from {least} to {MOST_SIDE} pixels, not {width}x{height}")
 
 
-def check_fit(name: str, picture: Any, size: tuple[int, int], model: Model) -> None:
-    """Check a picture that is to fill the result: the engine scales by repeating pixels, and not by the aspect."""
-    if picture is None or picture.shape[1::-1] == size:
+def check_fit(name: str, image: Any, size: tuple[int, int], model: Model) -> None:
+    """Refuse an input image of another size than the result; the engine would stretch it by repeating pixels.
+
+    Parameters
+    ----------
+    name : str
+        Name of the parameter, for messages.
+    image : uint8 array (H, W, C) or None
+        The image. None is accepted.
+    size : tuple of int
+        Width and height of the result, in pixels.
+    model : Model
+
+    Raises
+    ------
+    ValueError
+        If the sizes differ.
+    """
+    if image is None or image.shape[1::-1] == size:
         return
-    multiples = f", in multiples of {model.pixel_multiple}" if model.pixel_multiple else ""
+    multiples = f" (in multiples of {model.pixel_multiple})" if model.pixel_multiple else ""
     raise ValueError(
-        f"{name} is {picture.shape[1]}x{picture.shape[0]} pixels, the result {size[0]}x{size[1]}{multiples}; give"
-        " resize= 'fit', 'crop', 'pad' or 'stretch' to bring it to size, or another width and height"
+        f"{name} is {image.shape[1]}x{image.shape[0]} pixels, the result is {size[0]}x{size[1]}{multiples}; pass"
+        " resize='fit', 'crop', 'pad' or 'stretch' to resize the image, or another width and height"
     )
 
 
 def warn_of_size(asked: tuple[int, int], model: Model) -> None:
-    """Warn where the engine rounds width and height up, with what will come out."""
+    """Warn if the engine will round the requested width and height up, with the size of the result.
+
+    Parameters
+    ----------
+    asked : tuple of int
+        Requested width and height, in pixels.
+    model : Model
+        If its architecture is unknown, nothing is checked.
+    """
     if model.architecture is None:
         return
     multiple = model.architecture.pixel_multiple
     width, height = (math.ceil(side / multiple) * multiple for side in asked)
     if (width, height) != asked:
         warn(
-            f"asked for {asked[0]}x{asked[1]} pixels; {model.architecture.title} draws in multiples of {multiple}:"
-            f" {width}x{height} will come out"
+            f"{model.architecture.title} generates sizes in multiples of {multiple} pixels, so the result will be"
+            f" {width}x{height}, not {asked[0]}x{asked[1]}; pass that width and height to avoid this warning"
         )
 
 
 def check_tiling(tiling: Tiling | None) -> None:
-    """Check decoding in tiles."""
+    """Check the tiling of the autoencoder.
+
+    Raises
+    ------
+    TypeError, ValueError
+        With the value and the legal set.
+    """
     if tiling is None:
         return
     check_number("tiling.target_overlap", tiling.target_overlap, 0, 0.5)
@@ -150,14 +214,22 @@ def check_tiling(tiling: Tiling | None) -> None:
 
 
 def check_cache(cache: Cache | None, model: Model) -> None:
-    """Check reuse between steps."""
+    """Check the caching of results between steps.
+
+    Raises
+    ------
+    TypeError, ValueError
+        With the value and the legal set, or if the cache has no effect on the model.
+    """
     if cache is None:
         return
     if not isinstance(cache.mode, str):
         raise TypeError(f"cache.mode must be a name such as 'easycache', not {cache.mode!r}")
     kind = model.architecture
     if kind and cache.mode in kind.idle_caches:
-        raise ValueError(f"cache.mode {cache.mode!r} does nothing for {kind.title}; {', '.join(kind.acting_caches)} do")
+        raise ValueError(
+            f"cache.mode {cache.mode!r} has no effect on {kind.title}; use {', '.join(kind.acting_caches)}"
+        )
     for name in ("start_percent", "end_percent", "spectrum_stop_percent", "spectrum_w"):
         check_number(f"cache.{name}", getattr(cache, name), 0, 1)
     start = _CACHED[0] if cache.start_percent is None else cache.start_percent
@@ -170,7 +242,7 @@ def check_cache(cache: Cache | None, model: Model) -> None:
     for name in ("Fn_compute_blocks", "Bn_compute_blocks", "max_warmup_steps", "spectrum_warmup_steps"):
         check_integer(f"cache.{name}", getattr(cache, name), 0, MOST_STEPS)
     for name in ("max_cached_steps", "max_continuous_cached_steps"):
-        check_integer(f"cache.{name}", getattr(cache, name), -1, MOST_STEPS, "-1 is no limit")
+        check_integer(f"cache.{name}", getattr(cache, name), -1, MOST_STEPS, "-1: no limit")
     for name in ("taylorseer_n_derivatives", "taylorseer_skip_interval", "spectrum_m", "spectrum_window_size"):
         check_integer(f"cache.{name}", getattr(cache, name), 1, 100)
     if cache.scm_mask and not re.fullmatch(r"[01](,[01])*", cache.scm_mask):
@@ -178,7 +250,13 @@ def check_cache(cache: Cache | None, model: Model) -> None:
 
 
 def sequence(name: str, values: Any) -> Sequence[Any]:
-    """Refuse what is no sequence, or a text."""
+    """Return `values`, or refuse anything but a sequence or an array; a text is refused too.
+
+    Raises
+    ------
+    TypeError
+        With the name and the value.
+    """
     is_sequence = isinstance(values, Sequence) or getattr(values, "ndim", 0) >= 1
     if isinstance(values, (str, bytes)) or not is_sequence:
         raise TypeError(f"{name} must be a sequence, not {values!r}")
@@ -186,12 +264,18 @@ def sequence(name: str, values: Any) -> Sequence[Any]:
 
 
 def check_preview(mode: str | None, model: Model) -> None:
-    """Refuse previews that the model has no means for; names are left to the engine's own list.
+    """Refuse previews that the model cannot make. The engine checks the names of modes.
+
+    Parameters
+    ----------
+    mode : str or None
+        ``"proj"``, ``"tae"`` or ``"vae"``. None: no previews.
+    model : Model
 
     Raises
     ------
     ValueError
-        If there is no tiny autoencoder, in place of which the engine would take the whole one.
+        If the mode is ``"tae"`` and the model has no tiny autoencoder; the engine would use the large one.
     """
     if mode == "tae" and model.files and "taesd" not in model.parts:
-        raise ValueError("preview='tae' needs a tiny autoencoder: give Engine taesd=. Legal without: proj, vae")
+        raise ValueError("preview='tae' needs a tiny autoencoder: pass taesd= to Engine, or use 'proj' or 'vae'")

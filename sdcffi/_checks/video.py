@@ -1,4 +1,4 @@
-"""Refuse a bad call for a video before native code sees it; what it shares with images is in `_checks.sampling`."""
+"""Check a call that generates a video; the checks that it shares with images are in `_checks.sampling`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .._warnings import warn
 from ..images.pixels import MOST_SIDE
 from ..params.sampling import SampleParams
 from ..params.video import VideoParams
-from .inputs import drawn_size
+from .inputs import DEFAULT_SIZE, generated_size
 from .prompt import check_prompt
 from .sampling import (
     MOST_SCALE,
     MOST_STEPS,
     check_cache,
     check_fit,
+    check_given_image,
     check_guidance,
-    check_picture,
     check_sampling,
     check_tiling,
     sequence,
@@ -29,8 +29,8 @@ from .sampling import (
 __all__ = ["check_video"]
 
 _MOST_FRAMES = 10_000
-_DEFAULT_SIZE, _DEFAULT_FRAMES = 512, 6  # sd_vid_gen_params_init
-_FRAMES_STEP = 4  # frames in a latent behind the first one
+_DEFAULT_FRAMES = 6  # sd_vid_gen_params_init
+_FRAMES_STEP = 4  # frames per latent frame, after the first one
 _HIGH_NOISE_READ = {"guidance", "sample_method", "sample_steps", "eta"}
 
 
@@ -41,22 +41,24 @@ def check_video(params: VideoParams, model: Model) -> VideoParams:
     ----------
     params : VideoParams
     model : Model
-        What `check_context` gave; what it does not know is not checked.
+        The result of `check_context`. Properties that it does not know are not checked.
 
     Returns
     -------
     VideoParams
-        The same.
+        The given parameters.
 
     Raises
     ------
-    TypeError, ValueError
-        With the value and the legal set.
+    TypeError
+        If a value has the wrong type.
+    ValueError
+        If a value is not in its legal set, or does not fit the model or another value.
 
     Warns
     -----
     UserWarning
-        Where the engine rounds size or number of frames, with what will come out.
+        If the engine will round the size or the number of frames, with those of the result.
     """
     _check_model(model.architecture)
     check_prompt("prompt", params.prompt)
@@ -69,7 +71,7 @@ def check_video(params: VideoParams, model: Model) -> VideoParams:
     check_number("moe_boundary", params.moe_boundary, 0, 1)
     check_sampling(params.sample_params or SampleParams(), model)
     _check_high_noise(params, model)
-    _check_pictures(params, model)
+    _check_images(params, model)
     check_tiling(params.vae_tiling_params)
     check_cache(params.cache, model)
     _warn_of_rounding(params, model)
@@ -80,9 +82,9 @@ def _check_model(architecture: Architecture | None) -> None:
     if architecture is None:
         return
     if not architecture.is_video:
-        raise ValueError(f"{architecture.title} draws pictures only; no videos can be made with it: use generate()")
+        raise ValueError(f"{architecture.title} generates images only: use generate()")
     if not architecture.name.startswith("wan"):
-        raise ValueError(f"the engine makes videos with Wan only, not with {architecture.title}")
+        raise ValueError(f"the engine generates no videos with {architecture.title}: load a Wan model")
 
 
 def _check_high_noise(params: VideoParams, model: Model) -> None:
@@ -91,33 +93,33 @@ def _check_high_noise(params: VideoParams, model: Model) -> None:
     asked = [f"high_noise.{name}" for name in given] + ["moe_boundary"] * (params.moe_boundary is not None)
     asked += [f"LoRA {lora.path} with is_high_noise" for lora in params.loras or () if lora.is_high_noise]
     if asked and model.has_high_noise is False:
-        raise ValueError(f"{asked[0]} needs a high-noise model: give Engine high_noise_diffusion_model=")
+        raise ValueError(f"{asked[0]} needs a high-noise model: pass high_noise_diffusion_model= to Engine")
     if unread := sorted(given.keys() - _HIGH_NOISE_READ):
         legal = ", ".join(sorted(_HIGH_NOISE_READ))
-        raise ValueError(f"high_noise.{unread[0]}: the engine reads the low-noise loop's; legal: {legal}")
+        raise ValueError(f"high_noise.{unread[0]} is ignored by the engine; legal are {legal}")
     if sample:
-        check_integer("high_noise_steps", sample.sample_steps, -1, MOST_STEPS, "-1 goes by moe_boundary")
+        check_integer("high_noise_steps", sample.sample_steps, -1, MOST_STEPS, "-1: moe_boundary decides")
         check_guidance(sample, "high_noise_")
 
 
-def _check_pictures(params: VideoParams, model: Model) -> None:
-    pictures = {"init_image": params.init_image, "end_image": params.end_image}
+def _check_images(params: VideoParams, model: Model) -> None:
+    images = {"init_image": params.init_image, "end_image": params.end_image}
     frames = () if params.control_frames is None else sequence("control_frames", params.control_frames)
-    pictures.update({f"control_frames[{index}]": frame for index, frame in enumerate(frames)})
-    for name, picture in pictures.items():
-        if picture is not None:
-            _check_given(name, picture, params, model)
+    images.update({f"control_frames[{index}]": frame for index, frame in enumerate(frames)})
+    for name, image in images.items():
+        if image is not None:
+            _check_given(name, image, params, model)
 
 
-def _check_given(name: str, picture: Any, params: VideoParams, model: Model) -> None:
-    check_picture(name, picture, 3)
+def _check_given(name: str, image: Any, params: VideoParams, model: Model) -> None:
+    check_given_image(name, image, 3)
     kind, architecture = name.partition("[")[0], model.architecture
     if architecture and kind not in architecture.video_inputs:
         legal = ", ".join(architecture.video_inputs) or "none"
-        raise ValueError(f"{kind} would not be read by {architecture.title}, which takes {legal}")
+        raise ValueError(f"{architecture.title} does not read {kind}; its input images are: {legal}")
     if model.encodes is False:
         raise ValueError(f"{kind} needs an autoencoder with an encoder, and vae_decode_only=False in the context")
-    check_fit(name, picture, drawn_size(params, model), model)
+    check_fit(name, image, generated_size(params, model), model)
 
 
 def _warn_of_rounding(params: VideoParams, model: Model) -> None:
@@ -126,7 +128,7 @@ def _warn_of_rounding(params: VideoParams, model: Model) -> None:
     title = model.architecture.title if model.architecture else "the model"
     if params.video_frames is not None and made != frames:
         warn(
-            f"asked for {frames} frames; {title} makes one more than a multiple of {_FRAMES_STEP}:"
-            f" {made} will come out",
+            f"{title} generates a multiple of {_FRAMES_STEP} frames plus one, so the result will have {made} frames,"
+            f" not {frames}; pass video_frames={made} to avoid this warning"
         )
-    warn_of_size((params.width or _DEFAULT_SIZE, params.height or _DEFAULT_SIZE), model)
+    warn_of_size((params.width or DEFAULT_SIZE, params.height or DEFAULT_SIZE), model)

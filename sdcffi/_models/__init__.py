@@ -1,1 +1,1 @@
-"""What model and LoRA files hold, read from their headers: kinds, parts, weight types, memory."""
+"""Model and LoRA files, read by their headers: kinds, parts, weight types and memory."""

@@ -1,6 +1,6 @@
-"""Which kind of model tensors belong to, told from their names as `ModelLoader::get_sd_version` of model.cpp does.
+"""Identify a model's architecture by its tensor names, as `ModelLoader::get_sd_version` of model.cpp does.
 
-What the table does not know is None and passes every check: the engine may be newer than the table.
+An architecture that is not in the table is None and passes every check: the engine may be newer than the table.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ _CACHES_OF_DIT = ("easycache", "dbcache", "taylorseer", "cache_dit")
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a kind of model needs and takes.
+    """An architecture of diffusion models: what it needs and what it takes.
 
     Attributes
     ----------
     name, title : str
-        ``"flux2"``, ``"FLUX.2"``.
+        Such as ``"flux2"`` and ``"FLUX.2"``.
     pixel_multiple : int
-        Width and height are rounded up to it: `get_scale_factor` of vae.hpp times `get_diffusion_model_down_factor`
-        of stable-diffusion.cpp.
+        The engine rounds width and height up to multiples of it, in pixels: `get_scale_factor` of vae.hpp times
+        `get_diffusion_model_down_factor` of stable-diffusion.cpp.
     encoders : tuple of str
-        Text encoders without which it does not load, or draws rubbish, named by `Engine`'s keywords.
+        Text encoders that it needs to load and to generate sensible images, as keywords of `Engine`.
     has_autoencoder : bool
-        False: it works on pixels.
+        Whether it needs an autoencoder. False: it works on pixels.
     is_video : bool
-        It makes videos only.
+        Whether it generates videos only.
     video_inputs : tuple of str
-        Which of `init_image`, `end_image` and `control_frames` it reads; the engine passes over the others.
+        Those of `init_image`, `end_image` and `control_frames` that it reads. The engine ignores the others.
     is_unet : bool
-        It takes ControlNets and embeddings.
+        Whether it is a UNet, which takes ControlNets and embeddings.
     takes_references, takes_hint : bool
-        Whether it reads `ref_images`, and `control_image` without a ControlNet.
+        Whether it reads `ref_images`, and whether it reads `control_image` without a ControlNet.
     has_ays : bool
         Whether the scheduler ``"ays"`` has a table for it.
     """
@@ -58,17 +58,17 @@ class Architecture:
 
     @property
     def takes_embeddings(self) -> bool:
-        """Whether textual inversion works: XL's two buffers are mixed up by the engine."""
+        """Whether textual inversion works; the engine mixes up the two buffers of Stable Diffusion XL."""
         return self.name in ("sd1", "sd2")
 
     @property
     def acting_caches(self) -> tuple[str, ...]:
-        """Cache modes that do something for it, by `init_sample_cache_runtime` of sample-cache.cpp."""
+        """Cache modes that have an effect, by `init_sample_cache_runtime` of sample-cache.cpp."""
         return (*_CACHES_OF_UNET, "spectrum") if self.is_unet else ("spectrum", *_CACHES_OF_DIT)
 
     @property
     def idle_caches(self) -> tuple[str, ...]:
-        """Cache modes that do nothing for it."""
+        """Cache modes that have no effect."""
         return _CACHES_OF_DIT if self.is_unet else _CACHES_OF_UNET
 
 
@@ -94,7 +94,7 @@ _TABLE = {
         Architecture("wan_ti2v", "Wan 2.2 TI2V", 32, ("t5xxl",), is_video=True, video_inputs=("init_image",)),
     )
 }
-# Parts of names that only one kind has, the most special first.
+# Beginnings of tensor names that only one architecture has, the most specific first.
 _MARKS = {
     "nerf_final_layer_conv.": "chroma_radiance",
     "joint_blocks.": "sd3",
@@ -110,16 +110,21 @@ _MARKS = {
     "blocks.0.cross_attn.norm_k.weight": "wan",
 }
 _HINT_CHANNELS = (128, 196)  # of img_in, in FLUX.1 Control and Flex.2
-_TI2V_CHANNELS, _I2V_CHANNELS = 147456, 184320  # of Wan's patch embedding, input times output
+_TI2V_CHANNELS, _I2V_CHANNELS = 147456, 184320  # of Wan's patch embedding: input channels times output channels
 
 
 def identify(shapes: Mapping[str, tuple[int, ...]]) -> Architecture | None:
-    """Tell what kind of model the tensors of a diffusion model are of.
+    """Identify the architecture of a diffusion model.
 
     Parameters
     ----------
     shapes : mapping of str to tuple of int
-        Shapes, rows first, by name without ``model.diffusion_model.``.
+        Shapes, rows first, by tensor name without ``model.diffusion_model.``.
+
+    Returns
+    -------
+    Architecture or None
+        None if it is unknown.
     """
     for mark, name in _MARKS.items():
         if any(tensor.startswith(mark) for tensor in shapes):
@@ -135,7 +140,7 @@ def _variant(found: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> Arch
 
 
 def _wan(found: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
-    """Tell the kinds apart as `WanRunner` of wan.hpp does."""
+    """Distinguish the variants of Wan as `WanRunner` of wan.hpp does."""
     first_last = ("init_image", "end_image")
     channels = math.prod(shapes.get("patch_embedding.weight", ())[:-3])
     if any(name.startswith("img_emb.") for name in shapes):
@@ -156,5 +161,5 @@ def _unet(shapes: Mapping[str, tuple[int, ...]]) -> Architecture | None:
             if found is None:
                 return None
             first = shapes.get("input_blocks.0.0.weight") or shapes.get("conv_in.weight") or (0, 0)
-            return replace(found, takes_references=first[1:2] == (8,))  # InstructPix2Pix reads a picture beside
+            return replace(found, takes_references=first[1:2] == (8,))  # InstructPix2Pix has 4 more, for an image
     return None

@@ -1,8 +1,7 @@
-"""The files of a model, checked by their headers before anything native runs: what each is, and what they make up.
+"""Check the files of a model by their headers before native code reads them.
 
-The engine loads a file that it cannot read, or that lies in another file's place, with a warning in its log and fails
-later, draws rubbish, or stops the process. Names get the prefixes that `StableDiffusionGGML::init` of
-stable-diffusion.cpp gives them.
+If the engine cannot read a file, or gets the wrong kind of file, it only logs a warning. It then fails later, generates
+rubbish, or ends the process. Tensor names get the prefixes of `StableDiffusionGGML::init` in stable-diffusion.cpp.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ __all__ = ["UNKNOWN", "Model", "ModelFile", "examine", "read_file", "read_model"
 
 UNKNOWN = "a file of unknown kind"
 
-_PREFIXES = {  # what the engine puts before names that do not have it
+_PREFIXES = {  # the engine adds it to names that lack it
     "diffusion_model_path": "model.diffusion_model.",
     "high_noise_diffusion_model_path": "model.high_noise_diffusion_model.",
     "clip_l_path": "text_encoders.clip_l.",
@@ -35,14 +34,14 @@ _PREFIXES = {  # what the engine puts before names that do not have it
     "vae_path": "vae.",
     "taesd_path": "tae.",
 }
-_DIFFUSERS = {  # files of a diffusers directory, with their prefixes; only the first has to be there
+_DIFFUSERS = {  # files of a diffusers directory, with their prefixes; only the first is required
     "unet/diffusion_pytorch_model.safetensors": "unet.",
     "vae/diffusion_pytorch_model.safetensors": "vae.",
     "text_encoder/model.safetensors": "te.",
     "text_encoder_2/model.safetensors": "te.1.",
 }
 _DIFFUSION = ("model.diffusion_model.", "diffusion_model.", "unet.", "transformer.")
-# Parts of a model by their names' start; what stands first counts.
+# Parts of a model by the beginning of tensor names; the first match counts.
 _PARTS = {
     "diffusion_model": _DIFFUSION,
     "clip_g": (
@@ -63,7 +62,7 @@ _PARTS = {
 _EMBEDDING_WIDTHS = {"sd1": (768,), "sd2": (1024,)}
 _EMBEDDING_TYPES = ("F32", "F16", "BF16")
 _LORA = re.compile(r"lora_(down|up|mid|A|B)\b|lora\.(down|up)\.|hada_w[12]_|lokr_w[12]")
-# What a file is by itself, told from its names as they stand in it.
+# Kinds of files by the names of their tensors, as the file spells them.
 _KINDS = {
     "a ControlNet": r"control_model\.|zero_convs\.|input_hint_block\.|controlnet_",
     "a text encoder": r"text_model\.|encoder\.block\.\d|model\.(layers\.\d|embed_tokens\.)|token_embd\.|(enc\.)?blk\.",
@@ -72,7 +71,7 @@ _KINDS = {
 }
 _AUTOENCODERS = {"a tiny autoencoder": "taesd", "an autoencoder": "vae"}
 _KEYWORDS = {"a ControlNet": "control_net", "a text encoder": "clip_l=, t5xxl= or llm", **_AUTOENCODERS}
-_TAKEN = {  # slots in which a kind is in its place
+_TAKEN = {  # slots that accept each kind
     "a ControlNet": {"control_net_path"},
     "a text encoder": {slot for slot in _PREFIXES if slot.startswith(("clip", "t5", "llm"))},
     "a tiny autoencoder": {"taesd_path"},
@@ -84,7 +83,18 @@ _TAKEN = {  # slots in which a kind is in its place
 
 @dataclass(frozen=True)
 class ModelFile:
-    """One file: the field of `ContextParams` it was given as, and its tensors, none for ``"torch"`` formats."""
+    """One file of a model.
+
+    Attributes
+    ----------
+    slot : str
+        Field of `ContextParams` that names the file.
+    path : Path
+    format : str
+        ``"safetensors"``, ``"gguf"`` or ``"torch"``.
+    tensors : mapping of str to Tensor
+        Empty for ``"torch"``.
+    """
 
     slot: str
     path: Path
@@ -93,35 +103,35 @@ class ModelFile:
 
     @property
     def keyword(self) -> str:
-        """Its name among `Engine`'s keywords."""
+        """The keyword of `Engine` that names the file."""
         return _keyword(self.slot)
 
     @property
     def prefixed(self) -> Iterable[tuple[str, Tensor]]:
-        """Tensors with the names that the engine gives them."""
+        """Its tensors, by the names that the engine uses."""
         prefix = _PREFIXES.get(self.slot, "")
         return ((name if name.startswith(prefix) else prefix + name, tensor) for name, tensor in self.tensors.items())
 
 
 @dataclass(frozen=True)
 class Model:
-    """What the files of a model make together.
+    """The properties of a model, from all of its files.
 
     Attributes
     ----------
     files : tuple of ModelFile
-        All of them, without embeddings.
+        All files except embeddings.
     architecture : Architecture or None
-        None where it is not known.
+        None: unknown.
     parts : frozenset of str
         ``"diffusion_model"``, ``"clip_l"``, ``"clip_g"``, ``"t5xxl"``, ``"clip_vision"``, ``"llm"``, ``"vae"``,
-        ``"taesd"``: those there.
+        ``"taesd"``: those that it has.
     opaque : bool
-        Whether there are PyTorch files, whose tensors only the engine reads.
+        Whether it has PyTorch files, whose tensors only the engine can read.
     encodes : bool or None
-        Whether it takes pictures in: it has an encoder, and is not told to decode only. None where it is not known.
+        Whether it can encode input images: it has an encoder, and `vae_decode_only` is False. None: unknown.
     takes_hint : bool or None
-        Whether `control_image` acts. None where it is not known.
+        Whether `control_image` has an effect. None: unknown.
     """
 
     files: tuple[ModelFile, ...] = ()
@@ -133,28 +143,37 @@ class Model:
 
     @property
     def pixel_multiple(self) -> int | None:
-        """What width and height are rounded up to; None where it is not known."""
+        """Width and height are rounded up to multiples of it, in pixels. None: unknown."""
         return self.architecture.pixel_multiple if self.architecture else None
 
     @property
     def has_high_noise(self) -> bool | None:
-        """Whether there is a high-noise model beside; None where nothing is known."""
+        """Whether it has a high-noise model. None: unknown."""
         slots = {file.slot for file in self.files}
         return "high_noise_diffusion_model_path" in slots if slots else None
 
     @property
     def is_video(self) -> bool:
-        """Whether it makes videos only."""
+        """Whether it generates videos only."""
         return self.architecture is not None and self.architecture.is_video
 
 
 def read_model(params: ContextParams) -> Model:
     """Read and check the files of a model.
 
+    Parameters
+    ----------
+    params : ContextParams
+        The paths.
+
+    Returns
+    -------
+    Model
+
     Raises
     ------
     ValueError
-        If a file cannot be read, is in another one's place, or if one is missing.
+        If a file cannot be read or is of the wrong kind, or if one is missing.
     """
     model = _gathered(
         params,
@@ -167,18 +186,23 @@ def read_model(params: ContextParams) -> Model:
 
 
 def examine(path: Path) -> tuple[str, Model, ContextParams, list[str]]:
-    """Tell what a file is by itself, wherever it belongs.
+    """Identify a single file.
+
+    Parameters
+    ----------
+    path : Path
+        A file, or a diffusers directory.
 
     Returns
     -------
-    str
+    kind : str
         ``"a whole model"``, ``"a diffusion model"``, ``"a LoRA"``, ``"a file of unknown kind"``, ...
-    Model
-        What it makes alone.
-    ContextParams
-        With the file in its place; for what is no model in the place of one.
-    list of str
-        The keywords of `Engine` that have to come with it.
+    model : Model
+        The properties of the file alone.
+    params : ContextParams
+        Names the file as a diffusion model if it is one, else as a whole model.
+    missing : list of str
+        Keywords of `Engine` for the files that it also needs.
 
     Raises
     ------
@@ -224,7 +248,7 @@ def _gathered(params: ContextParams, found: Iterable[ModelFile]) -> Model:
 
 def _files(slot: str, value: StrPath) -> list[ModelFile]:
     path = Path(value)
-    if slot == "model_path" and os.path.isdir(path):  # unlike Path.is_dir, False for a name too long for the system
+    if slot == "model_path" and os.path.isdir(path):  # Path.is_dir raises for names that are too long
         return _of_diffusers(path)
     file = read_file(slot, path)
     _check_place(file)
@@ -234,7 +258,9 @@ def _files(slot: str, value: StrPath) -> list[ModelFile]:
 def _of_diffusers(path: Path) -> list[ModelFile]:
     first = next(iter(_DIFFUSERS))
     if not (path / first).is_file():
-        raise ValueError(f"model: {path} is a directory without {first}: no diffusers model that the engine reads")
+        raise ValueError(
+            f"model: the directory {path} has no {first}: pass a file, or the directory of a diffusers model"
+        )
     found = []
     for name, prefix in _DIFFUSERS.items():
         if (path / name).is_file():
@@ -246,14 +272,25 @@ def _of_diffusers(path: Path) -> list[ModelFile]:
 def read_file(slot: str, path: Path) -> ModelFile:
     """Read the header of one file.
 
+    Parameters
+    ----------
+    slot : str
+        Field of `ContextParams` that names the file, for messages.
+    path : Path
+        The file; ``~`` is expanded.
+
+    Returns
+    -------
+    ModelFile
+
     Raises
     ------
     HeaderError
-        If it is no regular file, is empty, its header is malformed or describes data that it does not hold.
+        If it is not a regular file, is empty, or has a malformed header or less data than the header describes.
     """
     path = path.expanduser()
     keyword = _keyword(slot)
-    if not os.path.exists(path):  # unlike Path.exists, False for a name too long for the system
+    if not os.path.exists(path):  # Path.exists raises for names that are too long
         raise PathNotFoundError(f"{keyword}: {os.fspath(path)!r} does not exist")
     if not path.is_file():
         raise HeaderError(f"{keyword}: {path} is not a regular file")
@@ -262,7 +299,7 @@ def read_file(slot: str, path: Path) -> ModelFile:
             raise HeaderError("it is empty")
         kind, tensors = read_header(path, whole_model=True)
         if kind != "torch" and not tensors:
-            raise HeaderError("it holds no tensor")
+            raise HeaderError("it has no tensors")
         _check_numbers(tensors)
     except (HeaderError, OSError) as error:
         raise HeaderError(f"{keyword}: {path} cannot be read: {error}") from error
@@ -272,7 +309,7 @@ def read_file(slot: str, path: Path) -> ModelFile:
 def _check_numbers(tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if tensor.dtype in INTEGERS and name.endswith((".weight", ".bias", ".scale")):
-            raise HeaderError(f"tensor {name!r}: {tensor.dtype}; weights are no integers")
+            raise HeaderError(f"tensor {name!r} has type {tensor.dtype}, but the engine takes no integers as weights")
 
 
 def _keyword(slot: str) -> str:
@@ -280,14 +317,14 @@ def _keyword(slot: str) -> str:
 
 
 def _check_place(file: ModelFile) -> None:
-    """Refuse what is certainly something else than what its place is for."""
+    """Refuse a file that is certainly of another kind than its keyword takes."""
     kind = _kind(file)
     if kind is None or file.slot in _TAKEN[kind]:
         return
     if kind == "a LoRA":
-        raise ValueError(f"{file.keyword}: {file.path} is a LoRA; give it to generate() as loras=")
+        raise ValueError(f"{file.keyword}: {file.path} is a LoRA: pass it to generate() as loras=")
     keyword = _KEYWORDS.get(kind, "model= or diffusion_model")
-    raise ValueError(f"{file.keyword}: {file.path} is {kind}; give it as {keyword}=")
+    raise ValueError(f"{file.keyword}: {file.path} is {kind}: pass it as {keyword}=")
 
 
 def _kind(file: ModelFile) -> str | None:
@@ -331,11 +368,11 @@ def _check_together(model: Model, params: ContextParams) -> None:
         _check_unprefixed(model)
         return
     if params.control_net_path is not None and not architecture.is_unet:
-        raise ValueError(f"control_net: {architecture.title} takes none; Stable Diffusion 1, 2 and XL do")
+        raise ValueError(f"control_net: {architecture.title} takes no ControlNets; use Stable Diffusion 1, 2 or XL")
     if params.embeddings and not architecture.takes_embeddings:
-        raise ValueError(f"embeddings: {architecture.title} takes none; Stable Diffusion 1 and 2 do")
+        raise ValueError(f"embeddings: {architecture.title} takes no embeddings; use Stable Diffusion 1 or 2")
     if params.high_noise_diffusion_model_path is not None and architecture.name != "wan":
-        raise ValueError(f"high_noise_diffusion_model: only Wan 2.2 has one, this is {architecture.title}")
+        raise ValueError(f"high_noise_diffusion_model: {architecture.title} has none, only Wan 2.2 does; leave it out")
     missing = [] if model.opaque else _missing(model, architecture, params)
     if missing:
         first = model.files[0]
@@ -361,12 +398,12 @@ def _check_unprefixed(model: Model) -> None:
             alone = identify({name: tensor.shape for name, tensor in file.tensors.items()})
             if alone:
                 raise ValueError(
-                    f"model: {file.path} is the diffusion model of {alone.title} alone; give it as diffusion_model="
+                    f"model: {file.path} is only the diffusion model of {alone.title}: pass it as diffusion_model="
                 )
 
 
 def _check_embedding(file: ModelFile, model: Model) -> None:
-    """The engine passes over what it does not take, and the word then stands for nothing."""
+    """Refuse an embedding that the engine would silently ignore."""
     if file.format == "torch":
         return
     widths = _EMBEDDING_WIDTHS.get(model.architecture.name if model.architecture else "", (768, 1024))
@@ -374,9 +411,9 @@ def _check_embedding(file: ModelFile, model: Model) -> None:
     if not words:
         shapes = ", ".join(f"{name} {tensor.shape}" for name, tensor in list(file.tensors.items())[:3])
         raise ValueError(
-            f"{file.keyword}: {file.path} has no tensor of width {' or '.join(map(str, widths))}: {shapes}"
+            f"{file.keyword}: {file.path} must have a tensor of width {' or '.join(map(str, widths))}; it has {shapes}"
         )
     for name, tensor in words.items():
         if tensor.dtype not in _EMBEDDING_TYPES:
             legal = ", ".join(_EMBEDDING_TYPES)
-            raise ValueError(f"{file.keyword}: {file.path}: tensor {name!r} is {tensor.dtype}, not one of {legal}")
+            raise ValueError(f"{file.keyword}: {file.path}: tensor {name!r} must be one of {legal}, not {tensor.dtype}")

@@ -1,4 +1,4 @@
-"""Tell from the names of a LoRA's modules which family of models it was trained on."""
+"""Guess from the names of a LoRA's modules which family of models it was trained on."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ __all__ = ["UNET_TEXT", "Shape", "guess_architecture", "guess_naming"]
 
 Shape = tuple[int, int]
 
-# Width of the text that cross-attention reads, by family of UNets.
+# Families of UNets by the width of the text that cross-attention reads.
 UNET_TEXT = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
-# Modules that only one family has, names with underscores; the first that matches counts.
+# Modules that only one family has, in names with underscores; the first match counts.
 _MARKS = [
     ("sdxl", r"_(down_blocks_2|up_blocks_0)_attentions_\d_transformer_blocks_[2-9]_"),
     (
@@ -31,7 +31,7 @@ _MARKS = [
 _UNET = r"_(down_blocks|up_blocks|input_blocks|output_blocks|mid_block|middle_block)_"
 _FLUX = r"_(double_blocks_\d+_(img|txt)_|single_blocks_\d+_|single_transformer_blocks_\d+_)"
 _SD3_WIDTHS = (1536, 2432)
-_PREFIXES = {  # the first that fits a module's start
+_PREFIXES = {  # the first that matches the start of a module's name
     "lycoris": ("lycoris_", "lycoris."),
     "kohya": ("lora_unet_", "lora_te", "lora_transformer_", "lora_vae_"),
     "underscore": ("unet_", "te_", "te1_", "te2_", "te3_", "vae_"),
@@ -56,7 +56,13 @@ _PREFIXES = {  # the first that fits a module's start
 
 
 def guess_naming(modules: Mapping[str, object]) -> str | None:
-    """Tell how modules are named: ``"kohya"``, ``"diffusers"``, ``"lycoris"``, ``"underscore"`` or ``"native"``."""
+    """Guess the naming scheme of modules.
+
+    Returns
+    -------
+    str or None
+        ``"kohya"``, ``"diffusers"``, ``"lycoris"``, ``"underscore"`` or ``"native"``. None if no scheme matches.
+    """
     counts = dict.fromkeys(_PREFIXES, 0)
     for module in modules:
         for naming, prefixes in _PREFIXES.items():
@@ -73,15 +79,15 @@ def guess_architecture(modules: Mapping[str, Shape | None]) -> tuple[str | None,
     Parameters
     ----------
     modules : mapping of str to (int, int) or None
-        Rows and columns of the weight that each module changes, where the file tells them.
+        Rows and columns of the weight that each module changes. None: the file does not say.
 
     Returns
     -------
     architecture : str or None
         ``"sd1"``, ``"sd2"``, ``"sdxl"``, ``"sd3"``, ``"flux"``, ``"flux2"``, ``"qwen_image"``, ``"z_image"``,
-        ``"wan"``; None where the names fit none, or several.
+        ``"wan"``. None if the names match no family, or several.
     reason : str
-        What it was told from.
+        The evidence for it.
     """
     names = {"_" + re.sub(r"\W", "_", module) + "_": (module, shape) for module, shape in modules.items()}
     return _by_text_width(names) or _by_marks(names) or _by_shape(names) or _unknown(names)
@@ -118,7 +124,7 @@ def _by_shape(names: _Names) -> tuple[str, str] | None:
 
 
 def _flux(names: _Names) -> tuple[str, str]:
-    """Tell FLUX.1 from FLUX.2: the MLP's gate makes the latter's single blocks 9 and 4 wide, not 7 and 5."""
+    """Distinguish FLUX.1 from FLUX.2: with its gated MLP, FLUX.2 has single blocks of width 9 and 4, not 7 and 5."""
     for name, (module, shape) in names.items():
         ratios = {"_linear1_": (0, 1, {7: "flux", 9: "flux2"}), "_linear2_": (1, 0, {5: "flux", 4: "flux2"})}
         for ending, (over, under, families) in ratios.items():
@@ -127,13 +133,13 @@ def _flux(names: _Names) -> tuple[str, str]:
                 if family:
                     return family, f"{module} is {shape[0]}x{shape[1]}"
     module = next(module for name, (module, _) in names.items() if re.search(_FLUX, name))
-    return "flux", f"it has {module}; whether FLUX.1 or FLUX.2 the names do not tell"
+    return "flux", f"it has {module}; the names do not say whether it is FLUX.1 or FLUX.2"
 
 
 def _unknown(names: _Names) -> tuple[None, str]:
     if not names:
-        return None, "it changes no module"
+        return None, "it changes no modules"
     first = next(iter(names.values()))[0]
     if any(re.search(_UNET, name) for name in names):
-        return None, f"several UNets have modules of these names, such as {first}"
-    return None, f"no known family has modules of these names, such as {first}"
+        return None, f"several UNets have modules with these names, such as {first}"
+    return None, f"no known family has modules with these names, such as {first}"

@@ -1,7 +1,7 @@
-"""What a LoRA file holds, and whether the engine can work with it: checked before anything native runs.
+"""Read and check the header of a LoRA file before native code reads the file.
 
-The engine only logs most faults of an adapter and draws without it, or stops the process. Names are taken apart as
-`convert_tensor_name` of name_conversion.cpp does it: a tensor is a part (``up``, ``down``, ``alpha``, ...) of a module.
+On a faulty adapter the engine mostly logs an error and generates without it, or ends the process. Names are split as in
+`convert_tensor_name` of name_conversion.cpp: each tensor is a part (``up``, ``down``, ``alpha``, ...) of a module.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PAIRS = {  # down, up
     ".lora_A.weight": ".lora_B.weight",
     ".lora_A.default.weight": ".lora_B.default.weight",
     ".weight.lora_down": ".weight.lora_up",
-    ".lora_linear_layer.down.weight": ".lora_linear_layer.up.weight",  # the engine passes over this one
+    ".lora_linear_layer.down.weight": ".lora_linear_layer.up.weight",  # the engine ignores this pair
 }
 _HADA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 _LOKR = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b")
@@ -57,30 +57,30 @@ class LoraFile:
     Attributes
     ----------
     path : Path
-        Absolute, with symbolic links followed.
+        Absolute path, symbolic links followed.
     format : str
-        ``"safetensors"``, ``"gguf"``, or ``"torch"``, which is not looked into.
+        ``"safetensors"``, ``"gguf"``, or ``"torch"``, whose contents are not read.
     size : int
-        Bytes of the file.
+        Size of the file, in bytes.
     tensors : mapping of str to (str, tuple of int)
-        dtype and shape (rows first) by name.
+        dtype and shape (rows first), by name.
     kinds : tuple of str
-        Of ``"lora"``, ``"locon"`` (on convolutions), ``"loha"``, ``"lokr"``, ``"diff"``, ``"dora"``; ``("unknown",)``
-        where the file is not looked into; empty where nothing in it is an adapter.
+        Kinds that it has: ``"lora"``, ``"locon"`` (on convolutions), ``"loha"``, ``"lokr"``, ``"diff"``, ``"dora"``.
+        ``("unknown",)`` for ``"torch"``. Empty if nothing in the file is an adapter.
     targets : tuple of str
-        Modules that it changes, named as in the file.
+        Modules that it changes, as the file spells them.
     ranks : mapping of str to int
-        By module, where it has one.
+        Rank of each module that has one.
     alphas : mapping of str to float
-        By module, where the file has one.
+        Alpha of each module that has one.
     unused : tuple of str
-        Tensors whose names the engine does not know as part of an adapter.
+        Tensors whose names the engine does not recognise as part of an adapter.
     architecture : str or None
-        Family of models by the names; see `guess_architecture`.
+        Family of models, see `guess_architecture`. None: unknown.
     architecture_reason : str
-        What that was told from, or why it could not be.
+        The evidence for it, or the reason why it is unknown.
     naming : str or None
-        ``"kohya"``, ``"diffusers"``, ``"lycoris"``, ``"underscore"``, ``"native"``, or None for another one.
+        ``"kohya"``, ``"diffusers"``, ``"lycoris"``, ``"underscore"``, ``"native"``. None: another naming.
     """
 
     path: Path
@@ -103,18 +103,22 @@ class LoraFile:
 
 
 def read_lora(path: Path) -> LoraFile:
-    """Read and check a LoRA file's header; a file that did not change is not read again.
+    """Read and check a LoRA file's header. The result is kept until the file changes.
 
     Parameters
     ----------
     path : Path
-        The file. Symbolic links are followed.
+        The file. Symbolic links are followed, ``~`` is expanded.
+
+    Returns
+    -------
+    LoraFile
 
     Raises
     ------
     LoraError
-        If it is no regular file, its header is malformed, its data lies outside the file, or the tensors of a module
-        do not belong together: with path, tensor and reason.
+        If it is not a regular file, if its header is malformed or describes more data than the file has, or if the
+        tensors of a module do not fit together. The message has the path, the tensor and the reason.
     """
     try:
         resolved = path.expanduser().resolve()
@@ -128,7 +132,7 @@ def read_lora(path: Path) -> LoraFile:
         return _read(resolved, status.st_size, status.st_mtime_ns)
     except LoraError:
         raise
-    except (OSError, ValueError, RuntimeError, struct.error) as error:  # RuntimeError: symbolic links in a loop
+    except (OSError, ValueError, RuntimeError, struct.error) as error:  # RuntimeError: symbolic links that form a loop
         raise LoraError(f"LoRA {path} cannot be used: {error}") from error
 
 
@@ -138,7 +142,7 @@ def _read(path: Path, size: int, mtime_ns: int) -> LoraFile:
     if kind == "torch":
         return _opaque(path, size)
     if not tensors:
-        raise HeaderError("it holds no tensor")
+        raise HeaderError("it has no tensors")
     modules, unused = _by_module(tensors)
     shapes: dict[str, Shape | None] = {}
     ranks: dict[str, int] = {}
@@ -168,20 +172,20 @@ def _read(path: Path, size: int, mtime_ns: int) -> LoraFile:
 
 def _opaque(path: Path, size: int) -> LoraFile:
     nothing: Mapping[str, int] = MappingProxyType({})
-    reason = "a PyTorch file is not looked into"
+    reason = "the contents of PyTorch files are not read"
     return LoraFile(
         path, "torch", size, MappingProxyType({}), ("unknown",), (), nothing, nothing, (), None, reason, None
     )
 
 
 def _by_module(tensors: Mapping[str, Tensor]) -> tuple[dict[str, _Parts], list[str]]:
-    """Sort tensors into modules, and those that belong to none."""
+    """Sort tensors into modules; return the modules and the tensors that belong to none."""
     modules: dict[str, _Parts] = {}
     for name, tensor in tensors.items():
         module, part = _split(name)
         parts = modules.setdefault(module, {}) if part else {}
         if part in parts:
-            raise HeaderError(f"tensor {name!r}: {parts[part][0]!r} is the same part of the same module")
+            raise HeaderError(f"tensor {name!r} and {parts[part][0]!r} are the same part of the same module")
         parts[part] = name, tensor
     bare = {module for module, parts in modules.items() if not parts.keys() - {"alpha", "scale", "dora_scale"}}
     used = {name for module, parts in modules.items() if module not in bare for name, _ in parts.values()}
@@ -189,7 +193,7 @@ def _by_module(tensors: Mapping[str, Tensor]) -> tuple[dict[str, _Parts], list[s
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Give module and part; the part is empty where the name is that of no adapter."""
+    """Return module and part; the part is empty if the tensor is not part of an adapter."""
     for suffix, part in _SUFFIXES.items():
         if name.endswith(suffix):
             return name.removesuffix(suffix).replace(".processor", "", 1), part
@@ -197,10 +201,12 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _check_module(parts: _Parts) -> set[str]:
-    """Check that the tensors of a module belong together; give the kinds of adapter they are."""
+    """Check that the tensors of a module fit together; return the kinds of adapter that they form."""
     for part, (name, tensor) in parts.items():
         if tensor.dtype in INTEGERS and part not in _NUMBERS:
-            raise HeaderError(f"tensor {name!r}: {tensor.dtype}; only {' and '.join(_NUMBERS)} may be integers")
+            raise HeaderError(
+                f"tensor {name!r} has type {tensor.dtype}, but only {' and '.join(_NUMBERS)} may be integers"
+            )
     kinds = set()
     if parts.keys() & {"down", "up", "mid"}:
         _check_pair(parts)
@@ -218,7 +224,7 @@ def _check_module(parts: _Parts) -> set[str]:
     for part in parts.keys() & {"alpha", "scale"} if kinds - {"diff"} else ():
         name, tensor = parts[part]
         if math.prod(tensor.shape) != 1:
-            raise HeaderError(f"tensor {name!r}: shape {list(tensor.shape)}, but {part} is a single number")
+            raise HeaderError(f"tensor {name!r}: {part} must be a single number, not of shape {list(tensor.shape)}")
     return kinds
 
 
@@ -226,40 +232,44 @@ def _check_pair(parts: _Parts) -> None:
     if not {"down", "up"} <= parts.keys():
         name = next(parts[part][0] for part in ("down", "up", "mid") if part in parts)
         missing = "up" if "down" in parts else "down"
-        raise HeaderError(f"tensor {name!r}: its {missing} tensor {_partner(name)} is missing")
+        raise HeaderError(f"tensor {name!r}: the matching {missing} tensor{_partner(name)} is missing")
     rank = _check_inner(parts, "up", "down")
     if "mid" in parts:
         name, tensor = parts["mid"]
         if len(tensor.shape) < 2 or tensor.shape[:2] != (rank, rank):
-            raise HeaderError(f"tensor {name!r}: shape {list(tensor.shape)} does not begin with the rank {rank} twice")
+            raise HeaderError(
+                f"tensor {name!r}: shape must begin with {[rank, rank]}, twice the rank, not be {list(tensor.shape)}"
+            )
 
 
 def _partner(name: str) -> str:
     for down, up in _PAIRS.items():
         for suffix, other in ((down, up), (up, down)):
             if name.endswith(suffix):
-                return repr(name.removesuffix(suffix) + other)
-    return "beside it"
+                return f" {name.removesuffix(suffix) + other!r}"
+    return ""
 
 
 def _check_inner(parts: _Parts, left: str, right: str) -> int:
-    """Check that ``left @ right`` can be had, and give what they share: the rank."""
+    """Check that ``left @ right`` is defined; return the dimension that they share, the rank."""
     left_name, (_, rank) = parts[left][0], _matrix(parts[left])[:2]
     right_rank = _matrix(parts[right])[0]
     if rank != right_rank:
         raise HeaderError(
-            f"tensor {left_name!r}: rank {rank} (shape {list(parts[left][1].shape)}), but {parts[right][0]!r} has"
-            f" {right_rank} (shape {list(parts[right][1].shape)})"
+            f"tensor {left_name!r} has rank {rank} (shape {list(parts[left][1].shape)}), but {parts[right][0]!r} has"
+            f" rank {right_rank} (shape {list(parts[right][1].shape)})"
         )
     return rank
 
 
 def _matrix(part: tuple[str, Tensor]) -> tuple[int, ...]:
-    """Give a factor's shape; ggml does not keep a first dimension of 1, so gguf files lack it."""
+    """Return a factor's shape. ggml drops a first dimension of 1, so gguf files lack it."""
     name, tensor = part
     shape = (1, *tensor.shape) if len(tensor.shape) in (1, 3) else tensor.shape
     if len(shape) < 2:
-        raise HeaderError(f"tensor {name!r}: shape {list(tensor.shape)}, but a factor is a matrix or a convolution")
+        raise HeaderError(
+            f"tensor {name!r}: a factor must be a matrix or a convolution, not of shape {list(tensor.shape)}"
+        )
     return shape
 
 
@@ -277,26 +287,30 @@ def _check_loha(parts: _Parts) -> None:
             _check_inner(parts, left, right)
             sizes.append((_matrix(parts[left])[0], _matrix(parts[right])[1:], ()))
     if sizes[0] != sizes[1]:
-        raise HeaderError(f"tensor {parts['hada_w2_a'][0]!r}: hada_w1 and hada_w2 do not make weights of one shape")
+        raise HeaderError(f"tensor {parts['hada_w2_a'][0]!r}: hada_w1 and hada_w2 give weights of different shapes")
 
 
 def _check_core(parts: _Parts, core: str, left: str, right: str) -> None:
     name, tensor = parts[core]
     expected = _matrix(parts[left])[0], _matrix(parts[right])[0]
     if tensor.shape[:2] != expected:
-        raise HeaderError(f"tensor {name!r}: shape {list(tensor.shape)} does not begin with the ranks {list(expected)}")
+        raise HeaderError(
+            f"tensor {name!r}: shape must begin with the ranks {list(expected)}, not be {list(tensor.shape)}"
+        )
 
 
 def _check_lokr(parts: _Parts) -> None:
     if "lokr_t2" in parts:
-        raise HeaderError(f"tensor {parts['lokr_t2'][0]!r}: the engine does not know LoKr's Tucker core")
+        raise HeaderError(f"tensor {parts['lokr_t2'][0]!r}: the engine does not support LoKr's Tucker core")
     for whole in ("lokr_w1", "lokr_w2"):
         factors = (f"{whole}_a", f"{whole}_b")
         if whole not in parts:
             _check_complete(parts, factors, instead=whole)
             _check_inner(parts, *factors)
         elif both := [part for part in factors if part in parts]:
-            raise HeaderError(f"tensor {parts[both[0]][0]!r}: the module has {whole} as a whole too")
+            raise HeaderError(
+                f"tensor {parts[both[0]][0]!r}: the module also has {whole} itself; one of the two must be removed"
+            )
 
 
 def _check_complete(parts: _Parts, wanted: tuple[str, ...], instead: str = "") -> None:
@@ -304,7 +318,7 @@ def _check_complete(parts: _Parts, wanted: tuple[str, ...], instead: str = "") -
     if missing:
         name = next((parts[part][0] for part in wanted if part in parts), next(iter(parts.values()))[0])
         whole = f" (or {instead})" if instead else ""
-        raise HeaderError(f"tensor {name!r}: its module lacks {', '.join(missing)}{whole}")
+        raise HeaderError(f"tensor {name!r}: the module lacks {', '.join(missing)}{whole}")
 
 
 def _rank(parts: _Parts) -> int | None:
@@ -315,7 +329,7 @@ def _rank(parts: _Parts) -> int | None:
 
 
 def _weight_shape(parts: _Parts) -> Shape | None:
-    """Rows and columns of the weight that a module changes, where two factors tell them."""
+    """Return rows and columns of the weight that a module changes; None if its factors do not say."""
     if "up" in parts:
         return _matrix(parts["up"])[0], _matrix(parts["down"])[1]
     if "hada_w1_a" in parts and "hada_t1" not in parts:
@@ -327,7 +341,7 @@ def _weight_shape(parts: _Parts) -> Shape | None:
 
 
 def _alphas(path: Path, modules: Mapping[str, _Parts]) -> dict[str, float]:
-    """Read the single numbers that scale a module; one that is not finite would turn the picture white."""
+    """Read alpha and scale of each module; a value that is not finite would turn the image white."""
     alphas = {}
     with path.open("rb") as file:
         for module, parts in modules.items():
@@ -338,7 +352,7 @@ def _alphas(path: Path, modules: Mapping[str, _Parts]) -> dict[str, float]:
                 file.seek(tensor.begin)
                 value = _decode(tensor.dtype, file.read(tensor.size))
                 if value is not None and not math.isfinite(value):
-                    raise HeaderError(f"tensor {name!r}: {part} is {value}")
+                    raise HeaderError(f"tensor {name!r}: {part} must be finite, not {value}")
                 if value is not None and part == "alpha":
                     alphas[module] = value
     return alphas

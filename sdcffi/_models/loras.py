@@ -1,6 +1,6 @@
-"""LoRA adapters of a call: the files that paths and names mean, and the tags in a prompt.
+"""LoRA adapters of a call: paths, names, and tags in a prompt.
 
-A name is looked up in one directory and never outside of it, since names come from prompts too.
+A name is looked up in one directory and never outside of it, since names also come from prompts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..params.lora import Lora, LoraLike
 from ..params.struct import StrPath
 from .lora_file import read_lora
 
-__all__ = ["ENDINGS", "as_loras", "find_lora", "merge_tags", "parse_tags"]
+__all__ = ["as_loras", "merge_tags", "parse_tags"]
 
 _TAG = re.compile(r"<lora:([^:>]+):([^>]+)>")  # SDGenerationParams::extract_and_remove_lora
 _WEIGHT = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
@@ -28,14 +28,15 @@ _MOST_FLOAT = 3.4028235e38
 
 
 def as_loras(items: Iterable[LoraLike], lora_dir: StrPath | None = None) -> tuple[Lora, ...]:
-    """Check adapters before native code sees them: the engine itself only logs what is missing and goes on.
+    """Check adapters before native code reads them. The engine would only log a missing file and go on.
 
     Parameters
     ----------
     items : iterable of Lora, path, or (path, multiplier)
+        The multiplier is a finite number, by default 1.
     lora_dir : path, optional
-        Where strings that do not end like a LoRA file are looked up, as ``"name"`` or ``"folder/name"``. A `Path` is
-        never looked up. None: every string is a path.
+        Directory in which a string without the ending of a LoRA file is looked up, as ``"name"`` or
+        ``"folder/name"``. A `Path` is never looked up. None: every string is a path.
 
     Returns
     -------
@@ -44,40 +45,44 @@ def as_loras(items: Iterable[LoraLike], lora_dir: StrPath | None = None) -> tupl
 
     Raises
     ------
-    TypeError, ValueError
-        If a multiplier is no finite number, or one file is given twice for the same model.
+    TypeError
+        If `items` is not a sequence, or a multiplier is not a number.
+    ValueError
+        If a multiplier is not finite, or if a file is given twice for the same model.
     LoraError
-        If a file does not exist or cannot be used (see `read_lora`), or a name stands for none or several.
+        If a file does not exist or cannot be used (see `read_lora`), or if a name matches no file or several files.
     """
     if isinstance(items, (str, bytes, Lora)) or not isinstance(items, Iterable):
-        raise TypeError(f"loras is a sequence of Lora, path or (path, multiplier), not {items!r}")
+        raise TypeError(f"loras must be a sequence of Lora, path or (path, multiplier), not {items!r}")
     checked: dict[tuple[StrPath, bool], Lora] = {}
     for item in items:
         lora = _as_lora(item, lora_dir)
         if checked.setdefault((lora.path, lora.is_high_noise), lora) is not lora:
-            raise ValueError(f"LoRA {lora.path} is given twice; the engine would take the last multiplier only")
+            raise ValueError(
+                f"LoRA {lora.path} is given twice, and the engine would use only one multiplier; pass it once"
+            )
     return tuple(checked.values())
 
 
 def parse_tags(prompt: str) -> tuple[str, list[tuple[str, float, bool]]]:
-    """Take ``<lora:name:weight>`` and ``<lora:|high_noise|name:weight>`` out of a prompt, as sd-cli does.
+    """Remove ``<lora:name:weight>`` and ``<lora:|high_noise|name:weight>`` from a prompt, as sd-cli does.
 
     Parameters
     ----------
     prompt : str
-        A tag without a weight is none, and stays.
+        The prompt. A tag without a weight is left in it.
 
     Returns
     -------
     prompt : str
-        Without the tags; blanks around them stay.
+        The prompt without the tags; blanks around them stay.
     tags : list of (str, float, bool)
         Name, weight, and whether it is for the high-noise model, in the order of the prompt.
 
     Raises
     ------
     ValueError
-        If a weight is no finite number (sd-cli passes over such a tag, and over what stands behind a number).
+        If a weight is not a finite number. (sd-cli ignores such a tag, and any text after a number.)
     """
     tags = []
     for match in _TAG.finditer(prompt):
@@ -89,9 +94,9 @@ def parse_tags(prompt: str) -> tuple[str, list[tuple[str, float, bool]]]:
 
 
 def merge_tags(prompt: str, loras: Iterable[LoraLike], lora_dir: StrPath | None = None) -> tuple[str, tuple[Lora, ...]]:
-    """Check adapters and add those that stand in the prompt as tags.
+    """Check adapters and add those that the prompt names in tags.
 
-    A file's weights add up over its tags, and with its multiplier in `loras`, as in sd-cli.
+    The weights of all tags of a file and its multiplier in `loras` add up, as in sd-cli.
 
     Parameters
     ----------
@@ -100,29 +105,29 @@ def merge_tags(prompt: str, loras: Iterable[LoraLike], lora_dir: StrPath | None 
     loras : iterable of Lora, path, or (path, multiplier)
         See `as_loras`.
     lora_dir : path, optional
-        Where the names in tags are looked up, also those that end like a LoRA file.
+        Directory in which the names in tags are looked up, with or without the ending of a LoRA file.
 
     Returns
     -------
     prompt : str
-        Without the tags.
+        The prompt without the tags.
     loras : tuple of Lora
-        Those of `loras`, then those of the tags.
+        The adapters of `loras`, then those of the tags.
 
     Raises
     ------
     TypeError, ValueError, LoraError
-        See `as_loras` and `parse_tags`; also if there is a tag but no `lora_dir`.
+        See `as_loras` and `parse_tags`. A `LoraError` is also raised for a tag without `lora_dir`.
     """
     prompt, tags = parse_tags(prompt)
     if tags and lora_dir is None:
         raise LoraError(
-            f"the prompt names LoRA {tags[0][0]!r}, but there is no directory to look it up in; give lora_dir, or"
-            " lora_tags=False to leave prompts alone"
+            f"the prompt names LoRA {tags[0][0]!r}, but lora_dir is not set; pass lora_dir= to Engine, or"
+            " lora_tags=False to leave tags in the prompt"
         )
     merged = {(lora.path, lora.is_high_noise): lora for lora in as_loras(loras, lora_dir)}
     for name, weight, is_high_noise in tags:
-        found = find_lora(name, lora_dir or "")
+        found = _find_lora(name, lora_dir or "")
         lora = _as_lora(Lora(found, weight, is_high_noise, name), None)
         key = lora.path, lora.is_high_noise
         if before := merged.get(key):
@@ -141,37 +146,39 @@ def _as_lora(item: LoraLike, lora_dir: StrPath | None) -> Lora:
         raise TypeError(f"multiplier of LoRA {item.path} must be a number, not {multiplier!r}")
     if not math.isfinite(multiplier):
         raise ValueError(f"multiplier of LoRA {item.path} must be finite, not {multiplier!r}")
-    is_name = isinstance(item.path, str) and not item.path.lower().endswith(ENDINGS)
-    path = find_lora(str(item.path), lora_dir) if lora_dir is not None and is_name else Path(item.path)
+    is_name = isinstance(item.path, str) and not item.path.lower().endswith(_ENDINGS)
+    path = _find_lora(str(item.path), lora_dir) if lora_dir is not None and is_name else Path(item.path)
     file = read_lora(path)
     if "dora" in file.kinds:
-        raise LoraError(f"LoRA {file.path} is a DoRA: the engine leaves its magnitudes out and would draw it wrongly")
+        raise LoraError(
+            f"LoRA {file.path} is a DoRA, which the engine would apply wrongly, without its magnitudes; use another"
+        )
     return Lora(str(file.path), float(multiplier), item.is_high_noise, item.name)
 
 
-ENDINGS = (".safetensors", ".gguf", ".ckpt", ".pt")
-_MOST_LISTED = 10_000  # files looked at to find near names
+_ENDINGS = (".safetensors", ".gguf", ".ckpt", ".pt")
+_MOST_LISTED = 10_000  # files among which similar names are searched
 
 
-def find_lora(name: str, lora_dir: StrPath) -> Path:
-    """Look a name up.
+def _find_lora(name: str, lora_dir: StrPath) -> Path:
+    """Find the file that a name means.
 
     Parameters
     ----------
     name : str
-        ``"name"`` or ``"folder/name"``, with or without one of `ENDINGS`.
+        ``"name"`` or ``"folder/name"``, with or without one of `_ENDINGS`.
     lora_dir : path
-        The directory.
+        The directory in which it is looked up.
 
     Returns
     -------
     Path
-        The file, symbolic links followed.
+        Path of the file, symbolic links followed.
 
     Raises
     ------
     LoraError
-        If the name leads out of the directory (also by a symbolic link), stands for several files, or for none.
+        If the name leads out of the directory (also by a symbolic link), or matches no file or several files.
     """
     root = Path(lora_dir).expanduser()
     if not root.is_dir():
@@ -179,18 +186,22 @@ def find_lora(name: str, lora_dir: StrPath) -> Path:
             raise LoraNotFoundError(f"lora_dir {root} does not exist")
         raise LoraError(f"lora_dir {root} is not a directory")
     if not _is_inside(name):
-        raise LoraError(f"LoRA {name!r} is no name within lora_dir {root}: it must be relative and without '..'")
-    tried = [root / name] if name.lower().endswith(ENDINGS) else [root / (name + ending) for ending in ENDINGS]
+        raise LoraError(
+            f"LoRA {name!r} is not a valid name inside lora_dir {root}: it must be relative and have no '..'"
+        )
+    tried = [root / name] if name.lower().endswith(_ENDINGS) else [root / (name + ending) for ending in _ENDINGS]
     found = [path for path in tried if path.exists()]
     if len(found) > 1:
-        raise LoraError(f"LoRA {name!r} stands for {' and '.join(map(str, found))}; name it with its ending")
+        raise LoraError(f"LoRA {name!r} may be {' or '.join(map(str, found))}; add the ending")
     if not found:
         near = _near(name, root)
-        hint = f"; near it: {', '.join(near)}" if near else ""
-        raise LoraNotFoundError(f"LoRA {name!r} not found; tried {', '.join(map(str, tried))}{hint}")
+        hint = f"; similar names: {', '.join(near)}" if near else ""
+        raise LoraNotFoundError(f"LoRA {name!r} was not found; tried {', '.join(map(str, tried))}{hint}")
     resolved = found[0].resolve()
     if not resolved.is_relative_to(root.resolve()):
-        raise LoraError(f"LoRA {name!r}: {found[0]} is a link to {resolved}, outside lora_dir {root}")
+        raise LoraError(
+            f"LoRA {name!r}: {found[0]} is a link to {resolved}, outside of lora_dir {root}; pass that path instead"
+        )
     return resolved
 
 
@@ -202,7 +213,7 @@ def _is_inside(name: str) -> bool:
 
 def _near(name: str, root: Path) -> list[str]:
     names = list(islice(_names(root), _MOST_LISTED))
-    wanted = name.removesuffix(PurePosixPath(name).suffix) if name.lower().endswith(ENDINGS) else name
+    wanted = name.removesuffix(PurePosixPath(name).suffix) if name.lower().endswith(_ENDINGS) else name
     last = wanted.rpartition("/")[2].lower()
     same = [other for other in names if last in other.rpartition("/")[2].lower()]
     return (same + [other for other in difflib.get_close_matches(wanted, names, 5) if other not in same])[:5]
@@ -211,5 +222,5 @@ def _near(name: str, root: Path) -> list[str]:
 def _names(root: Path) -> Iterator[str]:
     for folder, _, files in os.walk(root):
         for file in sorted(files):
-            if file.lower().endswith(ENDINGS):
+            if file.lower().endswith(_ENDINGS):
                 yield (Path(folder) / file).relative_to(root).with_suffix("").as_posix()

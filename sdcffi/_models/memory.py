@@ -1,8 +1,9 @@
-"""About how much memory a model and a picture take, against what is free.
+"""Estimate the memory that a model and an image need.
 
-Weights are told from the headers, to about 2 %. What computing takes is told by formulas fitted to the sizes that
-stable-diffusion.cpp (May 2026) logs of its buffers on the CPU; Stable Diffusion 1.5, and a small FLUX.2, at 64, 256 and
-512 pixels a side come out within a factor of 1.5 above 256 pixels. Other models were not measured.
+The size of the weights follows from the headers, to about 2 %. The size of the compute buffers follows from formulas
+that were fitted to the sizes that stable-diffusion.cpp (May 2026) logs on the CPU. They were measured with Stable
+Diffusion 1.5 and a small FLUX.2, at 64, 256 and 512 pixels per side; from 256 pixels on they are right within a factor
+of 1.5. Other models were not measured.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from ..params.context import ContextParams
 from ..params.image import ImageParams
@@ -19,35 +19,45 @@ from .files import Model
 from .headers import Tensor
 from .weight_types import block_sizes, parse_rules
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = ["compute_bytes", "weight_bytes"]
 
 _MIB = 1 << 20
-# Names of `tensor_should_be_converted` in model.cpp that keep the file's type.
+# Tensors that keep the file's type, by `tensor_should_be_converted` of model.cpp.
 _KEPT = re.compile(
     r"\.(bias|scale)$|(img_in|txt_in|time_in|vector_in|guidance_in|final_layer|[xty]_embedder|context_embedder)\."
     r"|(time_embed|label_emb)\.|pos_embed|embedding"
 )
-_PASSED_OVER = ("model_ema", "text_encoders.llm.lm_head.", "text_encoders.llm.output.weight")
-_WIDENED = {"F64": 4, "F8_E4M3": 2, "F8_E5M2": 2, "I64": 4}  # bytes an element in memory, unlike in the file
+_IGNORED = ("model_ema", "text_encoders.llm.lm_head.", "text_encoders.llm.output.weight")
+_WIDENED = {
+    "F64": 4,
+    "F8_E4M3": 2,
+    "F8_E5M2": 2,
+    "I64": 4,
+}  # bytes per element in memory, where they differ from the file
 
-_TEXT = 64 * _MIB  # 55 MiB for 512 tokens of Qwen3's 32 heads; CLIP takes less
-_VAE_PIXEL, _TAE_PIXEL = 2816, 898  # bytes: 704.06 MiB and 224.5 MiB at 512x512
-_RESULT_PIXEL = 15  # bytes: three floats and three bytes
-_UNET_LATENT = 12 << 10  # bytes for each latent pixel besides attention: 559.6 MiB at 64x64 latent pixels, 512 of it
-_UNET_HEADS = {"sd1": (8, 1), "sd2": (5, 1), "sdxl": (10, 4)}  # heads, and latent pixels a token, at the widest level
-_DIT_VALUE = 64  # bytes for each value of each token's width besides attention
+_TEXT = 64 * _MIB  # bytes; 55 MiB for 512 tokens of Qwen3's 32 heads, CLIP needs less
+_VAE_PIXEL, _TAE_PIXEL = 2816, 898  # bytes per pixel: 704.06 MiB and 224.5 MiB at 512x512
+_RESULT_PIXEL = 15  # bytes per pixel: three floats and three bytes
+_UNET_LATENT = 12 << 10  # bytes per latent pixel, without attention: 559.6 MiB at 64x64, 512 of them for it
+_UNET_HEADS = {"sd1": (8, 1), "sd2": (5, 1), "sdxl": (10, 4)}  # heads, and latent pixels per token, at the widest level
+_DIT_VALUE = 64  # bytes per token and unit of width, without attention
 _DIT_WIDTHS = ("img_in.weight", "x_embedder.proj.weight", "x_embedder.weight", "x_embedder.proj.1.weight")
-_TOKEN = 16  # pixels a side
+_TOKEN = 16  # pixels per side
 _TEXT_TOKENS = 512
 
 
 def weight_bytes(model: Model, params: ContextParams) -> int:
-    """Estimate the bytes that the weights take once loaded, after conversion to `wtype` and `tensor_type_rules`.
+    """Estimate the size of the loaded weights, after conversion to `wtype` and `tensor_type_rules`.
 
-    PyTorch files count as large as they are.
+    Parameters
+    ----------
+    model : Model
+    params : ContextParams
+
+    Returns
+    -------
+    int
+        In bytes. PyTorch files count with their size on disk.
     """
     size = sum(file.path.stat().st_size for file in model.files if file.format == "torch")
     rules = parse_rules(params.tensor_type_rules)
@@ -59,9 +69,9 @@ def weight_bytes(model: Model, params: ContextParams) -> int:
 
 def _loaded(model: Model, params: ContextParams) -> Iterator[tuple[str, Tensor]]:
     tiny_only = params.taesd_path is not None and not params.tae_preview_only
-    passed_over = (*_PASSED_OVER, *(("first_stage_model.", "vae.") if tiny_only else ()))
+    ignored = (*_IGNORED, *(("first_stage_model.", "vae.") if tiny_only else ()))
     for file in model.files:
-        yield from ((name, tensor) for name, tensor in file.prefixed if not name.startswith(passed_over))
+        yield from ((name, tensor) for name, tensor in file.prefixed if not name.startswith(ignored))
 
 
 def _converted(name: str, tensor: Tensor, kind: str | None) -> int:
@@ -74,9 +84,20 @@ def _converted(name: str, tensor: Tensor, kind: str | None) -> int:
 
 
 def compute_bytes(model: Model, params: ImageParams, context: ContextParams) -> int | None:
-    """Estimate the bytes that drawing takes besides the weights; None where the model is not known.
+    """Estimate the memory that generation needs in addition to the weights.
 
-    Text, denoising and decoding come one after another, and each gives its buffer back: the largest counts.
+    Text encoding, denoising and decoding run one after another and each frees its buffer, so the largest one counts.
+
+    Parameters
+    ----------
+    model : Model
+    params : ImageParams
+    context : ContextParams
+
+    Returns
+    -------
+    int or None
+        In bytes. None if the architecture is unknown.
     """
     architecture = model.architecture
     if architecture is None:
@@ -84,13 +105,13 @@ def compute_bytes(model: Model, params: ImageParams, context: ContextParams) -> 
     width, height = _size(params, architecture.pixel_multiple)
     flash = bool(context.flash_attn or context.diffusion_flash_attn)
     if architecture.is_unet:
-        drawing = _unet(architecture.name, width * height // 64, flash)
+        sampling = _unet(architecture.name, width * height // 64, flash)
     else:
-        drawing = _transformer(model, width, height, len(params.ref_images or ()), flash)
+        sampling = _transformer(model, width, height, len(params.ref_images or ()), flash)
     tiny = context.taesd_path is not None and not context.tae_preview_only
     decoding = (_TAE_PIXEL if tiny else _VAE_PIXEL) * _decoded_pixels(params.vae_tiling_params, width, height)
     results = _RESULT_PIXEL * width * height * (params.batch_count or 1)
-    return max(_TEXT, drawing, decoding if architecture.has_autoencoder else 0) + results
+    return max(_TEXT, sampling, decoding if architecture.has_autoencoder else 0) + results
 
 
 def _size(params: ImageParams, multiple: int) -> tuple[int, int]:

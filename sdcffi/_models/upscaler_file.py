@@ -1,7 +1,8 @@
-"""Tell from a file's header whether it is an upscaling network that the engine has: RRDBNet, as ESRGAN and Real-ESRGAN.
+"""Check by its header that a file is an upscaling network of the kind that the engine supports: ESRGAN, Real-ESRGAN.
 
-`esrgan.hpp` of the engine fixes 3 channels in and out, 64 features and 32 growth channels, and reads the number of
-blocks and the factor from the names, in either of two spellings. What does not fit it finds out late, by its log only.
+These are RRDBNets. The engine's esrgan.hpp fixes 3 channels in and out, 64 features and 32 growth channels, and reads
+the number of blocks and the factor from the names, in either of two spellings. It detects a misfit late, and only logs
+it.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from .files import ModelFile, read_file
 
 __all__ = ["MOST_PASSES", "Network", "read_network"]
 
-MOST_PASSES = 3  # of a network over its own picture: 64 times as wide
+MOST_PASSES = 3  # of a network over its own result; three passes of 4x make an image 64 times as wide
 
 _CHANNELS, _FEATURES, _GROWTH = 3, 64, 32
-_MOST_BLOCKS = 1000  # of real ones 6 to 23; names alone would make the engine build as many as they say
+_MOST_BLOCKS = 1000  # real networks have 6 to 23; the engine builds as many as the names say
 
-# Names of Real-ESRGAN, with what stands for them in files of ESRGAN, by the factor.
+# By the factor: names in files of Real-ESRGAN, and the same tensors in files of ESRGAN.
 _OLD = {
     1: {"conv_hr": "model.2", "conv_last": "model.4"},
     2: {"conv_up1": "model.3", "conv_hr": "model.5", "conv_last": "model.7"},
@@ -36,9 +37,9 @@ class Network:
     ----------
     path : Path
     blocks : int or None
-        Residual blocks; None in a PyTorch file, which only the engine reads, as `factor`.
+        Number of residual blocks. None for a PyTorch file, which only the engine reads.
     factor : int or None
-        How many times wider and higher it makes a picture: 1, 2 or 4.
+        Factor by which it enlarges width and height: 1, 2 or 4. None for a PyTorch file.
     """
 
     path: Path
@@ -49,10 +50,20 @@ class Network:
 def read_network(keyword: str, path: Path) -> Network:
     """Read the header of an upscaling network.
 
+    Parameters
+    ----------
+    keyword : str
+        Name of the parameter, for messages.
+    path : Path
+
+    Returns
+    -------
+    Network
+
     Raises
     ------
     ValueError
-        If it cannot be read, or is no such network; with the tensors that are missing or of another shape.
+        If it cannot be read, or is no such network. The message names tensors that are missing or have another shape.
     """
     file = read_file(keyword, path)
     if file.format == "torch":
@@ -61,13 +72,13 @@ def read_network(keyword: str, path: Path) -> Network:
     old = "model.0.weight" in shapes
     if not old and "conv_first.weight" not in shapes:
         raise ValueError(
-            f"{keyword}: {file.path} is no upscaling network that the engine reads (ESRGAN, Real-ESRGAN): it has"
+            f"{keyword}: {file.path} is not an upscaling network that the engine reads (ESRGAN, Real-ESRGAN): it has"
             f" neither 'conv_first.weight' nor 'model.0.weight', but {', '.join(map(repr, list(shapes)[:3]))}"
         )
     pattern = r"model\.1\.sub\.(\d+)\.RDB" if old else r"body\.(\d+)\."
     blocks = max((int(match[1]) + 1 for name in shapes if (match := re.match(pattern, name))), default=0)
     if blocks > _MOST_BLOCKS:
-        raise ValueError(f"{keyword}: {file.path} names a block {blocks - 1}; at most {_MOST_BLOCKS} are taken")
+        raise ValueError(f"{keyword}: {file.path} must have at most {_MOST_BLOCKS} blocks, not {blocks}")
     factor = _old_factor(shapes) if old else _factor(shapes)
     _check_shapes(file, shapes, _expected(blocks, factor, old))
     return Network(file.path, blocks, factor)
@@ -83,7 +94,7 @@ def _old_factor(names: Mapping[str, object]) -> int:
 
 
 def _expected(blocks: int, factor: int, old: bool) -> dict[str, tuple[int, ...]]:
-    """Name and shape of each tensor that the engine asks for."""
+    """Return name and shape of each tensor that the engine needs."""
     widths = {"conv_first": (_FEATURES, _CHANNELS), "conv_body": (_FEATURES, _FEATURES)}
     for block in range(blocks):
         for dense in (1, 2, 3):
@@ -112,12 +123,12 @@ def _check_shapes(
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ValueError(
-            f"{file.keyword}: {file.path} is no whole upscaling network: {len(missing)} of {len(expected)} tensors are"
-            f" missing: {', '.join(missing[:3])}{more}"
+            f"{file.keyword}: {file.path} is not a complete upscaling network: {len(missing)} of {len(expected)}"
+            f" tensors are missing: {', '.join(missing[:3])}{more}"
         )
     for name, shape in expected.items():
         if shapes[name] != shape:
             raise ValueError(
-                f"{file.keyword}: {file.path}: tensor {name!r} is {shapes[name]}; the engine has networks where it is"
-                f" {shape} ({_CHANNELS} channels, {_FEATURES} features, {_GROWTH} growth channels)"
+                f"{file.keyword}: {file.path}: tensor {name!r} must have shape {shape} ({_CHANNELS} channels,"
+                f" {_FEATURES} features, {_GROWTH} growth channels), not {shapes[name]}"
             )

@@ -1,4 +1,4 @@
-"""Weight types: which ones the engine can convert to, and how many bytes they take."""
+"""Weight types: those to which the engine can convert, and their sizes."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ __all__ = ["block_sizes", "check_rules", "check_type", "is_writable", "parse_rul
 
 
 def _engine_name(gguf_name: str) -> str:
-    """Return the engine's name of a type that GGUF calls so: ``"q4_K"`` for ``"Q4_K"``."""
+    """Return the engine's name of a GGUF type, such as ``"q4_K"`` for ``"Q4_K"``."""
     return re.sub("_k$", "_K", gguf_name.lower())
 
 
-# The engine divides by zero or aborts on these: nothing quantises to them, or they only exist inside it.
+# With these the engine divides by zero or aborts: it cannot quantise to them, or uses them only internally.
 _NOT_WRITABLE = frozenset({"i32", *(_engine_name(name) for name in UNREADABLE_GGUF)})
 
 
 def is_writable(name: str) -> bool:
-    """Whether the engine can convert weights to the type of this name."""
+    """Return whether the engine can convert weights to the type with this name."""
     return name not in _NOT_WRITABLE
 
 
 @lru_cache(maxsize=1)
 def block_sizes() -> dict[str, tuple[int, int]]:
-    """Elements and bytes of a block, by ggml's name of the type, of those that weights can be converted to."""
+    """Return elements and bytes of a block, by ggml's name, for all types to which weights can be converted."""
     gguf: Any
     import gguf
 
@@ -36,23 +36,45 @@ def block_sizes() -> dict[str, tuple[int, int]]:
 
 
 def check_type(name: str, value: Any) -> None:
-    """Refuse a weight type that the engine would not survive; names it does not know are left to its own list."""
+    """Refuse a weight type on which the engine would crash. The engine itself checks for unknown names.
+
+    Parameters
+    ----------
+    name : str
+        Name of the parameter, for messages.
+    value : str or None
+        The type. None is accepted.
+
+    Raises
+    ------
+    TypeError
+        If it is not a string.
+    ValueError
+        If weights cannot be converted to it.
+    """
     if value is None:
         return
     if not isinstance(value, str):
         raise TypeError(f"{name} must be one of the names {', '.join(block_sizes())}, not {value!r}")
     if value in _NOT_WRITABLE:
-        raise ValueError(
-            f"{name} {value!r} cannot be written; it only exists inside the engine. Legal: {', '.join(block_sizes())}"
-        )
+        raise ValueError(f"{name} {value!r} only exists inside the engine; use one of {', '.join(block_sizes())}")
 
 
 def check_rules(name: str, rules: Any) -> None:
-    """Refuse rules ``"regex=type,..."`` that the engine would pass over, or not survive.
+    """Refuse rules ``"regex=type,..."`` that the engine would ignore, or on which it would crash.
+
+    Parameters
+    ----------
+    name : str
+        Name of the parameter, for messages.
+    rules : str or None
+        The rules. None is accepted.
 
     Raises
     ------
-    TypeError, ValueError
+    TypeError
+        If it is not a string.
+    ValueError
         With the rule, and what is wrong with it.
     """
     if rules is None:
@@ -64,18 +86,20 @@ def check_rules(name: str, rules: Any) -> None:
     for rule in filter(None, rules.split(",")):
         pattern, equals, kind = rule.partition("=")
         if not equals or not pattern:
-            raise ValueError(f'{name}: {rule!r} is not "regex=type"')
+            raise ValueError(f'{name}: {rule!r} must have the form "regex=type"')
         try:
             re.compile(pattern)
         except re.error as error:
-            raise ValueError(f"{name}: {pattern!r} is no regular expression: {error}") from error
+            raise ValueError(f"{name}: {pattern!r} is not a regular expression: {error}") from error
         if re.search(r"\(\?[^:=!]", pattern):
-            raise ValueError(f"{name}: {pattern!r}: of groups with (? the engine's std::regex has (?: and (?= and (?!")
+            raise ValueError(
+                f"{name}: {pattern!r}: of groups that begin with (? the engine supports only (?: and (?= and (?!"
+            )
         if kind not in block_sizes():
-            raise ValueError(f"{name}: type {kind!r} of {rule!r} is not one of {', '.join(block_sizes())}")
+            raise ValueError(f"{name}: type {kind!r} in {rule!r} is not one of {', '.join(block_sizes())}")
 
 
 def parse_rules(rules: str | None) -> list[tuple[re.Pattern[str], str]]:
-    """Give checked rules as pattern and type; the first that is found in a tensor's name counts."""
+    """Return checked rules as pairs of pattern and type. The first pattern found in a tensor's name counts."""
     parts = (rule.partition("=") for rule in filter(None, (rules or "").split(",")))
     return [(re.compile(pattern), kind) for pattern, _, kind in parts]

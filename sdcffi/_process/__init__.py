@@ -1,1 +1,1 @@
-"""Where native work is done: in a child process or on a thread, with time limits, cancelling, and crashes as errors."""
+"""Run native code in a child process or on a thread, with time limits, cancellation, and crashes as errors."""

@@ -1,4 +1,4 @@
-"""Calls for asyncio: each on a thread of its own, cancelled with its task."""
+"""Calls for asyncio: each runs on a thread of its own and is cancelled with its task."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _Result = TypeVar("_Result")
 def as_coroutine(
     method: Callable[Concatenate[_Engine, _P], _Result], text: str
 ) -> Callable[Concatenate[_Engine, _P], Coroutine[Any, Any, _Result]]:
-    """Give a coroutine function that does what a blocking method does, documented by `text`."""
+    """Return a coroutine function that does what a blocking method does; `text` is its docstring."""
 
     @functools.wraps(method)
     async def call(engine: _Engine, /, *arguments: _P.args, **keywords: _P.kwargs) -> _Result:
@@ -36,21 +36,21 @@ def as_coroutine(
 def as_stream(
     method: Callable[Concatenate[_Engine, _P], _Result], text: str
 ) -> Callable[Concatenate[_Engine, _P], AsyncGenerator[Event | _Result, None]]:
-    """Give an asynchronous generator of a blocking method's events and, last, its result; documented by `text`."""
+    """Return an asynchronous generator of a blocking method's events and, last, its result; `text` is its docstring."""
 
     @functools.wraps(method)
     async def stream(
         engine: _Engine, /, *arguments: _P.args, **keywords: _P.kwargs
     ) -> AsyncGenerator[Event | _Result, None]:
         if taken := sorted(keywords.keys() & {"on_log", "on_progress", "on_preview"}):
-            raise TypeError(f"{', '.join(taken)}: a stream gives its events itself")
+            raise TypeError(f"a stream takes no {', '.join(taken)}: iterate over it to receive the events")
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[Event | None] = asyncio.Queue()
 
-        def hear(event: Event) -> None:
+        def put(event: Event) -> None:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-        keywords.update(on_log=hear, on_progress=hear, on_preview=hear)
+        keywords.update(on_log=put, on_progress=put, on_preview=put)
         task = asyncio.ensure_future(_in_thread(lambda: method(engine, *arguments, **keywords)))
         task.add_done_callback(lambda _: events.put_nowait(None))
         try:
@@ -66,7 +66,7 @@ def as_stream(
 
 
 async def _in_thread(function: Callable[[], _Result]) -> _Result:
-    """Run a function that makes one call; when the task is cancelled, stop the call, and wait until it has ended."""
+    """Run a function that makes one call. If the task is cancelled, stop the call and wait until it has ended."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[_Result] = loop.create_future()
     call = Call()
@@ -79,7 +79,7 @@ async def _in_thread(function: Callable[[], _Result]) -> _Result:
             outcome = functools.partial(_set_error, future, error)
         try:
             loop.call_soon_threadsafe(outcome)
-        except RuntimeError:  # the loop is closed: nobody waits any more
+        except RuntimeError:  # the loop is closed: nothing waits for the result
             return
 
     threading.Thread(target=work, name="sdcffi call", daemon=True).start()
@@ -90,7 +90,7 @@ async def _in_thread(function: Callable[[], _Result]) -> _Result:
         while not future.done():
             try:
                 await asyncio.wait({future})
-            except asyncio.CancelledError:  # asked again: it is stopping already
+            except asyncio.CancelledError:  # cancelled again while it is stopping
                 continue
         future.exception()
         raise

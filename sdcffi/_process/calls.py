@@ -1,9 +1,9 @@
-"""How calls on an engine are conducted: in turn, with a time limit, stoppable, opened again after a crash.
+"""Make calls on an engine: one at a time, with a time limit, cancellation, and a restart after a crash.
 
-A call waits for its turn, has the runner do one operation or several, and gives the events to the caller's functions
-meanwhile, all on the caller's thread. What stops it (Ctrl-C, the time limit, `Calls.cancel`, an exception in one of
-the caller's functions) goes one way: the runner is asked to cancel; if the operation does not end within the grace
-period, the runner is killed, if it can be. A runner that was lost is opened again by the next call.
+A call waits for its turn, runs one operation or several, and meanwhile passes events to the caller's functions, all on
+the caller's thread. Whatever stops it (Ctrl-C, the time limit, `Calls.cancel`, an exception in one of the caller's
+functions), the runner is asked to cancel first. If the operation does not end within the grace period, the runner is
+killed, if that is possible. The next call opens a runner that was lost again.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 
 __all__ = ["GRACE", "Call", "Calls", "adopted", "run_alone"]
 
-_SLICE = 0.1  # seconds between two looks at clock and cancel; Windows hears Ctrl-C only between two waits
+_SLICE = 0.1  # seconds between two checks of clock and cancellation; Windows handles Ctrl-C only between two waits
 _MOST_CRASHES = 3
-GRACE = 5.0  # seconds that an operation has to stop by itself
+GRACE = 5.0  # seconds in which an operation must stop by itself
 
 adopted: ContextVar[Call | None] = ContextVar("adopted", default=None)
 
 
 class Call:
-    """One call of a caller: when it must end, and whether it is to stop. `adopted` lets one be made beforehand."""
+    """One call: its deadline, its listeners, and whether it must stop. `adopted` holds one that was made in advance."""
 
     def __init__(self) -> None:
         self.thread = 0
@@ -56,7 +56,7 @@ class Call:
         self._lock = threading.Lock()
 
     def cancel(self) -> None:
-        """Stop it, also if it has not begun; any thread."""
+        """Stop the call, even if it has not begun. May be called from any thread."""
         with self._lock:
             self.cancelled = True
             if self._runner:
@@ -64,7 +64,7 @@ class Call:
 
     @contextmanager
     def reaching(self, runner: Runner) -> Iterator[None]:
-        """Let `cancel` reach the operation that a runner does in the block, and none after it."""
+        """Let `cancel` stop the runner's operation during the block, but no later one."""
         with self._lock:
             self._runner = runner
         try:
@@ -74,11 +74,13 @@ class Call:
                 self._runner = None
 
     def check(self) -> None:
-        """Raise if it is to stop."""
+        """Raise `CancelledError` or `GenerationTimeoutError` if the call must stop."""
         if self.cancelled:
             raise CancelledError("the call was cancelled")
         if self.deadline is not None and time.monotonic() > self.deadline:
-            raise GenerationTimeoutError(f"the call took longer than its timeout of {self.timeout:g} seconds")
+            raise GenerationTimeoutError(
+                f"the call took longer than its timeout of {self.timeout:g} seconds; pass a larger timeout="
+            )
 
 
 class Calls:
@@ -87,16 +89,16 @@ class Calls:
     Parameters
     ----------
     opening : Opening
-        What each new session is opened with.
+        How each new session is opened.
     isolated : bool
-        Whether the native work is done in a child process.
+        Whether native code runs in a child process.
     restart : bool
-        Whether a session that was lost is opened again.
+        Whether to open a lost session again.
     grace : float
-        Seconds that an operation has to stop by itself.
+        Seconds in which an operation must stop by itself.
     prepare : callable, optional
-        Called with what was opened before a model is loaded there, again for each new session; gives what to load it
-        with in place of the opening's parameters, and may raise.
+        Called for each new session before it loads a model. Returns the parameters with which to load the model
+        instead of those of `opening`. It may raise. None: those of `opening` are used.
     """
 
     def __init__(
@@ -122,14 +124,20 @@ class Calls:
 
     @contextmanager
     def call(self, listeners: Listeners, timeout: float | None = None) -> Iterator[Call]:
-        """Wait for a turn, first come, first served, and have the runner for the time of the block.
+        """Wait for a turn, in the order of the calls, and hold the runner during the block.
+
+        Parameters
+        ----------
+        listeners : Listeners
+        timeout : float, optional
+            Time limit for the call, in seconds. None: no limit.
 
         Raises
         ------
         CancelledError, GenerationTimeoutError
-            If it was to stop while it waited.
+            If the call was stopped while it waited.
         SDError
-            If the engine is closed, or this thread is within another call on it, in a callback.
+            If the engine is closed, or if it is called from its own callback.
         """
         check_number("timeout", timeout, 0)
         call = adopted.get() or Call()
@@ -151,7 +159,9 @@ class Calls:
         with self._changed:
             self._check_usable()
             if any(other.thread == call.thread for other in self._begun):
-                raise SDError("a callback cannot call its engine: it is at work for this thread")
+                raise SDError(
+                    "an engine cannot be called from its own callback; call it after the current call has ended"
+                )
             self._begun.append(call)
             while self._begun[0] is not call:
                 call.check()
@@ -160,45 +170,45 @@ class Calls:
 
     def _check_usable(self) -> None:
         if os.getpid() != self._owner:
-            raise SDError(f"this engine belongs to process {self._owner}; after a fork, make a new one")
+            raise SDError(f"this engine belongs to process {self._owner}; open a new one after a fork")
         if self._closed:
-            raise SDError("the engine is closed")
+            raise SDError("the engine is closed; open a new one")
 
     def run(self, call: Call, name: str, *arguments: Any, parameters: object = None) -> Any:
-        """Do an operation of the session.
+        """Run an operation of the session.
 
         Parameters
         ----------
         call : Call
-            Whose turn it is.
+            The current call.
         name, arguments
-            A method of `Session`, and what it takes.
+            A method of `Session`, and its arguments.
         parameters : object, optional
-            What a crash is told with; None takes the arguments.
+            Parameters to report with a crash. None: the arguments.
 
         Raises
         ------
         CancelledError, GenerationTimeoutError, KeyboardInterrupt
-            If it was stopped.
+            If the call was stopped.
         NativeCrashError
-            If the process that worked has ended, or would for the fourth time in a row with the same parameters.
+            If the child process crashed, or if it did so three times in a row with the same parameters before.
         BaseException
-            What the operation, or one of the caller's functions, raised.
+            The exception of the operation, or of one of the caller's functions.
         """
         parameters = arguments if parameters is None else parameters
-        self._refuse_what_crashes(parameters)  # before a process is started in vain
+        self._refuse_what_crashes(parameters)  # before a process is started for nothing
         self.open(call)
         return self._perform(call, name, arguments, parameters)
 
     def open(self, call: Call) -> None:
-        """See that there is a session, opening one where it was lost."""
+        """Open a session unless there is one."""
         if self.runner.alive:
             return
         if self.opened is not None and not self._restart:
             message = self.runner.receive(0)
             if self._lost is None and isinstance(message, Crashed):
                 self._lost = crash_error(message, (), None)
-            raise self._lost or SDError("the engine's process has ended, and restart is 'never'")
+            raise self._lost or SDError("the engine's process has ended; open a new engine, or use restart='auto'")
         self._refuse_what_crashes(self.opening.params)
         self.runner.open()
         try:
@@ -224,20 +234,20 @@ class Calls:
             self.runner.start(name, arguments)
         except (SDError, TypeError):  # nothing has begun
             raise
-        except BaseException:  # half of a request
+        except BaseException:  # the request was sent in part
             self.runner.kill()
             raise
-        if call.cancelled:  # before there was a runner to tell
+        if call.cancelled:  # the cancel came before the runner was set
             self.runner.cancel()
 
     def _follow(self, call: Call, lines: deque[str]) -> Done | Failed | Crashed:
         try:
-            return self._hear(call, lines)
+            return self._await_outcome(call, lines)
         except BaseException:
             self._stop()
             raise
 
-    def _hear(self, call: Call, lines: deque[str]) -> Done | Failed | Crashed:
+    def _await_outcome(self, call: Call, lines: deque[str]) -> Done | Failed | Crashed:
         stop_by: float | None = None
         while True:
             message = self.runner.receive(_SLICE)
@@ -246,7 +256,7 @@ class Calls:
             if message is not None:
                 if isinstance(message, Log) and message.level != "debug":
                     lines.append(f"{message.level}: {message.text}")
-                call.listeners.hear(message)
+                call.listeners.notify(message)
             if not call.cancelled:
                 call.check()
             elif stop_by is None:
@@ -255,7 +265,7 @@ class Calls:
                 return Failed(CancelledError("the call was cancelled"))
 
     def _stop(self) -> None:
-        """Cancel the operation under way and wait until it has ended, or end it."""
+        """Cancel the running operation and wait until it has ended; kill it after the grace period."""
         stop_by = time.monotonic() + self._grace
         try:
             self.runner.cancel()
@@ -275,12 +285,12 @@ class Calls:
             self._crashes = (b"", 0)
         if isinstance(outcome, Failed):
             if isinstance(outcome.error, NativeError) and self._restart:
-                self.runner.close()  # the context is lost, and with it what a process of its own is good for
+                self.runner.close()  # the context cannot be used any more; a new process can
             try:
                 raise outcome.error
             finally:
-                del outcome  # or error, traceback and this frame would keep each other, and pictures, alive
-        if call.cancelled:  # it ended before it heard of it
+                del outcome  # otherwise error, traceback and this frame keep each other and images alive
+        if call.cancelled:  # the operation ended before the cancel arrived
             raise CancelledError("the call was cancelled")
         return outcome.value
 
@@ -288,8 +298,8 @@ class Calls:
         digest, count = self._crashes
         if count >= _MOST_CRASHES and digest == _digest(parameters) and self._lost:
             raise NativeCrashError(
-                f"not tried again: these parameters have ended the engine's process {count} times in a row."
-                f" The last time: {self._lost}",
+                f"these parameters crashed the engine's process {count} times in a row, so they are not tried again;"
+                f" change them. The last crash: {self._lost}",
                 self._lost.log,
                 parameters=parameters,
             )
@@ -300,16 +310,16 @@ class Calls:
         self._crashes = (digest, count + 1 if digest == before else 1)
 
     def cancel(self) -> None:
-        """Stop every call that has begun, those that wait for their turn too; any thread."""
+        """Stop all calls, those that wait for their turn too. May be called from any thread."""
         with self._changed:
             for call in self._begun:
                 call.cancel()
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Stop every call and end the session; any thread, a second call does nothing.
+        """Stop all calls and end the session. May be called from any thread; a second call does nothing.
 
-        Called in a callback of its own, the session ends with the call.
+        If it is called from a callback, the session ends when that call has ended.
         """
         if os.getpid() != self._owner:
             return
@@ -319,12 +329,12 @@ class Calls:
             if any(call.thread == threading.get_ident() for call in self._begun):
                 return
             if not self._changed.wait_for(lambda: not self._begun, self._grace + 1):
-                self.runner.kill()  # a caller's function does not return
+                self.runner.kill()  # a callback does not return
         self.runner.close()
 
 
 def _digest(parameters: object) -> bytes:
-    """Tell equal parameters apart from others, whatever the seed is, which may have been drawn."""
+    """Return a digest of parameters without their seed, which may be random."""
     if is_dataclass(parameters) and not isinstance(parameters, type) and hasattr(parameters, "seed"):
         parameters = replace(parameters, seed=None)
     return hashlib.sha256(pickle.dumps(parameters)).digest()
@@ -338,7 +348,24 @@ def run_alone(
     listeners: Listeners | None = None,
     timeout: float | None = None,
 ) -> Any:
-    """Open a session for a single operation and give its result."""
+    """Open a session for a single operation and return its result.
+
+    Parameters
+    ----------
+    opening : Opening
+    name, *arguments
+        A method of `Session`, and its arguments.
+    isolated : bool, optional
+        Whether native code runs in a child process.
+    listeners : Listeners, optional
+    timeout : float, optional
+        Time limit for the call, in seconds. None: no limit.
+
+    Raises
+    ------
+    BaseException
+        See `Calls.run`.
+    """
     calls = Calls(opening, isolated)
     try:
         with calls.call(listeners or Listeners(), timeout) as call:

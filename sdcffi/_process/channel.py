@@ -1,13 +1,13 @@
-"""A two-way connection of parent and child: pickled messages, arrays beside them in shared memory.
+"""A two-way connection of parent and child: pickled messages, with arrays in shared memory.
 
     sender                                       receiver
     ------                                       --------
     pickle (protocol 5), buffers out of band
     buffers --one copy--> nameless memory
     sizes + pickle  ------- socket ------->
-    descriptor      ------- socket ------->      maps it; arrays are views on it, until the last one dies
+    descriptor      ------- socket ------->      maps it; arrays are views on it, which own it
 
-So numpy arrays anywhere in a message (a picture to start from, results, previews) are copied once.
+So numpy arrays anywhere in a message (input images, results, previews) are copied once.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from . import shared_memory
 __all__ = ["Channel"]
 
 _REST_SECONDS = 10
-_LEAST_SHARED = 4096  # bytes; what is smaller goes through the pipe
+_LEAST_SHARED = 4096  # bytes; smaller buffers go through the pipe
 
 
 class Channel:
-    """One end. Any thread may send; one at a time may receive."""
+    """One end of the connection. Any thread may send; only one at a time may receive."""
 
     def __init__(self, connection: Connection) -> None:
         _limit_receiving(connection)
         self._connection = connection
         self._sending = threading.Lock()
         self._memory: _Memory | None = None
-        self._amid = False
+        self._is_receiving = False
 
     def send(self, message: object) -> None:
         """Send a message.
@@ -51,7 +51,7 @@ class Channel:
         TypeError
             If the message cannot be pickled.
         SDError
-            If there is no memory to share its arrays in.
+            If there is not enough shared memory for its arrays.
         """
         views: list[memoryview] = []
 
@@ -64,14 +64,14 @@ class Channel:
         try:
             content = pickle.dumps(message, protocol=5, buffer_callback=goes_along)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise TypeError(f"what cannot be pickled cannot go to another process: {error}") from error
+            raise TypeError(f"a value cannot be pickled to send it to another process: {error}") from error
         with self._sending:
             memory = _Memory(views) if views else None
             sizes = [view.nbytes for view in views]
             self._connection.send_bytes(pickle.dumps((sizes, memory and memory.name, content)))
             if memory:
                 memory.send(self._connection)
-                self._memory = memory  # kept until the next: the receiver may not have it yet
+                self._memory = memory  # kept until the next message: the receiver may not have it yet
 
     def receive(self) -> Any:
         """Receive a message.
@@ -81,19 +81,19 @@ class Channel:
         EOFError, OSError
             If the other end is closed.
         BrokenPipeError
-            If an earlier call was interrupted amid a message.
+            If an earlier call was interrupted while it received a message.
         """
-        if self._amid:
-            raise BrokenPipeError("the rest of an earlier message is in the way")
-        self._amid = True
+        if self._is_receiving:
+            raise BrokenPipeError("an earlier message was received only in part")
+        self._is_receiving = True
         sizes, name, content = pickle.loads(self._connection.recv_bytes())
         whole = _receive_memory(self._connection, name, sum(sizes)) if sizes else memoryview(b"")
-        self._amid = False
+        self._is_receiving = False
         bounds = pairwise(accumulate(sizes, initial=0))
         return pickle.loads(content, buffers=[whole[begin:end] for begin, end in bounds])
 
     def poll(self, seconds: float) -> bool:
-        """Wait until there is something to receive, which may be the end."""
+        """Wait at most `seconds`; return whether there is a message, or the other end is closed."""
         return self._connection.poll(seconds)
 
     def close(self) -> None:
@@ -102,7 +102,7 @@ class Channel:
 
 
 def _limit_receiving(connection: Connection) -> None:
-    """Make the wait for the rest of a message an OSError at last: the sender may have been stopped amid it."""
+    """Limit the wait for the rest of a message: the sender may have been stopped while it sent it."""
     if sys.platform != "win32":
         with socket.socket(fileno=os.dup(connection.fileno())) as pipe:
             pipe.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _REST_SECONDS, 0))
@@ -116,7 +116,9 @@ class _Memory:
             self._handle = shared_memory.fill(views)
         except (OSError, MemoryError) as error:
             size = sum(view.nbytes for view in views)
-            raise SDError(f"no memory to share {size} bytes of pictures: {error}") from error
+            raise SDError(
+                f"not enough shared memory for {size} bytes of images: {error}; free some or use isolated=False"
+            ) from error
 
     if sys.platform == "win32":
 

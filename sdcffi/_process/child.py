@@ -1,12 +1,12 @@
-"""What runs in an engine's child process.
+"""The program of an engine's child process.
 
     main thread                                thread "sdcffi"
     -----------                                ---------------
-    receives requests and cancels  --queue-->  does them, one after another, in a `Session`
+    receives requests and cancels  --queue-->  runs them, one after another, in a `Session`
     ends the process when the parent is gone   sends events and outcomes
 
-The native work is on the other thread, so that a cancel is heard while it goes on, and the parent's death too.
-Everything that is written to standard output and error is the parent's to read after a crash.
+Native code runs on the other thread, so that the main thread can receive a cancel meanwhile, and notice the parent's
+end. The parent reads standard output and error after a crash.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from .messages import Done, Failed
 
 __all__ = ["main"]
 
-_PARENT_SECONDS = 1.0  # between two looks at whether the parent is there: a fork of it may hold the pipe open
+_PARENT_SECONDS = 1.0  # between two checks of whether the parent lives: a fork of it may hold the pipe open
 _Request = tuple[Job, str, tuple[Any, ...]]
 
 
 def main(handle: int, parent: int) -> None:
     """Serve the parent over an inherited connection until one of the two ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to hear
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     channel = Channel(_connection(handle))
     requests: SimpleQueue[_Request] = SimpleQueue()
     start_thread(_work, channel, requests)
@@ -44,7 +44,9 @@ def main(handle: int, parent: int) -> None:
         try:
             message = _next(channel, parent)
         except Exception as error:  # such as a class of the program's main module, which is not imported here
-            channel.send(Failed(TypeError(f"a parameter cannot be read in the engine's process: {error}")))
+            channel.send(
+                Failed(TypeError(f"a parameter cannot be read in the engine's process: {error}; use isolated=False"))
+            )
             continue
         if message is None:
             if job:
@@ -73,11 +75,11 @@ def _next(channel: Channel, parent: int) -> Any:
 
 
 def _enter(directory: str | None) -> None:
-    """Be where the parent is, so that relative paths mean the same."""
+    """Change to the parent's working directory, so that relative paths mean the same."""
     if directory:
         try:
             os.chdir(directory)
-        except OSError:  # it was removed: then a relative path means nothing there either
+        except OSError:  # it was removed, so the parent cannot use relative paths either
             return
 
 
@@ -90,7 +92,7 @@ def _work(channel: Channel, requests: SimpleQueue[_Request]) -> None:
             for line in _printed():
                 channel.send(Log("warn", line))
             channel.send(_portable(outcome))
-        except SDError as error:  # no memory for the pictures
+        except SDError as error:  # not enough shared memory for the images
             channel.send(Failed(error))
         except OSError:
             os._exit(0)
@@ -98,7 +100,7 @@ def _work(channel: Channel, requests: SimpleQueue[_Request]) -> None:
 
 
 def _printed() -> list[str]:
-    """Give what libraries have written past the engine's log during the operation."""
+    """Return the lines that libraries wrote to standard error during the operation, outside of the engine's log."""
     size = os.fstat(2).st_size
     return os.pread(2, size, 0).decode("utf-8", "replace").splitlines() if size and hasattr(os, "pread") else []
 

@@ -1,4 +1,4 @@
-"""Tell why an engine's process has ended, from its exit status and from what the guard wrote before it.
+"""Explain why an engine's process has ended, by its exit status and by what the guard wrote before.
 
 The guard writes, each on a line of its own: ``sdcffi-assert: MESSAGE``, ``sdcffi-signal: NAME``, then
 ``sdcffi-backtrace:`` with a line for each frame, ``sdcffi-log:`` with log lines, and ``sdcffi-end``.
@@ -15,11 +15,11 @@ from .messages import Crashed
 __all__ = ["crash_error"]
 
 _MARKS = ("sdcffi-assert:", "sdcffi-signal:", "sdcffi-backtrace:", "sdcffi-log:", "sdcffi-end")
-_SHOWN_OUTPUT = 1000  # characters of what a library wrote before it ended the process
+_SHOWN_OUTPUT = 1000  # characters of the output before the process ended
 
 
 def crash_error(crash: Crashed, log: tuple[str, ...], parameters: object) -> NativeCrashError:
-    """Make the exception of a crash.
+    """Return the exception for a crash.
 
     Parameters
     ----------
@@ -28,15 +28,15 @@ def crash_error(crash: Crashed, log: tuple[str, ...], parameters: object) -> Nat
     log : tuple of str
         The last lines of the native log that came through the pipe.
     parameters : object
-        Of the call.
+        Parameters of the call.
 
     Returns
     -------
     NativeCrashError
     """
     sections = dict(_sections(crash.output))
-    told = " ".join(sections.get("sdcffi-signal:", ())).strip()  # Windows has it only here
-    name = _signal_name(crash.exit_code) or told or None
+    reported = " ".join(sections.get("sdcffi-signal:", ())).strip()  # on Windows the only source
+    name = _signal_name(crash.exit_code) or reported or None
     assertion = " ".join(sections.get("sdcffi-assert:", ())).strip()
     rest = "\n".join(sections.get("", ())).strip()
     return NativeCrashError(
@@ -85,7 +85,7 @@ def _why(name: str | None, assertion: str, rest: str) -> str:
     if assertion:
         return f": {assertion}"
     if rest:
-        return f", after it wrote: {rest[-_SHOWN_OUTPUT:]}"
+        return f"; its last output was: {rest[-_SHOWN_OUTPUT:]}"
     if name == "SIGKILL":
-        return ": somebody killed it, or the system for want of memory"
+        return ": killed by a user or by the out-of-memory killer"
     return ""

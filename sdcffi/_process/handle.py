@@ -1,4 +1,4 @@
-"""What `Engine` and `Upscaler` have in common: a session that is opened when they are made, and closed once."""
+"""Base class of `Engine` and `Upscaler`: opens a session when it is created, and closes it once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _Self = TypeVar("_Self", bound="Handle")
 
 
 class Handle:
-    """The owner of a session; parameters are those of `Engine`."""
+    """The owner of a session."""
 
     def _open(
         self,
@@ -41,12 +41,12 @@ class Handle:
         self._calls = Calls(opening, isolated, restart == "auto", grace, prepare)
         with self._calls.call(listeners, timeout) as call:
             self._calls.open(call)
-        # Ended before interpreter exit: after it the engine's callbacks and GPU drivers may be gone.
+        # Runs before the interpreter exits; later the engine's callbacks and GPU drivers may be gone.
         self._finalizer = weakref.finalize(self, self._calls.close)
 
     @property
     def device(self) -> Device:
-        """The device that is computed on; its `reason` tells why it was chosen."""
+        """The device that computes; its `reason` says why it was chosen."""
         return self._opened.device
 
     @property
@@ -61,18 +61,18 @@ class Handle:
 
     @property
     def pid(self) -> int | None:
-        """The number of the child process that does the native work; None without one."""
+        """Process id of the child process that runs the native code. None if there is none."""
         return self._calls.runner.pid
 
     def cancel(self) -> None:
-        """Stop every call that has begun, on whichever thread; each raises `CancelledError`.
+        """Stop all calls that have begun, on any thread; each raises `CancelledError`.
 
-        May be called at any time and from any thread. A call that begins later is not stopped.
+        May be called at any time and from any thread. Later calls are not stopped.
         """
         self._calls.cancel()
 
     def close(self) -> None:
-        """Stop every call and give the model's memory back; a second call does nothing."""
+        """Stop all calls and free the model's memory. A second call does nothing."""
         self._finalizer()
 
     def __enter__(self: _Self) -> _Self:

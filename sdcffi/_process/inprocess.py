@@ -1,8 +1,8 @@
 """Run a session's operations on a thread of this process: ``Engine(..., isolated=False)``.
 
-A thread of its own, because the caller's must stay free to hear Ctrl-C and the clock, and because of the stack: the
-engine looks through prompts with a recursive std::regex, which overflows 8 MB at 30,000 characters and a macOS
-thread's 512 KB at a sixteenth of that.
+It is a thread of its own for two reasons. The caller's thread must stay free to handle Ctrl-C and the time limit. And
+the engine parses prompts with a recursive std::regex, which overflows a stack of 8 MB at 30,000 characters, and a macOS
+thread's stack of 512 KB at a sixteenth of that.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _threads: set[threading.Thread] = set()
 
 
 def start_thread(target: Any, *arguments: Any) -> threading.Thread:
-    """Start a daemon thread with a stack that native code has room on."""
-    with _starting:  # the size is the process's setting for new threads
+    """Start a daemon thread whose stack is large enough for native code."""
+    with _starting:  # the stack size is a setting of the whole process
         before = threading.stack_size(_STACK_BYTES)
         try:
             thread = threading.Thread(target=target, args=arguments, name="sdcffi", daemon=True)
@@ -38,20 +38,20 @@ def start_thread(target: Any, *arguments: Any) -> threading.Thread:
 
 
 def perform(session: Session, job: Job, name: str, arguments: tuple[Any, ...]) -> Done | Failed:
-    """Do one operation and give its outcome."""
+    """Run one operation and return its outcome. Raises nothing."""
     try:
         job.check()
         return Done(getattr(session, name)(job, *arguments))
     except SDError as error:  # OutOfMemoryError is a MemoryError too, with the native log
         return Failed(error)
     except MemoryError as error:
-        return Failed(OutOfMemoryError(f"Python got no more memory while it did '{name}' {error}".rstrip()))
+        return Failed(OutOfMemoryError(f"Python ran out of memory during '{name}' {error}".rstrip()))
     except BaseException as error:
         return Failed(error)
 
 
 class InProcess:
-    """A session of this process, see `_process.messages.Runner`."""
+    """A session in this process, see `_process.messages.Runner`."""
 
     def __init__(self) -> None:
         self._requests: SimpleQueue[_Request | None] = SimpleQueue()
@@ -67,23 +67,23 @@ class InProcess:
 
     @property
     def pid(self) -> int | None:
-        """None: it is this process."""
+        """None: there is no other process."""
         return None
 
     def open(self) -> None:
-        """Make a new session."""
+        """Open a new session."""
         self._thread = start_thread(_serve, Session(), self._requests)
         _threads.add(self._thread)
 
     def start(self, name: str, arguments: tuple[Any, ...]) -> None:
         """Begin an operation."""
-        self._messages = SimpleQueue()  # an operation that was given up may still write into the old one
+        self._messages = SimpleQueue()  # an abandoned operation may still write into the old queue
         self._job = Job(self._messages.put)
         self.busy = True
         self._requests.put((self._job, self._messages, name, arguments))
 
     def receive(self, seconds: float) -> Message | None:
-        """Give the operation's next message, None if there is none for so long."""
+        """Return the operation's next message. None if there is none for `seconds`."""
         try:
             message = self._messages.get(timeout=seconds)
         except Empty:
@@ -97,7 +97,7 @@ class InProcess:
             self._job.cancel()
 
     def kill(self) -> bool:
-        """Do nothing: native code that does not stop by itself cannot be stopped within the process."""
+        """Return False: native code in this process cannot be killed."""
         return False
 
     def close(self) -> None:
@@ -107,7 +107,7 @@ class InProcess:
             return
         self.cancel()
         self._requests.put(None)
-        # The garbage collector may close an engine on another engine's thread, whose lock this one would wait for.
+        # The garbage collector may close an engine on another engine's thread; joining there could deadlock.
         if threading.current_thread() not in _threads:
             thread.join()
         _threads.discard(thread)
@@ -117,7 +117,7 @@ def _serve(session: Session, requests: SimpleQueue[_Request | None]) -> None:
     while request := requests.get():
         job, messages, name, arguments = request
         messages.put(perform(session, job, name, arguments))
-        del request, job, messages, name, arguments  # pictures of this call are not kept until the next one
+        del request, job, messages, name, arguments  # otherwise the images of this call are kept until the next one
     perform(session, Job(_ignore), "close", ())
 
 

@@ -1,7 +1,7 @@
-"""What goes between the side that calls and the side that works, and what a side that works can do.
+"""Messages between the calling side and the working side, and the interface of the working side.
 
-The side that works (a thread or a child process) sees a `Job`; the side that waits receives its messages: events in
-order, then one of `Done`, `Failed` and `Crashed`.
+The working side (a thread or a child process) gets a `Job`. The calling side receives its messages: events in order,
+then one of `Done`, `Failed` and `Crashed`.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ __all__ = ["Crashed", "Done", "Failed", "Message", "Runner"]
 
 @dataclass(frozen=True)
 class Done:
-    """The operation's result."""
+    """The operation has ended with a result."""
 
     value: Any
 
 
 @dataclass(frozen=True)
 class Failed:
-    """What the operation raised."""
+    """The operation has raised an exception."""
 
     error: BaseException
 
 
 @dataclass(frozen=True)
 class Crashed:
-    """The process that worked has ended.
+    """The working process has ended.
 
     Attributes
     ----------
     exit_code : int
-        As `subprocess` has it: a negative one is a signal's number.
+        As in `subprocess`: negative for a signal.
     output : str
-        What it wrote to its standard output and error during the call.
+        Its standard output and error during the call.
     """
 
     exit_code: int
@@ -48,34 +48,34 @@ Message: TypeAlias = Event | Done | Failed | Crashed
 
 
 class Runner(Protocol):
-    """Runs a session's operations one after another, elsewhere than on the caller's thread."""
+    """Runs a session's operations one after another, on another thread or in another process."""
 
     @property
     def alive(self) -> bool:
-        """Whether there is a session, as opened before."""
+        """Whether the session is open."""
 
     @property
     def busy(self) -> bool:
-        """Whether an operation was begun whose outcome has not been received."""
+        """Whether an operation has begun and its outcome has not been received."""
 
     @property
     def pid(self) -> int | None:
-        """The number of the process that works, if it is another one."""
+        """Process id of the working process. None if it is this process."""
 
     def open(self) -> None:
-        """Make a new session, with nothing loaded."""
+        """Open a new session, in which nothing is loaded."""
 
     def start(self, name: str, arguments: tuple[Any, ...]) -> None:
         """Begin an operation."""
 
     def receive(self, seconds: float) -> Message | None:
-        """Give its next message, None if there is none for so long."""
+        """Return the operation's next message. None if there is none for `seconds`."""
 
     def cancel(self) -> None:
-        """Ask the operation to stop; it then ends with a `CancelledError`. Any thread."""
+        """Ask the operation to stop with a `CancelledError`. May be called from any thread."""
 
     def kill(self) -> bool:
-        """End the session at once; False where only a process could be ended."""
+        """End the session at once. Return False if that is not possible."""
 
     def close(self) -> None:
-        """End the session and give everything back. Any thread; a second call does nothing."""
+        """End the session and free its memory. May be called from any thread; a second call does nothing."""

@@ -1,7 +1,7 @@
-"""Memory that two processes share and that has no name: nothing can be left behind, whoever dies when.
+"""Shared memory without a name, so that nothing is left behind when a process dies, however it dies.
 
-On Linux a memfd, elsewhere an unlinked temporary file, whose descriptor travels through a socket. On Windows a mapping
-under a random name, which the system drops with its last handle.
+On Linux it is a memfd, on other systems an unlinked temporary file; the descriptor is sent through a socket. On Windows
+it is a mapping with a random name, which the system frees with its last handle.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["anonymous_file", "fill", "view"]
 
 
 def anonymous_file() -> int:
-    """Give the descriptor of a new file without a name; the caller closes it."""
+    """Return the descriptor of a new file without a name; the caller closes it."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("sdcffi")
     with tempfile.TemporaryFile() as file:
@@ -34,7 +34,7 @@ if sys.platform == "win32":
         tagname = ""
 
     def fill(buffers: Sequence[memoryview]) -> Mapping:
-        """Copy buffers one behind the other into new shared memory; give the mapping, which keeps it there."""
+        """Copy buffers one after the other into new shared memory; return the mapping, which owns it."""
         tagname = f"sdcffi-{secrets.token_hex(16)}"
         mapping = Mapping(-1, sum(buffer.nbytes for buffer in buffers), tagname=tagname)
         mapping.tagname = tagname
@@ -46,9 +46,9 @@ else:
     _MAP_FIXED = 0x10  # on Linux, macOS and the BSDs alike; Python has no name for it
 
     def fill(buffers: Sequence[memoryview]) -> int:
-        """Copy buffers one behind the other into new shared memory; give its descriptor, which the caller closes.
+        """Copy buffers one after the other into new shared memory; return its descriptor, which the caller closes.
 
-        It is written, not mapped: a full disk or memory is then an OSError and not a SIGBUS.
+        The buffers are written, not mapped, so that a full disk or memory is an OSError and not a SIGBUS.
         """
         descriptor = anonymous_file()
         try:
@@ -62,11 +62,11 @@ else:
         return descriptor
 
     def view(descriptor: int, size: int) -> memoryview:
-        """Map shared memory; the mapping goes away with the last view on it.
+        """Return a view on shared memory; the mapping ends with the last view on it.
 
-        Python's own mmap would keep a descriptor open for each, of which a process has only some hundreds. So its
-        object owns memory without a file, over which the shared memory is laid: were the address first in our hands, a
-        Ctrl-C between two instructions could lose it.
+        Python's own mmap would keep a descriptor open for each mapping, and a process has only some hundreds. So the
+        mmap object owns memory without a file, and the shared memory is mapped over it. If the address were mapped
+        first, a Ctrl-C between two instructions could leak it.
         """
         ffi, libc = _libc()
         owner = mmap.mmap(-1, size)

@@ -1,9 +1,9 @@
-"""Run a session's operations in a child process: what `Engine` does unless told otherwise.
+"""Run a session's operations in a child process, as `Engine` does by default.
 
 The child is started with `subprocess`, so it never imports the program's main module: no ``if __name__ ==
 "__main__"`` is needed, and notebooks and ``python -c`` work. It has the parent's `sys.path`, and inherits one end of
-a socket pair and, as its standard output and error, a nameless file that is read when it has crashed. It is in a
-session of its own: Ctrl-C in the terminal reaches the parent only, which decides.
+a socket pair and, as its standard output and error, a file without a name that is read after a crash. It is in a
+process session of its own, so that Ctrl-C in the terminal reaches only the parent.
 
       Engine, calls                     child
       start(name, arguments) ------->   Session.<name>(job, *arguments)
@@ -31,14 +31,14 @@ from .messages import Crashed, Done, Failed, Message
 
 __all__ = ["Worker"]
 
-_NO_BLAS_THREADS = {"OPENBLAS_NUM_THREADS": "1"}  # numpy starts them at import; nothing there multiplies by it
+_NO_BLAS_THREADS = {"OPENBLAS_NUM_THREADS": "1"}  # numpy starts them at import, and the child does not need them
 _BOOT = """\
 import sys
 sys.path[:] = sys.argv[3:]
 from sdcffi._process.child import main
 main(int(sys.argv[1]), int(sys.argv[2]))
 """
-_END_SECONDS = 10.0  # for a process that has closed its socket; a core dump takes its time
+_END_SECONDS = 10.0  # for a process that has closed its socket; a core dump takes long
 _CLOSE_SECONDS = 2.0
 
 
@@ -50,12 +50,12 @@ class Worker:
         self._channel: Channel | None = None
         self._record = -1
         self._owner = os.getpid()
-        self._closing = threading.RLock()  # a signal handler may close amid a close
+        self._closing = threading.RLock()  # a signal handler may close it during a close
         self.busy = False
 
     @property
     def alive(self) -> bool:
-        """Whether there is a child; one that is ending closes its socket before it can be waited for."""
+        """Whether the child lives. An ending child closes its socket before it can be waited for."""
         process, channel = self._process, self._channel
         if process is None or channel is None or process.poll() is not None:
             return False
@@ -63,7 +63,7 @@ class Worker:
 
     @property
     def pid(self) -> int | None:
-        """The child's process number."""
+        """Process id of the child."""
         return self._process.pid if self._process else None
 
     def open(self) -> None:
@@ -77,14 +77,16 @@ class Worker:
         self.close()
         if getattr(sys, "frozen", False):
             raise SDError(
-                "a frozen program has no Python interpreter to start a child with: name one with"
+                "a frozen program has no Python interpreter for a child process: set one with"
                 " multiprocessing.set_executable, or use isolated=False"
             )
         try:
             self._start()
         except OSError as error:
             self.close()
-            raise SDError(f"the engine's process could not be started: {error}. isolated=False needs none") from error
+            raise SDError(
+                f"the engine's process could not be started: {error}. Use isolated=False to run without one"
+            ) from error
 
     def _start(self) -> None:
         self._record = shared_memory.anonymous_file()
@@ -116,11 +118,11 @@ class Worker:
         if self._channel:
             try:
                 self._channel.send(message)
-            except OSError:  # it has ended; `receive` tells
+            except OSError:  # it has ended; `receive` reports that
                 return
 
     def receive(self, seconds: float) -> Message | None:
-        """Give the operation's next message, None if there is none for so long."""
+        """Return the operation's next message. None if there is none for `seconds`."""
         message = self._receive(seconds)
         if isinstance(message, (Done, Failed, Crashed)):
             self.busy = False
@@ -129,14 +131,14 @@ class Worker:
     def _receive(self, seconds: float) -> Message | None:
         process, channel = self._process, self._channel
         if process is None or channel is None:
-            return Failed(SDError("the engine is closed"))
+            return Failed(SDError("the engine is closed; open a new one"))
         try:
             if channel.poll(seconds):
                 message: Message = channel.receive()
                 return message
-            if process.poll() is None:  # a fork of ours may hold the child's end of the socket open
+            if process.poll() is None:  # a fork of this process may hold the child's end of the socket open
                 return None
-        except BrokenPipeError:  # Ctrl-C came amid a message: what follows cannot be understood
+        except BrokenPipeError:  # Ctrl-C interrupted a message, so the next one cannot be read
             process.kill()
         except (EOFError, OSError):
             pass
@@ -167,8 +169,8 @@ class Worker:
         return True
 
     def close(self) -> None:
-        """End the child, which gives back all its memory."""
-        with self._closing:  # a second one returns when the child is gone too
+        """End the child, which frees all its memory."""
+        with self._closing:  # a second close also returns only when the child has ended
             self._close()
 
     def _close(self) -> None:
@@ -178,7 +180,7 @@ class Worker:
             channel.close()
         if record >= 0:
             os.close(record)
-        if process is None or os.getpid() != self._owner:  # a fork of the process that made it only forgets it
+        if process is None or os.getpid() != self._owner:  # in a fork the child belongs to the original process
             return
         try:
             process.wait(_CLOSE_SECONDS)
@@ -188,7 +190,7 @@ class Worker:
 
 
 def _executable() -> str:
-    """Give the interpreter, which an embedding program names with `multiprocessing.set_executable`."""
+    """Return the interpreter; an embedding program sets it with `multiprocessing.set_executable`."""
     return os.fsdecode(multiprocessing.spawn.get_executable() or sys.executable)
 
 

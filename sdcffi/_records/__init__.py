@@ -1,1 +1,1 @@
-"""What made an image: files and their digests, the parameters, and the texts that hold them."""
+"""Records of how an image was generated: parameters, files with digests, and their text forms."""

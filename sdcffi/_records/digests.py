@@ -1,7 +1,7 @@
-"""Digests of model files, computed once: kept in this process and in the user's cache directory.
+"""Digests of model files, cached in this process and in the user's cache directory.
 
-A kept digest counts for a file of the same path, size, modification time and inode. On disk those of large files are
-kept, except of what was modified in the last seconds: a later change could leave its time as it is.
+A cached digest is valid for a file with the same path, size, modification time and inode. Digests of large files are
+also cached on disk, except for files modified within the last seconds: a later change might not change their time.
 """
 
 from __future__ import annotations
@@ -17,14 +17,23 @@ from .._files import cache_directory, replacing, stream_digest
 
 __all__ = ["FileState", "file_state", "sha256", "tensors_sha256"]
 
-_LEAST_KEPT = 32 << 20  # bytes; less is read in no time
-_SETTLED = 2 * 10**9  # nanoseconds; the coarsest file systems count in two seconds
+_LEAST_KEPT = 32 << 20  # bytes; smaller files are read fast enough
+_SETTLED = 2 * 10**9  # nanoseconds; the coarsest file systems have a resolution of two seconds
 _kept: dict[str, tuple[FileState, str]] = {}
 
 
 @dataclass(frozen=True)
 class FileState:
-    """What tells whether a file is still the one that it was; of a directory, over the files in it."""
+    """The state of a file, by which a change is noticed.
+
+    Attributes
+    ----------
+    size : int
+        In bytes; for a directory, the sum over its files.
+    mtime_ns : int
+        Modification time in nanoseconds; for a directory, that of its newest file.
+    inode : int
+    """
 
     size: int
     mtime_ns: int
@@ -32,7 +41,7 @@ class FileState:
 
 
 def file_state(path: Path) -> FileState | None:
-    """Give the state of a file, or of a diffusers directory; None if it is not there."""
+    """Return the state of a file or of a diffusers directory. None if it does not exist or cannot be read."""
     try:
         parts = [file.stat() for file in _files(path)]
         return FileState(
@@ -43,7 +52,7 @@ def file_state(path: Path) -> FileState | None:
 
 
 def sha256(path: Path) -> str:
-    """Give the sha256 of a file in hexadecimal; of a directory, that of its files' digests and relative names.
+    """Return the sha256 of a file, in hexadecimal; for a directory, that of its files' digests and relative names.
 
     Raises
     ------
@@ -54,7 +63,18 @@ def sha256(path: Path) -> str:
 
 
 def tensors_sha256(path: Path) -> str | None:
-    """Give the sha256 of what follows a safetensors file's header, by which web interfaces know a LoRA; else None."""
+    """Return the sha256 of the data after a safetensors file's header, which web interfaces use to identify a LoRA.
+
+    Returns
+    -------
+    str or None
+        In hexadecimal. None for other formats.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    """
     return _kept_digest(path, "tensors") if path.suffix.lower() == ".safetensors" else None
 
 
@@ -64,7 +84,7 @@ def _kept_digest(path: Path, part: str) -> str:
     if state is not None and (found := _look_up(key, state)):
         return found
     digest = _computed(path, part)
-    if state is not None and file_state(path) == state:  # else it changed while it was read
+    if state is not None and file_state(path) == state:  # otherwise the file changed while it was read
         _keep(key, state, digest)
     return digest
 
@@ -92,7 +112,7 @@ def _look_up(key: str, state: FileState) -> str | None:
         try:
             kept = json.loads((_directory() / key).read_text(encoding="utf-8"))
             _kept[key] = FileState(**kept["state"]), str(kept["sha256"])
-        except (OSError, ValueError, TypeError, KeyError):  # none, or damaged: it is computed again
+        except (OSError, ValueError, TypeError, KeyError):  # missing or damaged: it is computed again
             return None
     before, digest = _kept[key]
     return digest if before == state else None
@@ -106,7 +126,7 @@ def _keep(key: str, state: FileState, digest: str) -> None:
         _directory().mkdir(parents=True, exist_ok=True)
         with replacing(_directory() / key) as temporary:
             temporary.write_text(json.dumps({"state": asdict(state), "sha256": digest}), encoding="utf-8")
-    except OSError:  # a cache that cannot be written costs time, no more
+    except OSError:  # without a cache the digest is only computed again
         return
 
 

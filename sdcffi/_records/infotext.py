@@ -1,8 +1,9 @@
-"""The text ``parameters`` that AUTOMATIC1111's web interface writes into pictures, and viewers read.
+"""The text ``parameters`` that AUTOMATIC1111's web interface writes into images, and that viewers read.
 
-The prompt, ``Negative prompt: ...``, and one line of ``Name: value`` with commas between; see `create_infotext` of
-its ``modules/processing.py`` and `quote` of ``modules/infotext_utils.py``. Readers take the last line for the values,
-so a prompt may hold lines like them; one that holds ``Negative prompt:`` cannot be told from the format's own.
+It has the prompt, ``Negative prompt: ...``, and one line of ``Name: value`` pairs separated by commas. See
+`create_infotext` of its ``modules/processing.py`` and `quote` of ``modules/infotext_utils.py``. Readers take the last
+line for the values, so a prompt may have lines of the same form. A prompt that contains ``Negative prompt:`` is
+ambiguous.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ..params.lora import Lora
 
 __all__ = ["infotext", "lora_name", "plain_name", "sampler_label", "scheduler_label"]
 
-# sd_samplers_kdiffusion.py; what has no name there keeps the engine's.
+# sd_samplers_kdiffusion.py; samplers without a name there keep the engine's name.
 _SAMPLERS = {
     "euler": "Euler",
     "euler_a": "Euler a",
@@ -26,7 +27,7 @@ _SAMPLERS = {
     "dpm++2m": "DPM++ 2M",
     "lcm": "LCM",
 }
-# sd_schedulers.py; the engine's "discrete" takes even timesteps as k-diffusion's get_sigmas does.
+# sd_schedulers.py; the engine's "discrete" has evenly spaced timesteps, as k-diffusion's get_sigmas has.
 _SCHEDULERS = {
     "discrete": "Uniform",
     "karras": "Karras",
@@ -39,22 +40,22 @@ _SCHEDULERS = {
 
 
 def sampler_label(name: str | None) -> str | None:
-    """Give a sampler's name as viewers know it."""
+    """Return the name of a sampler that viewers know; the engine's own name if there is none."""
     return _SAMPLERS.get(name or "", name)
 
 
 def scheduler_label(name: str | None) -> str | None:
-    """Give a scheduler's name as viewers know it."""
+    """Return the name of a scheduler that viewers know; the engine's own name if there is none."""
     return _SCHEDULERS.get(name or "", name)
 
 
 def lora_name(lora: Lora) -> str:
-    """Give the name that stands for an adapter in a tag."""
+    """Return the name of an adapter in a tag."""
     return plain_name(lora.name or Path(lora.path).stem).replace(">", "")
 
 
 def plain_name(name: str) -> str:
-    """Take out what separates values, as the web interface does with names of files."""
+    """Remove the characters that separate values, as the web interface does in file names."""
     return name.replace(",", "").replace(":", "")
 
 
@@ -64,17 +65,21 @@ def infotext(prompt: str, negative_prompt: str, loras: Sequence[Lora], values: M
     Parameters
     ----------
     prompt, negative_prompt : str
-        As drawn, without LoRA tags.
+        As the engine got them, without LoRA tags.
     loras : sequence of Lora
-        Become tags behind the prompt.
+        Added as tags after the prompt.
     values : mapping
-        The last line, in order; None is left out.
+        Values of the last line, in order. None is left out.
+
+    Returns
+    -------
+    str
     """
     tags = "".join(map(_tag, loras))
     line = ", ".join(f"{name}: {_quoted(value)}" for name, value in values.items() if value is not None)
     negative = f"\nNegative prompt: {negative_prompt}" if negative_prompt else ""
     text = f"{prompt}{tags}{negative}\n{line}".strip()
-    return text.encode("utf-8", "replace").decode()  # names of files may hold bytes that are no UTF-8
+    return text.encode("utf-8", "replace").decode()  # file names may have bytes that are not UTF-8
 
 
 def _tag(lora: Lora) -> str:

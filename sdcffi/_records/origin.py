@@ -1,4 +1,4 @@
-"""What a record holds besides parameters: files, pictures given, and where the pictures of a call come from."""
+"""Parts of a record: files, input images, and the origin of the images of a call."""
 
 from __future__ import annotations
 
@@ -25,7 +25,17 @@ __all__ = ["FileRecord", "ImageRecord", "Origin", "Upscaling", "file_record", "i
 
 @dataclass(frozen=True)
 class Upscaling:
-    """A network that enlarged the pictures of a call, by which factor, and in tiles of how many pixels a side."""
+    """How the images of a call were upscaled.
+
+    Attributes
+    ----------
+    path : Path
+        The upscaling network.
+    factor : float
+        Factor of width and height.
+    tile_size : int
+        Side of a tile, in pixels; 0 for no tiles.
+    """
 
     path: Path
     factor: float
@@ -34,22 +44,22 @@ class Upscaling:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where the pictures of a call come from: what `Record` needs beside the call's own parameters.
+    """Where the images of a call come from: what a record needs in addition to the call's parameters.
 
     Attributes
     ----------
     context, resolved_context : ContextParams
-        As asked for, and with what the engine took for the rest.
+        As requested, and with the engine's defaults filled in.
     resolved_params : Struct
-        The same of the call.
+        The call, with the engine's defaults filled in.
     device : Device
-        What it was drawn on.
+        The device that computed it.
     commit, build : str
-        The engine's commit, and the key of the native build, which patches and compiler options are part of.
+        The engine's commit, and the key of the native build, which depends on patches and compiler options.
     states : dict of Path to FileState
-        The files as they were when they were loaded.
+        The states of the files when they were loaded.
     upscaling : Upscaling, optional
-        What enlarged them afterwards.
+        How the images were upscaled afterwards. None: they were not.
     """
 
     context: ContextParams
@@ -63,30 +73,30 @@ class Origin:
 
     @staticmethod
     def look(params: Struct) -> dict[Path, FileState | None]:
-        """Give the states of the files that a struct names, as they are now."""
+        """Return the present states of the files that a struct names."""
         return {path: file_state(path) for path in detach(params)[1].values()}
 
 
 @public
 @dataclass(frozen=True, kw_only=True)
 class FileRecord:
-    """A file that took part.
+    """A file that was used.
 
     Attributes
     ----------
     role : str
         The C field that named it: ``"diffusion_model_path"``, ``"loras[0].path"``.
     name : str
-        Its name without directories.
+        Name of the file, without directories.
     size : int, optional
-        Bytes; of a diffusers directory, of all files in it. None where it is not known.
+        In bytes; for a diffusers directory, the sum over its files. None: unknown.
     sha256 : str, optional
-        Hexadecimal digest; of a directory, that of its files' digests and names. None where it was not asked for, or
-        the file was no longer the one that had been loaded.
+        Hexadecimal digest; for a directory, that of its files' digests and names. None: not requested, or the file
+        had changed since it was loaded.
     tensors_sha256 : str, optional
-        Of a LoRA in safetensors, without its header: what web interfaces call its hash.
+        Digest of a LoRA in safetensors without its header, which web interfaces call its hash.
     path : str, optional
-        Absolute path, where it was asked for.
+        Absolute path. None: not requested.
     """
 
     role: str
@@ -100,16 +110,16 @@ class FileRecord:
 @public
 @dataclass(frozen=True, kw_only=True)
 class ImageRecord:
-    """A picture that was given to a call; it is not kept, only told.
+    """An input image of a call. Only its digest is kept, not its pixels.
 
     Attributes
     ----------
     role : str
-        The C field: ``"init_image"``, ``"ref_images[0]"``.
+        The C field that it was passed as: ``"init_image"``, ``"ref_images[0]"``.
     shape : tuple of int
         (H, W, C).
     sha256 : str
-        Of its pixels as the engine got them: uint8, row by row.
+        Digest of the pixels as the engine got them: uint8, row by row.
     """
 
     role: str
@@ -118,20 +128,35 @@ class ImageRecord:
 
 
 def image_record(role: str, pixels: NDArray[np.uint8]) -> ImageRecord:
-    """Describe a picture."""
+    """Describe an input image, a uint8 array (H, W, C)."""
     return ImageRecord(role=role, shape=tuple(pixels.shape), sha256=hash_of(pixels.tobytes()).hexdigest())
 
 
 def file_record(role: str, path: Path, loaded: FileState | None, digests: bool, paths: bool) -> FileRecord:
-    """Describe a file that was in the state `loaded` when it was read; see `Result.record`."""
+    """Describe a file.
+
+    Parameters
+    ----------
+    role, path
+        See `FileRecord`.
+    loaded : FileState or None
+        State of the file when it was loaded.
+    digests, paths : bool
+        Whether to include digests and the absolute path.
+
+    Warns
+    -----
+    UserWarning
+        If the file has changed since it was loaded, or cannot be read again; the digest is then left out.
+    """
     same = loaded is not None and file_state(path) == loaded
     if digests and not same:
-        warn(f"{path} is not as it was when it was loaded: its digest is left out")
+        warn(f"{path} has changed since it was loaded, so the record lacks its digest; load the model again")
     try:
         digest = sha256(path) if digests and same else None
         tensors = tensors_sha256(path) if digest and role.startswith("loras[") else None
     except OSError as error:
-        warn(f"{path} cannot be read again ({error}): its digest is left out")
+        warn(f"{path} cannot be read again, so the record lacks its digest: {error}")
         digest = tensors = None
     return FileRecord(
         role=role,

@@ -1,4 +1,4 @@
-"""What made a picture, to be kept with it and to draw it again."""
+"""The record of how an image was generated, to be stored in its file and to generate it again."""
 
 from __future__ import annotations
 
@@ -30,35 +30,36 @@ _KINDS: dict[str, type[Struct]] = {"image": ImageParams, "video": VideoParams}
 @public
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """Everything that made one image. `Result.record` returns it, `from_file` reads it from a file.
+    """How one image was generated. `Result.record` returns it, `from_file` reads it from a file.
 
     Attributes
     ----------
     kind : str
         ``"image"`` or ``"video"``.
     context : ContextParams
-        The model and its options as they were asked for, with names of files in place of paths.
+        Model and options as requested, with file names in place of paths.
     params : ImageParams or VideoParams
-        The call as it was asked for, LoRA tags taken out of the prompt, without pictures.
+        The call as requested, with LoRA tags removed from the prompt and without input images.
     resolved_context, resolved_params
-        Numbers, switches and names with the engine's own defaults filled in: threads, steps, sampler, scheduler, ...
-        None remains what the engine decides within (eta, flow shift).
+        The same with the engine's defaults filled in: threads, steps, sampler, scheduler, ... Values that the engine
+        chooses internally stay None (eta, flow shift).
     seed, index : int
-        This picture's seed, and its place in the batch or video, from 0.
+        Seed of this image, and its index in the batch or video, from 0.
     width, height : int
-        Pixels of the picture.
+        Size of the image, in pixels.
     files, images : tuple of FileRecord, tuple of ImageRecord
-        What was read.
+        Files and input images that were used.
     lora_modes : tuple of str
         How each adapter was applied: ``"immediately"`` or ``"at_runtime"``.
     upscale_factor, upscale_tile_size : float, int, optional
-        How a network, which stands in `files` as ``"upscaler"``, enlarged the picture afterwards.
+        How the image was upscaled afterwards: factor of the size, and side of the tiles in pixels. The network is in
+        `files` as ``"upscaler"``. None: the image was not upscaled.
     commit, build, version : str
         The engine's commit, the key of its build, and sdcffi's version.
     backend, device, hardware : str
-        Such as ``"cuda"``, ``"CUDA0"`` and the device's own name.
+        Such as ``"cuda"``, ``"CUDA0"`` and the product name of the device.
     device_id : str, optional
-        The word that chooses just this device or CPU variant: ``"cuda:0"``, ``"cpu:haswell"``. None in older records.
+        Value of ``backend=`` for this device or CPU variant: ``"cuda:0"``, ``"cpu:haswell"``. None in older records.
     """
 
     kind: str = "image"
@@ -85,25 +86,25 @@ class Record:
 
     @property
     def whole(self) -> ImageParams | VideoParams:
-        """The call with the engine's own defaults filled in."""
+        """The call with the engine's defaults filled in."""
         return self.resolved_params.updated(self.params)  # type: ignore[arg-type]
 
     def infotext(self) -> str:
-        """Give the text that AUTOMATIC1111's web interface writes into pictures, and viewers read."""
+        """Return the text that AUTOMATIC1111's web interface writes into images, and that viewers read."""
         whole = self.whole
-        values = {**_sampling_values(whole), "Seed": self.seed, **self._picture_values(), **self._file_values()}
+        values = {**_sampling_values(whole), "Seed": self.seed, **self._image_values(), **self._file_values()}
         return infotext(whole.prompt or "", whole.negative_prompt or "", whole.loras or (), values)
 
-    def _picture_values(self) -> dict[str, Any]:
+    def _image_values(self) -> dict[str, Any]:
         call: Any = self.whole
         hires = self.params.given().get("hires")
         first = call.width or self.width, call.height or self.height
         second_size = tuple(round(side / (self.upscale_factor or 1)) for side in (self.width, self.height))
         width, height = first if hires and hires.enabled else second_size
-        started = any(picture.role == "init_image" for picture in self.images)
+        has_init = any(image.role == "init_image" for image in self.images)
         values = {
             "Size": f"{width}x{height}",
-            "Denoising strength": call.strength if started else None,
+            "Denoising strength": call.strength if has_init else None,
             "Clip skip": call.clip_skip if (call.clip_skip or 0) > 1 else None,
         }
         if hires and hires.enabled:
@@ -140,7 +141,7 @@ class Record:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it as plain data; None is left out."""
+        """Return the record as plain data, without fields that are None."""
         data: dict[str, Any] = {"sdcffi": _FORMAT}
         for item in fields(self):
             value = getattr(self, item.name)
@@ -153,16 +154,24 @@ class Record:
         return data
 
     def to_json(self, indent: int | None = None) -> str:
-        """Give it as JSON, in ASCII."""
+        """Return the record as JSON, in ASCII.
+
+        Parameters
+        ----------
+        indent : int, optional
+            Number of spaces per level. None: everything on one line.
+        """
         return json.dumps(self.to_dict(), indent=indent)
 
     @classmethod
     def from_dict(cls, data: Any, source: str = "record") -> Record:
-        """Read what `to_dict` gave; see `from_json`."""
+        """Read the result of `to_dict`; see `from_json`."""
         if not isinstance(data, Mapping) or "sdcffi" not in data:
-            raise ValueError(f"{source} is no record of sdcffi: it has no key 'sdcffi'")
+            raise ValueError(f"{source} is not a record of sdcffi: it has no key 'sdcffi'")
         if data["sdcffi"] != _FORMAT:
-            raise ValueError(f"{source} has format {data['sdcffi']!r}; this sdcffi reads {_FORMAT}: use a newer one")
+            raise ValueError(
+                f"{source} has format {data['sdcffi']!r}, and this sdcffi reads format {_FORMAT}: install a newer one"
+            )
         values = {name: value for name, value in data.items() if name != "sdcffi"}
         names = [item.name for item in fields(cls)]
         check_keys(values, names, source)
@@ -178,36 +187,41 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str, source: str = "record") -> Record:
-        """Read what `to_json` gave.
+        """Read the result of `to_json`.
 
         Parameters
         ----------
         text : str
         source : str
-            What to call it in messages.
+            Name of the text, for messages.
 
         Raises
         ------
         ValueError
-            If it is no such text, is damaged, or of a newer sdcffi, with what is missing or unknown.
+            If the text is not a record, is damaged, or was written by a newer sdcffi.
         """
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{source} is no JSON: {error}") from error
+            raise ValueError(f"{source} is not valid JSON: {error}") from error
         return cls.from_dict(data, source)
 
     def to_file(self, path: StrPath) -> Path:
-        """Write it as JSON; the file's ending must be ``.json``.
+        """Write the record as JSON to a file with the ending ``.json``.
+
+        Returns
+        -------
+        Path
+            The file.
 
         Raises
         ------
         ValueError
-            If it is another one.
+            If the ending is another one.
         """
         target = Path(path).expanduser()
         if target.suffix.lower() != ".json":
-            raise ValueError(f"{target}: records are written as .json")
+            raise ValueError(f"{target} must end in .json: records are written as JSON")
         with replacing(target) as temporary:
             temporary.write_text(self.to_json(indent=1) + "\n", encoding="utf-8")
         return target
@@ -297,7 +311,7 @@ def _decoded(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     integers = {name: values[name] for name in ("seed", "index", "width", "height")}
     for name, value in integers.items():
         if type(value) is not int or value < 0:
-            raise ValueError(f"{source} is damaged: {name} must be an integer from 0, not {value!r}")
+            raise ValueError(f"{source} is damaged: {name} must be an integer of at least 0, not {value!r}")
     return {
         **values,
         "context": decode(ContextParams, values["context"], f"{source}: context"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from .._bindings.requests import Edges, Opening
 from .._checks.context import check_context, check_lora_options, resolve_seed
 from .._checks.image import check_image
-from .._checks.inputs import take_pictures, take_video_pictures
+from .._checks.inputs import take_images, take_video_images
 from .._checks.memory import MemoryCheck
 from .._checks.video import check_video
 from .._machine.backends import backend_choice
@@ -475,13 +475,13 @@ class Engine(Handle):
                 eta=eta,
             ),
         )
-        given = take_pictures((params or ImageParams()).updated(keywords), self._model, resize, alpha)
+        given = take_images((params or ImageParams()).updated(keywords), self._model, resize, alpha)
         given = check_image(given, self._model)
         if not isinstance(canny, bool):
             raise TypeError(f"canny must be True or False, not {canny!r}")
         if canny and given.control_image is None:
             raise ValueError("canny=True needs control_image; pass the image whose edges to use")
-        self._memory.check_picture(given, self.device)
+        self._memory.check_image(given, self.device)
         given = replace(given, seed=resolve_seed(given.seed, given.batch_count))
         hearing = self._generation.hearing(
             preview, preview_interval, preview_noisy, timeout, on_log, on_progress, on_preview
@@ -659,7 +659,7 @@ class Engine(Handle):
                 high_noise, high_noise_steps, high_noise_cfg_scale, high_noise_sampler
             ),
         )
-        given = take_video_pictures((params or VideoParams()).updated(keywords), self._model, resize, alpha)
+        given = take_video_images((params or VideoParams()).updated(keywords), self._model, resize, alpha)
         given = check_video(given, self._model)
         given = replace(given, seed=resolve_seed(given.seed, None))
         hearing = self._generation.hearing(

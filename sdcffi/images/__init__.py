@@ -1,1 +1,1 @@
-"""Images as arrays and Pillow images: conversion, size, comparison, contact sheets, and the files they go into."""
+"""Images as arrays and Pillow images: conversion, resizing, comparison, contact sheets, and image and video files."""

@@ -1,4 +1,4 @@
-"""How far two pictures are apart, in numbers."""
+"""Measure the difference between two images."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """How far two pictures are apart.
+    """Difference between two images.
 
     Parameters
     ----------
     mean : float
-        Mean absolute difference of the samples, 0 to 255.
+        Mean absolute difference of the channel values, from 0 to 255.
     psnr : float
-        Peak signal-to-noise ratio in dB, ``10 log10(255**2 / mean squared error)``; infinite for equal pictures.
+        Peak signal-to-noise ratio in dB, ``10 log10(255**2 / mean squared error)``; infinite for equal images.
     changed : float
-        Share of the pixels of which at least one channel differs, 0 to 1.
+        Fraction of pixels in which at least one channel differs, from 0 to 1.
     """
 
     mean: float
@@ -32,12 +32,12 @@ class Difference:
 
 
 def compare(one: Pixels, other: Pixels) -> Difference:
-    """Measure how far two pictures of the same shape are apart.
+    """Measure the difference between two images of the same shape.
 
     Parameters
     ----------
     one, other : numpy.ndarray
-        ``uint8``, shape ``(height, width, channels)``.
+        ``uint8`` arrays of shape ``(height, width, channels)``.
 
     Returns
     -------
@@ -46,10 +46,10 @@ def compare(one: Pixels, other: Pixels) -> Difference:
     Raises
     ------
     ValueError
-        The shapes differ.
+        If the shapes differ.
     """
     if one.shape != other.shape:
-        raise ValueError(f"pictures of different shapes: {one.shape} and {other.shape}")
+        raise ValueError(f"images must have the same shape to be compared, not {one.shape} and {other.shape}")
     delta = one.astype(np.float64) - other.astype(np.float64)
     error = float(np.mean(delta**2))
     return Difference(

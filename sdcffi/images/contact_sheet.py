@@ -1,4 +1,4 @@
-"""A labelled table of pictures, to look at many next to each other. Nothing here knows of the engine."""
+"""Contact sheets: a labelled table of images."""
 
 from __future__ import annotations
 
@@ -10,50 +10,50 @@ if TYPE_CHECKING:
 
 __all__ = ["contact_sheet"]
 
-_GAP = 8  # pixels between pictures, and around labels
+_GAP = 8  # pixels between images, and around labels
 _PAPER, _INK = (255, 255, 255), (0, 0, 0)
 
 
 def contact_sheet(
-    pictures: Sequence[Sequence[Image.Image]],
+    images: Sequence[Sequence[Image.Image]],
     rows: Sequence[str],
     columns: Sequence[str],
     title: str = "",
     below: Sequence[str] = (),
 ) -> Image.Image:
-    """Lay pictures out as a table.
+    """Lay images out as a table.
 
     Parameters
     ----------
-    pictures : sequence of rows of Pillow images
-        As many rows as `rows`, each with as many pictures as `columns`. Smaller ones than the largest are centred.
+    images : sequence of rows of Pillow images
+        One row for each item of `rows`, with one image for each item of `columns`. Images smaller than the largest one
+        are centred.
     rows, columns : sequence of str
-        What stands left of each row and above each column. They are drawn whole; a label is no wider than its place
-        because the place is made as wide as it.
+        Labels left of each row and above each column. They are never cut off: the sheet makes room for them.
     title : str
-        A line above all, cut off where it is wider than the sheet; left out where it is empty.
+        Line above the table, cut off if it is wider than the sheet. Empty: no line.
     below : sequence of str
-        A line below each row, cut off likewise; left out where empty.
+        Line below each row, cut off if it is wider than the sheet. Empty: no lines.
 
     Returns
     -------
     Pillow image
-        RGB; the pictures are copied in as they are, not scaled.
+        A new RGB image. The images are copied into it and not scaled.
 
     Raises
     ------
     ValueError
-        If there is no picture, or labels, lines below and pictures do not agree.
+        If there are no images, or if their number does not match that of the labels or of the lines below.
     """
     from PIL import Image, ImageDraw
 
-    _check([len(row) for row in pictures], rows, columns, below)
+    _check([len(row) for row in images], rows, columns, below)
     measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     left = _widest(measure, rows) + 2 * _GAP
     line = _height(measure, [*rows, *columns, *below, title]) + 2 * _GAP
     top = line * (2 if title else 1)
-    width = max(_widest(measure, columns), *(picture.width for row in pictures for picture in row)) + _GAP
-    tallest = max(line, *(picture.height + _GAP for row in pictures for picture in row))
+    width = max(_widest(measure, columns), *(image.width for row in images for image in row)) + _GAP
+    tallest = max(line, *(image.height + _GAP for row in images for image in row))
     height = tallest + (line if below else 0)
 
     sheet = Image.new("RGB", (left + width * len(columns), top + height * len(rows)), _PAPER)
@@ -62,23 +62,25 @@ def contact_sheet(
         _write(draw, _GAP, line / 2, _cut(draw, title, sheet.width - 2 * _GAP), "lm")
     for index, label in enumerate(columns):
         _write(draw, left + index * width + (width - _GAP) / 2, top - line / 2, label, "mm")
-    for y, (label, row) in enumerate(zip(rows, pictures, strict=True)):
+    for y, (label, row) in enumerate(zip(rows, images, strict=True)):
         _write(draw, _GAP, top + y * height + (tallest - _GAP) / 2, label, "lm")
         if below:
             text = _cut(draw, below[y], sheet.width - left - _GAP)
             _write(draw, left, top + y * height + tallest + (line - 2 * _GAP) / 2, text, "lm")
-        for x, picture in enumerate(row):
-            place = left + x * width + (width - _GAP - picture.width) // 2
-            sheet.paste(picture.convert("RGB"), (place, top + y * height + (tallest - _GAP - picture.height) // 2))
+        for x, image in enumerate(row):
+            place = left + x * width + (width - _GAP - image.width) // 2
+            sheet.paste(image.convert("RGB"), (place, top + y * height + (tallest - _GAP - image.height) // 2))
     return sheet
 
 
 def _check(sizes: list[int], rows: Sequence[str], columns: Sequence[str], below: Sequence[str]) -> None:
-    """Refuse labels that do not agree with the pictures, of which each row has so many."""
+    """Refuse labels that do not match the images; `sizes` has the number of images in each row."""
     if not rows or not columns or sizes != [len(columns)] * len(rows):
-        raise ValueError(f"{len(rows)} rows and {len(columns)} columns are labelled, but the pictures are {sizes}")
+        raise ValueError(
+            f"images must be {len(rows)} rows of {len(columns)}, as many as the labels, not rows of {sizes}"
+        )
     if below and len(below) != len(rows):
-        raise ValueError(f"{len(below)} lines stand below {len(rows)} rows")
+        raise ValueError(f"below must have one line for each of the {len(rows)} rows, not {len(below)}")
 
 
 def _font() -> Any:
@@ -88,7 +90,7 @@ def _font() -> Any:
 
 
 def _clean(label: str) -> str:
-    """Give one line of what the built-in font has; it is of bitmaps where Pillow has no FreeType."""
+    """Return the label as one line of Latin-1, all that Pillow's bitmap font has without FreeType."""
     return " ".join(label.split()).encode("latin-1", "replace").decode("latin-1")
 
 
@@ -97,7 +99,7 @@ def _widest(draw: ImageDraw.ImageDraw, labels: Sequence[str]) -> int:
 
 
 def _cut(draw: ImageDraw.ImageDraw, label: str, width: int) -> str:
-    if _widest(draw, [label[: width + 1]]) <= width:  # a letter is a pixel wide, or more
+    if _widest(draw, [label[: width + 1]]) <= width:  # each letter is at least one pixel wide
         return label
     while label and _widest(draw, [label[:width] + "..."]) > width:
         label = label[:width][: -max(1, len(label[:width]) // 50)]
@@ -109,7 +111,7 @@ def _height(draw: ImageDraw.ImageDraw, labels: Sequence[str]) -> int:
 
 
 def _write(draw: ImageDraw.ImageDraw, x: float, y: float, label: str, anchor: str) -> None:
-    """Write a label around a point; anchors are not to be had of a bitmap font, so it is measured."""
+    """Write a label around a point; the text is measured because bitmap fonts have no anchors."""
     left, top, right, bottom = draw.textbbox((0, 0), _clean(label), _font())
     x -= {"l": 0, "m": (left + right) / 2}[anchor[0]]
     draw.text((round(x), round(y - (top + bottom) / 2)), _clean(label), _INK, _font())

@@ -1,7 +1,7 @@
-"""Numbers to pixels: numpy arrays and Pillow images to uint8 (H, W, C), where it is known what their numbers mean.
+"""Convert numpy arrays and Pillow images to uint8 arrays (H, W, C).
 
-uint8 counts to 255, a float to 1, bool is black or white; 16 bits count to 65535 where a picture format says so. What
-else an array holds is its owner's to know, and is refused.
+The full scale of uint8 is 255, that of floats is 1, and bool is black or white. The full scale of 16 bits is 65535 if
+the image format says so. Other arrays are refused, since their full scale is unknown.
 """
 
 from __future__ import annotations
@@ -18,36 +18,35 @@ __all__ = ["MOST_SIDE", "Alpha", "from_array", "from_pillow", "parse_alpha", "wi
 
 Alpha: TypeAlias = "str | tuple[int, int, int]"
 
-MOST_SIDE = 16384  # pixels; what stands beyond it overflows counts of the engine, or ends in minutes of allocation
-_FULL_16_BIT = 65535
-_OF_16_BIT = ("PNG", "PPM")  # formats whose 16-bit files Pillow gives as 32-bit integers, scaled to 65535
+MOST_SIDE = 16384  # pixels; above it the engine's counters overflow, or allocation takes minutes
+_OF_16_BIT = ("PNG", "PPM")  # formats whose 16-bit files Pillow reads as 32-bit integers with full scale 65535
 _ORIENTATION = 0x0112  # of EXIF
 
 
 def from_array(array: NDArray[Any], name: str, is_mask: bool = False) -> NDArray[np.uint8]:
-    """Give an array's pixels, the array itself where it is uint8.
+    """Return the pixels of an array.
 
     Parameters
     ----------
     array : array
         Shape (H, W) or (H, W, 1|3|4); uint8, or a float type from 0 to 1; a mask may be bool.
     name : str
-        What to call it in messages.
+        Name of the parameter, for messages.
     is_mask : bool
 
     Returns
     -------
     uint8 array (H, W, 1|3|4)
-        A view where no number had to be changed.
+        A view of the given array if it is uint8; else a new array.
 
     Raises
     ------
     ValueError
-        With dtype, shape and what is legal.
+        If the dtype, the shape or the values are not supported.
     """
-    is_picture = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))
+    has_shape = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))
     is_number = array.dtype == np.uint8 or array.dtype.kind == "f" or (is_mask and array.dtype == np.bool_)
-    if not is_picture or not is_number or 0 in array.shape:
+    if not has_shape or not is_number or 0 in array.shape:
         legal = f"a {'bool, ' if is_mask else ''}uint8 or float (0 to 1) array of shape (H, W) or (H, W, 1, 3 or 4)"
         raise ValueError(f"{name} must be {legal}, not {array.dtype} {array.shape}{_hint(array)}")
     check_sides(name, array.shape[1], array.shape[0])
@@ -60,50 +59,50 @@ def from_array(array: NDArray[Any], name: str, is_mask: bool = False) -> NDArray
 
 def _hint(array: NDArray[Any]) -> str:
     if array.ndim == 3 and array.shape[0] in (1, 3, 4):
-        return "; channels come last: numpy.moveaxis(pixels, 0, -1)"
+        return "; move the channels last: numpy.moveaxis(pixels, 0, -1)"
     if array.dtype.kind in "iu" and array.dtype.itemsize > 1:
         return "; divide it by its full scale, such as pixels / 65535"
     return ""
 
 
 def check_sides(name: str, width: int, height: int) -> None:
-    """Refuse a picture that is empty or huge."""
+    """Refuse an image with a side of less than 1 or more than `MOST_SIDE` pixels."""
     if min(width, height) < 1 or max(width, height) > MOST_SIDE:
-        raise ValueError(f"{name} must have from 1 to {MOST_SIDE} pixels a side, not {width}x{height}")
+        raise ValueError(f"{name} must have sides from 1 to {MOST_SIDE} pixels, not {width}x{height}")
 
 
 def _from_float(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
-    if array.dtype.itemsize < 4:  # numpy works on half precision through software
+    if array.dtype.itemsize < 4:  # numpy computes half precision in software, slowly
         array = array.astype(np.float32)
     low, high = array.min(), array.max()
-    if not (low >= 0 and high <= 1):  # NaN is neither
-        raise ValueError(f"{name} has floats, which must be from 0 to 1, not from {low} to {high}")
+    if not (low >= 0 and high <= 1):  # also for NaN
+        raise ValueError(f"{name} has floats from {low} to {high}; they must be from 0 to 1: scale them first")
     scaled: NDArray[np.float32] = np.multiply(array, 255, dtype=np.float32, casting="same_kind")
     scaled += 0.5
     return scaled.astype(np.uint8)
 
 
 def from_pillow(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    """Give a Pillow image's pixels, turned upright by its EXIF orientation.
+    """Return the pixels of a Pillow image, rotated by its EXIF orientation.
 
     Parameters
     ----------
     image : Image
-        Of any mode that can be made gray, RGB or RGBA. 16-bit ones are scaled to 8 bits, not clipped as by Pillow;
-        modes ``"I"`` and ``"F"`` are taken from 16-bit files, and with numbers from 0 to 1. Colour profiles are not
-        applied.
+        An image of any mode that can be converted to gray, RGB or RGBA. 16-bit images are scaled to 8 bits (Pillow
+        would clip them). Mode ``"I"`` is accepted from 16-bit files, mode ``"F"`` with values from 0 to 1. Colour
+        profiles are not applied.
     name : str
-        What to call it in messages.
+        Name of the parameter, for messages.
 
     Returns
     -------
     uint8 array (H, W, 1|3|4)
-        A copy.
+        A new array.
 
     Raises
     ------
     ValueError
-        If the mode does not say what its numbers mean.
+        If the full scale of the mode is unknown, or a value is out of range.
     """
     from PIL import ImageOps
 
@@ -118,8 +117,8 @@ def from_pillow(image: Image.Image, name: str) -> NDArray[np.uint8]:
     if image.mode == "I":
         low, high = image.getextrema()
         raise ValueError(
-            f"{name} is of mode 'I' (int32, from {low} to {high}), whose full scale is not known; give an array"
-            " divided by it, or an image of mode I;16, L, RGB or RGBA"
+            f"{name} has mode 'I' (int32, here from {low} to {high}) with an unknown full scale; pass an array divided"
+            " by its full scale, or an image of mode I;16, L, RGB or RGBA"
         )
     if image.mode not in ("L", "RGB", "RGBA") or _has_transparency(image):
         image = _converted(image)
@@ -137,24 +136,31 @@ def _from_16_bit(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _has_transparency(image: Image.Image) -> bool:
-    """As `Image.has_transparency_data`, which Pillow 10.0 has not."""
+    """Do what `Image.has_transparency_data` does, which Pillow 10.0 lacks."""
     in_palette = image.mode == "P" and image.palette is not None and image.palette.mode.endswith("A")
     return image.mode in ("LA", "La", "PA", "RGBa") or "transparency" in image.info or in_palette
 
 
 def _converted(image: Image.Image) -> Image.Image:
-    if image.mode == "La":  # which Pillow makes nothing else of
+    if image.mode == "La":  # the only conversion that Pillow has for it
         image = image.convert("LA")
     return image.convert("RGBA" if _has_transparency(image) else "L" if image.mode == "1" else "RGB")
 
 
 def parse_alpha(alpha: object) -> Alpha:
-    """Give ``"refuse"``, ``"ignore"`` or a colour of three numbers from 0 to 255.
+    """Return ``"refuse"``, ``"ignore"``, or a colour as three integers from 0 to 255.
+
+    Parameters
+    ----------
+    alpha : str or tuple
+        One of those words, a colour's name as Pillow knows it, or three integers.
 
     Raises
     ------
-    TypeError, ValueError
-        For anything else, with the legal set.
+    TypeError
+        If it is neither a string nor a sequence of numbers.
+    ValueError
+        If it is not in the legal set.
     """
     legal = "'refuse', 'ignore', a colour's name ('white', '#ff8000') or three integers from 0 to 255"
     if isinstance(alpha, (tuple, list)):
@@ -176,15 +182,20 @@ def parse_alpha(alpha: object) -> Alpha:
 
 
 def without_alpha(pixels: NDArray[np.uint8], name: str, alpha: Alpha) -> NDArray[np.uint8]:
-    """Give the colours of pixels with an alpha channel (H, W, 4).
+    """Return the colours of pixels with an alpha channel (H, W, 4).
 
     Parameters
     ----------
     pixels : uint8 array (H, W, 4)
     name : str
-        What to call it in messages.
+        Name of the parameter, for messages.
     alpha : str or tuple
-        See `parse_alpha`. An alpha channel that is 255 everywhere is left out in any case.
+        See `parse_alpha`. It is ignored if the alpha channel is 255 everywhere.
+
+    Returns
+    -------
+    uint8 array (H, W, 3)
+        A view of `pixels` if nothing is blended; else a new array.
 
     Raises
     ------
@@ -197,12 +208,12 @@ def without_alpha(pixels: NDArray[np.uint8], name: str, alpha: Alpha) -> NDArray
         return colours
     if isinstance(alpha, str):
         raise ValueError(
-            f"{name} is transparent in places, and it is not known what to show there: give alpha= a colour to lay it"
-            " on, such as 'white', or alpha='ignore' to take its colours as they are"
+            f"{name} has transparent pixels: pass alpha='white' (or another background colour), or alpha='ignore' to"
+            " drop the alpha channel"
         )
     share = opacity[..., 0].astype(np.uint16)
     result = np.empty_like(colours, order="C")
-    for channel, ground in enumerate(alpha):  # one by one: numpy is slow along axes of three
+    for channel, ground in enumerate(alpha):  # one at a time: numpy is slow along an axis of length 3
         mixed = colours[..., channel] * share + np.uint16(ground) * (255 - share) + 128
-        result[..., channel] = (mixed + (mixed >> 8)) >> 8  # by 255, rounded
+        result[..., channel] = (mixed + (mixed >> 8)) >> 8  # division by 255, rounded
     return result

@@ -1,15 +1,14 @@
-"""Bring a picture to the size that is drawn. The engine itself would repeat pixels and not keep the aspect.
+"""Resize an input image to the size of the result. The engine would repeat pixels and change the aspect ratio.
 
-=============  ==================================================  =========================================
-rule           what becomes of the picture                         the result's size
-=============  ==================================================  =========================================
-``"error"``    taken as it is; another size is refused             as asked, rounded up to the model's pixels
-``"stretch"``  scaled to that size, its aspect not kept            the same
-``"crop"``     scaled to cover that size, cut equally at the ends  the same
-``"pad"``      scaled to fit within, in the middle of black bars   the same
-``"fit"``      scaled to fit within                                what the picture then has, to the nearest
-                                                                   of the model's multiples
-=============  ==================================================  =========================================
+=============  ==============================================  ================================================
+rule           input image                                     size of the result
+=============  ==============================================  ================================================
+``"error"``    used as it is; a different size is refused      as requested, rounded up to the model's multiple
+``"stretch"``  scaled to that size; the aspect ratio changes   the same
+``"crop"``     scaled to cover that size, cropped equally      the same
+``"pad"``      scaled to fit into it, centred on black bars    the same
+``"fit"``      scaled to fit into that size                    that of the scaled image, to the nearest multiple
+=============  ==============================================  ================================================
 """
 
 from __future__ import annotations
@@ -25,49 +24,55 @@ __all__ = ["RULES", "Resize", "check_rule", "fitted_size", "resized"]
 
 Resize: TypeAlias = Literal["error", "fit", "crop", "pad", "stretch"]
 Size: TypeAlias = "tuple[int, int]"  # width, height
-RULES: tuple[Resize, ...] = ("crop", "stretch", "pad")  # by which a picture comes to a size; to fit is to crop
+RULES: tuple[Resize, ...] = ("crop", "stretch", "pad")  # rules that bring an image to a given size; "fit" then crops
 
 
 def check_rule(rule: object) -> None:
-    """Refuse what is no rule."""
+    """Refuse anything but the name of a rule.
+
+    Raises
+    ------
+    ValueError
+        With the legal names.
+    """
     if not isinstance(rule, str) or rule not in get_args(Resize):
         raise ValueError(f"resize must be one of {', '.join(get_args(Resize))}, not {rule!r}")
 
 
-def fitted_size(picture: Size, within: Size, multiple: int) -> Size:
-    """Give the size with a picture's aspect that fits within another, each side to the nearest multiple.
+def fitted_size(image: Size, within: Size, multiple: int) -> Size:
+    """Return the largest size with an image's aspect ratio inside another size, each side to the nearest multiple.
 
     Parameters
     ----------
-    picture, within : tuple of int
-        Width and height; those of `within` are multiples.
+    image, within : tuple of int
+        Width and height, in pixels. Those of `within` are multiples of `multiple`.
     multiple : int
-        Pixels.
+        In pixels, at least 1.
     """
-    scale = min(within[0] / picture[0], within[1] / picture[1])
-    width, height = (max(1, round(side * scale / multiple)) * multiple for side in picture)
+    scale = min(within[0] / image[0], within[1] / image[1])
+    width, height = (max(1, round(side * scale / multiple)) * multiple for side in image)
     return width, height
 
 
 def resized(pixels: NDArray[np.uint8], size: Size, rule: Resize) -> NDArray[np.uint8]:
-    """Give a picture in another size.
+    """Return an image in another size.
 
-    Pictures of three channels are filtered by Lanczos' kernel; masks, of one, by a box, which gives each pixel the
-    mean of what it covers and repeats pixels where it enlarges: no ringing beside an edge, nothing passed over.
+    Images (three channels) are filtered with Lanczos' kernel. Masks (one channel) are filtered with a box, which
+    averages when it shrinks and repeats pixels when it enlarges, so that edges do not ring and no pixel is skipped.
 
     Parameters
     ----------
     pixels : uint8 array (H, W, 1 or 3)
     size : tuple of int
-        Width and height wanted.
+        Width and height of the result, in pixels.
     rule : str
-        ``"stretch"``, ``"pad"`` or ``"crop"``. To ``"fit"`` is to crop to `fitted_size`: what is cut away is less
-        than half a multiple.
+        ``"stretch"``, ``"pad"`` or ``"crop"``. ``"fit"`` crops too, to `fitted_size`, and loses less than half a
+        multiple.
 
     Returns
     -------
     uint8 array (H, W, 1 or 3), C-contiguous
-        The same where it has that size.
+        The given array if it already has that size; else a new array.
     """
     height, width = pixels.shape[:2]
     if (width, height) == size:

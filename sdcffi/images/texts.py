@@ -1,7 +1,7 @@
-"""Two texts in a picture file: AUTOMATIC1111's parameters, and the record of sdcffi.
+"""Metadata in image files: the parameters text of AUTOMATIC1111's web interface, and sdcffi's record.
 
-PNG holds them as text chunks ``parameters`` and ``sdcffi``. JPEG and WebP hold the first as EXIF UserComment, where
-the web interface has it too, and the second as EXIF ImageDescription.
+PNG holds them as text chunks ``parameters`` and ``sdcffi``. JPEG and WebP hold the first as EXIF UserComment, as
+the web interface does, and the second as EXIF ImageDescription.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ __all__ = ["KEEPS_TEXTS", "read_texts", "save_arguments"]
 _PARAMETERS, _RECORD = "parameters", "sdcffi"
 _EXIF_IFD, _USER_COMMENT, _IMAGE_DESCRIPTION = 0x8769, 0x9286, 0x010E
 _UNICODE = b"UNICODE\0"
-_MOST_EXIF = {"JPEG": 65_500, "WEBP": 1 << 30}  # bytes; a JPEG segment has 65,533
+_MOST_EXIF = {"JPEG": 65_500, "WEBP": 1 << 30}  # bytes; a JPEG segment holds 65,533
 KEEPS_TEXTS = frozenset({"PNG", *_MOST_EXIF})
 
 
-def save_arguments(picture_format: str, parameters: str, record: str) -> dict[str, Any]:
-    """Give the keyword arguments with which Pillow saves a picture and these texts in it.
+def save_arguments(image_format: str, parameters: str, record: str) -> dict[str, Any]:
+    """Return the keyword arguments with which Pillow saves these texts in an image file.
 
     Parameters
     ----------
-    picture_format : str
-        One of `KEEPS_TEXTS`, as Pillow names it.
+    image_format : str
+        Pillow's name of the format, one of `KEEPS_TEXTS`.
     parameters, record : str
-        The second one is ASCII.
+        The two texts; the record must be ASCII.
 
     Warns
     -----
     UserWarning
-        If a JPEG has no room for them.
+        If a JPEG is too small for both.
     """
-    if picture_format == "PNG":
+    if image_format == "PNG":
         from PIL.PngImagePlugin import PngInfo
 
         info = PngInfo()
@@ -49,10 +49,10 @@ def save_arguments(picture_format: str, parameters: str, record: str) -> dict[st
         return {"pnginfo": info}
     for texts in ((parameters, record), (None, record), (parameters, None)):
         exif = _exif(*texts)
-        if len(exif) <= _MOST_EXIF[picture_format]:
+        if len(exif) <= _MOST_EXIF[image_format]:
             if None in texts:
-                left_out = "AUTOMATIC1111's parameters" if texts[0] is None else "the record of sdcffi"
-                warn(f"a JPEG holds 64 KB of metadata: {left_out} left out")
+                left_out = "AUTOMATIC1111's parameters" if texts[0] is None else "sdcffi's record"
+                warn(f"a JPEG holds 64 KB of metadata, so it lacks {left_out}; save as PNG or WebP to keep everything")
             return {"exif": exif}
     return {}
 
@@ -69,12 +69,17 @@ def _exif(parameters: str | None, record: str | None) -> bytes:
 
 
 def read_texts(path: Path) -> tuple[str | None, str | None]:
-    """Read AUTOMATIC1111's parameters and the record of sdcffi; None for what is not there.
+    """Read AUTOMATIC1111's parameters and sdcffi's record from an image file.
+
+    Returns
+    -------
+    parameters, record : str or None
+        None if the file does not have the text.
 
     Raises
     ------
     ValueError
-        If the file is not there or no picture.
+        If the file does not exist or is not an image.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -83,7 +88,7 @@ def read_texts(path: Path) -> tuple[str | None, str | None]:
             image.load()  # a PNG's text may follow its pixels
             return (*_texts(image),)  # type: ignore[return-value]
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise unreadable(f"{path} cannot be read as a picture: {error}", error) from error
+        raise unreadable(f"{path} cannot be read as an image: {error}", error) from error
 
 
 def _texts(image: Image.Image) -> Iterator[str | None]:

@@ -31,10 +31,10 @@ def test_equal_layouts_pass() -> None:
         ({"sd_x_t": StructLayout(8, {"a": (4, 4), "b": (0, 4)})}, r"sd_x_t\.a .*offset 0 with size 4.*offset 4"),
         ({"sd_x_t": StructLayout(16, {"a": (0, 4), "b": (4, 4)})}, r"sd_x_t .*8 bytes.* 16"),
         ({"sd_x_t": StructLayout(8, {"a": (0, 4), "b": (4, 1)})}, r"sd_x_t\.b .*size 4.*size 1"),
-        ({"sd_x_t": StructLayout(8, {"a": (0, 4)})}, r"sd_x_t\.b stands in the declarations"),
-        ({"sd_x_t": StructLayout(8, {"a": (0, 4), "b": (4, 4), "c": (8, 4)})}, r"sd_x_t\.c stands in the library"),
-        ({}, r"sd_x_t stands in the declarations"),
-        ({**ONE, "sd_y_t": StructLayout(1)}, r"sd_y_t stands in the library"),
+        ({"sd_x_t": StructLayout(8, {"a": (0, 4)})}, r"sd_x_t\.b is in the declarations"),
+        ({"sd_x_t": StructLayout(8, {"a": (0, 4), "b": (4, 4), "c": (8, 4)})}, r"sd_x_t\.c is in the library"),
+        ({}, r"sd_x_t is in the declarations"),
+        ({**ONE, "sd_y_t": StructLayout(1)}, r"sd_y_t is in the library"),
     ],
 )
 def test_each_kind_of_difference_names_struct_field_and_values(compiled: dict[str, StructLayout], message: str) -> None:
@@ -121,7 +121,7 @@ def test_a_missing_field_is_refused_although_all_digests_agree(tampered: Path) -
     edit(tampered / "cdef.h", lambda text: re.sub(r"float eta;", "", text, count=1))
     sign(tampered, "cdef.h")
     message = load_in_a_new_process(tampered)
-    assert "sd_sample_params_t.eta stands in the library but not in the declarations" in message
+    assert "sd_sample_params_t.eta is in the library but not in the declarations" in message
 
 
 def test_declarations_that_are_no_c_are_refused(tampered: Path) -> None:

@@ -249,7 +249,7 @@ def replayed(*told: str | tuple[int, int]) -> list[Occurrence]:
     phases = Phases("load", events.append)
     for item in told:
         if isinstance(item, str):
-            phases.hear(f"stable-diffusion.cpp:1 - {item}")
+            phases.read_line(f"stable-diffusion.cpp:1 - {item}")
         else:
             phases.report(*item, 0.5)
     return occurrences(events)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from sdcffi import Engine, ImageParams, PhotoMaker
 from sdcffi._checks.image import check_image
-from sdcffi._checks.inputs import drawn_size, take_pictures
+from sdcffi._checks.inputs import generated_size, take_images
 from sdcffi._models.architectures import _TABLE
 from sdcffi._models.files import Model
 from sdcffi.images.resize import resized
@@ -33,11 +33,11 @@ def size(pixels: Any) -> tuple[int, int]:
 
 def taken(model: Model = FLUX2, resize: Any = "error", **fields: Any) -> Any:
     """What goes to the engine, which it has not to scale."""
-    params: Any = take_pictures(ImageParams(**fields), model, resize)
+    params: Any = take_images(ImageParams(**fields), model, resize)
     check_image(params, model)
     for name in ("init_image", "mask_image", "control_image"):
         if getattr(params, name) is not None:
-            assert size(getattr(params, name)) == drawn_size(params, model)
+            assert size(getattr(params, name)) == generated_size(params, model)
     return params
 
 
@@ -66,7 +66,7 @@ def test_a_size_that_is_not_asked_for_is_the_pictures(fields: dict[str, Any], dr
 def test_without_pictures_the_size_is_left_to_the_engine() -> None:
     for fields in ({}, {"ref_images": []}, {"pm_params": PhotoMaker(style_strength=5)}):
         params = ImageParams(prompt="a", **fields)  # type: ignore[arg-type]
-        assert take_pictures(params, FLUX2).given().keys() == params.given().keys()
+        assert take_images(params, FLUX2).given().keys() == params.given().keys()
 
 
 @pytest.mark.parametrize("name", ["init_image", "control_image"])
@@ -76,12 +76,12 @@ def test_without_pictures_the_size_is_left_to_the_engine() -> None:
         (
             FLUX2,
             {"width": 64, "height": 64},
-            "is 96x64 pixels, the result 64x64, in multiples of 16; give resize= 'fit'",
+            "is 96x64 pixels, the result is 64x64 (in multiples of 16); pass resize='fit'",
         ),
-        (FLUX2, {"height": 32}, "is 96x64 pixels, the result 48x32"),
-        (SD1, {}, "is 96x64 pixels, the result 128x64, in multiples of 64; give resize="),
-        (UNKNOWN, {}, "is 96x64 pixels, the result 128x64; give resize="),
-        (UNKNOWN, {"width": 96, "height": 64}, "is 96x64 pixels, the result 128x64; give resize="),
+        (FLUX2, {"height": 32}, "is 96x64 pixels, the result is 48x32"),
+        (SD1, {}, "is 96x64 pixels, the result is 128x64 (in multiples of 64); pass resize="),
+        (UNKNOWN, {}, "is 96x64 pixels, the result is 128x64; pass resize="),
+        (UNKNOWN, {"width": 96, "height": 64}, "is 96x64 pixels, the result is 128x64; pass resize="),
     ],
 )
 def test_another_size_is_refused(name: str, model: Model, fields: dict[str, Any], said: str) -> None:
@@ -102,7 +102,7 @@ def test_another_size_is_refused(name: str, model: Model, fields: dict[str, Any]
         (UNKNOWN, (64, 64), (64, 64)),
     ],
 )
-@pytest.mark.filterwarnings("ignore:asked for")
+@pytest.mark.filterwarnings("ignore:.*generates sizes in multiples of")
 def test_the_target_is_the_size_that_is_drawn(
     rule: Any, model: Model, asked: tuple[int | None, int | None], within: tuple[int, int]
 ) -> None:
@@ -110,7 +110,7 @@ def test_the_target_is_the_size_that_is_drawn(
     params = taken(model, rule, init_image=init, width=asked[0], height=asked[1])
     if rule != "fit":
         assert np.array_equal(params.init_image, resized(init, within, rule))
-        assert drawn_size(params, model) == within
+        assert generated_size(params, model) == within
 
 
 def test_fit_gives_the_result_the_pictures_aspect() -> None:
@@ -130,7 +130,7 @@ def test_an_unknown_models_size_must_be_every_models() -> None:
 def test_a_bad_size_beside_a_picture_is_refused() -> None:
     for width, error in ((0, ValueError), ("64", TypeError), (1 << 40, ValueError)):
         with pytest.raises(error, match="width must be"):
-            take_pictures(ImageParams(init_image=picture(8, 8), width=width), FLUX2, "fit")  # type: ignore[arg-type]
+            take_images(ImageParams(init_image=picture(8, 8), width=width), FLUX2, "fit")  # type: ignore[arg-type]
 
 
 # Masks.
@@ -153,7 +153,7 @@ def test_a_mask_of_another_size_but_the_same_aspect_is_in_line(rule: Any) -> Non
     mask[:30] = True
     params = taken(FLUX2, rule, init_image=picture(80, 120), mask_image=mask, width=64, height=64)
     assert size(params.mask_image) == size(params.init_image)
-    with pytest.raises(ValueError, match="mask_image is 40x40 pixels, init_image 80x120: another aspect"):
+    with pytest.raises(ValueError, match="mask_image is 40x40 pixels, init_image is 80x120; their aspect ratios"):
         taken(FLUX2, rule, init_image=picture(80, 120), mask_image=mask[:40])
 
 
@@ -200,7 +200,10 @@ def test_references_that_the_engine_scales_are_left_to_it() -> None:
 
 
 def test_a_reference_of_no_legal_size_is_refused() -> None:
-    for rule, said in (("error", "must have a multiple of 16 .* give resize="), ("fit", "from 64 to 16384 pixels")):
+    for rule, said in (
+        ("error", "must have sides that are multiples of 16 .* pass resize="),
+        ("fit", "from 64 to 16384 pixels"),
+    ):
         reference = picture(70, 64) if rule == "error" else picture(1, 900)
         with pytest.raises(ValueError, match=rf"ref_images\[0\] .*{said}"):
             taken(FLUX2, rule, ref_images=[reference], width=64, height=64)
@@ -208,8 +211,8 @@ def test_a_reference_of_no_legal_size_is_refused() -> None:
 
 @pytest.mark.parametrize("images", [7, "x.png", b"", picture(64, 64), Image.new("RGB", (64, 64))])
 def test_references_are_a_sequence(images: Any) -> None:
-    with pytest.raises(TypeError, match="ref_images must be a sequence of pictures, not "):
-        take_pictures(ImageParams(ref_images=images), FLUX2)
+    with pytest.raises(TypeError, match="ref_images must be a sequence of images, not "):
+        take_images(ImageParams(ref_images=images), FLUX2)
 
 
 # One path.
@@ -220,7 +223,7 @@ def test_every_picture_goes_through_the_same_conversion() -> None:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     for source in (pixels, pixels / 255, Image.fromarray(pixels), file.getvalue()):
-        params: Any = take_pictures(
+        params: Any = take_images(
             ImageParams(
                 init_image=source,
                 control_image=source,
@@ -238,19 +241,19 @@ def test_alpha_holds_for_every_picture() -> None:
     clear = Image.new("RGBA", (64, 64))
     fields: dict[str, Any] = {"init_image": clear, "control_image": clear, "ref_images": [clear]}
     fields["pm_params"] = PhotoMaker(id_images=[clear])
-    params: Any = take_pictures(ImageParams(**fields), UNKNOWN, alpha="white")
+    params: Any = take_images(ImageParams(**fields), UNKNOWN, alpha="white")
     arrived = (params.init_image, params.control_image, *params.ref_images, *params.pm_params.id_images)
     assert all((item == 255).all() for item in arrived)
     for name, value in fields.items():
-        with pytest.raises(ValueError, match=rf"{'id_images' if name == 'pm_params' else name}.* is transparent"):
-            take_pictures(ImageParams(**{name: value}), UNKNOWN)
+        with pytest.raises(ValueError, match=rf"{'id_images' if name == 'pm_params' else name}.* has transparent"):
+            take_images(ImageParams(**{name: value}), UNKNOWN)
 
 
 def test_rule_and_alpha_are_checked_without_pictures() -> None:
     with pytest.raises(ValueError, match="resize must be one of"):
-        take_pictures(ImageParams(), FLUX2, "zoom")  # type: ignore[arg-type]
+        take_images(ImageParams(), FLUX2, "zoom")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="alpha must be"):
-        take_pictures(ImageParams(), FLUX2, alpha="nowhite")
+        take_images(ImageParams(), FLUX2, alpha="nowhite")
 
 
 # With an engine.
@@ -273,7 +276,7 @@ def test_a_picture_in_params_goes_the_same_way(shared: Engine, start: Image.Imag
     keyword = shared.generate(**DRAW, init_image=start, width=32, height=32, resize="crop")
     inside = shared.generate(**DRAW, width=32, height=32, resize="crop", params=ImageParams(init_image=start))
     assert np.array_equal(keyword.arrays[0], inside.arrays[0])
-    with pytest.raises(ValueError, match="init_image is 100x64 pixels, the result 64x64"):
+    with pytest.raises(ValueError, match="init_image is 100x64 pixels, the result is 64x64"):
         shared.generate(**DRAW, width=64, height=64, params=ImageParams(init_image=start))
 
 

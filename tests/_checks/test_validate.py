@@ -64,12 +64,12 @@ CALLS: list[tuple[str, ImageParams, type[Exception], str]] = [
     ("unknown", sampled(sample_steps=-1), ValueError, "steps must be from 1 to 10000, not -1"),
     ("unknown", sampled(sample_steps=10_001), ValueError, "steps must be from 1 to 10000"),
     ("unknown", sampled(sample_steps=1, scheduler="karras"), ValueError, "steps must be at least 2 with the scheduler"),
-    ("unknown", sampled(sample_steps=1, scheduler="exponential"), ValueError, "it divides by steps - 1"),
-    ("unknown", sampled(sample_steps=1, scheduler="gits"), ValueError, "its table begins with 2"),
-    ("sd2", sampled(scheduler="ays"), ValueError, "none for Stable Diffusion 2"),
-    ("flux2", sampled(scheduler="ays"), ValueError, "none for FLUX.2"),
+    ("unknown", sampled(sample_steps=1, scheduler="exponential"), ValueError, "its formula divides by steps - 1"),
+    ("unknown", sampled(sample_steps=1, scheduler="gits"), ValueError, "its table begins at 2 steps"),
+    ("sd2", sampled(scheduler="ays"), ValueError, "no table for Stable Diffusion 2"),
+    ("flux2", sampled(scheduler="ays"), ValueError, "no table for FLUX.2"),
     ("unknown", sampled(eta=math.nan, sample_method="tcd"), ValueError, "eta must be finite, not nan"),
-    ("unknown", sampled(eta=1.5, sample_method="tcd"), ValueError, "eta must be from 0 to 1 (of the sampler tcd)"),
+    ("unknown", sampled(eta=1.5, sample_method="tcd"), ValueError, "eta must be from 0 to 1 (with the sampler tcd)"),
     ("unknown", sampled(eta=-0.1), ValueError, "eta must be from 0 to 1000, not -0.1"),
     ("unknown", sampled(eta="1"), TypeError, "eta must be a number, not '1'"),
     ("unknown", sampled(flow_shift=math.inf), ValueError, "flow_shift must be finite, not inf"),
@@ -78,7 +78,7 @@ CALLS: list[tuple[str, ImageParams, type[Exception], str]] = [
     ("unknown", sampled(custom_sigmas=[]), ValueError, "values, not 0"),
     ("unknown", sampled(custom_sigmas=[1.0, math.nan, 0.0]), ValueError, "custom_sigmas[1] must be finite, not nan"),
     ("unknown", sampled(custom_sigmas=[1.0, 0.0, 0.0]), ValueError, "custom_sigmas[1] must be above 0"),
-    ("unknown", sampled(custom_sigmas=[0.5, 1.0]), ValueError, "custom_sigmas must fall, but [1] is 1.0 after 0.5"),
+    ("unknown", sampled(custom_sigmas=[0.5, 1.0]), ValueError, "custom_sigmas must decrease, but [1] is 1.0 after 0.5"),
     ("unknown", sampled(custom_sigmas="21"), TypeError, "custom_sigmas must be a sequence"),
     ("unknown", guided(txt_cfg=math.nan), ValueError, "cfg_scale must be finite, not nan"),
     ("unknown", guided(txt_cfg=math.inf), ValueError, "cfg_scale must be finite, not inf"),
@@ -97,13 +97,13 @@ CALLS: list[tuple[str, ImageParams, type[Exception], str]] = [
     ("unknown", ImageParams(strength=1.01), ValueError, "strength must be from 0 to 1, not 1.01"),
     ("unknown", ImageParams(strength=np.ones(2)), TypeError, "not an array of shape (2,)"),  # type: ignore[arg-type]
     ("unknown", ImageParams(control_strength=-1), ValueError, "control_strength must be from 0"),
-    ("unknown", ImageParams(prompt="a\0b"), ValueError, "prompt must not contain a NUL character, as at 1"),
+    ("unknown", ImageParams(prompt="a\0b"), ValueError, "prompt must not contain a NUL character, as at index 1"),
     ("unknown", ImageParams(negative_prompt="\ud800"), ValueError, "negative_prompt cannot be encoded as UTF-8"),
     ("unknown", ImageParams(prompt="a" * 50_001), ValueError, "prompt must have at most 50000 bytes in UTF-8"),
     ("unknown", ImageParams(prompt=3), TypeError, "prompt must be a string, not 3"),  # type: ignore[arg-type]
-    ("unknown", ImageParams(prompt="(cat:.)"), ValueError, "prompt: '.' in '(cat:.)' is no weight"),
-    ("unknown", ImageParams(prompt="(a:+.)"), ValueError, "'+.' in '(a:+.)' is no weight"),
-    ("unknown", ImageParams(prompt="((a)(b:1.2.3))"), ValueError, "'1.2.3' in '((a)(b:1.2.3)' is no weight"),
+    ("unknown", ImageParams(prompt="(cat:.)"), ValueError, "prompt: '.' in '(cat:.)' is not a weight"),
+    ("unknown", ImageParams(prompt="(a:+.)"), ValueError, "'+.' in '(a:+.)' is not a weight"),
+    ("unknown", ImageParams(prompt="((a)(b:1.2.3))"), ValueError, "'1.2.3' in '((a)(b:1.2.3)' is not a weight"),
     ("unknown", ImageParams(prompt=f"(a:{'9' * 41})"), ValueError, "does not fit a float"),
     ("unknown", ImageParams(prompt=f"(a:0.{'0' * 50}1)"), ValueError, "does not fit a float"),
     ("unknown", ImageParams(mask_image=picture(channels=1)), ValueError, "mask_image needs init_image"),
@@ -113,18 +113,18 @@ CALLS: list[tuple[str, ImageParams, type[Exception], str]] = [
     ("unknown", ImageParams(init_image=picture(width=0)), ValueError, "not uint8 (512, 0, 3)"),
     ("unknown", ImageParams(init_image=picture()[:, ::2]), ValueError, "init_image must be C-contiguous"),
     ("unknown", ImageParams(init_image="a.png"), TypeError, "init_image must be a uint8 array"),  # type: ignore[arg-type]
-    ("unknown", ImageParams(init_image=picture(256)), ValueError, "init_image is 256x512 pixels, the result 512x512"),
+    ("unknown", ImageParams(init_image=picture(256)), ValueError, "init_image is 256x512 pixels, the result is"),
     ("control", ImageParams(control_image=picture(256)), ValueError, "control_image is 256x512 pixels"),
     (
         "unknown",
         ImageParams(init_image=picture(), mask_image=picture(64, 64, 1)),
         ValueError,
-        "mask_image is 64x64 pixels, init_image 512x512",
+        "mask_image is 64x64 pixels, init_image is 512x512",
     ),
-    ("sd1", ImageParams(control_image=picture()), ValueError, "control_image needs a ControlNet: give Engine"),
+    ("sd1", ImageParams(control_image=picture()), ValueError, "control_image needs a ControlNet: pass control_net="),
     ("decoder", ImageParams(init_image=picture()), ValueError, "init_image needs an autoencoder with an encoder"),
-    ("unknown", ImageParams(ref_images=[picture(4, 4)]), ValueError, "ref_images[0] must have from 64 to 16384 pixels"),
-    ("unknown", ImageParams(ref_images=[picture(72, 64)]), ValueError, "ref_images[0] must have a multiple of 16"),
+    ("unknown", ImageParams(ref_images=[picture(4, 4)]), ValueError, "ref_images[0] must have sides from 64 to 16384"),
+    ("unknown", ImageParams(ref_images=[picture(72, 64)]), ValueError, "ref_images[0] must have sides that are"),
     (
         "unknown",
         ImageParams(ref_images=[picture(64, 16384)], auto_resize_ref_image=True, width=64, height=64),
@@ -132,12 +132,12 @@ CALLS: list[tuple[str, ImageParams, type[Exception], str]] = [
         "too narrow to be scaled",
     ),
     ("unknown", ImageParams(ref_images=picture()[0, 0, 0]), TypeError, "ref_images must be a sequence"),
-    ("sd1", ImageParams(ref_images=[picture()]), ValueError, "ref_images: Stable Diffusion 1 takes none"),
-    ("wan", ImageParams(), ValueError, "Wan makes videos only"),
-    ("sd1", ImageParams(pm_params=PhotoMaker(id_images=[picture()])), ValueError, "give Engine photo_maker="),
+    ("sd1", ImageParams(ref_images=[picture()]), ValueError, "Stable Diffusion 1 takes no ref_images: use"),
+    ("wan", ImageParams(), ValueError, "Wan generates videos only: use"),
+    ("sd1", ImageParams(pm_params=PhotoMaker(id_images=[picture()])), ValueError, "pass photo_maker= to Engine"),
     ("unknown", ImageParams(pm_params=PhotoMaker(style_strength=101)), ValueError, "style_strength must be from 0 to"),
     *(
-        ("unknown", ImageParams(prompt=prompt, pm_params=PhotoMaker(id_images=[picture()])), ValueError, "'img' once")
+        ("unknown", ImageParams(prompt=prompt, pm_params=PhotoMaker(id_images=[picture()])), ValueError, "exactly once")
         for prompt in ("a man", "img", "(a man:1.2) img", "a man img and a woman img")
     ),
     ("unknown", ImageParams(vae_tiling_params=Tiling(target_overlap=math.nan)), ValueError, "overlap must be finite"),
@@ -146,8 +146,8 @@ CALLS: list[tuple[str, ImageParams, type[Exception], str]] = [
     ("unknown", ImageParams(vae_tiling_params=Tiling(tile_size_y=3)), ValueError, "tile_size_y must be 0 (the"),
     ("unknown", ImageParams(vae_tiling_params=Tiling(rel_size_x=-1)), ValueError, "rel_size_x must be from 0"),
     ("unknown", ImageParams(cache=Cache(mode=1)), TypeError, "cache.mode must be a name"),  # type: ignore[arg-type]
-    ("flux2", ImageParams(cache=Cache(mode="ucache")), ValueError, "'ucache' does nothing for FLUX.2; spectrum,"),
-    ("sd1", ImageParams(cache=Cache(mode="dbcache")), ValueError, "does nothing for Stable Diffusion 1; ucache"),
+    ("flux2", ImageParams(cache=Cache(mode="ucache")), ValueError, "'ucache' has no effect on FLUX.2; use spectrum,"),
+    ("sd1", ImageParams(cache=Cache(mode="dbcache")), ValueError, "has no effect on Stable Diffusion 1; use ucache"),
     ("unknown", ImageParams(cache=Cache(mode="ucache", start_percent=1)), ValueError, "end_percent must be above"),
     ("unknown", ImageParams(cache=Cache(mode="spectrum", spectrum_w=2)), ValueError, "spectrum_w must be from 0 to 1"),
     ("unknown", ImageParams(cache=Cache(mode="ucache", reuse_threshold=math.nan)), ValueError, "must be finite"),
@@ -156,7 +156,7 @@ CALLS: list[tuple[str, ImageParams, type[Exception], str]] = [
     ("unknown", ImageParams(hires=Hires(denoising_strength=math.nan)), ValueError, "denoising_strength must be finite"),
     ("unknown", ImageParams(hires=Hires(denoising_strength=2)), ValueError, "denoising_strength must be from 0 to 1"),
     ("unknown", ImageParams(hires=Hires(scale=-1)), ValueError, "hires.scale must be from 0 to 16, not -1"),
-    ("unknown", ImageParams(hires=Hires(scale=0)), ValueError, "hires.scale must be above 0 where no target size"),
+    ("unknown", ImageParams(hires=Hires(scale=0)), ValueError, "hires.scale must be above 0, not 0, unless"),
     ("unknown", ImageParams(hires=Hires(target_width=-8)), ValueError, "hires.target_width must be from 0"),
     ("unknown", ImageParams(hires=Hires(upscaler="Model")), ValueError, "'Model' needs hires.model_path"),
     ("unknown", ImageParams(hires=Hires(model_path="none.gguf")), ValueError, "hires.model: 'none.gguf' does not"),
@@ -202,9 +202,9 @@ def test_a_good_call_passes_without_a_warning(model: str, params: ImageParams, m
 @pytest.mark.parametrize(
     ("model", "width", "height", "said"),
     [
-        ("sd1", 65, 63, r"asked for 65x63 pixels; .* multiples of 64: 128x64 will come out"),
-        ("flux2", 60, 64, r"asked for 60x64 pixels; FLUX\.2 draws in multiples of 16: 64x64 will come out"),
-        ("sd1", 500, None, r"asked for 500x512 pixels; .*: 512x512 will come out"),
+        ("sd1", 65, 63, r"multiples of 64 pixels, so the result will be 128x64, not 65x63; pass"),
+        ("flux2", 60, 64, r"FLUX\.2 generates sizes in multiples of 16 pixels, .* 64x64, not 60x64"),
+        ("sd1", 500, None, r"the result will be 512x512, not 500x512"),
     ],
 )
 def test_the_size_that_will_come_out_is_said_before(
@@ -217,11 +217,15 @@ def test_the_size_that_will_come_out_is_said_before(
 @pytest.mark.parametrize(
     ("model", "fields", "said"),
     [
-        ("sd1", {"init_image": picture(256, 256)}, "init_image is 256x256 pixels, the result 512x512, in multiples of"),
+        (
+            "sd1",
+            {"init_image": picture(256, 256)},
+            "init_image is 256x256 pixels, the result is 512x512 (in multiples of",
+        ),
         (
             "control",
             {"control_image": picture(500, 512), "width": 500},
-            "control_image is 500x512 pixels, the result 512x",
+            "control_image is 500x512 pixels, the result is 512x",
         ),
         (
             "unknown",
@@ -241,8 +245,8 @@ def test_a_picture_that_the_engine_would_scale_is_refused(
 @pytest.mark.parametrize(
     ("fields", "error", "said"),
     [
-        ({}, ValueError, "nothing to load: give model= or diffusion_model="),
-        ({"vae_path": "a"}, ValueError, "nothing to load"),
+        ({}, ValueError, "there is no model to load: pass model= or diffusion_model="),
+        ({"vae_path": "a"}, ValueError, "there is no model to load"),
         ({"model_path": "none"}, ValueError, "model: 'none' does not exist"),
         ({"model_path": 3}, TypeError, "model must be a path, not 3"),
         ({"model_path": "a\0b"}, ValueError, "model must not contain a NUL"),
@@ -253,19 +257,22 @@ def test_a_picture_that_the_engine_would_scale_is_refused(
         ({"embeddings": [Embedding(name="w", path="none")]}, ValueError, "embeddings['w']: 'none' does not exist"),
         ({"embeddings": ["none"]}, TypeError, "embeddings must be a sequence of Embedding"),
         ({"embeddings": "none"}, TypeError, "embeddings must be a sequence of Embedding"),
-        ({"embeddings": [Embedding(name=" ", path="none")]}, ValueError, "the word for 'none' is empty"),
-        ({"n_threads": 0}, ValueError, "n_threads must be from 1 to 512 (the process ends"),
+        ({"embeddings": [Embedding(name=" ", path="none")]}, ValueError, "the name of 'none' must not be empty"),
+        ({"n_threads": 0}, ValueError, "n_threads must be from 1 to 512 (with more, the system"),
         ({"n_threads": 10_000}, ValueError, "not 10000"),
         ({"n_threads": True}, TypeError, "n_threads must be an integer, not True"),
         ({"max_vram": -1}, ValueError, "max_vram must be at least 0, not -1"),
         ({"max_vram": math.inf}, ValueError, "max_vram must be finite, not inf"),
-        *(({"wtype": kind}, ValueError, f"wtype {kind!r} cannot be written") for kind in ("q8_1", "q8_K", "i8", "i64")),
+        *(
+            ({"wtype": kind}, ValueError, f"wtype {kind!r} only exists inside the engine")
+            for kind in ("q8_1", "q8_K", "i8", "i64")
+        ),
         ({"wtype": 8}, TypeError, "wtype must be one of the names f32, f16, q4_0"),
-        ({"tensor_type_rules": "(=q8_0"}, ValueError, "'(' is no regular expression"),
-        ({"tensor_type_rules": "(?i)a=q8_0"}, ValueError, "of groups with (? the engine's std::regex has"),
-        ({"tensor_type_rules": "attn=q9_9"}, ValueError, "type 'q9_9' of 'attn=q9_9' is not one of f32, f16"),
+        ({"tensor_type_rules": "(=q8_0"}, ValueError, "'(' is not a regular expression"),
+        ({"tensor_type_rules": "(?i)a=q8_0"}, ValueError, "of groups that begin with (? the engine supports only"),
+        ({"tensor_type_rules": "attn=q9_9"}, ValueError, "type 'q9_9' in 'attn=q9_9' is not one of f32, f16"),
         ({"tensor_type_rules": "attn=q8_1"}, ValueError, "type 'q8_1'"),
-        ({"tensor_type_rules": "attn"}, ValueError, "'attn' is not \"regex=type\""),
+        ({"tensor_type_rules": "attn"}, ValueError, "'attn' must have the form \"regex=type\""),
         ({"tensor_type_rules": 3}, TypeError, "tensor_type_rules must be a string"),
     ],
 )
@@ -320,8 +327,8 @@ def test_a_seed_leaves_room_for_its_batch() -> None:
         ({"input": "none.gguf"}, "input: 'none.gguf' does not exist"),
         ({"input": "empty.gguf"}, "cannot be read: it is empty"),
         ({"vae": "none.gguf"}, "vae: 'none.gguf' does not exist"),
-        ({"type": "q8_1"}, "type 'q8_1' cannot be written"),
-        ({"tensor_type_rules": "(=f16"}, "is no regular expression"),
+        ({"type": "q8_1"}, "type 'q8_1' only exists inside the engine"),
+        ({"tensor_type_rules": "(=f16"}, "is not a regular expression"),
         ({"output": "a.bin"}, "output must end in .gguf or .safetensors"),
     ],
 )

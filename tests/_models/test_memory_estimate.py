@@ -157,19 +157,19 @@ CPU = Device("CPU", "a processor", "cpu", "cpu", 0, 0)
 def test_too_little_memory_is_a_warning_or_an_error(demo: ContextParams, monkeypatch: pytest.MonkeyPatch) -> None:
     model = read_model(demo)
     picture = ImageParams(width=2048, height=2048)
-    said = "the picture would take about [0-9,]+ MiB of memory, and 50 MiB are free"
+    said = "the image would need about [0-9,]+ MiB of memory, and 50 MiB are free"
     monkeypatch.setattr(memory_check, "free_memory", lambda: 50 * MIB)
     for mode in ("warn", "strict", "off"):
         MemoryCheck(mode, model, demo).check_weights(CPU)  # 28 MiB
-    MemoryCheck("off", model, demo).check_picture(picture, CPU)
+    MemoryCheck("off", model, demo).check_image(picture, CPU)
     with pytest.warns(UserWarning, match=said):
-        MemoryCheck("warn", model, demo).check_picture(picture, CPU)
+        MemoryCheck("warn", model, demo).check_image(picture, CPU)
     with pytest.raises(OutOfMemoryError, match=said):
-        MemoryCheck("strict", model, demo).check_picture(picture, CPU)
+        MemoryCheck("strict", model, demo).check_image(picture, CPU)
     with pytest.raises(ValueError, match="memory_check must be one of warn, strict, off, not 'loud'"):
         MemoryCheck("loud", model, demo)
     monkeypatch.setattr(memory_check, "free_memory", lambda: None)
-    MemoryCheck("strict", model, demo).check_picture(picture, CPU)
+    MemoryCheck("strict", model, demo).check_image(picture, CPU)
 
 
 def test_a_gpus_own_memory_counts_where_it_is_to_hold_all_weights(
@@ -178,8 +178,8 @@ def test_a_gpus_own_memory_counts_where_it_is_to_hold_all_weights(
     model = read_model(demo)
     small = Device("CUDA0", "a GPU", "cuda", "gpu", 10 * MIB, 10 * MIB)
     monkeypatch.setattr(memory_check, "free_memory", lambda: 0)
-    with pytest.raises(OutOfMemoryError, match="the weights would take about 28 MiB of memory, and 10 MiB are free"):
+    with pytest.raises(OutOfMemoryError, match="the weights would need about 28 MiB of memory, and 10 MiB are free"):
         MemoryCheck("strict", model, demo).check_weights(small)
     MemoryCheck("strict", model, demo).check_weights(replace(small, memory_free=100 * MIB))
     MemoryCheck("strict", model, replace(demo, offload_params_to_cpu=True)).check_weights(small)
-    MemoryCheck("strict", model, demo).check_picture(ImageParams(width=2048, height=2048), small)
+    MemoryCheck("strict", model, demo).check_image(ImageParams(width=2048, height=2048), small)

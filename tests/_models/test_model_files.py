@@ -113,7 +113,7 @@ def test_a_pytorch_file_is_left_to_the_engine(tmp_path: Path) -> None:
 
 
 def test_a_diffusers_directory_is_read(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"without unet/diffusion_pytorch_model\.safetensors"):
+    with pytest.raises(ValueError, match=r"has no unet/diffusion_pytorch_model\.safetensors"):
         read(tmp_path, model=tmp_path)
     parts: dict[str, Shapes] = {
         "unet": {"conv_in.weight": (9, 4, 3, 3), "down_blocks.0.attentions.0.attn2.to_k.weight": (4, 768)},
@@ -147,20 +147,20 @@ def test_a_diffusers_directory_is_read(tmp_path: Path) -> None:
         ({"model": {**unet(2048), **CLIP, **VAE}}, "Stable Diffusion XL; it also needs clip_g="),
         ({"model": {**unet(768), **CLIP}}, "it also needs vae= or taesd="),
         ({"diffusion_model": {"joint_blocks.0.w": (2,)}, "t5xxl": LLM, "vae": ALONE}, "it also needs clip_l="),
-        ({"model": FLUX2}, "is the diffusion model of FLUX.2 alone; give it as diffusion_model="),
-        ({"model": LORA}, "is a LoRA; give it to generate() as loras="),
+        ({"model": FLUX2}, "is only the diffusion model of FLUX.2: pass it as diffusion_model="),
+        ({"model": LORA}, "is a LoRA: pass it to generate() as loras="),
         ({"diffusion_model": LORA}, "diffusion_model: "),
-        ({"model": ALONE}, "is an autoencoder; give it as vae="),
-        ({"model": VAE}, "is an autoencoder; give it as vae="),
-        ({"diffusion_model": FLUX2, "llm": LLM, "taesd": ALONE}, "is an autoencoder; give it as vae="),
-        ({"diffusion_model": FLUX2, "llm": LLM, "vae": TINY}, "is a tiny autoencoder; give it as taesd="),
-        ({"model": LLM}, "is a text encoder; give it as clip_l=, t5xxl= or llm="),
-        ({"model": CONTROL}, "is a ControlNet; give it as control_net="),
+        ({"model": ALONE}, "is an autoencoder: pass it as vae="),
+        ({"model": VAE}, "is an autoencoder: pass it as vae="),
+        ({"diffusion_model": FLUX2, "llm": LLM, "taesd": ALONE}, "is an autoencoder: pass it as vae="),
+        ({"diffusion_model": FLUX2, "llm": LLM, "vae": TINY}, "is a tiny autoencoder: pass it as taesd="),
+        ({"model": LLM}, "is a text encoder: pass it as clip_l=, t5xxl= or llm="),
+        ({"model": CONTROL}, "is a ControlNet: pass it as control_net="),
         ({"model": SD1, "vae": SD1}, "vae: "),
         ({"model": SD1, "vae": LLM}, "is a text encoder"),
         ({"model": SD1, "control_net": ALONE}, "control_net: "),
-        ({"diffusion_model": FLUX2, "llm": LLM, "vae": ALONE, "control_net": CONTROL}, "FLUX.2 takes none"),
-        ({"model": SD1, "high_noise_diffusion_model": FLUX}, "only Wan 2.2 has one"),
+        ({"diffusion_model": FLUX2, "llm": LLM, "vae": ALONE, "control_net": CONTROL}, "FLUX.2 takes no ControlNets"),
+        ({"model": SD1, "high_noise_diffusion_model": FLUX}, "only Wan 2.2 does"),
     ],
 )
 def test_what_is_missing_or_misplaced_is_said(files: dict[str, Shapes], said: str, tmp_path: Path) -> None:
@@ -187,8 +187,8 @@ def test_whether_pictures_can_be_encoded_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shapes", "dtype", "said"),
     [
-        ({"emb_params": (2, 768)}, np.int64, "is I64, not one of F32, F16, BF16"),
-        ({"emb_params": (2, 1024)}, np.float32, "no tensor of width 768"),
+        ({"emb_params": (2, 768)}, np.int64, "must be one of F32, F16, BF16, not I64"),
+        ({"emb_params": (2, 1024)}, np.float32, "must have a tensor of width 768"),
     ],
 )
 def test_an_embedding_that_is_misread_is_refused(
@@ -207,7 +207,7 @@ def test_an_embedding_that_is_misread_is_refused(
 def test_embeddings_are_for_models_with_one_text_encoder(tmp_path: Path) -> None:
     word = Embedding(name="word", path=write(tmp_path / "word.safetensors", {"emb_params": (2, 768)}, np.float32))
     model = write(tmp_path / "model.safetensors", SDXL, np.float16)
-    with pytest.raises(ValueError, match=r"embeddings: .*XL.* takes none"):
+    with pytest.raises(ValueError, match=r"embeddings: .*XL takes no embeddings"):
         read_model(ContextParams(model_path=model, embeddings=[word]))
 
 
@@ -220,16 +220,19 @@ ENTRY = {"dtype": "F16", "shape": [1], "data_offsets": [0, 2]}
     ("content", "said"),
     [
         (None, "does not exist"),
-        ({"m.weight": {"dtype": "I32", "shape": [1], "data_offsets": [0, 4]}}, "I32; weights are no integers"),
+        ({"m.weight": {"dtype": "I32", "shape": [1], "data_offsets": [0, 4]}}, "I32, but the engine takes no integers"),
         (b"", "it is empty"),
-        (b"hello, this is no model at all", "no safetensors file"),
-        (b"\2\0\0\0\0\0\0\0{}", "it holds no tensor"),
-        (b"PK\x03\x04" + bytes(90), "PyTorch archive has no end"),
+        (b"hello, this is no model at all", "not a safetensors file"),
+        (b"\2\0\0\0\0\0\0\0{}", "it has no tensors"),
+        (b"PK\x03\x04" + bytes(90), "PyTorch archive is truncated"),
         *(
             (gguf_bytes(kind=kind), f"type {kind} is not one of 0 (F32)")
             for kind in (4, 5, 31, 33, 36, 38, 41, 1 << 31)
         ),
-        (gguf_bytes(entries=1, metadata=metadata(b"a", 9, struct.pack("<IQQ", 8, 1, 1 << 60))), "the file ends before"),
+        (
+            gguf_bytes(entries=1, metadata=metadata(b"a", 9, struct.pack("<IQQ", 8, 1, 1 << 60))),
+            "but the file is shorter",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_read_is_refused_with_its_place(content: Any, said: str, tmp_path: Path) -> None:

@@ -157,7 +157,9 @@ def test_a_library_that_exits_ends_the_child_only(
     with monkeypatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path(sdcffi.__file__).parents[1]}")  # of the first child
         engine = open_engine(tiny_model)
-    with pytest.raises(NativeCrashError, match=r"exited with status 1, after it wrote: libthing: I give up") as caught:
+    with pytest.raises(
+        NativeCrashError, match=r"exited with status 1; its last output was: libthing: I give up"
+    ) as caught:
         engine.generate(**DRAW)
     assert (caught.value.signal, caught.value.exit_code) == (None, 1)
     assert "libthing" in caught.value.output
@@ -760,7 +762,7 @@ def test_a_result_that_finds_no_memory_is_an_error_and_nothing_else(
     assert engine.pid
     resource.prlimit(engine.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
     before = engine.pid
-    with pytest.raises(SDError, match="no memory to share 12288 bytes of pictures"):
+    with pytest.raises(SDError, match="not enough shared memory for 12288 bytes of images"):
         engine.generate(**DRAW)
     resource.prlimit(before, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert np.array_equal(engine.generate(**DRAW).arrays[0], expected)
@@ -775,7 +777,7 @@ def test_an_input_that_finds_no_memory_is_an_error_at_once(engine: Engine, monke
     started = time.monotonic()
     with monkeypatch.context() as patch:
         patch.setattr("sdcffi._process.shared_memory.fill", full)
-        with pytest.raises(SDError, match="no memory to share 12288 bytes"):
+        with pytest.raises(SDError, match="not enough shared memory for 12288 bytes"):
             engine.generate(**DRAW, init_image=np.zeros((64, 64, 3), np.uint8))
     assert time.monotonic() - started < engine._calls._grace, "it waited for a call that was never made"
     assert engine.pid == before

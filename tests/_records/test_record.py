@@ -207,12 +207,12 @@ def test_a_file_that_changed_or_went_since_loading_gets_no_digest(make_result: M
     before = result.record()
     assert all(file.sha256 for file in before.files)
     (models / "cat, v1.5.safetensors").write_bytes(b"another model")
-    with pytest.warns(UserWarning, match=r"v1\.5\.safetensors is not as it was when it was loaded"):
+    with pytest.warns(UserWarning, match=r"v1\.5\.safetensors has changed since it was loaded"):
         changed = result.record()
     assert [file.sha256 for file in changed.files] == [None, before.files[1].sha256]
     assert "Model hash" not in changed.infotext()
     (models / "cat, v1.5.safetensors").unlink()
-    with pytest.warns(UserWarning, match="is not as it was"):
+    with pytest.warns(UserWarning, match="has changed since"):
         assert result.record().files[0].size == before.files[0].size
     assert [file.sha256 for file in result.record(digests=False).files] == [None, None]
 
@@ -234,7 +234,7 @@ def test_metadata_may_be_left_out_and_other_formats_hold_none(make_result: MakeR
 
 def test_a_jpeg_without_room_says_what_is_left_out(make_result: MakeResult, tmp_path: Path) -> None:
     result = make_result(prompt="long " * 8000)
-    with pytest.warns(UserWarning, match="AUTOMATIC1111's parameters left out"):
+    with pytest.warns(UserWarning, match="it lacks AUTOMATIC1111's parameters"):
         (path,) = result.save(tmp_path / "out.jpg")
     assert Record.from_file(path).params.prompt == "long " * 8000
 
@@ -285,15 +285,15 @@ def test_foreign_files_are_refused_with_a_reason(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "cut.png").write_bytes((tmp_path / "foreign.png").read_bytes()[:60])
     for name, message in {
-        "foreign.png": "has AUTOMATIC1111's parameters, but no record of sdcffi",
+        "foreign.png": "has AUTOMATIC1111's parameters, but no sdcffi metadata",
         "bare.jpg": "has no sdcffi metadata",
-        "text.png": "cannot be read as a picture",
-        "cut.png": "cannot be read as a picture",
-        "nowhere.png": "cannot be read as a picture: .*No such file",
+        "text.png": "cannot be read as an image",
+        "cut.png": "cannot be read as an image",
+        "nowhere.png": "cannot be read as an image: .*No such file",
     }.items():
         with pytest.raises(ValueError, match=message):
             Record.from_file(tmp_path / name)
-    with pytest.raises(ValueError, match="record is no JSON"):
+    with pytest.raises(ValueError, match="record is not valid JSON"):
         Record.from_json("{")
 
 

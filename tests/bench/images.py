@@ -28,7 +28,7 @@ from PIL import Image
 from sdcffi import ImageParams
 from sdcffi._bindings.library import Library, load
 from sdcffi._bindings.marshal import Marshaller
-from sdcffi._checks.inputs import take_pictures
+from sdcffi._checks.inputs import take_images
 from sdcffi._models.files import Model
 from sdcffi._process.channel import Channel
 from sdcffi.images.convert import to_pillow
@@ -70,7 +70,7 @@ def sources(pixels: Any, directory: Path) -> dict[str, Any]:
 
 def taken(picture: Any, **more: Any) -> ImageParams:
     """A call that begins with a picture."""
-    return take_pictures(ImageParams(init_image=picture), Model(), alpha="white", **more)
+    return take_images(ImageParams(init_image=picture), Model(), alpha="white", **more)
 
 
 def shared(channels: tuple[Channel, Channel], library: Library, params: ImageParams) -> None:
@@ -111,7 +111,7 @@ def main() -> int:
         half = Image.fromarray(pixels).reduce(2)
         target = {"width": options.size, "height": options.size}
         enlarge = ImageParams(init_image=half, **target)
-        measure("in: Pillow, half the size, crop", lambda: take_pictures(enlarge, Model(), "crop"), options.rounds)
+        measure("in: Pillow, half the size, crop", lambda: take_images(enlarge, Model(), "crop"), options.rounds)
     measure("out: arrays to Pillow", lambda: to_pillow(pixels), options.rounds)
     measure("out: Pillow to PNG", lambda: to_pillow(pixels).save(io.BytesIO(), "PNG"), max(3, options.rounds // 10))
     return 0 if all(met) else 1

@@ -84,7 +84,7 @@ def test_a_line_stands_below_each_row() -> None:
     assert ink[end:start, left:].any(), "below the first row"
     assert ink[last:, left:].any(), "below the second"
     assert not ink[:, -1].any(), "a long one is cut off"
-    with pytest.raises(ValueError, match="1 lines stand below 2 rows"):
+    with pytest.raises(ValueError, match="below must have one line for each of the 2 rows, not 1"):
         contact_sheet(grid, [" ", " "], [" "], below=["one"])
 
 
@@ -100,7 +100,7 @@ def test_a_sheet_takes_pictures_of_several_sizes_and_modes() -> None:
     ("pictures", "rows", "columns"), [([], [], []), ([[]], ["a"], []), ([[1]], ["a"], ["b", "c"]), ([[1]], [], ["b"])]
 )
 def test_a_sheet_wants_as_many_labels_as_pictures(pictures: Any, rows: list[str], columns: list[str]) -> None:
-    with pytest.raises(ValueError, match="labelled"):
+    with pytest.raises(ValueError, match="as many as the labels"):
         contact_sheet(pictures, rows, columns)
 
 

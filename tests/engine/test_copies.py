@@ -15,7 +15,7 @@ from tiny_model import TinyModel
 from sdcffi import Engine, ImageParams, PhotoMaker, Preview
 from sdcffi._bindings.library import load
 from sdcffi._bindings.marshal import Marshaller
-from sdcffi._checks.inputs import take_pictures
+from sdcffi._checks.inputs import take_images
 from sdcffi._models.files import Model
 from sdcffi._process import channel as _channel
 from sdcffi._process.channel import Channel
@@ -41,7 +41,7 @@ def call(name: str, picture: Any) -> ImageParams:
         "ref_images": {"ref_images": [picture]},
         "id_images": {"pm_params": PhotoMaker(id_images=[picture])},
     }[name]
-    return take_pictures(ImageParams(**fields), Model())
+    return take_images(ImageParams(**fields), Model())
 
 
 def place(name: str, params: Any) -> Any:

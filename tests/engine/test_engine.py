@@ -245,7 +245,7 @@ def test_a_failed_assertion_is_an_exception(tiny_model: TinyModel, isolated: boo
         if isolated:  # in a process of its own the model is loaded again
             assert np.array_equal(engine.generate("a cat", **DRAW).arrays[0], before)
         else:
-            with pytest.raises(NativeError, match=r"the engine cannot be used after: .*GGML_ASSERT"):
+            with pytest.raises(NativeError, match=r"the engine cannot be used after an error.*GGML_ASSERT"):
                 engine.generate("a cat", **DRAW)
 
 
@@ -253,7 +253,7 @@ def test_a_failed_assertion_is_an_exception(tiny_model: TinyModel, isolated: boo
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let bad parameters through to the engine."""
     monkeypatch.setattr("sdcffi.engine.engine.check_image", lambda params, model: params)
-    monkeypatch.setattr("sdcffi.engine.engine.take_pictures", lambda params, *_: params)
+    monkeypatch.setattr("sdcffi.engine.engine.take_images", lambda params, *_: params)
 
 
 def test_a_whole_life_prints_nothing(tiny_model: TinyModel, isolated: bool) -> None:

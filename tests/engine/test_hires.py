@@ -61,8 +61,8 @@ def test_the_way_named_none_draws_once(engine: Engine) -> None:
     [
         (Hires(upscaler="Bicubic"), r"hires.upscaler must be one of None, Latent, Latent \(nearest\).*Model, not 'Bic"),
         (Hires(denoising_strength=0), "hires.denoising_strength must be above 0, not 0"),
-        (Hires(scale=16), "hires.scale 16 makes 17600x512 pixels; a side has from 1 to 16384"),
-        (Hires(scale=0.001), "hires.scale 0.001 makes 1x0 pixels"),
+        (Hires(scale=16), "hires.scale 16 gives 17600x512 pixels; use sides from 1 to 16384"),
+        (Hires(scale=0.001), "hires.scale 0.001 gives 1x0 pixels"),
     ],
 )
 def test_what_it_cannot_do_is_refused(hires: Hires, said: str, engine: Engine) -> None:

@@ -34,7 +34,7 @@ from sdcffi import (
     replay,
 )
 from sdcffi._bindings.library import Library, load
-from sdcffi._checks.inputs import take_video_pictures
+from sdcffi._checks.inputs import take_video_images
 from sdcffi._checks.video import check_video
 from sdcffi._models.files import Model
 
@@ -76,44 +76,44 @@ def high_noise(**fields: Any) -> VideoParams:
 
 
 REFUSED: list[tuple[str, VideoParams, type[Exception], str]] = [
-    ("flux", VideoParams(), ValueError, r"FLUX\.1 draws pictures only; no videos"),
-    ("svd", VideoParams(), ValueError, "makes videos with Wan only, not with Stable Video Diffusion"),
+    ("flux", VideoParams(), ValueError, r"FLUX\.1 generates images only: use generate"),
+    ("svd", VideoParams(), ValueError, "generates no videos with Stable Video Diffusion: load"),
     ("t2v", VideoParams(video_frames=0), ValueError, "video_frames must be from 1 to 10000, not 0"),
     ("t2v", VideoParams(video_frames=-3), ValueError, "not -3"),
     ("t2v", VideoParams(video_frames=5.0), TypeError, "video_frames must be an integer, not 5.0"),  # type: ignore[arg-type]
     ("t2v", VideoParams(width=0), ValueError, "width must be from 1 to 16384, not 0"),
     ("t2v", VideoParams(prompt="a\0b"), ValueError, "must not contain a NUL"),
-    ("t2v", VideoParams(negative_prompt="(cat:.)"), ValueError, "is no weight"),
+    ("t2v", VideoParams(negative_prompt="(cat:.)"), ValueError, "is not a weight"),
     ("vace", VideoParams(vace_strength=math.nan), ValueError, "vace_strength must be finite, not nan"),
     ("i2v", VideoParams(moe_boundary=math.inf), ValueError, "moe_boundary must be finite, not inf"),
     ("i2v", VideoParams(moe_boundary=2), ValueError, "moe_boundary must be from 0 to 1, not 2"),
-    ("t2v", VideoParams(moe_boundary=0.9), ValueError, "moe_boundary needs a high-noise model: give Engine high_noise"),
+    ("t2v", VideoParams(moe_boundary=0.9), ValueError, "moe_boundary needs a high-noise model: pass high_noise"),
     ("t2v", high_noise(sample_steps=2), ValueError, r"high_noise\.sample_steps needs a high-noise model"),
     ("t2v", VideoParams(loras=[Lora("a.gguf", 1, True)]), ValueError, r"LoRA a\.gguf with is_high_noise needs"),
-    ("i2v", high_noise(sample_steps=-2), ValueError, r"high_noise_steps must be from -1 to 10000 \(-1 goes by moe"),
+    ("i2v", high_noise(sample_steps=-2), ValueError, r"high_noise_steps must be from -1 to 10000 \(-1: moe_boundary"),
     ("i2v", high_noise(guidance=Guidance(txt_cfg=math.nan)), ValueError, "high_noise_cfg_scale must be finite"),
     ("i2v", high_noise(eta=-1), ValueError, "high_noise_eta must be at least|high_noise_eta must be from 0"),
     (
         "i2v",
         high_noise(scheduler="karras"),
         ValueError,
-        r"high_noise\.scheduler: the engine reads the low",
+        r"high_noise\.scheduler is ignored by the engine; legal are",
     ),
     ("t2v", VideoParams(sample_params=SampleParams(sample_steps=0)), ValueError, "steps must be from 1"),
     ("t2v", VideoParams(sample_params=SampleParams(flow_shift=math.nan)), ValueError, "flow_shift must be finite"),
     ("t2v", VideoParams(vae_tiling_params=Tiling(tile_size_x=-1)), ValueError, "tile_size_x must be"),
-    ("t2v", VideoParams(init_image=picture()), ValueError, "init_image would not be read by Wan, which takes none"),
+    ("t2v", VideoParams(init_image=picture()), ValueError, "Wan does not read init_image; its input images are: none"),
     (
         "ti2v",
         VideoParams(end_image=picture()),
         ValueError,
-        r"not be read by Wan 2\.2 TI2V, which takes init_image",
+        r"Wan 2\.2 TI2V does not read .*: init_image",
     ),
-    ("vace", VideoParams(end_image=picture()), ValueError, "which takes init_image, control_frames"),
-    ("i2v", VideoParams(control_frames=[picture()]), ValueError, r"control_frames would not be read by Wan 2\.2 I2V"),
-    ("i2v21", VideoParams(control_frames=[picture()]), ValueError, r"control_frames would not be read by Wan 2\.1 I2V"),
+    ("vace", VideoParams(end_image=picture()), ValueError, "its input images are: init_image, control_frames"),
+    ("i2v", VideoParams(control_frames=[picture()]), ValueError, r"Wan 2\.2 I2V does not read control_frames"),
+    ("i2v21", VideoParams(control_frames=[picture()]), ValueError, r"Wan 2\.1 I2V does not read control_frames"),
     ("i2v", VideoParams(init_image=picture()[..., :1]), ValueError, "init_image must be a uint8 array"),
-    ("i2v", VideoParams(end_image=picture(256)), ValueError, "end_image is 512x256 pixels.*give resize="),
+    ("i2v", VideoParams(end_image=picture(256)), ValueError, "end_image is 512x256 pixels.*pass resize="),
     ("vace", VideoParams(control_frames=picture()), ValueError, r"control_frames\[0\] must be a uint8 array"),  # type: ignore[arg-type]
     ("vace", VideoParams(control_frames=[picture(), picture(4)]), ValueError, r"control_frames\[1\] is 512x4"),
     ("vace", VideoParams(control_frames="ab"), TypeError, "control_frames must be a sequence"),  # type: ignore[arg-type]
@@ -126,13 +126,13 @@ REFUSED: list[tuple[str, VideoParams, type[Exception], str]] = [
 )
 def test_pictures_are_brought_to_the_videos_size(resize: Any, size: tuple[int, int], models: dict[str, Model]) -> None:
     given = VideoParams(init_image=picture(40, 80), control_frames=[picture(90, 90)], width=64, height=64)
-    taken = take_video_pictures(given, models["vace"], resize)
+    taken = take_video_images(given, models["vace"], resize)
     assert (taken.width, taken.height) == size
     assert taken.init_image.shape == taken.control_frames[0].shape == (size[1], size[0], 3)  # type: ignore[index, union-attr]
 
 
 def test_a_video_without_a_size_has_its_first_pictures(models: dict[str, Model]) -> None:
-    taken = take_video_pictures(VideoParams(init_image=picture(32, 48)), models["i2v"])
+    taken = take_video_images(VideoParams(init_image=picture(32, 48)), models["i2v"])
     assert (taken.width, taken.height) == (48, 32)
 
 
@@ -166,10 +166,10 @@ def test_a_call_that_the_model_can_do_passes_as_it_is(kind: str, params: VideoPa
 @pytest.mark.parametrize(
     ("kind", "params", "message"),
     [
-        ("t2v", VideoParams(video_frames=6), "asked for 6 frames; .*: 5 will come out"),
-        ("t2v", VideoParams(video_frames=4), "1 will come out"),
-        ("t2v", VideoParams(width=500), "asked for 500x512 pixels; Wan draws in multiples of 16: 512x512"),
-        ("ti2v", VideoParams(width=528), "in multiples of 32: 544x512"),
+        ("t2v", VideoParams(video_frames=6), "the result will have 5 frames, not 6; pass video_frames=5"),
+        ("t2v", VideoParams(video_frames=4), "will have 1 frames, not 4"),
+        ("t2v", VideoParams(width=500), "Wan generates sizes in multiples of 16 pixels, .* 512x512"),
+        ("ti2v", VideoParams(width=528), "in multiples of 32 pixels, .* 544x512"),
     ],
 )
 def test_what_the_engine_rounds_is_told(kind: str, params: VideoParams, message: str, models: dict[str, Model]) -> None:
@@ -342,12 +342,12 @@ def test_a_coroutine_gives_the_same(in_process: Engine, stub: Stub) -> None:
         ({"fps": 0}, ValueError, "fps must be above 0, not 0"),
         ({"fps": None}, TypeError, "fps must be a number, not None"),
         ({"fps": math.nan}, ValueError, "fps must be finite"),
-        ({"control_frames": b"a"}, TypeError, "control_frames must be a sequence of pictures"),
+        ({"control_frames": b"a"}, TypeError, "control_frames must be a sequence of images"),
         ({"control_frames": [picture(), 3]}, TypeError, r"control_frames\[1\] must be an array"),
         ({"seed": 1 << 63}, ValueError, "seed must be at most"),
         ({"preview": "proj"}, ValueError, "needs on_preview"),
         ({"sampler": "no"}, ValueError, "sample_method must be one of"),
-        ({"prompt": "a <lora:x:1>"}, SDError, "there is no directory to look it up in"),
+        ({"prompt": "a <lora:x:1>"}, SDError, "but lora_dir is not set"),
     ],
 )
 def test_a_keyword_that_does_not_fit_is_refused(
@@ -364,7 +364,7 @@ def test_a_model_of_pictures_makes_no_videos(
     """Python refuses it, and behind Python the guard; the engine itself would abort."""
     engine = shared if isolated else in_process
     if isolated:
-        with pytest.raises(ValueError, match=r"FLUX\.2 draws pictures only"):
+        with pytest.raises(ValueError, match=r"FLUX\.2 generates images only"):
             engine.generate_video("a cat")
         monkeypatch.setattr(engine, "_model", Model())
     with pytest.raises(GenerationError, match="the model makes no videos"):

@@ -148,7 +148,7 @@ def test_a_16_bit_file_is_scaled_whatever_mode_pillow_gives_it(tmp_path: Path) -
 
 def test_mode_f_is_from_0_to_1() -> None:
     assert np.array_equal(as_rgb(Image.fromarray((GRAY / 255).astype(np.float32)), "init_image"), GRAY_RGB)
-    with pytest.raises(ValueError, match=r"init_image has floats, which must be from 0 to 1, not from .* to 2\d\d"):
+    with pytest.raises(ValueError, match=r"init_image has floats from .* to 2\d\d\S*; they must be from 0 to 1"):
         as_rgb(Image.fromarray(GRAY.astype(np.float32)), "init_image")
 
 
@@ -219,7 +219,7 @@ TRANSPARENT_ONES = {
 @pytest.mark.parametrize("kind", TRANSPARENT_ONES)
 def test_transparency_is_refused_unless_it_is_said_what_becomes_of_it(kind: str) -> None:
     source: Any = TRANSPARENT_ONES[kind]
-    with pytest.raises(ValueError, match=r"init_image is transparent in places.* alpha= a colour .* alpha='ignore'"):
+    with pytest.raises(ValueError, match=r"init_image has transparent pixels: pass alpha='white' .* alpha='ignore'"):
         as_rgb(source, "init_image")
     on_black, on_white = (as_rgb(source, "init_image", alpha=colour)[0, 0] for colour in ("black", (255, 255, 255)))
     assert (on_black == 0).all()
@@ -268,30 +268,30 @@ def test_an_unknown_alpha_is_refused_with_the_legal_ones(alpha: Any, error: type
         (PIXELS > 9, ValueError, r"not bool \(6, 4, 3\)"),
         (PIXELS.astype(complex), ValueError, r"not complex128"),
         (PIXELS.astype(object), ValueError, r"not object"),
-        (PIXELS.astype(np.float32), ValueError, r"init_image has floats, .* from 0 to 1, not from .* to 2\d\d"),
-        (np.array([[0.5, -0.25]]), ValueError, r"not from -0\.25 to 0\.5"),
-        (np.array([[0.5, np.nan]]), ValueError, r"not from nan to nan"),
-        (np.array([[0.5, np.inf]], np.float16), ValueError, r"not from 0\.5 to inf"),
+        (PIXELS.astype(np.float32), ValueError, r"init_image has floats from .* to 2\d\d\S*; they must be from 0 to 1"),
+        (np.array([[0.5, -0.25]]), ValueError, r"floats from -0\.25 to 0\.5"),
+        (np.array([[0.5, np.nan]]), ValueError, r"floats from nan to nan"),
+        (np.array([[0.5, np.inf]], np.float16), ValueError, r"floats from 0\.5 to inf"),
         (PIXELS[..., :2], ValueError, r"not uint8 \(6, 4, 2\)"),
-        (np.zeros((3, 6, 5), np.uint8), ValueError, r"not uint8 \(3, 6, 5\); channels come last: numpy\.moveaxis"),
-        (Tensor(np.zeros((1, 6, 5))), ValueError, r"not float64 \(1, 6, 5\); channels come last"),
+        (np.zeros((3, 6, 5), np.uint8), ValueError, r"not uint8 \(3, 6, 5\); move the channels last: numpy\.moveaxis"),
+        (Tensor(np.zeros((1, 6, 5))), ValueError, r"not float64 \(1, 6, 5\); move the channels last"),
         (PIXELS[None], ValueError, r"not uint8 \(1, 6, 4, 3\)"),
         (np.zeros(3, np.uint8), ValueError, r"not uint8 \(3,\)"),
         (PIXELS[:0], ValueError, r"not uint8 \(0, 4, 3\)"),
         (np.uint8(3), ValueError, r"not uint8 \(\)"),
-        (np.zeros((1, 16385, 3), np.uint8), ValueError, "from 1 to 16384 pixels a side, not 16385x1"),
-        (Image.new("1", (1, 16385)), ValueError, "from 1 to 16384 pixels a side, not 1x16385"),
-        (Image.new("RGB", (0, 4)), ValueError, "from 1 to 16384 pixels a side, not 0x4"),
-        (Image.fromarray(GRAY.astype(np.int32)), ValueError, r"mode 'I' \(int32, from \d+ to \d+\), whose full scale"),
-        (b"no picture", ValueError, "init_image cannot be read as a picture"),
-        (encoded(Image.fromarray(PIXELS))[:60], ValueError, "init_image cannot be read as a picture"),
-        (b"", ValueError, "init_image cannot be read as a picture"),
-        ("/does/not/exist.png", FileNotFoundError, "does not exist"),
-        ("a\0b", ValueError, "does not exist"),
-        ("x" * 5000, ValueError, "does not exist"),
+        (np.zeros((1, 16385, 3), np.uint8), ValueError, "sides from 1 to 16384 pixels, not 16385x1"),
+        (Image.new("1", (1, 16385)), ValueError, "sides from 1 to 16384 pixels, not 1x16385"),
+        (Image.new("RGB", (0, 4)), ValueError, "sides from 1 to 16384 pixels, not 0x4"),
+        (Image.fromarray(GRAY.astype(np.int32)), ValueError, r"mode 'I' \(int32, here from \d+ to \d+\)"),
+        (b"no picture", ValueError, "init_image cannot be read as an image"),
+        (encoded(Image.fromarray(PIXELS))[:60], ValueError, "init_image cannot be read as an image"),
+        (b"", ValueError, "init_image cannot be read as an image"),
+        ("/does/not/exist.png", ValueError, "is not a file"),
+        ("a\0b", ValueError, "is not a file"),
+        ("x" * 5000, ValueError, "is not a file"),
         ("/", ValueError, "is not a file"),
-        (OnGpu(), TypeError, "init_image is a OnGpu that gives numpy no array: can't convert cuda:0"),
-        (3, TypeError, "init_image must be an array, a Pillow image, a path or bytes of a file, not int"),
+        (OnGpu(), TypeError, "init_image is a OnGpu that numpy cannot read: can't convert cuda:0"),
+        (3, TypeError, "init_image must be an array, a Pillow image, a path or the bytes of a file, not int"),
         ([[0]], TypeError, "not list"),
     ],
 )  # fmt: skip
@@ -305,7 +305,7 @@ def test_a_closed_image_is_refused(tmp_path: Path) -> None:
     Image.fromarray(PIXELS).save(path)
     with Image.open(path) as image:
         pass
-    with pytest.raises(ValueError, match="init_image cannot be read as a picture"):
+    with pytest.raises(ValueError, match="init_image cannot be read as an image"):
         as_rgb(image, "init_image")
 
 
@@ -332,11 +332,11 @@ def test_bool_is_black_or_white() -> None:
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (PIXELS, r"mask_image has colours; give one channel, such as pixels\[\.\.\., 0\]"),
+        (PIXELS, r"mask_image has colours; pass one channel, such as pixels\[\.\.\., 0\]"),
         (Image.fromarray(PIXELS), "mask_image has colours"),
-        ((GRAY > 99).astype(np.uint8), "mask_image has no value above 1, and 255 is white"),
+        ((GRAY > 99).astype(np.uint8), "mask_image has no value above 1, and white is 255"),
         (GRAY.astype(np.uint16), r"bool, uint8 or float \(0 to 1\) array .* not uint16 \(6, 4\)"),
-        (TRANSPARENT, "mask_image is transparent in places"),
+        (TRANSPARENT, "mask_image has transparent pixels"),
     ],
 )
 def test_a_mask_that_can_mean_two_things_is_refused(mask: Any, message: str) -> None:
@@ -363,7 +363,7 @@ def test_a_box_is_white_inside() -> None:
     ],
 )
 def test_a_box_outside_the_picture_is_refused(box: Any, error: type[Exception]) -> None:
-    with pytest.raises(error, match=r"mask_image must be a .*box .*not [([]"):
+    with pytest.raises(error, match=r"mask_image must be an? .*box .*not [([]"):
         box_mask(box, (4, 6), "mask_image")
 
 

@@ -127,7 +127,7 @@ def test_an_index_in_the_name_of_a_webp_means_a_file_for_each_frame(result: Vide
         ("a.avi", {}, "does not have the ending of an image file"),
         ("a", {}, "does not have the ending of an image file"),
         ("no/a.gif", {}, "no does not exist"),
-        ("a.gif", {"fps": 60}, r"fps must be from 0 to 50 \(of a GIF"),
+        ("a.gif", {"fps": 60}, r"fps must be from 0 to 50 \(a GIF counts"),
         ("a.mp4", {"fps": 0}, "fps must be above 0"),
         ("a.gif", {"lossless": True}, r"lossless=True is for \.webp, not for \.gif"),
     ],

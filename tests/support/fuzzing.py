@@ -46,8 +46,8 @@ SMALL: dict[str, Any] = {"width": 32, "height": 32, "steps": 1, "cfg_scale": 1.0
 ACCIDENTAL = re.compile(r"not supported between|unsupported operand|object is not|has no attribute|be interpreted")
 # Legal values that do not go together.
 TOGETHER = re.compile(
-    r"mask_image|ref_images|needs init_image|at least 2|cache\.|hires|custom_sigmas|unexpected keyword|nothing to load"
-    r"|cannot draw|does not exist|slg|lora|another aspect|pixels, the result"
+    r"mask_image|ref_images|needs init_image|at least 2|cache\.|hires|custom_sigmas|unexpected keyword|no model to load"
+    r"|without weights|does not exist|slg|lora|aspect ratios|pixels, the result"
 )
 
 
