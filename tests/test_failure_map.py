@@ -461,20 +461,18 @@ def unchecked() -> Iterator[None]:
     with ExitStack() as stack:
         for name, instead in {
             "engine.check_context": lambda params: (params, Model()),
-            "engine.check_image": lambda params, _model: params,
-            "_video_generation.check_video": lambda params, _model: params,
-            "_video_generation.take_video_images": lambda params, *_: params,
-            "engine.take_images": lambda params, *_: params,
-            "_drawing.as_loras": lambda items, _directory=None: tuple(map(Lora, items)),
+            "engine.check_image": lambda params, *_: params,
+            "engine.check_video": lambda params, *_: params,
             "engine.MemoryCheck.check_weights": lambda *_: None,
             "engine.MemoryCheck.check_image": lambda *_: None,
+            "generation.as_loras": lambda items, _directory=None: tuple(map(Lora, items)),
             "conversion.read_file": lambda *_: None,
             "conversion.check_type": lambda *_: None,
             "conversion.check_rules": lambda *_: None,
             "conversion.check_writable": lambda *_: None,
             "conversion.source_tensors": lambda *_: None,
         }.items():
-            stack.enter_context(mock.patch(f"sdcffi.{name}", instead))
+            stack.enter_context(mock.patch(f"sdcffi.engine.{name}", instead))
         yield
 
 

@@ -10,44 +10,46 @@ from typing import Any
 
 from .._models.files import Model, read_file
 from .._models.upscaler_file import read_network
-from .._numbers import check_integer, check_integers, check_number
+from .._numbers import check_integer, check_number
+from ..images.convert import Alpha
 from ..images.pixels import MOST_SIDE
+from ..images.resize import Resize
 from ..params.image import Hires, ImageParams, PhotoMaker
-from ..params.sampling import SampleParams
-from .inputs import DEFAULT_SIZE, LEAST_REFERENCE, REFERENCE_MULTIPLE, generated_size
-from .prompt import check_prompt
+from .inputs import LEAST_REFERENCE, REFERENCE_MULTIPLE, generated_size, take_images
 from .sampling import (
     MOST_SCALE,
     MOST_STEPS,
-    check_cache,
+    check_call,
     check_fit,
-    check_given_image,
-    check_sampling,
-    check_tiling,
-    sequence,
     warn_of_size,
 )
 
 __all__ = ["check_image"]
 
 _MOST_BATCH = 10_000
-_DEFAULT_HIRES_SCALE = 2  # sd_hires_params_init
 _UPSCALERS_OF_PIXELS = ("Lanczos", "Nearest", "Model")
 
 
-def check_image(params: ImageParams, model: Model) -> ImageParams:
-    """Check one call against its model.
+def check_image(
+    params: ImageParams, model: Model, defaults: ImageParams, resize: Resize = "error", alpha: Alpha = "refuse"
+) -> ImageParams:
+    """Check one call against its model, and convert its input images.
 
     Parameters
     ----------
     params : ImageParams
     model : Model
         The result of `check_context`. Properties that it does not know are not checked.
+    defaults : ImageParams
+        The engine's own.
+    resize : str
+    alpha : str or tuple
+        See `take_images`.
 
     Returns
     -------
     ImageParams
-        The given parameters.
+        The call, its images as `take_images` returns them.
 
     Raises
     ------
@@ -63,37 +65,30 @@ def check_image(params: ImageParams, model: Model) -> ImageParams:
     """
     if model.is_video and model.architecture:
         raise ValueError(f"{model.architecture.title} generates videos only: use generate_video()")
-    check_prompt("prompt", params.prompt)
-    check_prompt("negative_prompt", params.negative_prompt)
-    check_integers(1, MOST_SIDE, width=params.width, height=params.height)
+    check_call(params, model, defaults)
     check_integer("batch_count", params.batch_count, 1, _MOST_BATCH)
-    check_integer("clip_skip", params.clip_skip, -1, 100)
-    check_number("strength", params.strength, 0, 1)
     check_number("control_strength", params.control_strength, 0, MOST_SCALE)
-    check_sampling(params.sample_params or SampleParams(), model)
-    _check_images(params, model)
+    params = take_images(params, model, resize, alpha)
+    whole = defaults.updated(params)
+    assert whole.width is not None
+    assert whole.height is not None
+    size = whole.width, whole.height
+    _check_images(params, size, model)
     _check_photo_maker(params.pm_params, params.prompt or "", model)
-    check_tiling(params.vae_tiling_params)
-    check_cache(params.cache, model)
-    _check_hires(params, model)
-    _warn_of_size(params, model)
+    _check_hires(whole.hires, size, model)
+    if not (params.hires and params.hires.enabled):
+        warn_of_size(size, model)
     return params
 
 
-def _check_images(params: ImageParams, model: Model) -> None:
-    for name, channels in {"init_image": 3, "mask_image": 1, "control_image": 3}.items():
-        check_given_image(name, getattr(params, name), channels)
-    references = sequence("ref_images", params.ref_images) if params.ref_images is not None else ()
-    for index, reference in enumerate(references):
-        check_given_image(f"ref_images[{index}]", reference, 3, LEAST_REFERENCE)
-    if params.mask_image is not None and params.init_image is None:
-        raise ValueError("mask_image needs init_image: pass both")
+def _check_images(params: ImageParams, size: tuple[int, int], model: Model) -> None:
+    references: Any = params.ref_images or ()
     _check_mask(params.mask_image, params.init_image)
     if params.control_image is not None and model.takes_hint is False:
         raise ValueError("control_image needs a ControlNet: pass control_net= to Engine")
     if references:
-        _check_references(params, references)
-    _check_fit(params, model)
+        _check_references(params, references, size)
+    _check_fit(params, size, model)
     if (params.init_image is not None or references) and model.encodes is False:
         name = "init_image" if params.init_image is not None else "ref_images"
         raise ValueError(f"{name} needs an autoencoder with an encoder, and vae_decode_only=False in the context")
@@ -109,11 +104,15 @@ def _check_mask(mask: Any, init: Any) -> None:
         )
 
 
-def _check_references(params: ImageParams, references: Sequence[Any]) -> None:
+def _check_references(params: ImageParams, references: Sequence[Any], size: tuple[int, int]) -> None:
     """Refuse sizes that the engine cannot split into patches, or that it would scale to a side of 0 pixels."""
-    area = min(1024**2, (params.width or DEFAULT_SIZE) * (params.height or DEFAULT_SIZE))
+    area = min(1024**2, size[0] * size[1])
     for index, reference in enumerate(references):
         height, width = reference.shape[:2]
+        if min(height, width) < LEAST_REFERENCE:
+            raise ValueError(
+                f"ref_images[{index}] must have sides of at least {LEAST_REFERENCE} pixels, not {width}x{height}"
+            )
         if not params.auto_resize_ref_image and (height % REFERENCE_MULTIPLE or width % REFERENCE_MULTIPLE):
             raise ValueError(
                 f"ref_images[{index}] must have sides that are multiples of 16 pixels, not {width}x{height}; pass"
@@ -123,9 +122,8 @@ def _check_references(params: ImageParams, references: Sequence[Any]) -> None:
             raise ValueError(f"ref_images[{index}] is {width}x{height} pixels, too narrow to be scaled: crop it first")
 
 
-def _check_fit(params: ImageParams, model: Model) -> None:
-    size = generated_size(params, model)
-    asked = params.width or size[0], params.height or size[1]
+def _check_fit(params: ImageParams, asked: tuple[int, int], model: Model) -> None:
+    size = generated_size(*asked, model)
     for name in ("init_image", "control_image"):
         check_fit(name, getattr(params, name), size, model)
         if getattr(params, name) is not None and model.pixel_multiple is None and asked != size:
@@ -139,9 +137,7 @@ def _check_photo_maker(params: PhotoMaker | None, prompt: str, model: Model) -> 
     if params is None:
         return
     check_number("pm_params.style_strength", params.style_strength, 0, 100)
-    images = sequence("pm_params.id_images", params.id_images) if params.id_images is not None else ()
-    for index, image in enumerate(images):
-        check_given_image(f"pm_params.id_images[{index}]", image, 3)
+    images = params.id_images or ()
     if images and model.files and not any(file.slot == "photo_maker_path" for file in model.files):
         raise ValueError("pm_params.id_images needs PhotoMaker: pass photo_maker= to Engine")
     if images and (len(re.findall(r"\bimg\b", prompt)) != 1 or not re.search(r"\w\s+img\b", prompt)):
@@ -153,8 +149,7 @@ def _check_photo_maker(params: PhotoMaker | None, prompt: str, model: Model) -> 
         read_file("pm_params.id_embed", Path(params.id_embed_path))
 
 
-def _check_hires(params: ImageParams, model: Model) -> None:
-    hires = params.hires
+def _check_hires(hires: Hires | None, size: tuple[int, int], model: Model) -> None:
     if hires is None or not hires.enabled:
         return
     check_number("hires.denoising_strength", hires.denoising_strength, 0, 1)
@@ -166,7 +161,7 @@ def _check_hires(params: ImageParams, model: Model) -> None:
     check_integer("hires.steps", hires.steps, 0, MOST_STEPS)
     check_integer("hires.upscale_tile_size", hires.upscale_tile_size, 1, MOST_SIDE)
     if not hires.target_width and not hires.target_height:
-        _check_scale(params, hires)
+        _check_scale(hires.scale, size)
     if hires.upscaler == "Model" and hires.model_path is None:
         raise ValueError("hires.upscaler 'Model' needs hires.model_path")
     if hires.model_path is not None:
@@ -178,15 +173,9 @@ def _check_hires(params: ImageParams, model: Model) -> None:
         )
 
 
-def _check_scale(params: ImageParams, hires: Hires) -> None:
-    scale = _DEFAULT_HIRES_SCALE if hires.scale is None else hires.scale
-    if scale == 0:
+def _check_scale(scale: float | None, size: tuple[int, int]) -> None:
+    if not scale:
         raise ValueError("hires.scale must be above 0, not 0, unless a target size is given")
-    width, height = (round((side or DEFAULT_SIZE) * scale) for side in (params.width, params.height))
+    width, height = (round(side * scale) for side in size)
     if not min(width, height) >= 1 or max(width, height) > MOST_SIDE:
         raise ValueError(f"hires.scale {scale!r} gives {width}x{height} pixels; use sides from 1 to {MOST_SIDE}")
-
-
-def _warn_of_size(params: ImageParams, model: Model) -> None:
-    if not (params.hires and params.hires.enabled):
-        warn_of_size((params.width or DEFAULT_SIZE, params.height or DEFAULT_SIZE), model)

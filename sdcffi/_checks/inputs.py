@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from .._models.files import Model
-from .._numbers import check_integers
 from ..images.convert import Alpha, as_mask, as_rgb, box_mask
 from ..images.pixels import MOST_SIDE, parse_alpha
 from ..images.resize import Resize, check_rule, fitted_size, resized
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     Pixels: TypeAlias = NDArray[np.uint8]
 
 __all__ = [
-    "DEFAULT_SIZE",
     "LEAST_REFERENCE",
     "REFERENCE_MULTIPLE",
     "generated_size",
@@ -32,19 +30,18 @@ __all__ = [
 
 _Params = TypeVar("_Params", ImageParams, VideoParams)
 
-DEFAULT_SIZE = 512  # sd_img_gen_params_init, sd_vid_gen_params_init
 LEAST_REFERENCE = 64  # pixels per side; with smaller images tiled encoding divides by zero
 REFERENCE_MULTIPLE = 16
 _ANY_MULTIPLE = 64  # pixels; a multiple of every model's
 
 
-def generated_size(params: ImageParams | VideoParams, model: Model) -> tuple[int, int]:
+def generated_size(width: int, height: int, model: Model) -> tuple[int, int]:
     """Return the size that the engine generates: the requested one, rounded up to the model's multiple.
 
     Parameters
     ----------
-    params : ImageParams or VideoParams
-        Width or height None: the engine's 512.
+    width, height : int
+        In pixels.
     model : Model
         If its multiple is unknown, 64 is used, which is a multiple of every model's.
 
@@ -54,7 +51,6 @@ def generated_size(params: ImageParams | VideoParams, model: Model) -> tuple[int
         Width and height, in pixels.
     """
     multiple = model.pixel_multiple or _ANY_MULTIPLE
-    width, height = params.width or DEFAULT_SIZE, params.height or DEFAULT_SIZE
     return math.ceil(width / multiple) * multiple, math.ceil(height / multiple) * multiple
 
 
@@ -82,7 +78,7 @@ def take_images(params: ImageParams, model: Model, resize: Resize = "error", alp
     Raises
     ------
     TypeError, ValueError
-        If an image is not supported, see `as_rgb`. `check_image` checks the sizes.
+        If an image is not supported, see `as_rgb`. Numbers are left to `check_image`.
     """
     check_rule(resize)
     alpha = parse_alpha(alpha)
@@ -91,7 +87,6 @@ def take_images(params: ImageParams, model: Model, resize: Resize = "error", alp
     leading = next((image for image in images if image is not None), None)
     if leading is None:
         return converted
-    check_integers(1, MOST_SIDE, width=params.width, height=params.height)
     sized = _with_size(converted, model, leading)
     return sized if resize == "error" else _with_resized(sized, model, resize)
 
@@ -115,11 +110,10 @@ def take_video_images(
     images = [changes[name] for name in single if name in changes] + changes.get("control_frames", [])
     if not images:
         return params
-    check_integers(1, MOST_SIDE, width=params.width, height=params.height)
     sized = _with_size(replace(params, **changes), model, images[0])
     if resize == "error":
         return sized
-    size = generated_size(sized, model)
+    size = _sized(sized, model)
     if resize == "fit":
         size = fitted_size(images[0].shape[1::-1], size, model.pixel_multiple or _ANY_MULTIPLE)
     for name, value in changes.items():
@@ -169,7 +163,7 @@ def _with_size(params: _Params, model: Model, leading: Pixels) -> _Params:
         width = max(1, round(params.height * width / height))
     elif params.width is not None:
         height = max(1, round(params.width * height / width))
-    size = generated_size(replace(params, width=width, height=height), model)
+    size = generated_size(width, height, model)
     return replace(
         params,
         width=size[0] if params.width is None else params.width,
@@ -177,9 +171,15 @@ def _with_size(params: _Params, model: Model, leading: Pixels) -> _Params:
     )
 
 
+def _sized(params: ImageParams | VideoParams, model: Model) -> tuple[int, int]:
+    assert params.width is not None
+    assert params.height is not None
+    return generated_size(params.width, params.height, model)
+
+
 def _with_resized(params: ImageParams, model: Model, rule: Resize) -> ImageParams:
     changes: dict[str, Any] = {}
-    size = generated_size(params, model)
+    size = _sized(params, model)
     leading: Any = params.control_image if params.init_image is None else params.init_image
     if rule == "fit" and leading is not None:
         size = fitted_size((leading.shape[1], leading.shape[0]), size, model.pixel_multiple or _ANY_MULTIPLE)

@@ -8,32 +8,30 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._models.files import Model
-from .._numbers import check_integer, check_number
+from .._numbers import check_integer, check_integers, check_number
 from .._warnings import warn
-from ..images.convert import check_pixels
 from ..images.pixels import MOST_SIDE
+from ..params.image import ImageParams
 from ..params.sampling import Cache, SampleParams, SkipLayerGuidance, Tiling
+from ..params.video import VideoParams
+from .prompt import check_prompt
 
 __all__ = [
     "MOST_SCALE",
     "MOST_STEPS",
-    "check_cache",
+    "check_call",
     "check_fit",
-    "check_given_image",
     "check_guidance",
     "check_preview",
-    "check_sampling",
-    "check_tiling",
     "sequence",
     "warn_of_size",
 ]
 
 MOST_STEPS = 10_000
 MOST_SCALE = 1000  # of guidance and similar; real values are below 50, far larger ones overflow single precision
-_CACHED = 0.15, 0.95  # start and end, as fractions of the steps; sd_cache_params_init
 
 
-def check_sampling(sample: SampleParams, model: Model) -> None:
+def _check_sampling(sample: SampleParams, model: Model) -> None:
     """Check the sampling parameters of a call.
 
     Raises
@@ -118,34 +116,6 @@ def _check_slg(slg: SkipLayerGuidance | None, prefix: str) -> None:
             check_integer(f"{prefix}slg.layers[{index}]", layer, 0, 999)
 
 
-def check_given_image(name: str, image: Any, channels: int, least: int = 1) -> None:
-    """Check the type, memory layout and size of an input image.
-
-    Parameters
-    ----------
-    name : str
-        Name of the parameter, for messages.
-    image : uint8 array (H, W, channels) or None
-        The image. None is accepted.
-    channels : int
-    least : int, optional
-        Smallest side, in pixels.
-
-    Raises
-    ------
-    TypeError, ValueError
-        With what the image is and what is legal.
-    """
-    if image is None:
-        return
-    check_pixels(image, name, channels)
-    if not image.flags.c_contiguous:
-        raise ValueError(f"{name} must be C-contiguous: use numpy.ascontiguousarray")
-    height, width = image.shape[:2]
-    if not least <= min(height, width) or max(height, width) > MOST_SIDE:
-        raise ValueError(f"{name} must have sides from {least} to {MOST_SIDE} pixels, not {width}x{height}")
-
-
 def check_fit(name: str, image: Any, size: tuple[int, int], model: Model) -> None:
     """Refuse an input image of another size than the result; the engine would stretch it by repeating pixels.
 
@@ -194,7 +164,7 @@ def warn_of_size(asked: tuple[int, int], model: Model) -> None:
         )
 
 
-def check_tiling(tiling: Tiling | None) -> None:
+def _check_tiling(tiling: Tiling | None) -> None:
     """Check the tiling of the autoencoder.
 
     Raises
@@ -213,8 +183,35 @@ def check_tiling(tiling: Tiling | None) -> None:
         check_number(f"tiling.{name}", getattr(tiling, name), 0, MOST_SCALE)
 
 
-def check_cache(cache: Cache | None, model: Model) -> None:
-    """Check the caching of results between steps.
+def check_call(params: ImageParams | VideoParams, model: Model, defaults: ImageParams | VideoParams) -> None:
+    """Check what a call for images and one for a video have in common, but for their input images.
+
+    Parameters
+    ----------
+    params : ImageParams or VideoParams
+        The call.
+    model : Model
+        The result of `check_context`.
+    defaults : ImageParams or VideoParams
+        The engine's own.
+
+    Raises
+    ------
+    TypeError, ValueError
+        With the value and the legal set.
+    """
+    check_prompt("prompt", params.prompt)
+    check_prompt("negative_prompt", params.negative_prompt)
+    check_integers(1, MOST_SIDE, width=params.width, height=params.height)
+    check_integer("clip_skip", params.clip_skip, -1, 100)
+    check_number("strength", params.strength, 0, 1)
+    _check_sampling(params.sample_params or SampleParams(), model)
+    _check_tiling(params.vae_tiling_params)
+    _check_cache(params.cache, model, defaults.cache)
+
+
+def _check_cache(cache: Cache | None, model: Model, defaults: Cache | None) -> None:
+    """Check the caching of results between steps, where the engine has its own `defaults`.
 
     Raises
     ------
@@ -232,10 +229,10 @@ def check_cache(cache: Cache | None, model: Model) -> None:
         )
     for name in ("start_percent", "end_percent", "spectrum_stop_percent", "spectrum_w"):
         check_number(f"cache.{name}", getattr(cache, name), 0, 1)
-    start = _CACHED[0] if cache.start_percent is None else cache.start_percent
-    end = _CACHED[1] if cache.end_percent is None else cache.end_percent
-    if cache.mode in ("easycache", "ucache") and not start < end:
-        raise ValueError(f"cache.end_percent must be above start_percent {start!r}, not {end!r}")
+    whole = defaults.updated(cache) if defaults else cache
+    start, end = whole.start_percent, whole.end_percent
+    if cache.mode in ("easycache", "ucache") and start is not None and end is not None and not start < end:
+        raise ValueError(f"cache.end_percent must be above start_percent {start:.7g}, not {end:.7g}")
     for name in ("reuse_threshold", "error_decay_rate", "residual_diff_threshold", "spectrum_flex_window"):
         check_number(f"cache.{name}", getattr(cache, name), 0)
     check_number("cache.spectrum_lam", cache.spectrum_lam, 0)

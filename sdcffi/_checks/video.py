@@ -6,47 +6,48 @@ from typing import Any
 
 from .._models.architectures import Architecture
 from .._models.files import Model
-from .._numbers import check_integer, check_integers, check_number
+from .._numbers import check_integer, check_number
 from .._warnings import warn
-from ..images.pixels import MOST_SIDE
-from ..params.sampling import SampleParams
+from ..images.convert import Alpha
+from ..images.resize import Resize
 from ..params.video import VideoParams
-from .inputs import DEFAULT_SIZE, generated_size
-from .prompt import check_prompt
+from .inputs import generated_size, take_video_images
 from .sampling import (
     MOST_SCALE,
     MOST_STEPS,
-    check_cache,
+    check_call,
     check_fit,
-    check_given_image,
     check_guidance,
-    check_sampling,
-    check_tiling,
-    sequence,
     warn_of_size,
 )
 
 __all__ = ["check_video"]
 
 _MOST_FRAMES = 10_000
-_DEFAULT_FRAMES = 6  # sd_vid_gen_params_init
 _FRAMES_STEP = 4  # frames per latent frame, after the first one
 _HIGH_NOISE_READ = {"guidance", "sample_method", "sample_steps", "eta"}
 
 
-def check_video(params: VideoParams, model: Model) -> VideoParams:
-    """Check one call against its model.
+def check_video(
+    params: VideoParams, model: Model, defaults: VideoParams, resize: Resize = "error", alpha: Alpha = "refuse"
+) -> VideoParams:
+    """Check one call against its model, and convert its input images.
 
     Parameters
     ----------
     params : VideoParams
     model : Model
         The result of `check_context`. Properties that it does not know are not checked.
+    defaults : VideoParams
+        The engine's own.
+    resize : str
+    alpha : str or tuple
+        See `take_video_images`.
 
     Returns
     -------
     VideoParams
-        The given parameters.
+        The call, its images as `take_video_images` returns them.
 
     Raises
     ------
@@ -61,20 +62,19 @@ def check_video(params: VideoParams, model: Model) -> VideoParams:
         If the engine will round the size or the number of frames, with those of the result.
     """
     _check_model(model.architecture)
-    check_prompt("prompt", params.prompt)
-    check_prompt("negative_prompt", params.negative_prompt)
-    check_integers(1, MOST_SIDE, width=params.width, height=params.height)
+    check_call(params, model, defaults)
     check_integer("video_frames", params.video_frames, 1, _MOST_FRAMES)
-    check_integer("clip_skip", params.clip_skip, -1, 100)
-    check_number("strength", params.strength, 0, 1)
     check_number("vace_strength", params.vace_strength, 0, MOST_SCALE)
     check_number("moe_boundary", params.moe_boundary, 0, 1)
-    check_sampling(params.sample_params or SampleParams(), model)
+    params = take_video_images(params, model, resize, alpha)
+    whole = defaults.updated(params)
+    assert whole.width is not None
+    assert whole.height is not None
+    size = whole.width, whole.height
     _check_high_noise(params, model)
-    _check_images(params, model)
-    check_tiling(params.vae_tiling_params)
-    check_cache(params.cache, model)
-    _warn_of_rounding(params, model)
+    _check_images(params, generated_size(*size, model), model)
+    _warn_of_frames(params.video_frames, model)
+    warn_of_size(size, model)
     return params
 
 
@@ -102,33 +102,31 @@ def _check_high_noise(params: VideoParams, model: Model) -> None:
         check_guidance(sample, "high_noise_")
 
 
-def _check_images(params: VideoParams, model: Model) -> None:
+def _check_images(params: VideoParams, size: tuple[int, int], model: Model) -> None:
     images = {"init_image": params.init_image, "end_image": params.end_image}
-    frames = () if params.control_frames is None else sequence("control_frames", params.control_frames)
-    images.update({f"control_frames[{index}]": frame for index, frame in enumerate(frames)})
+    images |= {f"control_frames[{index}]": frame for index, frame in enumerate(params.control_frames or ())}
     for name, image in images.items():
         if image is not None:
-            _check_given(name, image, params, model)
+            _check_given(name, image, size, model)
 
 
-def _check_given(name: str, image: Any, params: VideoParams, model: Model) -> None:
-    check_given_image(name, image, 3)
+def _check_given(name: str, image: Any, size: tuple[int, int], model: Model) -> None:
     kind, architecture = name.partition("[")[0], model.architecture
     if architecture and kind not in architecture.video_inputs:
         legal = ", ".join(architecture.video_inputs) or "none"
         raise ValueError(f"{architecture.title} does not read {kind}; its input images are: {legal}")
     if model.encodes is False:
         raise ValueError(f"{kind} needs an autoencoder with an encoder, and vae_decode_only=False in the context")
-    check_fit(name, image, generated_size(params, model), model)
+    check_fit(name, image, size, model)
 
 
-def _warn_of_rounding(params: VideoParams, model: Model) -> None:
-    frames = _DEFAULT_FRAMES if params.video_frames is None else params.video_frames
+def _warn_of_frames(frames: int | None, model: Model) -> None:
+    if frames is None:  # what the engine makes of its own default is its own affair
+        return
     made = (frames - 1) // _FRAMES_STEP * _FRAMES_STEP + 1
     title = model.architecture.title if model.architecture else "the model"
-    if params.video_frames is not None and made != frames:
+    if made != frames:
         warn(
             f"{title} generates a multiple of {_FRAMES_STEP} frames plus one, so the result will have {made} frames,"
             f" not {frames}; pass video_frames={made} to avoid this warning"
         )
-    warn_of_size((params.width or DEFAULT_SIZE, params.height or DEFAULT_SIZE), model)

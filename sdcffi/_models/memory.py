@@ -115,10 +115,11 @@ def compute_bytes(model: Model, params: ImageParams, context: ContextParams) -> 
 
 
 def _size(params: ImageParams, multiple: int) -> tuple[int, int]:
-    width, height = params.width or 512, params.height or 512
-    hires = params.hires
+    width, height, hires = params.width, params.height, params.hires
+    assert width is not None
+    assert height is not None
     if hires and hires.enabled:
-        scale = 2.0 if hires.scale is None else hires.scale
+        scale = hires.scale or 1.0
         targets = hires.target_width or hires.target_height, hires.target_height or hires.target_width
         width, height = targets[0] or round(width * scale), targets[1] or round(height * scale)
     return math.ceil(width / multiple) * multiple, math.ceil(height / multiple) * multiple

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Literal
 from .._bindings.requests import Edges, Opening
 from .._checks.context import check_context, check_lora_options, resolve_seed
 from .._checks.image import check_image
-from .._checks.inputs import take_images, take_video_images
 from .._checks.memory import MemoryCheck
 from .._checks.video import check_video
 from .._machine.backends import backend_choice
@@ -475,13 +474,13 @@ class Engine(Handle):
                 eta=eta,
             ),
         )
-        given = take_images((params or ImageParams()).updated(keywords), self._model, resize, alpha)
-        given = check_image(given, self._model)
+        defaults = self._opened.defaults.image
+        given = check_image((params or ImageParams()).updated(keywords), self._model, defaults, resize, alpha)
         if not isinstance(canny, bool):
             raise TypeError(f"canny must be True or False, not {canny!r}")
         if canny and given.control_image is None:
             raise ValueError("canny=True needs control_image; pass the image whose edges to use")
-        self._memory.check_image(given, self.device)
+        self._memory.check_image(defaults.updated(given), self.device)
         given = replace(given, seed=resolve_seed(given.seed, given.batch_count))
         hearing = self._generation.hearing(
             preview, preview_interval, preview_noisy, timeout, on_log, on_progress, on_preview
@@ -659,8 +658,8 @@ class Engine(Handle):
                 high_noise, high_noise_steps, high_noise_cfg_scale, high_noise_sampler
             ),
         )
-        given = take_video_images((params or VideoParams()).updated(keywords), self._model, resize, alpha)
-        given = check_video(given, self._model)
+        defaults = self._opened.defaults.video
+        given = check_video((params or VideoParams()).updated(keywords), self._model, defaults, resize, alpha)
         given = replace(given, seed=resolve_seed(given.seed, None))
         hearing = self._generation.hearing(
             preview, preview_interval, preview_noisy, timeout, on_log, on_progress, on_preview

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-__all__ = ["Alpha", "Box", "ImageLike", "MaskLike", "as_mask", "as_rgb", "check_pixels", "to_pillow"]
+__all__ = ["Alpha", "Box", "ImageLike", "MaskLike", "as_mask", "as_rgb", "to_pillow"]
 
 
 class SupportsArray(Protocol):
@@ -158,22 +158,6 @@ def to_pillow(pixels: NDArray[np.uint8]) -> Image.Image:
     from PIL import Image
 
     return Image.fromarray(pixels)
-
-
-def check_pixels(pixels: Any, name: str, channels: int) -> None:
-    """Refuse anything but a uint8 array of shape (H, W, `channels`) that has pixels.
-
-    Raises
-    ------
-    TypeError
-        If it is not an array.
-    ValueError
-        If its dtype or shape is another one.
-    """
-    if not isinstance(pixels, np.ndarray):
-        raise TypeError(f"{name} must be a uint8 array of shape (H, W, {channels}), not {type(pixels).__name__}")
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != channels or 0 in pixels.shape:
-        raise ValueError(f"{name} must be a uint8 array of shape (H, W, {channels}), not {pixels.dtype} {pixels.shape}")
 
 
 def _pixels(image: Any, name: str, is_mask: bool) -> NDArray[np.uint8]:

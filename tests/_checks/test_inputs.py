@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine_defaults import IMAGE
 from PIL import Image
 
 from sdcffi import Engine, ImageParams, PhotoMaker
@@ -33,11 +34,10 @@ def size(pixels: Any) -> tuple[int, int]:
 
 def taken(model: Model = FLUX2, resize: Any = "error", **fields: Any) -> Any:
     """What goes to the engine, which it has not to scale."""
-    params: Any = take_images(ImageParams(**fields), model, resize)
-    check_image(params, model)
+    params: Any = check_image(ImageParams(**fields), model, IMAGE, resize)
     for name in ("init_image", "mask_image", "control_image"):
         if getattr(params, name) is not None:
-            assert size(getattr(params, name)) == generated_size(params, model)
+            assert size(getattr(params, name)) == generated_size(params.width, params.height, model)
     return params
 
 
@@ -110,7 +110,7 @@ def test_the_target_is_the_size_that_is_drawn(
     params = taken(model, rule, init_image=init, width=asked[0], height=asked[1])
     if rule != "fit":
         assert np.array_equal(params.init_image, resized(init, within, rule))
-        assert generated_size(params, model) == within
+        assert generated_size(params.width, params.height, model) == within
 
 
 def test_fit_gives_the_result_the_pictures_aspect() -> None:
@@ -130,7 +130,7 @@ def test_an_unknown_models_size_must_be_every_models() -> None:
 def test_a_bad_size_beside_a_picture_is_refused() -> None:
     for width, error in ((0, ValueError), ("64", TypeError), (1 << 40, ValueError)):
         with pytest.raises(error, match="width must be"):
-            take_images(ImageParams(init_image=picture(8, 8), width=width), FLUX2, "fit")  # type: ignore[arg-type]
+            check_image(ImageParams(init_image=picture(8, 8), width=width), FLUX2, IMAGE, "fit")  # type: ignore[arg-type]
 
 
 # Masks.

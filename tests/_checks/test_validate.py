@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine_defaults import IMAGE
 from header_files import Shapes, write
 from model_headers import ALONE, CLIP, CLIP_G, CONTROL, FLUX2, LLM, SD1, VAE, read, unet
 
@@ -53,6 +54,7 @@ def guided(**fields: Any) -> ImageParams:
     return sampled(guidance=Guidance(**fields))
 
 
+SQUARE = ImageParams(width=512, height=512)
 CALLS: list[tuple[str, ImageParams, type[Exception], str]] = [
     ("unknown", ImageParams(width=0), ValueError, "width must be from 1 to 16384, not 0"),
     ("unknown", ImageParams(width=-64), ValueError, "width must be from 1 to 16384, not -64"),
@@ -107,14 +109,8 @@ CALLS: list[tuple[str, ImageParams, type[Exception], str]] = [
     ("unknown", ImageParams(prompt=f"(a:{'9' * 41})"), ValueError, "does not fit a float"),
     ("unknown", ImageParams(prompt=f"(a:0.{'0' * 50}1)"), ValueError, "does not fit a float"),
     ("unknown", ImageParams(mask_image=picture(channels=1)), ValueError, "mask_image needs init_image"),
-    ("unknown", ImageParams(init_image=picture(channels=1)), ValueError, "shape (H, W, 3), not uint8 (512, 512, 1)"),
-    ("unknown", ImageParams(init_image=picture(channels=4)), ValueError, "init_image must be a uint8 array"),
-    ("unknown", ImageParams(init_image=picture(dtype=np.float32)), ValueError, "not float32 (512, 512, 3)"),
-    ("unknown", ImageParams(init_image=picture(width=0)), ValueError, "not uint8 (512, 0, 3)"),
-    ("unknown", ImageParams(init_image=picture()[:, ::2]), ValueError, "init_image must be C-contiguous"),
-    ("unknown", ImageParams(init_image="a.png"), TypeError, "init_image must be a uint8 array"),  # type: ignore[arg-type]
-    ("unknown", ImageParams(init_image=picture(256)), ValueError, "init_image is 256x512 pixels, the result is"),
-    ("control", ImageParams(control_image=picture(256)), ValueError, "control_image is 256x512 pixels"),
+    ("unknown", SQUARE.updated(ImageParams(init_image=picture(256))), ValueError, "init_image is 256x512 pixels"),
+    ("control", SQUARE.updated(ImageParams(control_image=picture(256))), ValueError, "control_image is 256x512 pixels"),
     (
         "unknown",
         ImageParams(init_image=picture(), mask_image=picture(64, 64, 1)),
@@ -123,7 +119,7 @@ CALLS: list[tuple[str, ImageParams, type[Exception], str]] = [
     ),
     ("sd1", ImageParams(control_image=picture()), ValueError, "control_image needs a ControlNet: pass control_net="),
     ("decoder", ImageParams(init_image=picture()), ValueError, "init_image needs an autoencoder with an encoder"),
-    ("unknown", ImageParams(ref_images=[picture(4, 4)]), ValueError, "ref_images[0] must have sides from 64 to 16384"),
+    ("unknown", ImageParams(ref_images=[picture(4, 4)]), ValueError, "ref_images[0] must have sides of at least 64"),
     ("unknown", ImageParams(ref_images=[picture(72, 64)]), ValueError, "ref_images[0] must have sides that are"),
     (
         "unknown",
@@ -168,7 +164,7 @@ def test_a_bad_call_is_refused(
     model: str, params: ImageParams, error: type[Exception], said: str, models: dict[str, Model]
 ) -> None:
     with pytest.raises(error) as caught:
-        check_image(params, models[model])
+        check_image(params, models[model], IMAGE)
     assert said in str(caught.value)
 
 
@@ -187,7 +183,7 @@ def test_a_bad_call_is_refused(
         ("sd1", ImageParams(prompt="é" * 25_000)),
         ("sd1", ImageParams(init_image=picture(), mask_image=picture(channels=1), strength=0)),
         ("control", ImageParams(control_image=picture())),
-        ("unknown", ImageParams(control_image=picture(), ref_images=[picture(64, 80)])),
+        ("unknown", ImageParams(control_image=picture(), ref_images=[picture(64, 80)], width=512, height=512)),
         ("edit", ImageParams(ref_images=[picture()])),
         ("flux2", ImageParams(ref_images=[picture(100, 75)], auto_resize_ref_image=True)),
         ("sd1", ImageParams(cache=Cache(mode="ucache"), hires=Hires(), vae_tiling_params=Tiling())),
@@ -196,7 +192,7 @@ def test_a_bad_call_is_refused(
     ],
 )
 def test_a_good_call_passes_without_a_warning(model: str, params: ImageParams, models: dict[str, Model]) -> None:
-    assert check_image(params, models[model]) is params
+    assert check_image(params, models[model], IMAGE).given().keys() >= params.given().keys()
 
 
 @pytest.mark.parametrize(
@@ -211,7 +207,7 @@ def test_the_size_that_will_come_out_is_said_before(
     model: str, width: int, height: int | None, said: str, models: dict[str, Model]
 ) -> None:
     with pytest.warns(UserWarning, match=said):
-        check_image(ImageParams(width=width, height=height), models[model])
+        check_image(ImageParams(width=width, height=height), models[model], IMAGE)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +215,7 @@ def test_the_size_that_will_come_out_is_said_before(
     [
         (
             "sd1",
-            {"init_image": picture(256, 256)},
+            {"init_image": picture(256, 256), "width": 512, "height": 512},
             "init_image is 256x256 pixels, the result is 512x512 (in multiples of",
         ),
         (
@@ -238,7 +234,7 @@ def test_a_picture_that_the_engine_would_scale_is_refused(
     model: str, fields: dict[str, Any], said: str, models: dict[str, Model]
 ) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
-        check_image(ImageParams(**fields), models[model])
+        check_image(ImageParams(**fields), models[model], IMAGE)
     assert said in str(caught.value)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import full_size
 import numpy as np
 import pytest
+from engine_defaults import IMAGE
 from header_files import write
 from tiny_model import TinyModel
 
@@ -70,9 +71,9 @@ def test_computing_follows_the_parameters(sd1: ContextParams) -> None:
     model = read_model(sd1)
 
     def needed(**fields: object) -> int:
-        return compute_bytes(model, ImageParams(width=1024, height=1024, **fields), sd1) or 0  # type: ignore[arg-type]
+        return compute_bytes(model, IMAGE.updated(ImageParams(width=1024, height=1024, **fields)), sd1) or 0  # type: ignore[arg-type]
 
-    assert compute_bytes(model, ImageParams(), sd1) == compute_bytes(model, ImageParams(width=512, height=449), sd1)
+    assert compute_bytes(model, IMAGE, sd1) == compute_bytes(model, ImageParams(width=512, height=449), sd1)
     assert needed(vae_tiling_params=Tiling()) < needed(hires=Hires()) / 4
     assert needed(hires=Hires()) == compute_bytes(model, ImageParams(width=2048, height=2048), sd1)
     assert needed(hires=Hires(target_width=1024)) == needed()

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine_defaults import IMAGE
 from tiny_model import TinyModel
 
 from sdcffi import Cache, Capabilities, ContextParams, Engine, Hires, ImageParams, Log, SampleParams
@@ -107,10 +108,10 @@ def test_each_sampler_and_scheduler_named_is_taken_and_no_other(found: Capabilit
     for scheduler in ("ays", *found.schedulers):
         params = ImageParams(width=64, height=64).updated(_sampling(scheduler))
         if scheduler in found.schedulers:
-            check_image(params, model)
+            check_image(params, model, IMAGE)
         else:
             with pytest.raises(ValueError, match=scheduler):
-                check_image(params, model)
+                check_image(params, model, IMAGE)
 
 
 def _sampling(scheduler: str) -> ImageParams:
@@ -161,10 +162,10 @@ def test_every_cache_mode_is_named_or_refused(kind: str, offer: Offer) -> None:
     for mode in set(offer.names["sd_cache_mode_t"]) - {"disabled"}:
         params = ImageParams(cache=Cache(mode=mode), width=64, height=64)
         if model.is_video or mode in named:
-            assert model.is_video or check_image(params, model) is params
+            assert model.is_video or check_image(params, model, IMAGE)
         else:
             with pytest.raises(ValueError, match=f"'{mode}' has no effect"):
-                check_image(params, model)
+                check_image(params, model, IMAGE)
     assert set(named) == set(_TABLE[kind].acting_caches)
 
 

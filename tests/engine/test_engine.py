@@ -6,6 +6,7 @@ import ctypes
 import gc
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine_defaults import IMAGE, VIDEO
 from safetensors.numpy import load_file, save_file
 from tiny_model import TinyModel
 
@@ -28,6 +30,7 @@ from sdcffi import (
     Progress,
     SampleParams,
 )
+from sdcffi.params.names import flatten, parameters
 
 DRAW: dict[str, Any] = {"width": 64, "height": 64, "steps": 2, "cfg_scale": 1.0, "seed": 7}
 
@@ -252,8 +255,7 @@ def test_a_failed_assertion_is_an_exception(tiny_model: TinyModel, isolated: boo
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let bad parameters through to the engine."""
-    monkeypatch.setattr("sdcffi.engine.engine.check_image", lambda params, model: params)
-    monkeypatch.setattr("sdcffi.engine.engine.take_images", lambda params, *_: params)
+    monkeypatch.setattr("sdcffi.engine.engine.check_image", lambda params, *_: params)
 
 
 def test_a_whole_life_prints_nothing(tiny_model: TinyModel, isolated: bool) -> None:
@@ -282,3 +284,27 @@ def test_a_warning_points_at_the_programs_own_line(shared: Engine) -> None:
     with pytest.warns(UserWarning, match="come out") as caught:
         shared.generate("a cat", width=60, height=64, steps=1, cfg_scale=1.0)
     assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_the_defaults_that_tests_of_checks_use_are_the_librarys(shared: Engine) -> None:
+    defaults = shared._opened.defaults
+    for ours, library in ((IMAGE, defaults.image), (VIDEO, defaults.video)):
+        values = flatten(library)
+        for path, value in flatten(ours).items():
+            assert values[path] == (pytest.approx(value) if isinstance(value, float) else value), path
+
+
+_DESCRIBED = re.compile(r"^ {8}(\w+(?:, \w+)*) : .*\n((?: {12}.*\n|\n)+)", re.MULTILINE)
+
+
+@pytest.mark.parametrize("call", [Engine.generate, Engine.generate_video])
+def test_the_defaults_that_docstrings_name_are_the_librarys(call: Any, shared: Engine) -> None:
+    defaults = shared._opened.defaults
+    struct = defaults.image if call is Engine.generate else defaults.video
+    values = {parameter.name: flatten(struct).get(parameter.path) for parameter in parameters(type(struct))}
+    described = {}
+    for names, text in _DESCRIBED.findall(call.__doc__):
+        if number := re.search(r"None: the engine's (\d+(\.\d+)?)", " ".join(text.split())):
+            described.update(dict.fromkeys(names.split(", "), float(number[1])))
+    assert len(described) >= 6
+    assert described == pytest.approx({name: values[name] for name in described})

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine_defaults import IMAGE
 from parity import BySdCli, assert_same
 from sdcli import THREADS
 from tiny_model import TinyModel
@@ -87,5 +88,5 @@ def test_a_schedule_of_one_step_that_is_no_number_is_an_error(engine: Engine) ->
 def test_pixels_are_not_enlarged_without_an_encoder(upscaler: str, network: Path) -> None:
     hires = Hires(upscaler=upscaler, model_path=network)
     with pytest.raises(ValueError, match=f"hires.upscaler '{upscaler}' needs an autoencoder with an encoder"):
-        check_image(ImageParams(hires=hires), Model(encodes=False))
-    check_image(ImageParams(hires=Hires(upscaler="Latent")), Model(encodes=False))
+        check_image(ImageParams(hires=hires), Model(encodes=False), IMAGE)
+    check_image(ImageParams(hires=Hires(upscaler="Latent")), Model(encodes=False), IMAGE)
