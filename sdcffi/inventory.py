@@ -145,13 +145,7 @@ def list_devices(
     TypeError, ValueError
         If `backend` is not a legal word.
     """
-    return take_inventory(library, backend, Listeners(on_log))[0]
-
-
-def take_inventory(
-    library: StrPath | None, backend: str, listeners: Listeners
-) -> tuple[Inventory, Description | SDError]:
-    """Return the inventory, and the description of the build by the process that chose the device, or its error."""
+    listeners = Listeners(on_log)
     build = locate(library)
     found: dict[str, Description] = {}
     errors: dict[str, SDError] = {}
@@ -185,7 +179,7 @@ def take_inventory(
         variants,
         _reason(chosen) if isinstance(chosen, SDError) else "",
     )
-    return inventory, chosen
+    return inventory
 
 
 def _reason(error: SDError | None) -> str:

@@ -19,6 +19,7 @@ from .engine.engine import Engine
 from .engine.results import Result, VideoResult
 from .engine.upscaler import Upscaler
 from .errors import BackendUnavailableError, PathNotFoundError, UnsupportedParameterError
+from .images.compare import compare
 from .images.convert import Alpha, Box, ImageLike, MaskLike, as_mask, as_rgb, box_mask, to_pillow
 from .images.resize import RULES, resized
 from .params.context import ContextParams
@@ -404,6 +405,5 @@ def _compared(path: Path, generated: NDArray[np.uint8]) -> tuple[int | None, flo
         pixels = np.asarray(image.convert("RGB")) if image.format == "PNG" else None
     if pixels is None or pixels.shape != generated.shape:
         return None, None
-    difference = np.abs(pixels.astype(np.int16) - generated)
-    error = float(np.mean(difference.astype(np.float64) ** 2))
-    return int(difference.max()), float(10 * np.log10(255**2 / error)) if error else float("inf")
+    difference = compare(pixels, generated)
+    return difference.largest, difference.psnr

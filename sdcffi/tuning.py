@@ -13,7 +13,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,10 +21,10 @@ from ._machine.limits import usable_cores, usable_processors
 from ._models.files import Model, read_model
 from ._numbers import check_integer, check_number
 from ._public import public
+from .engine.bench import SMALLEST, Bench, Measured, Settings
 from .engine.engine import Engine
 from .engine.tuned import TUNED, keep_choice, subject_of
 from .errors import GenerationTimeoutError, SDError
-from .events import Progress
 from .images.compare import compare
 
 if TYPE_CHECKING:
@@ -38,14 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Trial", "Tuning", "tune"]
 
-Settings = dict[str, "int | bool"]
-
-_OURS = ("isolated", "restart", "timeout", "load_weights", "tune", "on_progress", "on_preview")
-_CALL: dict[str, Any] = {"prompt": "a lovely cat on a windowsill", "cfg_scale": 1.0, "seed": 42}
-_STEPS = 20  # of the image that times are projected to
-_FRAMES = 5  # of a video
-_SMALLEST, _LEAST_SIZE, _MOST_SIZE = 64, 128, 512  # pixels: the smallest side, and the limits of the default
-_IMAGES = 40  # number of images that must fit into the budget before a larger size is used
+_OURS = ("isolated", "restart", "timeout", "load_weights", "tuned", "on_progress", "on_preview")
 _ROUNDS = 3
 _FASTER = 0.97  # of the best time without the setting; a smaller gain is noise
 _HOPELESS = 1.1  # times the time without the setting: no further rounds
@@ -191,7 +184,7 @@ def tune(
     """
     _check(size, budget, engine)
     started = time.monotonic()
-    with _Bench({**engine, "model": model}, started + budget, budget) as bench:
+    with Bench({**engine, "model": model}, started + budget, budget) as bench:
         first = bench.begin(size)
         origin = first.origin
         options = _options(origin.context, read_model(origin.context), origin.device)
@@ -211,9 +204,9 @@ def tune(
 
 
 def _check(size: int | None, budget: float, engine: Mapping[str, Any]) -> None:
-    check_integer("size", size, _SMALLEST, 4096)
-    if size is not None and size % _SMALLEST:
-        raise ValueError(f"size must be a multiple of {_SMALLEST}, not {size!r}")
+    check_integer("size", size, SMALLEST, 4096)
+    if size is not None and size % SMALLEST:
+        raise ValueError(f"size must be a multiple of {SMALLEST}, not {size!r}")
     if budget is None:
         raise TypeError("budget must be a number of seconds, not None")
     check_number("budget", budget, 0)
@@ -256,18 +249,8 @@ def _thread_counts(cores: int, processors: int) -> list[int]:
     return [count for count in dict.fromkeys(counts) if count not in (0, cores)]
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """An image, its wall time, and the time of one with `_STEPS` steps, projected from the engine's clock."""
-
-    pixels: NDArray[np.uint8]
-    origin: Origin
-    wall: float
-    seconds: float
-
-
 class _Measures(Protocol):
-    def measure(self, settings: Settings) -> _Measured: ...
+    def measure(self, settings: Settings) -> Measured: ...
     def keep(self, settings: Settings) -> None: ...
 
 
@@ -322,105 +305,3 @@ def _choice(best: Settings, trials: Iterable[Trial], origin: Origin) -> Settings
         for name, field_name in TUNED.items()
         if name in measured or field_name in given
     }
-
-
-@dataclass
-class _Bench:
-    """Engines by their settings: the best one and the candidate, both at once if memory has room for them.
-
-    Parameters
-    ----------
-    keywords : dict
-        Keywords of `Engine` for all of them.
-    deadline : float
-        Time on `time.monotonic` at which the budget ends.
-    budget : float
-        Seconds for all measurements; the size is chosen so that many images fit.
-    """
-
-    keywords: dict[str, Any]
-    deadline: float
-    budget: float
-    size: int = _LEAST_SIZE
-    _engines: dict[tuple[Any, ...], Engine] = field(default_factory=dict)
-
-    def __enter__(self) -> _Bench:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.keep(None)
-
-    def begin(self, size: int | None) -> _Measured:
-        """Generate with the defaults, in the given size or the largest that the budget allows."""
-        try:
-            self.size = size or _LEAST_SIZE
-            first = self.measure({})
-            while size is None and self.size < _MOST_SIZE and 4 * first.wall * _IMAGES < self.budget:
-                self.size *= 2
-                first = self.measure({})
-        except GenerationTimeoutError as error:
-            raise GenerationTimeoutError(
-                f"the budget of {self.budget:g} seconds was spent on loading the model and generating an image of"
-                f" {self.size}x{self.size} pixels; give a larger budget or a smaller size"
-            ) from error
-        return first
-
-    def measure(self, settings: Settings) -> _Measured:
-        """Generate once with an engine of these settings; a new engine is opened and warmed up first."""
-        try:
-            return self._measure(settings)
-        except GenerationTimeoutError:
-            raise
-        except SDError:
-            if not self._engines:
-                raise
-            self.keep(None)  # perhaps there is no memory for two engines, which GPUs report in many ways
-            return self._measure(settings)
-
-    def _measure(self, settings: Settings) -> _Measured:
-        key = tuple(sorted(settings.items()))
-        try:
-            if key not in self._engines:
-                self._engines[key] = self._opened(settings)
-                self._generate(self._engines[key], _SMALLEST, 1, _ignore)  # the first one sets up threads and kernels
-            return self._once(self._engines[key])
-        except BaseException:
-            self._close(key)
-            raise
-
-    def keep(self, settings: Settings | None) -> None:
-        """Close every engine but that of these settings."""
-        kept = None if settings is None else tuple(sorted(settings.items()))
-        for key in [key for key in self._engines if key != kept]:
-            self._close(key)
-
-    def _close(self, key: tuple[Any, ...]) -> None:
-        if engine := self._engines.pop(key, None):
-            engine.close()
-
-    def _opened(self, settings: Settings) -> Engine:
-        check = {"memory_check": "strict"} if self._engines else {}
-        return Engine(**{**self.keywords, **check, **settings}, restart="never", timeout=self._left())
-
-    def _left(self) -> float:
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise GenerationTimeoutError("the budget is spent")
-        return left
-
-    def _once(self, engine: Engine) -> _Measured:
-        seconds, started = 0.0, time.monotonic()
-
-        def hear(event: Progress) -> None:
-            nonlocal seconds
-            if event.step == event.steps:
-                seconds += event.seconds * (_STEPS if event.phase == "sample" else event.steps)
-
-        result = self._generate(engine, self.size, 2, hear)
-        return _Measured(result.arrays[0], result.origin, time.monotonic() - started, seconds)
-
-    def _generate(self, engine: Engine, size: int, steps: int, on_progress: Callable[[Progress], object]) -> Any:
-        call = {**_CALL, "width": size, "height": size, "steps": steps, "on_progress": on_progress}
-        if engine.capabilities().image:
-            return engine.generate(**call, timeout=self._left())
-        return engine.generate_video(**call, video_frames=_FRAMES, timeout=self._left())

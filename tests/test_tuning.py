@@ -37,9 +37,10 @@ from sdcffi._machine.limits import usable_cores
 from sdcffi._models.architectures import Architecture
 from sdcffi._models.files import Model
 from sdcffi._records.digests import FileState
+from sdcffi.engine.bench import Bench, Measured, Settings
 from sdcffi.engine.tuned import TUNED, Subject, keep_choice, subject_of
 from sdcffi.parameter_files import as_arguments
-from sdcffi.tuning import Settings, _Bench, _climb, _Measured, _options, _thread_counts, _try
+from sdcffi.tuning import _climb, _options, _thread_counts, _try
 
 Capture = pytest.CaptureFixture[str]
 DRAW: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "steps": 1, "cfg_scale": 1.0, "seed": 7}
@@ -121,12 +122,12 @@ def test_a_size_is_taken_that_leaves_room_for_forty_pictures(
 ) -> None:
     """A picture of 128 pixels a side takes a second, a larger one as much more as it has pixels."""
 
-    def measure(bench: _Bench, settings: Settings) -> _Measured:
+    def measure(bench: Bench, settings: Settings) -> Measured:
         assert settings == {}
-        return _Measured(picture(bench.size % 255), None, (bench.size / 128) ** 2, 0)  # type: ignore[arg-type]
+        return Measured(picture(bench.size % 255), None, (bench.size / 128) ** 2, 0)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(_Bench, "measure", measure)
-    bench = _Bench({}, NEVER, budget)
+    monkeypatch.setattr(Bench, "measure", measure)
+    bench = Bench({}, NEVER, budget)
     assert np.array_equal(bench.begin(None).pixels, picture(size % 255))
     assert bench.size == size
     assert bench.begin(64).wall == 0.25
@@ -144,7 +145,7 @@ def test_the_engines_own_clock_is_projected_to_twenty_steps(image: bool) -> None
 
     engine: Any = SimpleNamespace(capabilities=lambda: SimpleNamespace(image=image))
     setattr(engine, "generate" if image else "generate_video", draw)
-    assert _Bench({}, NEVER, 1, 192)._once(engine).seconds == 0.5 + 20 * 3 + 4 * 0.25
+    assert Bench({}, NEVER, 1, 192)._once(engine).seconds == 0.5 + 20 * 3 + 4 * 0.25
 
 
 def test_a_budget_that_is_too_small_says_so_and_stores_nothing(keywords: dict[str, Any], cache: Path) -> None:
@@ -158,14 +159,14 @@ def test_what_the_budget_has_no_room_for_is_told(
     steps: int, keywords: dict[str, Any], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An engine is opened in one step and warmed up in another; each further picture is one."""
-    left, begun = _Bench._left, itertools.count()
+    left, begun = Bench._left, itertools.count()
 
-    def until(bench: _Bench) -> float:
+    def until(bench: Bench) -> float:
         if next(begun) >= steps:
             raise GenerationTimeoutError("the budget is spent")
         return left(bench)
 
-    monkeypatch.setattr(_Bench, "_left", until)
+    monkeypatch.setattr(Bench, "_left", until)
     trials: list[tuning.Trial] = []
     with pytest.raises(GenerationTimeoutError, match="before anything was compared"):
         tune(**keywords, threads=1, size=64, budget=60, on_trial=trials.append)
@@ -177,7 +178,7 @@ def test_an_engine_that_memory_has_no_room_for_beside_another_is_alone(
     keywords: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sdcffi._checks.memory.free_memory", lambda: 1)
-    with _Bench({**keywords, "threads": 1, "memory_check": "off"}, NEVER, 1, 64) as bench:
+    with Bench({**keywords, "threads": 1, "memory_check": "off"}, NEVER, 1, 64) as bench:
         first = bench.measure({})
         other = bench.measure({"diffusion_fa": True})
         assert first.pixels.shape == other.pixels.shape == (64, 64, 3)
@@ -185,7 +186,7 @@ def test_an_engine_that_memory_has_no_room_for_beside_another_is_alone(
         assert first.origin.resolved_context.diffusion_flash_attn is False
         assert other.origin.resolved_context.diffusion_flash_attn is True
     assert bench._engines == {}
-    with _Bench({**keywords, "memory_check": "strict"}, NEVER, 1, 64) as bench, pytest.raises(OutOfMemoryError):
+    with Bench({**keywords, "memory_check": "strict"}, NEVER, 1, 64) as bench, pytest.raises(OutOfMemoryError):
         bench.measure({})
 
 
@@ -199,11 +200,11 @@ class Scripted:
     def keep(self, settings: Settings) -> None:
         self.kept = settings
 
-    def measure(self, settings: Settings) -> _Measured:
+    def measure(self, settings: Settings) -> Measured:
         before = self.drawn.count(settings)
         self.drawn.append(settings)
         seconds, colour = self._draw(settings, before)
-        return _Measured(picture(colour), None, seconds, seconds)  # type: ignore[arg-type]
+        return Measured(picture(colour), None, seconds, seconds)  # type: ignore[arg-type]
 
 
 def picture(colour: int) -> Pixels:

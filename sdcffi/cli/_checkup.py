@@ -20,7 +20,6 @@ from .._machine import install_hints
 from .._machine.backends import BACKENDS, backend_choice
 from .._machine.builds import NativeBuild, locate
 from ..errors import BackendUnavailableError, BuildError, NativeCrashError, SDError
-from ..events import Listeners
 
 if TYPE_CHECKING:
     import numpy as np
@@ -242,7 +241,7 @@ def _files(build: NativeBuild) -> Iterator[Check]:
 
 
 def _loaded(case: _Case) -> Iterator[Check]:
-    from ..inventory import take_inventory
+    from ..inventory import list_devices
 
     try:
         backend_choice("auto")
@@ -250,7 +249,7 @@ def _loaded(case: _Case) -> Iterator[Check]:
     except ValueError as error:  # from the environment variable
         yield Check("choice", "failed", str(error))
         choice = "cpu"
-    inventory, _ = take_inventory(case.library, choice, Listeners())
+    inventory = list_devices(case.library, backend=choice)
     if not inventory.devices:
         yield Check("library", "failed", inventory.problem, _advice(inventory.problem))
         return

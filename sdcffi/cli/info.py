@@ -31,13 +31,15 @@ def _run(options: argparse.Namespace) -> None:
 
         print("\n".join(parameter_table(options.library)))
         return
-    from ..errors import SDError
+    from .._bindings.requests import Opening
+    from .._machine.backends import backend_choice
+    from .._process.calls import run_alone
     from ..events import Listeners
-    from ..inventory import take_inventory
+    from ..inventory import list_devices
 
-    inventory, found = take_inventory(options.library, options.backend, Listeners(logger(options)))
-    if isinstance(found, SDError):
-        raise found
+    opening, log = Opening(options.library, backend_choice(options.backend)), logger(options)
+    found = run_alone(opening, "describe", listeners=Listeners(log))
+    inventory = list_devices(options.library, backend=options.backend)
     without = {backend.name: backend.problem for backend in inventory.backends if backend.built and backend.problem}
     report = {
         "sdcffi": __version__,

@@ -22,12 +22,15 @@ class Difference:
         Mean absolute difference of the channel values, from 0 to 255.
     psnr : float
         Peak signal-to-noise ratio in dB, ``10 log10(255**2 / mean squared error)``; infinite for equal images.
+    largest : int
+        Largest difference of a channel value, from 0 to 255.
     changed : float
         Fraction of pixels in which at least one channel differs, from 0 to 1.
     """
 
     mean: float
     psnr: float
+    largest: int
     changed: float
 
 
@@ -55,5 +58,6 @@ def compare(one: Pixels, other: Pixels) -> Difference:
     return Difference(
         mean=float(np.mean(np.abs(delta))),
         psnr=float(10 * np.log10(255**2 / error)) if error else float("inf"),
+        largest=int(np.max(np.abs(delta), initial=0)),
         changed=float(np.mean(np.any(delta != 0, axis=-1))),
     )
