@@ -252,7 +252,7 @@ def test_names_of_files_that_are_no_text_can_be_written(make_result: MakeResult,
     ("change", "message"),
     [
         (lambda data: data.pop("seed"), "is damaged: it has no seed"),
-        (lambda data: data.update(seed="7"), "seed must be an integer from 0, not '7'"),
+        (lambda data: data.update(seed="7"), "seed must be an integer of at least 0, not '7'"),
         (lambda data: data.update(seeds=[7]), "unknown parameter 'seeds'; did you mean seed"),
         (lambda data: data["params"].update(promt="x"), r"params: unknown parameter 'promt'; did you mean prompt"),
         (lambda data: data.update(params=7), "params must be a table of parameters, not 7"),
@@ -261,7 +261,7 @@ def test_names_of_files_that_are_no_text_can_be_written(make_result: MakeResult,
         (lambda data: data.update(files=7), "is damaged: "),
         (lambda data: data.update(images=[{"role": "x"}]), "is damaged: 'shape'"),
         (lambda data: data.update(kind="song"), "kind must be one of image, video, not 'song'"),
-        (lambda data: data.update(sdcffi=2), "has format 2; this sdcffi reads 1"),
+        (lambda data: data.update(sdcffi=2), "has format 2, and this sdcffi reads format 1"),
         (lambda data: data.pop("sdcffi"), "it has no key 'sdcffi'"),
     ],
 )
@@ -311,5 +311,5 @@ def test_a_record_goes_through_files(make_result: MakeResult, models: Path, tmp_
     for source in (path, tmp_path / "record.toml"):
         assert Record.from_file(source) == record
     assert Record.from_json(record.to_json()) == record
-    with pytest.raises(ValueError, match=r"records are written as \.json"):
+    with pytest.raises(ValueError, match=r"must end in \.json: records"):
         record.to_file(tmp_path / "record.toml")
