@@ -245,7 +245,7 @@ class Record:
             return cls.from_dict(read_table(source), str(path))
         parameters, record = read_texts(source)
         if record is None and parameters is not None:
-            raise ValueError(f"{path} has AUTOMATIC1111's parameters, but no record of sdcffi: from another program")
+            raise ValueError(f"{path} has AUTOMATIC1111's parameters, but no sdcffi metadata: from another program")
         if record is None:
             raise ValueError(f"{path} has no sdcffi metadata: it was stripped, or another program wrote the image")
         return cls.from_json(record, f"the record in {path}")
