@@ -167,7 +167,7 @@ def test_what_is_not_as_it_was_is_told(picture: Path, tiny_model: TinyModel, tmp
             for digest in ("0" * 64, str(file.sha256))
         ),
     }
-    assert f"engine commit: 0ld when it was drawn, now {now.commit}" in again.lines()
+    assert f"engine commit: recorded 0ld, now {now.commit}" in again.lines()
     assert again.max_difference is not None
 
 

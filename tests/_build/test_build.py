@@ -181,7 +181,7 @@ def test_vulkan_without_glslc_names_only_glslc(stand_in: StandIn, vulkan_sdk: Pa
 
 def test_auto_says_why_each_other_backend_is_left_out(stand_in: StandIn, only_compilers: Path) -> None:
     plan = stand_in.plan("--backend", "auto", "--dry-run")
-    left_out = {remark.split(":")[0].removeprefix("no ") for remark in plan.remarks}
+    left_out = {remark.split(":")[0].removeprefix("without ") for remark in plan.remarks}
     assert left_out | set(plan.backends) == {"cpu", "cuda", "metal", "vulkan", "hip", "sycl", "opencl", "musa"}
     assert all("toolkit missing" in remark or "device missing" in remark for remark in plan.remarks)
 
