@@ -1,7 +1,7 @@
 """The cores and the memory that this process may use, by affinity, control groups and limits.
 
-The engine's own count of cores, on Linux, is half of the machine's logical processors where there are more than four:
-`sd_get_num_physical_cores` of util.cpp reads ``/sys/devices/system/cpu0`` where there is only
+The engine's own count of cores, on Linux, is half of the machine's logical processors if there are more than four:
+`sd_get_num_physical_cores` of util.cpp reads ``/sys/devices/system/cpu0`` although there is only
 ``/sys/devices/system/cpu/cpu0``. It knows neither affinity nor quota.
 """
 
