@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ._records.finding import find_files
 from ._records.record import Record
 from .engine.engine import Engine
 from .params.context import ContextParams, Embedding
@@ -30,7 +31,7 @@ from .params.names import Parameter, build, flatten, parameters
 from .params.plain import check_keys, decode, plain, read_table
 from .params.struct import StrPath, Struct
 from .params.video import VideoParams
-from .reproduction import find_files, restored
+from .reproduction import restored
 
 __all__ = ["Arguments", "as_arguments", "parse_lora", "parse_mask", "read_arguments"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,12 +12,13 @@ import numpy as np
 
 from ._public import public
 from ._records.digests import file_state, sha256
-from ._records.origin import FileRecord, ImageRecord, image_record
+from ._records.finding import find_files, is_same
+from ._records.origin import ImageRecord, image_record
 from ._records.record import Record
 from .engine.engine import Engine
 from .engine.results import Result, VideoResult
 from .engine.upscaler import Upscaler
-from .errors import BackendUnavailableError, PathNotFoundError, UnsupportedParameterError
+from .errors import BackendUnavailableError, UnsupportedParameterError
 from .images.compare import compare
 from .images.convert import Alpha, Box, ImageLike, MaskLike, as_mask, as_rgb, box_mask, to_pillow
 from .images.resize import RULES, resized
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-__all__ = ["Mismatch", "Replay", "find_files", "replay", "restored"]
+__all__ = ["Mismatch", "Replay", "replay", "restored"]
 
 
 @public
@@ -314,69 +314,10 @@ def _described(image: ImageRecord) -> str:
     return f"{image.role} ({width}x{height}, sha256 of its pixels {image.sha256[:12]}...)"
 
 
-def find_files(record: Record, models: StrPath | Iterable[StrPath] | None = None) -> dict[str, Path]:
-    """Find the files of a record by name, size and digest.
-
-    Parameters
-    ----------
-    models : path or iterable of paths, optional
-        See `replay`.
-
-    Returns
-    -------
-    dict of str to Path
-        Absolute paths by role. If no file of a name has the recorded content, the first one of that name.
-
-    Raises
-    ------
-    ValueError
-        If a file is not found, or a directory does not exist; the message names it.
-    """
-    folders = [Path(folder).expanduser() for folder in _as_paths(models)]
-    for folder in folders:
-        if not folder.exists():
-            raise PathNotFoundError(f"models: directory {folder} does not exist")
-        if not folder.is_dir():
-            raise ValueError(f"models: {folder} is not a directory")
-    found: dict[str, Path] = {}
-    for file in record.files:
-        candidates = list(_candidates(file, folders))
-        if match := next((path for path in candidates if _is_same(path, file)), next(iter(candidates), None)):
-            found[file.role] = match.absolute()
-    if missing := [file.name for file in record.files if file.role not in found]:
-        where = ", ".join(map(str, [*folders, Path.cwd()]))
-        raise ValueError(f"not found: {', '.join(missing)}; looked in {where}. Name other directories with models=")
-    return found
-
-
-def _as_paths(models: StrPath | Iterable[StrPath] | None) -> list[StrPath]:
-    if models is None:
-        return []
-    return [models] if isinstance(models, (str, os.PathLike)) else list(models)
-
-
-def _candidates(file: FileRecord, folders: Iterable[Path]) -> Iterator[Path]:
-    direct = [Path(file.path)] if file.path else []
-    for path in (*direct, *(folder / file.name for folder in folders), Path(file.name)):
-        if path.exists():
-            yield path
-    for folder in folders:
-        for directory, below, names in os.walk(folder):
-            if file.name in names or file.name in below:
-                yield Path(directory) / file.name
-
-
-def _is_same(path: Path, file: FileRecord) -> bool:
-    state = file_state(path)
-    if state is None or state.size != file.size:
-        return False
-    return file.sha256 is None or sha256(path) == file.sha256
-
-
 def _changed_files(record: Record, files: Mapping[str, Path]) -> Iterator[Mismatch]:
     for file in record.files:
         path = files[file.role]
-        if not _is_same(path, file):
+        if not is_same(path, file):
             state = file_state(path)
             now = f"{state.size if state else 'no'} bytes, sha256 {sha256(path)[:12]}..."
             yield Mismatch(f"{file.role} {file.name}", f"{file.size} bytes, sha256 {(file.sha256 or '?')[:12]}...", now)

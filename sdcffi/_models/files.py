@@ -7,7 +7,6 @@ rubbish, or ends the process. Tensor names get the prefixes of `StableDiffusionG
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from ..params.context import ContextParams
 from ..params.struct import StrPath
 from .architectures import Architecture, identify
 from .headers import INTEGERS, HeaderError, Tensor, read_header
+from .kinds import DIFFUSION, check_place, kind_of
 
 __all__ = ["UNKNOWN", "Model", "ModelFile", "examine", "read_file", "read_model"]
 
@@ -40,10 +40,9 @@ _DIFFUSERS = {  # files of a diffusers directory, with their prefixes; only the 
     "text_encoder/model.safetensors": "te.",
     "text_encoder_2/model.safetensors": "te.1.",
 }
-_DIFFUSION = ("model.diffusion_model.", "diffusion_model.", "unet.", "transformer.")
 # Parts of a model by the beginning of tensor names; the first match counts.
 _PARTS = {
-    "diffusion_model": _DIFFUSION,
+    "diffusion_model": DIFFUSION,
     "clip_g": (
         *("cond_stage_model.1.", "conditioner.embedders.1.", "te.1.", "te2.", "text_encoder.2.", "text_encoder_2."),
         "text_encoders.clip_g.",
@@ -61,24 +60,6 @@ _PARTS = {
 # The engine keeps the vectors of XL's two encoders in one buffer and reads one encoder's with the other's offsets.
 _EMBEDDING_WIDTHS = {"sd1": (768,), "sd2": (1024,)}
 _EMBEDDING_TYPES = ("F32", "F16", "BF16")
-_LORA = re.compile(r"lora_(down|up|mid|A|B)\b|lora\.(down|up)\.|hada_w[12]_|lokr_w[12]")
-# Kinds of files by the names of their tensors, as the file spells them.
-_KINDS = {
-    "a ControlNet": r"control_model\.|zero_convs\.|input_hint_block\.|controlnet_",
-    "a text encoder": r"text_model\.|encoder\.block\.\d|model\.(layers\.\d|embed_tokens\.)|token_embd\.|(enc\.)?blk\.",
-    "a tiny autoencoder": r"(tae\.)?(en|de)coder\.(layers\.)?\d",
-    "an autoencoder": r"(first_stage_model\.|vae\.)?((encoder|decoder)\.|(post_)?quant_conv\.|conv[12]\.)",
-}
-_AUTOENCODERS = {"a tiny autoencoder": "taesd", "an autoencoder": "vae"}
-_KEYWORDS = {"a ControlNet": "control_net", "a text encoder": "clip_l=, t5xxl= or llm", **_AUTOENCODERS}
-_TAKEN = {  # slots that accept each kind
-    "a ControlNet": {"control_net_path"},
-    "a text encoder": {slot for slot in _PREFIXES if slot.startswith(("clip", "t5", "llm"))},
-    "a tiny autoencoder": {"taesd_path"},
-    "an autoencoder": {"vae_path"},
-    "a diffusion model": {"model_path", "diffusion_model_path", "high_noise_diffusion_model_path"},
-    "a LoRA": {"photo_maker_path"},
-}
 
 
 @dataclass(frozen=True)
@@ -211,7 +192,7 @@ def examine(path: Path) -> tuple[str, Model, ContextParams, list[str]]:
     """
     whole = ContextParams(model_path=path, vae_decode_only=False)
     files = _of_diffusers(path) if os.path.isdir(path) else [read_file("model_path", path)]
-    model, kind = _gathered(whole, files), _kind(files[0])
+    model, kind = _gathered(whole, files), kind_of(files[0].tensors)
     if kind not in (None, "a diffusion model"):
         return str(kind), replace(model, architecture=None), whole, []
     if model.architecture is None:
@@ -232,7 +213,7 @@ def _gathered(params: ContextParams, found: Iterable[ModelFile]) -> Model:
     diffusion = {
         name.removeprefix(prefix): tensor.shape
         for name, tensor in names.items()
-        if (prefix := next((start for start in _DIFFUSION if name.startswith(start)), None))
+        if (prefix := next((start for start in DIFFUSION if name.startswith(start)), None))
     }
     architecture = identify(diffusion)
     takes_hint = architecture.takes_hint if architecture else None
@@ -251,7 +232,7 @@ def _files(slot: str, value: StrPath) -> list[ModelFile]:
     if slot == "model_path" and os.path.isdir(path):  # Path.is_dir raises for names that are too long
         return _of_diffusers(path)
     file = read_file(slot, path)
-    _check_place(file)
+    check_place(file.slot, file.path, file.tensors)
     return [file]
 
 
@@ -314,33 +295,6 @@ def _check_numbers(tensors: Mapping[str, Tensor]) -> None:
 
 def _keyword(slot: str) -> str:
     return slot.removesuffix("_path")
-
-
-def _check_place(file: ModelFile) -> None:
-    """Refuse a file that is certainly of another kind than its keyword takes."""
-    kind = _kind(file)
-    if kind is None or file.slot in _TAKEN[kind]:
-        return
-    if kind == "a LoRA":
-        raise ValueError(f"{file.keyword}: {file.path} is a LoRA: pass it to generate() as loras=")
-    keyword = _KEYWORDS.get(kind, "model= or diffusion_model")
-    raise ValueError(f"{file.keyword}: {file.path} is {kind}: pass it as {keyword}=")
-
-
-def _kind(file: ModelFile) -> str | None:
-    names = file.tensors
-    adapters = sum(bool(_LORA.search(name)) for name in names)
-    if adapters > len(names) / 2:
-        return "a LoRA"
-    if any(name.startswith(_DIFFUSION[:-1]) for name in names):
-        return "a diffusion model"
-    for kind, pattern in _KINDS.items():
-        matching = sum(bool(re.match(pattern, name)) for name in names)
-        if kind in _AUTOENCODERS and not any(len(tensor.shape) >= 4 for tensor in names.values()):
-            continue  # it has convolutions
-        if matching > len(names) / 2 or (kind == "a ControlNet" and matching):
-            return kind
-    return None
 
 
 def _parts(files: tuple[ModelFile, ...], names: Mapping[str, Tensor]) -> frozenset[str]:

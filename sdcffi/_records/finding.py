@@ -1,0 +1,75 @@
+"""Find the files that a record names, on this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ..errors import PathNotFoundError
+from ..params.struct import StrPath
+from .digests import file_state, sha256
+from .origin import FileRecord
+from .record import Record
+
+__all__ = ["find_files", "is_same"]
+
+
+def find_files(record: Record, models: StrPath | Iterable[StrPath] | None = None) -> dict[str, Path]:
+    """Find the files of a record by name, size and digest.
+
+    Parameters
+    ----------
+    models : path or iterable of paths, optional
+        Directories in which they are, or in directories below; the working directory is looked in too.
+
+    Returns
+    -------
+    dict of str to Path
+        Absolute paths by role. If no file of a name has the recorded content, the first one of that name.
+
+    Raises
+    ------
+    ValueError
+        If a file is not found, or a directory does not exist; the message names it.
+    """
+    folders = [Path(folder).expanduser() for folder in _as_paths(models)]
+    for folder in folders:
+        if not folder.exists():
+            raise PathNotFoundError(f"models: directory {folder} does not exist")
+        if not folder.is_dir():
+            raise ValueError(f"models: {folder} is not a directory")
+    found: dict[str, Path] = {}
+    for file in record.files:
+        candidates = list(_candidates(file, folders))
+        if match := next((path for path in candidates if is_same(path, file)), next(iter(candidates), None)):
+            found[file.role] = match.absolute()
+    if missing := [file.name for file in record.files if file.role not in found]:
+        where = ", ".join(map(str, [*folders, Path.cwd()]))
+        raise ValueError(f"not found: {', '.join(missing)}; looked in {where}. Name other directories with models=")
+    return found
+
+
+def _as_paths(models: StrPath | Iterable[StrPath] | None) -> list[StrPath]:
+    if models is None:
+        return []
+    return [models] if isinstance(models, (str, os.PathLike)) else list(models)
+
+
+def _candidates(file: FileRecord, folders: Iterable[Path]) -> Iterator[Path]:
+    direct = [Path(file.path)] if file.path else []
+    for path in (*direct, *(folder / file.name for folder in folders), Path(file.name)):
+        if path.exists():
+            yield path
+    for folder in folders:
+        for directory, below, names in os.walk(folder):
+            if file.name in names or file.name in below:
+                yield Path(directory) / file.name
+
+
+def is_same(path: Path, file: FileRecord) -> bool:
+    """Return whether a file has the recorded size and digest."""
+    state = file_state(path)
+    if state is None or state.size != file.size:
+        return False
+    return file.sha256 is None or sha256(path) == file.sha256
