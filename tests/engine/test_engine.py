@@ -106,7 +106,7 @@ def test_image_to_image_keeps_more_at_less_strength(engine: Engine) -> None:
 
 
 def test_a_rounded_size_comes_with_a_warning(engine: Engine) -> None:
-    with pytest.warns(UserWarning, match="60x64.*64x64"):
+    with pytest.warns(UserWarning, match="64x64, not 60x64"):
         result = engine.generate("a cat", **{**DRAW, "width": 60})
     assert result.arrays[0].shape == (64, 64, 3)
 
@@ -281,7 +281,7 @@ def test_a_whole_life_prints_nothing(tiny_model: TinyModel, isolated: bool) -> N
 
 
 def test_a_warning_points_at_the_programs_own_line(shared: Engine) -> None:
-    with pytest.warns(UserWarning, match="come out") as caught:
+    with pytest.warns(UserWarning, match="the result will be") as caught:
         shared.generate("a cat", width=60, height=64, steps=1, cfg_scale=1.0)
     assert [warning.filename for warning in caught] == [__file__]
 
