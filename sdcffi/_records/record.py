@@ -264,7 +264,7 @@ def record_of(
 ) -> Record:
     """Put together what made an image; see `Result.record`."""
     context, model_files, _ = detach(origin.context)
-    call, call_files, pictures = detach(params)
+    call, call_files, images = detach(params)
     upscaling = origin.upscaling
     afterwards = {"upscaler": upscaling.path} if upscaling else {}
     return Record(
@@ -281,7 +281,7 @@ def record_of(
             file_record(role, path, origin.states.get(path), digests, paths)
             for role, path in (model_files | call_files | afterwards).items()
         ),
-        images=tuple(image_record(role, pixels) for role, pixels in pictures.items()),
+        images=tuple(image_record(role, pixels) for role, pixels in images.items()),
         lora_modes=tuple(lora_modes),
         upscale_factor=upscaling.factor if upscaling else None,
         upscale_tile_size=upscaling.tile_size if upscaling else None,
