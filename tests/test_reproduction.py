@@ -31,8 +31,8 @@ from sdcffi import (
     read_arguments,
     replay,
 )
-from sdcffi.parameter_files import as_arguments
 from sdcffi._records.finding import find_files
+from sdcffi.parameter_files import as_arguments
 
 DRAW: dict[str, Any] = {"width": 64, "height": 64, "steps": 2, "cfg_scale": 1.0, "seed": 7}
 START = np.linspace(0, 255, 64 * 64 * 3).astype(np.uint8).reshape(64, 64, 3)

@@ -172,7 +172,7 @@ def test_percent_signs_in_native_text_are_text(tmp_path: Path) -> None:
     path = tmp_path / "percent.gguf"
     path.write_bytes(gguf_with_tensors("%s%n%s%n", "%s%n%s%n"))  # a name that stands twice is logged
     code = (
-        "import sys; from sdcffi import Engine, ModelLoadError, engine\n"
+        "import sys; from sdcffi import Engine, ModelLoadError; from sdcffi.engine import engine\n"
         "from sdcffi._models.files import Model\n"
         "engine.check_context = lambda params: (params, Model())\n"
         "lines = []\n"

@@ -202,7 +202,7 @@ def test_references_that_the_engine_scales_are_left_to_it() -> None:
 def test_a_reference_of_no_legal_size_is_refused() -> None:
     for rule, said in (
         ("error", "must have sides that are multiples of 16 .* pass resize="),
-        ("fit", "from 64 to 16384 pixels"),
+        ("fit", "at least 64 pixels"),
     ):
         reference = picture(70, 64) if rule == "error" else picture(1, 900)
         with pytest.raises(ValueError, match=rf"ref_images\[0\] .*{said}"):

@@ -115,7 +115,7 @@ def test_failure_is_status_1(generate: Callable[..., int], tmp_path: Path, capfd
     out, err = capfd.readouterr()
     assert out == ""
     first, second = (line for line in err.splitlines() if line.startswith("sdcffi: error:"))
-    assert first == "sdcffi: error: the call took longer than its timeout of 0 seconds; pass a larger timeout="
+    assert first == "sdcffi: error: the call took longer than its timeout of 0 seconds; pass a larger --timeout"
     assert "missing.safetensors does not exist" in second
 
 

@@ -83,10 +83,10 @@ def test_a_box_is_drawn_anew_in_a_picture_brought_to_size_and_replay_asks_for_it
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["-i", "init.png"], "give --resize 'fit', 'crop', 'pad' or 'stretch'"),
+        (["-i", "init.png"], "pass --resize 'fit', 'crop', 'pad' or 'stretch'"),
         (
             ["-i", "clear.png", "--resize", "crop"],
-            "give --alpha a colour to lay it on, such as 'white', or --alpha 'ig",
+            "pass --alpha 'white' (or another background colour), or --alpha 'ig",
         ),
         (["-i", "init.png", "--resize", "pad", "--mask", "9,9,3,20"], "must be a box inside the image"),
         (["--mask", "1,1,9,9"], "mask_image needs init_image"),
@@ -177,7 +177,7 @@ def test_upscale_enlarges_by_the_networks_factor_or_another(
         (["upscale", "clear.png", "-m", "x2.safetensors"], "input has transparent pixels"),
         (["upscale", "nowhere.png", "-m", "x2.safetensors"], "nowhere.png does not exist"),
         (["upscale", "init.png", "-m", "x2.safetensors", "--factor", "0.5"], "factor must be at least 1, not 0.5"),
-        (["video", "--params", "m.json"], "FLUX.2 generates images only: use generate()"),
+        (["video", "--params", "m.json"], "FLUX.2 generates images only: use sdcffi generate"),
         (["video", "--params", "m.json", "--fps", "0"], "fps must be above 0, not 0"),
         (["video", "--diffusion-model", "x"], "there is no prompt: give --prompt"),
         (["convert", "x2.safetensors", "nowhere/x.gguf", "--type", "q8_0"], "directory nowhere does not exist"),

@@ -136,7 +136,7 @@ def test_the_engine_in_this_process_reads_the_callers_arrays(
 
     def spied(self: Marshaller, params: Any) -> Any:
         target = struct(self, params)
-        if isinstance(params, ImageParams):
+        if isinstance(params, ImageParams) and params.init_image is not None:
             data = [target.init_image.data, target.mask_image.data, target.ref_images[0].data]
             seen.extend(int(load().ffi.cast("uintptr_t", item)) for item in data)
         return target

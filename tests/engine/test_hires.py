@@ -73,7 +73,7 @@ def test_what_it_cannot_do_is_refused(hires: Hires, said: str, engine: Engine) -
 
 def test_a_file_that_is_no_network_is_refused(engine: Engine, tiny_model: TinyModel) -> None:
     hires = Hires(upscaler="Model", model_path=tiny_model.taesd)
-    with pytest.raises(ValueError, match=r"hires.model: .*taef2.safetensors is no upscaling network"):
+    with pytest.raises(ValueError, match=r"hires.model: .*taef2.safetensors is not an upscaling network"):
         engine.generate(**DRAW, hires=hires)
 
 
