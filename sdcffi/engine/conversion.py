@@ -13,7 +13,7 @@ from .._files import check_directory, replacing
 from .._machine.backends import CPU
 from .._models.files import ModelFile, read_file
 from .._models.headers import Tensor
-from .._models.weight_types import check_rules, check_type, parse_rules
+from .._models.weight_types import IN_SAFETENSORS, check_rules, check_type, parse_rules
 from .._process.calls import run_alone
 from ..errors import SDError
 from ..events import Listeners
@@ -111,7 +111,6 @@ def convert(
 
 
 _LONGEST_NAME = 127  # bytes; ggml truncates longer names (GGML_MAX_NAME is 128)
-_TYPES_OF_SAFETENSORS = ("f32", "f16", "bf16")  # the only types that safetensors_io.cpp writes
 _KEPT_AS = {"F64": "F32", "I64": "I32", "F8_E4M3": "F16", "F8_E5M2": "F16"}  # the engine's reader converts these types
 
 # Prefixes of the names that the engine leaves out: unused_tensors of model.cpp.
@@ -178,8 +177,8 @@ def check_writable(target: Path, type: str, rules: str | None) -> None:
     """
     if target.suffix == ".safetensors":
         for kind in [type, *(kind for _, kind in parse_rules(rules))]:
-            if kind not in _TYPES_OF_SAFETENSORS:
-                legal = ", ".join(_TYPES_OF_SAFETENSORS)
+            if kind not in IN_SAFETENSORS:
+                legal = ", ".join(IN_SAFETENSORS)
                 raise ValueError(f"type {kind!r} needs a .gguf file; legal in .safetensors: {legal}")
 
 

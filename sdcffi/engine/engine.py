@@ -482,10 +482,10 @@ class Engine(Handle):
             raise ValueError("canny=True needs control_image; pass the image whose edges to use")
         self._memory.check_image(defaults.updated(given), self.device)
         given = replace(given, seed=resolve_seed(given.seed, given.batch_count))
-        hearing = self._generation.hearing(
+        options = self._generation.call_options(
             preview, preview_interval, preview_noisy, timeout, on_log, on_progress, on_preview
         )
-        done = self._generation.run("generate_image", given, strict, hearing, Edges() if canny else None)
+        done = self._generation.run("generate_image", given, strict, options, Edges() if canny else None)
         if self._model.pixel_multiple is None:
             _warn_of_size(done.params, done.arrays[0].shape)
         assert done.params.seed is not None
@@ -661,10 +661,10 @@ class Engine(Handle):
         defaults = self._opened.defaults.video
         given = check_video((params or VideoParams()).updated(keywords), self._model, defaults, resize, alpha)
         given = replace(given, seed=resolve_seed(given.seed, None))
-        hearing = self._generation.hearing(
+        options = self._generation.call_options(
             preview, preview_interval, preview_noisy, timeout, on_log, on_progress, on_preview
         )
-        done = self._generation.run("generate_video", given, strict, hearing)
+        done = self._generation.run("generate_video", given, strict, options)
         assert done.params.seed is not None
         return VideoResult(done.arrays, fps, done.params.seed, done.params, done.loras, done.seconds, done.origin)
 

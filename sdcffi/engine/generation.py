@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Generated", "Generation", "Hearing"]
+__all__ = ["CallOptions", "Generated", "Generation"]
 
 _Params = TypeVar("_Params", ImageParams, VideoParams)
 
 
 @dataclass(frozen=True)
-class Hearing:
+class CallOptions:
     """Who receives the events of a call, and its limits.
 
     Attributes
@@ -135,7 +135,7 @@ class Generation:
             return merge_tags(prompt, wanted, self._lora_dir)
         return prompt, as_loras(wanted, self._lora_dir)
 
-    def hearing(
+    def call_options(
         self,
         preview: str | None,
         preview_interval: int,
@@ -144,7 +144,7 @@ class Generation:
         on_log: LogFunction | None,
         on_progress: ProgressFunction | None,
         on_preview: PreviewFunction | None,
-    ) -> Hearing:
+    ) -> CallOptions:
         """Check the preview options, and return who receives the events of a call: its own functions or the engine's.
 
         Raises
@@ -163,14 +163,14 @@ class Generation:
             raise ValueError(f"preview={preview!r} needs on_preview; pass a function that receives the previews")
         mode = "proj" if preview is None else preview
         previews = PreviewOptions(mode, preview_interval, preview_noisy) if listeners.on_preview else None
-        return Hearing(listeners, previews, timeout)
+        return CallOptions(listeners, previews, timeout)
 
     def run(
         self,
         operation: str,
         params: _Params,
         strict: bool,
-        hearing: Hearing,
+        options: CallOptions,
         edges: Edges | None = None,
     ) -> Generated[_Params]:
         """Generate on the session, with the adapters that fit the model.
@@ -183,7 +183,7 @@ class Generation:
             Parameters of the call, checked.
         strict : bool
             True raises an error for an adapter that does not fit. False leaves it out, with a warning.
-        hearing : Hearing
+        options : CallOptions
             Who receives its events.
         edges : Edges, optional
             Settings with which `control_image` is replaced by its edges. None: it stays as it is.
@@ -199,13 +199,13 @@ class Generation:
             As in `Engine.generate`.
         """
         started = time.perf_counter()
-        with self._calls.call(hearing.listeners, hearing.timeout) as call:
+        with self._calls.call(options.listeners, options.timeout) as call:
             changes: dict[str, Any] = {"loras": self._usable(call, params.loras or (), strict) or None}
             if edges and isinstance(params, ImageParams):
                 changes["control_image"] = self._calls.run(call, "canny", params.control_image, edges)
             params = replace(params, **changes)
             states = Origin.look(params)
-            arrays, reports, resolved = self._calls.run(call, operation, params, hearing.previews, parameters=params)
+            arrays, reports, resolved = self._calls.run(call, operation, params, options.previews, parameters=params)
         seconds = time.perf_counter() - started
         judge_applied(reports, strict)
         return Generated(params, arrays, tuple(reports), seconds, self._origin(resolved, states))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from .._models.weight_types import is_coarse, unmergeable
 from .._warnings import warn
 from ..errors import LoraError, LoraQualityWarning, LoraWarning
 
@@ -13,14 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["choose_usable", "judge_applied", "warn_of_coarse_weights"]
 
-# ggml reads these types but cannot write them, so nothing can be merged into them.
-_READ_ONLY = frozenset({"iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s"})
-# ggml's CUDA backend neither reads rows of these types nor copies floats into them (ggml-cuda.cu, cpy.cu of ggml
-# 0.9.8).
-_NOT_ON_CUDA = frozenset({"q2_K", "q3_K", "q4_K", "q5_K", "q6_K", "iq4_xs", "tq1_0", "tq2_0", "mxfp4", "nvfp4"})
-_UNDER_FIVE_BITS = frozenset(
-    {"q4_0", "q4_1", "q4_K", "q3_K", "q2_K", "iq4_nl", "iq4_xs", "tq1_0", "tq2_0", "mxfp4", "nvfp4", *_READ_ONLY}
-)
 _SHOWN = 3
 
 
@@ -65,7 +58,7 @@ def choose_usable(
             warn(f"LoRA {report.path} is left out: {reason}", LoraWarning)
             continue
         usable.append(lora)
-    return tuple(usable), any(_UNDER_FIVE_BITS.intersection(report.types) for report in reports)
+    return tuple(usable), any(is_coarse(kind) for report in reports for kind in report.types)
 
 
 def judge_applied(reports: Sequence[LoraReport], strict: bool) -> None:
@@ -112,8 +105,7 @@ def _why_not(report: LoraReport) -> str:
 
 
 def _refuse_types(report: LoraReport, backend: str) -> None:
-    impossible = _READ_ONLY | (_NOT_ON_CUDA if backend in ("cuda", "hip", "musa") else frozenset())
-    if types := sorted(impossible.intersection(report.types)):
+    if types := sorted(unmergeable(backend).intersection(report.types)):
         raise LoraError(
             f"LoRA {report.path} cannot be merged into {', '.join(types)} weights on backend {backend!r}; use"
             " lora_apply_mode='at_runtime'"
