@@ -78,7 +78,10 @@ class BackendUnavailableError(SDError):
 
 @public
 class NativeError(SDError):
-    """Native code raised an exception. The engine in which it happened cannot be used any more."""
+    """Native code raised an exception.
+
+    With ``isolated=False`` the engine cannot be used any more. Else its next call loads the model again.
+    """
 
 
 @public
@@ -88,7 +91,7 @@ class NativeAssertError(NativeError):
 
 @public
 class OutOfMemoryError(NativeError, MemoryError):
-    """Native code could not allocate memory."""
+    """Memory could not be allocated or, with ``memory_check="strict"``, is expected not to suffice."""
 
 
 @public
@@ -172,7 +175,7 @@ class LoraWarning(UserWarning):
 
 @public
 class LoraQualityWarning(LoraWarning):
-    """A LoRA was merged into weights with few bits, so its effect is imprecise."""
+    """A LoRA is applied to weights of at most five bits, so its effect is imprecise."""
 
 
 @public

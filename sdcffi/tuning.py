@@ -1,4 +1,4 @@
-"""Measure the fastest settings for a model on this machine, and store them for ``Engine(tune=True)``.
+"""Measure the fastest settings for a model on this machine, and store them for ``Engine(tuned=True)``.
 
 `tune` changes one setting after another, and keeps a setting if the same image is generated faster with it. Settings
 belong to loading, so each candidate is an engine of its own, in a child process, open beside the best one so far. The
@@ -142,7 +142,7 @@ def tune(
     on_trial: Callable[[Trial], object] | None = None,
     **engine: Any,
 ) -> Tuning:
-    """Measure the fastest settings for a model on this machine, and store them for ``Engine(tune=True)``.
+    """Measure the fastest settings for a model on this machine, and store them for ``Engine(tuned=True)``.
 
     Parameters
     ----------

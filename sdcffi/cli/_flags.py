@@ -69,7 +69,8 @@ _REPEATED = {
 }
 # Help for flags whose dataclass describes what a caller in Python passes.
 _MEANINGS = {
-    "init_image": "image to start from; for a video the first frame, or for a VACE model a reference image",
+    "init_image": "image to start from",
+    "VideoParams.init_image": "first frame, or for a VACE model a reference image",
     "end_image": "last frame",
     "mask_image": "part of the init image to generate anew: an image that is white there, or LEFT,TOP,RIGHT,BOTTOM",
     "control_image": "image for the ControlNet",
@@ -78,6 +79,19 @@ _MEANINGS = {
     "vae_tiling": "decode and encode in tiles: less memory",
     "hires": "generate a second pass, at a larger size",
     "scm_policy_dynamic": "reuse more than --scm-mask says where the difference is small",
+    "high_noise_steps": "number of steps of the high-noise model, in addition to --steps; 0: it is not used; "
+    "-1: those of --steps with a noise above --moe-boundary (default: -1)",
+    "high_noise_img_cfg_scale": "high-noise model: how strictly the result follows the input image (default: as "
+    "--high-noise-cfg-scale)",
+    **{
+        f"high_noise_{name}": f"refused: the high-noise model uses {flag}"
+        for name, flag in {
+            "scheduler": "--scheduler",
+            "sigmas": "--sigmas",
+            "flow_shift": "--flow-shift",
+        }.items()
+    },
+    "high_noise_timestep_shift": "refused: the engine does not read it",
 }
 _PROPER_NAMES = ("Spectrum:", "Wan ")  # besides words with capitals inside
 _METAVARS = {"prompt": "TEXT", "negative_prompt": "TEXT", "tensor_type_rules": "REGEX=TYPE,...", "scm_mask": "N,N,..."}
@@ -186,7 +200,8 @@ def add_struct(
 def _add(group: Any, parameter: Parameter) -> None:
     name = parameter.name
     flags = (*_ALIASES.get(name, ()), parameter.flag)
-    meaning = (_MEANINGS.get(name) or _in_words_of_flags(parameter.help)).replace("%", "%%")
+    meaning = _MEANINGS.get(f"{parameter.struct.__name__}.{name}") or _MEANINGS.get(name)
+    meaning = (meaning or _in_words_of_flags(parameter)).replace("%", "%%")
     if name in _REPEATED:
         metavar, meaning = _REPEATED[name]
         group.add_argument(*flags, dest=name, action="append", metavar=metavar, help=meaning)
@@ -204,13 +219,19 @@ def _metavar(parameter: Parameter) -> str:
     return _METAVARS.get(parameter.name) or ("NAME" if parameter.kind is str else parameter.kind.__name__.upper())
 
 
-def _in_words_of_flags(meaning: str) -> str:
+def _in_words_of_flags(parameter: Parameter) -> str:
     """Return a parameter's description in words of the command line."""
-    meaning = meaning.replace(" None: the engine's default.", "").replace(" the engine's default, which is off", " off")
-    meaning = meaning.replace("0 or None: ", "None: 0, ").replace("what None means", "the default")
+    meaning = parameter.help.replace(" None: the engine's default.", "")
+    meaning = (
+        meaning.replace(" the engine's default, which is off", " off")
+        .replace("0 or None: ", "None: 0, ")
+        .replace("what None means", "the default")
+    )
     meaning = re.sub(r"(\.\.\.|(?<!\.)\.) None: (.+)\.$", _default, meaning).removesuffix(".")
     if meaning.split(maxsplit=1)[0][1:].rstrip(":").islower() and not meaning.startswith(_PROPER_NAMES):
         meaning = meaning[0].lower() + meaning[1:]
+    if parameter.path[0] == "high_noise_sample_params":
+        meaning = f"high-noise model: {meaning}"
     return re.sub(r"\b[a-z]+(?:_[a-z]+)+\b", lambda found: _FLAG_OF_FIELD.get(found[0], found[0]), meaning)
 
 

@@ -90,7 +90,11 @@ UNREACHED = {
     },
 }
 _TABLES = ("tiling", "cache", "hires", "slg", "high_noise")  # keywords that take a whole struct
-_OF_THE_MACHINE = {"n_threads": "the physical cores that the process may use"}
+_OF_OURS = {  # defaults that Engine sets in place of the engine's own
+    "n_threads": "the physical cores that the process may use",
+    "vae_decode_only": "off (the engine's own: on)",
+    "free_params_immediately": "off (the engine's own: on)",
+}
 
 _HEAD = """\
 # Parameters
@@ -146,8 +150,8 @@ def _python(item: Parameter, call: Any, keywords: Mapping[str, Any]) -> str:
 
 
 def _default(item: Parameter, value: Any) -> str:
-    if item.path[-1] in _OF_THE_MACHINE:
-        return _OF_THE_MACHINE[item.path[-1]]
+    if item.path[-1] in _OF_OURS:
+        return _OF_OURS[item.path[-1]]
     if value is None:
         return "chosen by the engine"
     if isinstance(value, bool):

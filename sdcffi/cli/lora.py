@@ -16,7 +16,7 @@ __all__ = ["add"]
 _OF_THE_GRID = ("loras", "seed", "batch_count")  # the grid sets these itself
 SHORT_INSPECT = {
     "LoRA": {"FILE": "LoRA file: safetensors or gguf", "--json": "print the result as JSON"},
-    **SHORT_MODEL,
+    "model": {**SHORT_MODEL["model"], "--type": "weight type that the model would get: q8_0, f16, ..."},
 }
 SHORT_GRID = {
     "contact sheet": {

@@ -28,7 +28,7 @@ SHORT = {
 
 def add(commands: Any) -> None:
     """Add the command."""
-    text = "measure the fastest settings on this machine, for --tune"
+    text = "measure the fastest settings on this machine, for generate --tune"
     command = add_command(commands, "tune", _run, text, short=SHORT)
     command.add_argument(
         "--size",

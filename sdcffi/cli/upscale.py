@@ -28,7 +28,9 @@ def add(commands: Any) -> None:
     text = "enlarge an image with a network such as Real-ESRGAN"
     command = add_command(commands, "upscale", _run, text, arguments="INPUT", short=SHORT)
     command.add_argument("input", metavar="INPUT", help="image to enlarge")
-    command.add_argument("-m", "--model", required=True, metavar="PATH", help="network: safetensors, gguf or pth")
+    command.add_argument(
+        "-m", "--model", required=True, metavar="PATH", help="file of the network: safetensors, gguf or pth"
+    )
     command.add_argument(
         "-o", "--output", default="upscaled.png", metavar="FILE", help="file to write (default: upscaled.png)"
     )
@@ -42,7 +44,7 @@ def add(commands: Any) -> None:
         metavar="INT",
         help="side of a tile in pixels; 0: the whole image (default: 128)",
     )
-    command.add_argument("--conv-direct", action="store_true", help="direct convolution: less memory")
+    command.add_argument("--conv-direct", action="store_true", help="convolve directly: less memory")
     command.add_argument(
         "--offload-to-cpu", action="store_true", help="keep the weights in main memory while they are not used"
     )

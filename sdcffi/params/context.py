@@ -71,11 +71,9 @@ class ContextParams(Struct):
     tensor_type_rules : str, optional
         Weight types by tensor name: ``"regex=type,..."``.
     vae_decode_only : bool, optional
-        Leave the autoencoder's encoder out. The engine's own default (true) crashes it on image input; `Engine` sets
-        false.
+        Leave the autoencoder's encoder out, which image input needs. None: it is kept.
     free_params_immediately : bool, optional
-        Free weights after they are used. The engine's own default (true) crashes it on the second call; `Engine` sets
-        false.
+        Free weights after they are used, so that the engine serves one call only. None: they are kept.
     n_threads : int, optional
         Number of CPU threads, 1 to 512. The process ends if the system refuses to start them. None: the physical cores
         that the process may use, in place of the engine's own count.
@@ -107,9 +105,9 @@ class ContextParams(Struct):
     diffusion_flash_attn : bool, optional
         Flash attention in the diffusion model only.
     diffusion_conv_direct : bool, optional
-        Direct convolution in the diffusion model: less memory. The CPU always does so.
+        Convolve directly in the diffusion model: less memory. The CPU does so anyway.
     vae_conv_direct : bool, optional
-        Direct convolution in the autoencoder: less memory. The CPU always does so.
+        Convolve directly in the autoencoder: less memory. The CPU does so anyway.
     tae_preview_only : bool, optional
         Use the tiny autoencoder for previews only.
     circular_x : bool, optional
@@ -127,8 +125,8 @@ class ContextParams(Struct):
     chroma_t5_mask_pad : int, optional
         Padding of Chroma's text mask, in tokens.
     max_vram : float, optional
-        GPU memory that a computation may use, in gigabytes, at least 0: it is split into parts that fit. 0 is no limit.
-        Ignored without `offload_params_to_cpu`, and on the CPU.
+        GPU memory that a computation may use, in gigabytes, at least 0. A larger one is split into parts that fit. 0
+        is no limit. Ignored without `offload_params_to_cpu`, and on the CPU.
     """
 
     C_STRUCT = "sd_ctx_params_t"
