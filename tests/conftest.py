@@ -28,7 +28,7 @@ __all__ = ["pytest_addoption", "pytest_terminal_summary"]  # pytest's hooks of t
 
 OpenEngine = Callable[..., Engine]
 
-# What the fixture `engine` draws to see that it is as before; modules that use it draw the same.
+# What the fixture `engine` generates to see that it is as before; modules that use it generate the same.
 UNDISTURBED: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "steps": 2, "cfg_scale": 1.0, "seed": 7}
 
 
@@ -126,13 +126,13 @@ def shared(tiny_model: TinyModel) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def expected(shared: Engine) -> Pixels:
-    """What `UNDISTURBED` draws, by a child that was never disturbed."""
+    """What `UNDISTURBED` generates, by a child that was never disturbed."""
     return shared.generate(**UNDISTURBED).arrays[0].copy()
 
 
 @pytest.fixture
 def engine(shared: Engine, expected: Pixels, tmp_path: Path) -> Iterator[Engine]:
-    """The shared engine, which afterwards draws what it drew before and has left nothing behind."""
+    """The shared engine, which afterwards generates what it generated before and has left nothing behind."""
     shared.capabilities()  # so that it has its child
     temporary = tmp_path / "temporary"
     temporary.mkdir()

@@ -1,6 +1,6 @@
-"""The backend matrix: the same pictures on every backend and CPU variant that is built and here.
+"""The backend matrix: the same images on every backend and CPU variant that is built and here.
 
-``pytest -m backend`` runs it, and tells in a table what ran and why the rest did not; ``--require-backend cuda`` makes
+``pytest -m backend`` runs it, and lists in a table what ran and why the rest did not; ``--require-backend cuda`` makes
 what is not here a failure. All is compared with the plainest CPU variant of a portable build, which is compiled where
 the build cache has none.
 """
@@ -47,7 +47,7 @@ def drawing_models(models: dict[str, TinyModel], tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="module")
 def reference(portable: NativeBuild, drawing_models: Models) -> Callable[[str], list[Pixels]]:
-    """What the plainest variant draws of each case."""
+    """What the plainest variant generates of each case."""
     drawer = Drawer(drawing_models, portable.directory, f"cpu:{VARIANTS[0]}")
 
     @cache
@@ -102,7 +102,7 @@ def test_the_same_pictures(word: str, request: pytest.FixtureRequest, monkeypatc
         library = build_for(word, lambda: request.getfixturevalue("portable"))
         inventory = list_devices(library, backend=word)
         if inventory.device is None and word == "vulkan":
-            monkeypatch.setenv("GGML_VK_VISIBLE_DEVICES", "0")  # then ggml takes a device of software, too
+            monkeypatch.setenv("GGML_VK_VISIBLE_DEVICES", "0")  # then ggml takes a software device, too
             inventory = list_devices(library, backend=word)
         if inventory.device is None:
             raise BackendUnavailableError(why_not(word, inventory))
@@ -122,7 +122,7 @@ def test_the_same_pictures(word: str, request: pytest.FixtureRequest, monkeypatc
     drawer = Drawer(request.getfixturevalue("drawing_models"), library, device.id)
     wrong = drawn_row(row, drawer, request.getfixturevalue("reference"), cases)
     if software and not wrong:
-        row.reason = "a device of software: only what is small"
+        row.reason = "software device: small cases only"
     record(request, row)
     assert not wrong, "\n".join(wrong)
 
@@ -188,6 +188,6 @@ def test_a_device_that_draws_something_else_fails(tmp_path: Path, drawing_models
     row = Row("cpu")
     (said,) = drawn_row(row, drawer, another, ("f16",))
     assert said.startswith("f16: ")
-    assert "dB from the plainest CPU's picture" in said
+    assert "dB from the plainest CPU's image" in said
     assert row.failed
     assert row.reason == said

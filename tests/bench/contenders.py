@@ -116,7 +116,7 @@ class Worker:
 
 
 class Program:
-    """`sd-cli`; `load` is its whole time but for the call: start, loading, and writing the picture."""
+    """`sd-cli`; `load` is its whole time but for the call: start, loading, and writing the image."""
 
     def __init__(self, path: Path, job: Job) -> None:
         self._program, self._job = SdCli(path), job

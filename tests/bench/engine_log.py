@@ -15,7 +15,7 @@ _LINES = {
 
 
 def read_parts(log: str, steps: int = 1) -> dict[str, float]:
-    """Seconds of each part of a call, to 10 ms; `step` is the sampling of one picture by its number of steps."""
+    """Seconds of each part of a call, to 10 ms; `step` is the sampling of one image by its number of steps."""
     found = {part: [float(number) for number in re.findall(line, log)] for part, line in _LINES.items()}
     parts = {part: sum(numbers) for part, numbers in found.items() if numbers}
     if found["sampling"]:

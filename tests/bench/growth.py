@@ -57,8 +57,8 @@ AXES: dict[str, Axis] = {
     ),
     "steps": Axis("steps at 256x256", "steps", (1, 2, 4, 8, 12), (1, 2, 4), lambda steps: draw(256, steps)()),
     "batch": Axis(
-        "pictures of 128x128, 2 steps",
-        "pictures",
+        "images of 128x128, 2 steps",
+        "images",
         (1, 2, 3, 4, 6),
         (),
         lambda count: {**draw(128, 2)(), "batch_count": count},

@@ -1,4 +1,4 @@
-"""What a picture costs on its way in and out, without the engine's own work.
+"""What an image costs on its way in and out, without the engine's own work.
 
     python -m tests.bench.images [--rounds N] [--size PIXELS]
 
@@ -6,7 +6,7 @@ in     from what the caller has to the filled C struct, as with isolated=False
 share  the same to shared memory, mapped, and to the C struct that lies on it, as with isolated=True
 out    from the engine's memory to `result.arrays`, and from there to Pillow and PNG
 
-Medians with quartiles. Nothing is drawn: no model is needed.
+Medians with quartiles. Nothing is generated: no model is needed.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def sources(pixels: Any, directory: Path) -> dict[str, Any]:
 
 
 def taken(picture: Any, **more: Any) -> ImageParams:
-    """A call that begins with a picture."""
+    """A call that begins with an image."""
     return take_images(ImageParams(init_image=picture), Model(), alpha="white", **more)
 
 
@@ -94,7 +94,7 @@ def measure(name: str, act: Callable[[], object], rounds: int) -> bool:
 
 def main() -> int:
     """Run the benchmark and print its table."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.images", description="what pictures cost")
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.images", description="what images cost")
     parser.add_argument("--rounds", type=int, default=30, help="of each row (default 30)")
     parser.add_argument("--size", type=int, default=1024, help="width and height in pixels (default 1024)")
     options = parser.parse_args()

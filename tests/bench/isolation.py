@@ -8,7 +8,7 @@ overhead   time of a call with `isolated=True` less that with `isolated=False`, 
            where native work is short enough to be taken away
 start      from nothing to a child that is ready, without a model
 interrupt  from SIGINT, sent at a random moment of a step, to control back; and what of it is beyond a whole step
-copies     bytes that the child writes in a call, and that are read back here, for each byte of the picture (Linux)
+copies     bytes that the child writes in a call, and that are read back here, for each byte of the image (Linux)
 
 Medians with quartiles. Run it on an idle machine: ggml's threads spin while they wait.
 """
@@ -69,7 +69,7 @@ def report(name: str, times: dict[bool, list[tuple[float, float]]]) -> tuple[lis
 
 
 def start() -> float:
-    """Seconds until a child without a model has told what it is."""
+    """Seconds until a child without a model has reported what it is."""
     started = time.perf_counter()
     run_alone(Opening(backend=CPU), "describe")
     return time.perf_counter() - started
@@ -98,7 +98,7 @@ def interrupt(engine: Engine, draw: dict[str, Any], rng: random.Random) -> tuple
 
 
 def copies(engine: Engine, draw: dict[str, Any]) -> str:
-    """What became of the picture's bytes, as the system counts them."""
+    """What became of the image's bytes, as the system counts them."""
 
     def counted(pid: int | str | None, name: str) -> int:
         lines = Path(f"/proc/{pid}/io").read_text().splitlines()
@@ -115,7 +115,7 @@ def copies(engine: Engine, draw: dict[str, Any]) -> str:
             break
     size = picture.nbytes
     return (
-        f"picture {size} bytes, written by the child {written} ({written / size:.2f}), read here {read}"
+        f"image {size} bytes, written by the child {written} ({written / size:.2f}), read here {read}"
         f" ({read / size:.2f}), result in {place}"
     )
 
@@ -159,7 +159,7 @@ def main() -> int:
             met.append(show(f"beyond a step, {kind}", late, AIMS["interrupt"]))
         same = [engine.generate("a cat", **draw, steps=1).arrays[0] for engine in engines.values()]
         if not np.array_equal(*same):
-            raise SystemExit("the two modes draw different pictures")
+            raise SystemExit("the two modes generate different images")
         if Path("/proc/self/io").exists():
             print(f"copies: {copies(engines[True], draw)}")
     return 0 if all(met) else 1

@@ -67,7 +67,7 @@ def autoencoder() -> Files:
 
 
 def upscaler() -> Files:
-    """Real-ESRGAN's network with 6 blocks, which makes pictures four times as wide and high."""
+    """Real-ESRGAN's network with 6 blocks, which makes images four times as wide and high."""
     weights = upscaling_networks.random_weights(4, UPSCALER_BLOCKS)
     name = f"rrdbnet-x4-{UPSCALER_BLOCKS}.safetensors"
     return {"upscale_model": str(_kept(name, lambda file: upscaling_networks.write_network(file, weights)))}
@@ -94,7 +94,7 @@ MODELS: dict[str, Callable[[], Files]] = {
 
 
 def picture(size: int) -> str:
-    """A picture to begin with."""
+    """An image to begin with."""
     from PIL import Image
 
     def write(file: Path) -> None:

@@ -3,7 +3,7 @@
     python -m tests.bench.overhead [--rounds N] [--size PIXELS] [--steps N] [--threads N] [--json]
 
 Each round runs every program once, in alternating order, on the tiny model; each run is a process of its own that
-loads the model, draws one picture and writes it. A ratio is the median of the rounds' own ratios.
+loads the model, generates one image and writes it. A ratio is the median of the rounds' own ratios.
 
 binding   time of `Engine.generate` against what the engine logs in the same process for the same call (by 10 ms)
 call      time of `Engine.generate` against what sd-cli logs for the same call (by 10 ms)
@@ -12,7 +12,7 @@ memory    peak resident memory of the whole process against sd-cli's
 as sd-cli the same, with sd-cli's settings: free each model after its use, and load no image encoder. Engine keeps
           them, so that a second call and image input work; with the tiny model that is a visible part of the memory.
 
-The engine works in the process that is measured (isolated=False); ``tests.bench.isolation`` tells what a child adds.
+The engine works in the process that is measured (isolated=False); ``tests.bench.isolation`` reports what a child adds.
 Run it on an idle machine with free cores: ggml's threads spin while they wait, so a neighbour costs every program much.
 """
 
@@ -33,7 +33,7 @@ from sdcffi._machine.builds import locate
 
 from .processes import run_measured
 
-# What a user would write, plus two lines that tell how long the call took, by our clock and by the engine's.
+# What a user would write, plus two lines that report how long the call took, by our clock and by the engine's.
 PROGRAM = """
 import sys
 from sdcffi import ContextParams, Engine

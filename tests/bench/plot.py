@@ -1,4 +1,4 @@
-"""The results as one picture: seconds of each contender, and how the cost grows."""
+"""The results as one image: seconds of each contender, and how the cost grows."""
 
 from __future__ import annotations
 

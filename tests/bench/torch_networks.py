@@ -1,7 +1,7 @@
 """The same networks in PyTorch: Stable Diffusion's from diffusers, the small ones written here.
 
 The weights are those of the files that the engine loads. Everything is as PyTorch does it when nothing is set: eager,
-channels first. Each function returns the forward pass for one picture of `size` pixels a side. They compute on the
+channels first. Each function returns the forward pass for one image of `size` pixels a side. They compute on the
 device that `torch.set_default_device` names, by default the CPU.
 """
 
@@ -75,7 +75,7 @@ def rrdbnet(path: str, size: int, dtype: torch.dtype) -> Forward:
 
 
 def sd15_unet(path: str, size: int, dtype: torch.dtype) -> Forward:
-    """The U-Net of Stable Diffusion 1.5 for one picture and one prompt, which is a step without guidance."""
+    """The U-Net of Stable Diffusion 1.5 for one image and one prompt, which is a step without guidance."""
     from diffusers import UNet2DConditionModel
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
@@ -89,14 +89,14 @@ def sd15_unet(path: str, size: int, dtype: torch.dtype) -> Forward:
 
 
 def sd15_decode(path: str, size: int, dtype: torch.dtype) -> Forward:
-    """The autoencoder of Stable Diffusion 1.5, from the latent to a picture."""
+    """The autoencoder of Stable Diffusion 1.5, from the latent to an image."""
     autoencoder = _autoencoder(path, dtype)
     latent = torch.randn(1, 4, size // 8, size // 8, dtype=dtype)
     return lambda: autoencoder.decode(latent).sample
 
 
 def sd15_encode(path: str, size: int, dtype: torch.dtype) -> Forward:
-    """The autoencoder of Stable Diffusion 1.5, from a picture to the latent."""
+    """The autoencoder of Stable Diffusion 1.5, from an image to the latent."""
     autoencoder = _autoencoder(path, dtype)
     picture = torch.rand(1, 3, size, size, dtype=dtype) * 2 - 1
     return lambda: autoencoder.encode(picture).latent_dist.mean

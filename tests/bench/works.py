@@ -113,7 +113,7 @@ class Aim:
 
 
 WITH_LORA = "sdcffi with LoRA"
-UPSCALED = 128  # pixels a side of the picture that is enlarged
+UPSCALED = 128  # pixels a side of the image that is enlarged
 
 
 def draw(size: int, steps: int) -> Callable[[], dict[str, Any]]:
@@ -224,11 +224,11 @@ WORKS: dict[str, Work] = {
         {"call": "whole call"},
         (
             Lane(OURS, OURS),
-            Lane("sdcffi beside it", OURS, neighbour=True),
+            Lane("sdcffi, one core busy", OURS, neighbour=True),
             Lane("sd-cli", "sd-cli"),
-            Lane("sd-cli beside it", "sd-cli", neighbour=True),
+            Lane("sd-cli, one core busy", "sd-cli", neighbour=True),
         ),
-        quick=(OURS, "sdcffi beside it"),
+        quick=(OURS, "sdcffi, one core busy"),
     ),
 }
 
@@ -239,8 +239,16 @@ AIMS: tuple[Aim, ...] = (
     Aim("SD 1.5 UNet step, 256x256, Q8_0", "unet-256-q8_0", "step", OURS, "PyTorch float32", 1.0),
     Aim("whole call, tiny model", "tiny-256", "call", OURS, "sd-cli", 0.35),
     Aim("whole call, tiny model", "tiny-256", "call", OURS, "sd-cpp-python", 0.25),
-    Aim("known LoRA, at_runtime, outside of the networks", "lora-at_runtime", "outside", WITH_LORA, OURS, 0.01, True),
+    Aim(
+        "a LoRA that was used before, at_runtime: time outside of the networks",
+        "lora-at_runtime",
+        "outside",
+        WITH_LORA,
+        OURS,
+        0.01,
+        True,
+    ),
     Aim("peak memory, tiny model", "process-tiny", "memory", OURS, "sd-cli", 1.0),
     Aim("peak memory, SD 1.5", "process-sd15", "memory", OURS, "sd-cli", 1.0),
-    Aim("busy neighbour on one of two cores", "neighbour", "call", "sdcffi beside it", OURS, 1.5),
+    Aim("busy neighbour on one of two cores", "neighbour", "call", "sdcffi, one core busy", OURS, 1.5),
 )

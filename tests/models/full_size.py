@@ -1,7 +1,7 @@
 """Checkpoints of zeros at full size, as sparse files, and the names of what adapters change in them.
 
 Stable Diffusion 1.5 has 2.1 GB by name and SDXL 6.9 GB, under 2 MB on disk: right for checking tensor names, shapes and
-LoRA key layouts where the picture does not matter. As a program it writes one::
+LoRA key layouts where the image does not matter. As a program it writes one::
 
     python full_size.py sd1|sdxl FILE.safetensors
 """

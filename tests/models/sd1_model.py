@@ -1,4 +1,4 @@
-"""Models in the shape of Stable Diffusion 1.5 whose pictures show what is set.
+"""Models in the shape of Stable Diffusion 1.5 whose images show what is set.
 
 The engine fixes the sizes of this family, so these have hundreds of millions of weights. All are zero, as holes of a
 sparse file, but for one path through the network: the text's tokens and the last layer of CLIP, the U-Net's first

@@ -1,4 +1,4 @@
-"""A model in the shape of Stable Diffusion XL, and PhotoMaker's encoder, whose pictures show what is set.
+"""A model in the shape of Stable Diffusion XL, and PhotoMaker's encoder, whose images show what is set.
 
 The U-Net is that of Segmind-Vega, the smallest of this family that the engine knows: 745 million weights, with text
 encoders of 820 million. As in `sd1_model` all are zero but for one path.

@@ -3,7 +3,7 @@
 A diffusion transformer of 1.6 million parameters, a one-layer Qwen3 text encoder of 10 million, a tiny autoencoder of
 2.7 million, and a rank-4 LoRA; 30 MB of files, written in under a second. The engine reads every size from the tensors,
 so to it this is a model like any other: text to image, LoRA and quantisation all work. Nothing was trained: the
-pictures are abstract patterns.
+images are abstract patterns.
 """
 
 from __future__ import annotations
@@ -216,8 +216,8 @@ def _text_encoder(rng: np.random.Generator) -> Tensors:
 def _autoencoder(rng: np.random.Generator) -> Tensors:
     """Encoder and decoder of TAEF2.
 
-    Negating the decoder's latent swaps the two halves of the channels in every layer, and negates the picture about
-    mid-grey. So the pictures of random weights use the whole range of brightness, with no layer to calibrate.
+    Negating the decoder's latent swaps the two halves of the channels in every layer, and negates the image about
+    mid-grey. So the images of random weights use the whole range of brightness, with no layer to calibrate.
     """
     b = _Builder(rng)
 

@@ -18,7 +18,7 @@ Weights = dict[str, Array]
 
 
 def random_weights(factor: int, blocks: int = 1, seed: int = 0) -> Weights:
-    """A network that makes pictures `factor` times as wide and high, under Real-ESRGAN's names."""
+    """A network that makes images `factor` times as wide and high, under Real-ESRGAN's names."""
     rng = np.random.default_rng(seed)
     weights: Weights = {}
 
@@ -65,7 +65,7 @@ def write_network(path: Path, weights: Weights) -> Path:
 
 
 def forward(weights: Weights, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """What the network makes of a picture (H, W, 3): values before they are rounded, 0 to 255."""
+    """What the network makes of an image (H, W, 3): values before they are rounded, 0 to 255."""
 
     def conv(name: str, x: Array) -> Array:
         kernel, bias = (weights[f"{name}.{kind}"].astype(np.float64) for kind in ("weight", "bias"))

@@ -2,7 +2,7 @@
 
 Nearly all matrices are zeros in Q4_0, which a sparse file does not store: 0.8 GB by name and 50 MB on disk for Wan 2.1
 1.3B, 2.9 GB and 0.2 GB for Wan 2.2 TI2V 5B. What has
-values is what makes the picture: embedding of patches and time, the first block's attention, biases, modulations and
+values is what makes the image: embedding of patches and time, the first block's attention, biases, modulations and
 head. So each input acts on the frames; the prompt does not, since the text encoder (5.7 billion weights) is left out.
 The autoencoder is a tiny one (TAEHV) with random weights.
 """
@@ -182,7 +182,7 @@ def _memory(weights: Weights, name: str, width: int) -> None:
 
 
 def write_vision(path: Path) -> Path:
-    """Write CLIP ViT-H/14, with which image-to-video models look at their pictures."""
+    """Write CLIP ViT-H/14, with which image-to-video models look at their images."""
     weights = Weights(2)
     root = "vision_model."
     weights.random(f"{root}embeddings.patch_embedding.weight", _VISION, 3, 14, 14, scale=0.04)

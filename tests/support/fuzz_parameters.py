@@ -1,6 +1,7 @@
 """Random parameters of `Engine.generate` and `Engine`: of each field values that are legal, odd, or bad.
 
-Odd ones may be refused or not. A call with a bad one must be refused, by whomever; one with legal ones only, drawn.
+Odd ones may be refused or not. A call with a bad one must be refused, by whomever; one with legal ones only must
+generate.
 """
 
 from __future__ import annotations
@@ -183,7 +184,7 @@ PHOTOS = {
 
 
 def struct(kind: type[Struct], fields: dict[str, Field]) -> Callable[[random.Random, float], tuple[Any, bool, bool]]:
-    """Draws a struct with some of its fields, and tells whether all are legal, and whether one is bad."""
+    """Draws a struct with some of its fields, and reports whether all are legal, and whether one is bad."""
 
     def draw(rng: random.Random, badness: float) -> tuple[Any, bool, bool]:
         values, legal, bad = drawn(fields, rng, rng.choice([1, 1, 2, 4]), badness)

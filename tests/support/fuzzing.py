@@ -5,7 +5,7 @@
 
 Each case draws from a generator of its own, so that ``--only`` repeats one. A line for each case that went wrong, then
 a summary as JSON. It starts children that serve one engine after another (`Lasting`): a crash may be an earlier case's
-doing, ``--only`` tells.
+doing, ``--only`` reports.
 """
 
 from __future__ import annotations
@@ -140,10 +140,10 @@ def _outcome(case: Callable[[], object]) -> tuple[str, str]:
 
 
 def check_picture(result: Result) -> None:
-    """A picture that is all white is what NaN becomes."""
+    """An image that is all white is what NaN becomes."""
     for array in result.arrays:
         if array.shape[2] != 3 or (array == 255).all():
-            raise Accepted(f"a picture of shape {array.shape}, from {array.min()} to {array.max()}")
+            raise Accepted(f"an image of shape {array.shape}, from {array.min()} to {array.max()}")
 
 
 # Cases: what each kind of fuzzing does with one generator.
@@ -200,7 +200,7 @@ def shown(values: dict[str, Any]) -> str:
 
 @contextmanager
 def engines(model: TinyModel, _directory: Path) -> Iterator[Case]:
-    """Keywords of `Engine`; what opens also draws."""
+    """Keywords of `Engine`; what opens also generates."""
 
     def case(rng: random.Random) -> tuple[Callable[[], object], str]:
         values, legal, bad = fuzz_parameters.drawn(
@@ -220,7 +220,7 @@ def engines(model: TinyModel, _directory: Path) -> Iterator[Case]:
 
 @contextmanager
 def loras(model: TinyModel, directory: Path) -> Iterator[Case]:
-    """LoRA files: what they would do, and every fourth drawn with."""
+    """LoRA files: what they would do, and every fourth is generated with."""
     content = fuzz_files.read_content(model.lora)
     with Engine(**model.engine_arguments(), threads=1, backend="cpu", lora_cache=0) as engine:
 
@@ -248,7 +248,7 @@ def written(content: fuzz_files.Content, directory: Path, rng: random.Random) ->
 
 @contextmanager
 def parts(model: TinyModel, directory: Path) -> Iterator[Case]:
-    """Parts of the model, each in its own and sometimes in another's place; what loads also draws."""
+    """Parts of the model, each in its own and sometimes in another's place; what loads also generates."""
     contents = {name: fuzz_files.read_content(path) for name, path in model.engine_arguments().items()}
     slots = ["diffusion_model", "taesd", "llm", "model", "vae", "control_net", "embeddings", "upscaler"]
 
@@ -310,7 +310,7 @@ def left_behind() -> dict[str, int]:
 
 
 def run(kind: str, seed: int, numbers: list[int], *, alone: bool) -> dict[str, Any]:
-    """Run cases and count what became of them; one alone is kept and told of."""
+    """Run cases and count what became of them; one alone is kept and reported."""
     counts: Counter[str] = Counter()
     wrong: list[str] = []
     before = left_behind()

@@ -111,7 +111,7 @@ class Backend:
         dilation: tuple[int, int] = (1, 1),
         kind: str = "f16",
     ) -> tuple[Floats, Floats]:
-        """Give the convolution of pictures (N, C, H, W) by a kernel (OUT, C, KH, KW), and the kernel as held.
+        """Give the convolution of images (N, C, H, W) by a kernel (OUT, C, KH, KW), and the kernel as held.
 
         Pairs are (x, y), as ggml's.
         """
@@ -193,7 +193,7 @@ def quantised(backend: Backend, values: Floats, kind: str) -> tuple[bytes, Float
 
 
 def runs_here(path: Path) -> bool:
-    """Tell whether this processor has what a variant was compiled for, as the variant itself tells."""
+    """Return whether this processor has what a variant was compiled for, as the variant itself reports."""
     ffi = cffi.FFI()
     ffi.cdef("int ggml_backend_score(void);")
     score = getattr(ffi.dlopen(str(path)), "ggml_backend_score", None)

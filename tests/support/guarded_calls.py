@@ -86,7 +86,7 @@ def image_params(prompt: str = "a cat", size: int = 64, steps: int = 1) -> Any:
 
 
 def draw(context: Any, params: Any) -> Outcome:
-    """Draw; the value is the first picture."""
+    """Generate; the value is the first image."""
     images, count = new("sd_image_t **"), new("int *")
     outcome = call(lib.sdg_generate_image, context, params, images, count)
     return outcome._replace(value=adopt_images(library, images[0], count[0])[0] if count[0] else None)
@@ -99,7 +99,7 @@ def open_upscaler(file: Any, direct: bool = False) -> Outcome:
 
 
 def enlarge(upscaler: Any, picture: tuple[Any, ...] | None) -> Outcome:
-    """Upscale; the value is the picture."""
+    """Upscale; the value is the image."""
     image = ffi.NULL if picture is None else new("sd_image_t *", picture)
     upscaled = new("sd_image_t *")
     outcome = call(lib.sdg_upscale, upscaler, image, upscaled)

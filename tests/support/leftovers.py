@@ -17,7 +17,7 @@ PATIENCE = 30.0  # seconds for what other processes do; a bound on a busy machin
 
 
 def wait_until(reached: Callable[[], object], seconds: float = PATIENCE) -> bool:
-    """Look again and again; tell whether it came about in time."""
+    """Look again and again; report whether it came about in time."""
     end = time.monotonic() + seconds
     while not reached():
         if time.monotonic() > end:

@@ -1,4 +1,4 @@
-"""The backend matrix: what is drawn on every backend and CPU variant, and the table of what came of it.
+"""The backend matrix: what is generated on every backend and CPU variant, and the table of the results.
 
 `test_matrix` has a test for each row; here are the rows, the cases, and the options and the table of pytest.
 """
@@ -51,7 +51,7 @@ Case = Callable[["Drawer"], list[Pixels]]
 
 @dataclass(frozen=True)
 class Models:
-    """What is drawn with."""
+    """What generates the images."""
 
     by_type: Mapping[str, TinyModel]
     network: Path
@@ -59,7 +59,7 @@ class Models:
 
 @dataclass(frozen=True)
 class Drawer:
-    """Draws the cases on a backend of a build."""
+    """Generates the cases on a backend of a build."""
 
     models: Models
     library: Path
@@ -70,7 +70,7 @@ class Drawer:
         return Engine(**{**arguments, "library": self.library, "backend": self.word, "threads": 2, **keywords})
 
 
-# --- the cases: each gives pictures that are the same wherever they are drawn ---
+# --- the cases: each gives images that are the same wherever they are generated ---
 
 
 def _drawn(engine: Engine, **more: Any) -> list[Pixels]:
@@ -136,7 +136,7 @@ def _two_at_once(drawer: Drawer) -> list[Pixels]:
 
 
 def _words(drawer: Drawer) -> list[Pixels]:
-    """The trained model draws what it is told."""
+    """The trained model generates what the prompt says."""
     with Engine(**demo_model(), library=drawer.library, backend=drawer.word, threads=2) as engine:
         pictures = [engine.generate(PROMPT, seed=42, **SETTINGS).arrays[0].copy()]
     verdict = judge(pictures[0], SCENE)
@@ -157,8 +157,9 @@ CASES: dict[str, Case] = {
     "two engines": _two_at_once,
     "words": _words,
 }
+_TITLES = {"words": "checked prompts"}
 SMALL = ("f16", "upscale")
-"""What a device of software is asked for: it compiles its shaders for minutes."""
+"""What a software device is asked for: it compiles its shaders for minutes."""
 
 CPU_BOUND = 45.0
 GPU_BOUNDS = {"f16": 40.0, "q8_0": 40.0, "q4_0": 35.0}
@@ -169,7 +170,7 @@ Seen: an H200 54, 53 and 48 dB, Mesa's llvmpipe 46 dB in f16.
 
 
 def bound(word: str, case: str) -> float:
-    """How like the plainest CPU's a picture must be, in dB."""
+    """How like the plainest CPU's an image must be, in dB."""
     if word.startswith("cpu"):
         return CPU_BOUND
     return GPU_BOUNDS.get(case, GPU_BOUNDS["q8_0" if case.startswith("LoRA") or case == "words" else "f16"])
@@ -191,7 +192,7 @@ class Row:
 
 
 def drawn_row(row: Row, drawer: Drawer, reference: Callable[[str], list[Pixels]], cases: tuple[str, ...]) -> list[str]:
-    """Draw the cases into a row, and give what went wrong."""
+    """Generate the cases into a row, and give what went wrong."""
     wrong = []
     for name in cases:
         started = time.perf_counter()
@@ -204,7 +205,7 @@ def drawn_row(row: Row, drawer: Drawer, reference: Callable[[str], list[Pixels]]
         psnr = min(compare(*both).psnr for both in zip(pictures, reference(name), strict=True))
         row.psnr[name] = None if psnr == float("inf") else round(psnr, 1)
         if psnr < bound(row.word, name):
-            wrong.append(f"{name}: {psnr:.1f} dB from the plainest CPU's picture, of {bound(row.word, name)} at least")
+            wrong.append(f"{name}: {psnr:.1f} dB from the plainest CPU's image, of {bound(row.word, name)} at least")
     row.failed, row.reason = bool(wrong), "; ".join(wrong)
     return wrong
 
@@ -278,9 +279,9 @@ def _machine() -> str:
 
 
 def markdown(rows: list[Row]) -> str:
-    """The table for the documentation: rows that were drawn, and why the others were not."""
+    """The table for the documentation: rows that were run, and why the others were not."""
     drawn, absent = [row for row in rows if row.psnr], [row for row in rows if not row.psnr]
-    head = ["backend", "device", *CASES, "seconds (f16)", "remarks"]
+    head = ["backend", "device", *(_TITLES.get(name, name) for name in CASES), "seconds (f16)", "remarks"]
     lines = [
         "# Backend matrix",
         "",

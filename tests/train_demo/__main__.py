@@ -17,7 +17,7 @@ from .corpus import Vocabulary, corpus
 from .export import export, save
 from .vocabulary import pinned_tokenizer
 
-SMALL, LARGE, STYLED = 30_000, 4_000, 2_500  # pictures of 128 and of 256 pixels, and of each LoRA's style
+SMALL, LARGE, STYLED = 30_000, 4_000, 2_500  # images of 128 and of 256 pixels, and of each LoRA's style
 
 
 def main() -> None:

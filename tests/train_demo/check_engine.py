@@ -1,6 +1,6 @@
 """Check that `network` computes what the engine does: ``python -m tests.train_demo.check_engine``.
 
-Random weights, or trained ones with ``--work``, are exported; one step from the same noise is drawn by both.
+Random weights, or trained ones with ``--work``, are exported; one step from the same noise is computed by both.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def main() -> None:
     ours = drawn(transformer, autoencoder, vocabulary)
     furthest = int(np.abs(ours.astype(int) - theirs.astype(int)).max())
     psnr = compare(ours, theirs).psnr
-    print(f"{psnr:.1f} dB, {furthest} of 255 at most; spread of the picture {ours.std():.0f}")
+    print(f"{psnr:.1f} dB, {furthest} of 255 at most; spread of the image {ours.std():.0f}")
     if psnr < ALIKE or ours.std() < 10:
         sys.exit(f"PyTorch and the engine do not agree: at least {ALIKE} dB are expected")
 

@@ -15,14 +15,14 @@ from . import drawings
 from .network import Autoencoder
 from .vocabulary import END_OF_TEXT, Tokenizer
 
-WORDINGS = 4  # captions of each picture
+WORDINGS = 4  # captions of each image
 CHUNK = 100
 SHORT = 40  # text tokens in training: no caption is longer
 
 
 @dataclass
 class Corpus:
-    """Pictures of one size.
+    """Images of one size.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ def corpus(target: Path, encoder: Autoencoder, count: int, side: int, *, style: 
     encoder : Autoencoder
         Trained.
     count, side, style, seed
-        How many pictures, their width, in which of `drawings.STYLES`, and the first chunk's seed.
+        How many images, their width, in which of `drawings.STYLES`, and the first chunk's seed.
     """
     if target.exists():
         saved = torch.load(target, weights_only=True)

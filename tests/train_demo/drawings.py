@@ -18,7 +18,7 @@ Field = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
 Rng = np.random.Generator
 
-SIDE = 128  # pixels: all lengths below are for pictures of this size, and grow with them
+SIDE = 128  # pixels: all lengths below are for images of this size, and grow with them
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (220, 36, 36),
@@ -101,7 +101,7 @@ SHAPES: dict[str, Callable[[Field, Field, float], Field]] = {
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: what it is, and where its centre is, in shares of the picture."""
+    """One object: what it is, and where its centre is, in shares of the image."""
 
     shape: str
     colour: str
@@ -120,7 +120,7 @@ class Ground:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows, with the words that its places and sizes have in the caption."""
+    """What an image shows, with the words that its places and sizes have in the caption."""
 
     things: tuple[Thing, ...]
     ground: Ground
@@ -267,7 +267,7 @@ def caption(scene: Scene, rng: Rng) -> str:
     return text + ("." if rng.random() < 0.1 else "")
 
 
-# -- pictures ---------------------------------------------------------------------------------------------------------
+# -- images -----------------------------------------------------------------------------------------------------------
 
 STRIPE = 16.0
 
@@ -279,7 +279,7 @@ def _grid(side: int) -> tuple[Field, Field]:
 
 
 def coverage(distance: Field, side: int) -> Field:
-    """Share of each pixel that lies inside, from the distance in lengths of a picture of `SIDE`."""
+    """Share of each pixel that lies inside, from the distance in lengths of an image of `SIDE`."""
     return np.clip(0.5 - distance * (side / SIDE), 0, 1)[..., None]
 
 
@@ -298,7 +298,7 @@ def ground_pixels(ground: Ground, side: int) -> Field:
 
 
 def distances(scene: Scene, side: int) -> list[Field]:
-    """Each object's signed distance, in lengths of a picture of `SIDE`."""
+    """Each object's signed distance, in lengths of an image of `SIDE`."""
     x, y = _grid(side)
     return [SHAPES[t.shape](x - t.x * SIDE, y - t.y * SIDE, t.radius) for t in scene.things]
 

@@ -73,7 +73,7 @@ def text_tensors(network: Transformer, vocabulary: Vocabulary) -> Arrays:
 
 
 def autoencoder_tensors(autoencoder: Autoencoder) -> Arrays:
-    """Encoder and decoder; the branches that see the whole picture stay zero."""
+    """Encoder and decoder; the branches that see the whole image stay zero."""
     tensors: dict[str, Tensor] = {}
     for side, part in (("encoder", autoencoder.encoder), ("decoder", autoencoder.decoder)):
         last = max(int(name.split(".")[1]) for name, _ in part.named_parameters())

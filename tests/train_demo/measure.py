@@ -1,9 +1,9 @@
-"""Measures pictures of `drawings.Scene`: what they show, told from the pixels alone.
+"""Measures images of `drawings.Scene`: what they show, from the pixels alone.
 
-A picture is taken apart as a person would do it. The ground is that of all grounds (plain, stripes or gradient, in the
+An image is taken apart as a person would do it. The ground is that of all grounds (plain, stripes or gradient, in the
 colours of the palette) which explains most of it; what differs from the ground is objects; each object has the colour
 of the palette that is nearest, and the shape whose template covers it best once brought to its centre and size. Only
-then is it compared with the scene. Pictures of other sizes than 128 pixels are scaled down to it.
+then is it compared with the scene. Images of other sizes than 128 pixels are scaled down to it.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from .drawings import (
 
 Mask = npt.NDArray[np.bool_]
 
-GROUND_SIDE = 16  # the ground is looked for in a picture of this size
+GROUND_SIDE = 16  # the ground is looked for in an image of this size
 DIFFERENT = 40.0  # from the ground, of an object; the two most alike colours, orange and yellow, are 87 apart
 LEAST_AREA = 150  # pixels, of an object; the smallest, a crescent, has 400
-MOST_AREA = 0.45  # of the picture, for all objects; the largest circle has 0.34
+MOST_AREA = 0.45  # of the image, for all objects; the largest circle has 0.34
 OVERLAP = 0.75  # intersection over union of an object with its template
 NEAR = 0.1  # of the side, between an object and its place; places are 0.23 apart
 SIZE_LIMITS = {"small": (0.0, 23.0), "": (0.0, 1e9), "large": (34.0, 1e9)}  # radius; no word, no limit
@@ -48,7 +48,7 @@ SIZE_LIMITS = {"small": (0.0, 23.0), "": (0.0, 1e9), "large": (34.0, 1e9)}  # ra
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a picture has right.
+    """What an image has right.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Seen:
-    """An object found in a picture.
+    """An object found in an image.
 
     Attributes
     ----------
@@ -97,7 +97,7 @@ class Seen:
 
 
 def judge(pixels: Pixels, scene: Scene) -> Verdict:
-    """Compare a picture with the scene that it is to show.
+    """Compare an image with the scene that it is to show.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def judge(pixels: Pixels, scene: Scene) -> Verdict:
     share = float(np.mean(_away(picture, behind) > DIFFERENT))
     background = share < MOST_AREA and _same(ground, scene.ground)
     verdicts = [_verdict(order, scene, background) for order in itertools.permutations(objects)]
-    return max(verdicts, key=lambda it: (it.colour + it.shape, it.position))  # which is which, is told by its looks
+    return max(verdicts, key=lambda it: (it.colour + it.shape, it.position))  # which is which follows from its looks
 
 
 def _verdict(objects: Sequence[Seen | None], scene: Scene, background: bool) -> Verdict:
@@ -174,7 +174,7 @@ RIM_REACH = 4.0  # pixels, by which an edge may be elsewhere
 
 
 def has_style(pixels: Pixels, scene: Scene, style: str) -> bool:
-    """Whether a picture of a scene is drawn in a style.
+    """Whether an image of a scene is drawn in a style.
 
     Parameters
     ----------
@@ -191,7 +191,7 @@ def has_style(pixels: Pixels, scene: Scene, style: str) -> bool:
 
 
 def keeps_colours(pixels: Pixels, scene: Scene, style: str) -> bool:
-    """Whether the objects of a picture in a style have the colours that the scene names."""
+    """Whether the objects of an image in a style have the colours that the scene names."""
     picture = _picture(pixels)
     behind = _night_ground(picture, scene) if style == "night" else _ground(picture)[1]
     reach = -1.0 if style == "sticker" else STYLE_REACH  # within the rim
@@ -253,31 +253,31 @@ def _night_ground(picture: Field, scene: Scene) -> Field:
     return np.broadcast_to(np.median(picture[_far(scene)], axis=0), picture.shape)
 
 
-# -- taking a picture apart -------------------------------------------------------------------------------------------
+# -- taking an image apart --------------------------------------------------------------------------------------------
 
 
 def _picture(pixels: Pixels) -> Field:
-    """The picture at `SIDE`, without single odd pixels."""
+    """The image at `SIDE`, without single odd pixels."""
     image = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BOX)
     return np.asarray(image.filter(ImageFilter.MedianFilter(3)), np.float32)
 
 
 @functools.cache
 def _grounds() -> tuple[list[Ground], Field]:
-    """All grounds, and their pictures."""
+    """All grounds, and their images."""
     kinds = [Ground("plain", (colour,)) for colour in COLOURS]
     kinds += [Ground(kind, two) for kind in ("stripes", "gradient") for two in itertools.permutations(COLOURS, 2)]
     return kinds, np.stack([ground_pixels(ground, GROUND_SIDE) for ground in kinds])
 
 
 def _ground(picture: Field) -> tuple[Ground, Field]:
-    """The ground that explains most of the picture, and its picture with the colours as they are in this one."""
+    """The ground that explains most of the image, and its image with the colours as they are in this one."""
     step = SIDE // GROUND_SIDE
     cells = picture.reshape(GROUND_SIDE, step, GROUND_SIDE, step, 3).mean((1, 3))
     grounds, templates = _grounds()
     errors = np.minimum(((templates - cells) ** 2).sum(-1), (2 * DIFFERENT) ** 2)  # objects count no more than that
     best = int(errors.mean((1, 2)).argmin())
-    fits = errors[best] <= np.median(errors[best])  # objects are less than half of a picture
+    fits = errors[best] <= np.median(errors[best])  # objects are less than half of an image
     drift = np.median((cells - templates[best])[fits], axis=0)
     return grounds[best], ground_pixels(grounds[best], SIDE) + drift
 

@@ -19,7 +19,7 @@ TEXT = 64  # width of the text encoder
 TEXT_TOKENS = 512  # the engine fills every prompt up to so many
 LATENT = 12  # used channels of the latent space
 PATCH = 4 * LATENT  # channels of one token: 2 x 2 places of the latent space
-WIDTHS = (16, 32, 48, 64)  # channels of the autoencoder at 1/1, 1/2, 1/4, 1/8 of the picture's size
+WIDTHS = (16, 32, 48, 64)  # channels of the autoencoder at 1/1, 1/2, 1/4, 1/8 of the image's size
 
 
 # -- autoencoder (TAEF2) ----------------------------------------------------------------------------------------------
@@ -48,7 +48,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pictures ``(n, 3, h, w)``, 0 to 1, to latents ``(n, LATENT, h / 8, w / 8)``."""
+    """Images ``(n, 3, h, w)``, 0 to 1, to latents ``(n, LATENT, h / 8, w / 8)``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Clamp(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to pictures."""
+    """Latents to images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, turn: tuple[Tensor, Tensor], bias: T
 
 
 class DoubleBlock(nn.Module):
-    """Text and picture with weights of their own, and one attention over both."""
+    """Text and image with weights of their own, and one attention over both."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -257,7 +257,7 @@ def rotation(text_places: Tensor, rows: int, columns: int) -> tuple[Tensor, Tens
 
 
 class Transformer(nn.Module):
-    """Velocity (noise - picture) of tokens at a noise level, given the text.
+    """Velocity (noise - image) of tokens at a noise level, given the text.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Train the autoencoder: pictures to latents of about unit spread, and back."""
+"""Train the autoencoder: images to latents of about unit spread, and back."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOISE = 0.08  # spread of what is added to the latents, so that near ones decode
 
 
 def _some(seed: int) -> npt.NDArray[np.uint8]:
-    """A hundred pictures in all styles; some of them in any colours, so that any picture can be encoded."""
+    """A hundred images in all styles; some of them in any colours, so that any image can be encoded."""
     rng = np.random.default_rng(seed)
     pictures = []
     for _ in range(100):
@@ -41,7 +41,7 @@ def _some(seed: int) -> npt.NDArray[np.uint8]:
 
 
 def pictures() -> Tensor:
-    """The training pictures, ``uint8 (PICTURES, 3, SIDE, SIDE)``."""
+    """The training images, ``uint8 (PICTURES, 3, SIDE, SIDE)``."""
     with ProcessPoolExecutor() as pool:
         return torch.from_numpy(np.concatenate(list(pool.map(_some, range(PICTURES // 100))))).permute(0, 3, 1, 2)
 

@@ -78,7 +78,7 @@ KINDS = {"outline": (LowRank, peft), "sticker": (Kronecker, dotted), "night": (L
 
 
 def targets(network: Transformer) -> dict[str, nn.Linear]:
-    """The layers that LoRAs change: all within the blocks that pictures go through."""
+    """The layers that LoRAs change: all within the blocks that images go through."""
     return {
         name: layer
         for name, layer in network.named_modules()

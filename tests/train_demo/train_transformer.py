@@ -1,4 +1,4 @@
-"""Train the transformer: rectified flow from noise to latents, told by captions."""
+"""Train the transformer: rectified flow from noise to latents, guided by captions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WIDTH, DOUBLE, SINGLE = 256, 1, 4
 STEPS = 4200
 FULL_STEPS = 40  # the last ones see all of the engine's 512 text tokens
 BATCH = 64
-LARGE_EVERY = 9  # one batch of so many is of large pictures
+LARGE_EVERY = 9  # one batch of so many is of large images
 FILLING = 8  # tokens that stand for the rest of the filling
 DROPPED = 0.1  # share of captions left out, so that guidance has something to lead away from
 SHIFT = math.exp(1.89)  # of the engine's schedule for this kind, at 12 steps and 64 tokens
