@@ -145,6 +145,13 @@ def list_devices(
     TypeError, ValueError
         If `backend` is not a legal word.
     """
+    return survey(library, backend, on_log)[1]
+
+
+def survey(
+    library: StrPath | None, backend: str, on_log: LogFunction | None
+) -> tuple[Description | SDError, Inventory]:
+    """Return what the library says of itself and of `backend`, or why that cannot be used, and `list_devices`."""
     listeners = Listeners(on_log)
     build = locate(library)
     found: dict[str, Description] = {}
@@ -179,7 +186,7 @@ def list_devices(
         variants,
         _reason(chosen) if isinstance(chosen, SDError) else "",
     )
-    return inventory
+    return chosen, inventory
 
 
 def _reason(error: SDError | None) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from .._machine.builds import MANIFEST, PACKAGE_BUILD, read_build
+from .._machine.builds import MANIFEST, PACKAGE_BUILD
 from ..errors import BuildError
 from .hatch_hook import NATIVE
 from .pipeline import build, build_verified
@@ -24,9 +26,20 @@ def compile_for_wheel(settings: Mapping[str, Any]) -> None:
 
 def compile_in_place(settings: Mapping[str, Any]) -> None:
     """Compile into the checkout; without `settings`, with those of the existing build."""
-    if not settings and (PACKAGE_BUILD / MANIFEST).is_file():
-        settings = read_build(PACKAGE_BUILD).manifest["request"]
     try:
-        build(BuildRequest.from_settings(settings))
+        build(BuildRequest.from_settings(settings or _settings_of(PACKAGE_BUILD / MANIFEST)))
     except BuildError as error:
         sys.exit(f"sdcffi: error: {error}")
+
+
+def _settings_of(manifest: Path) -> Mapping[str, Any]:
+    """Return what was requested for the existing build, which may be another version's; nothing if there is none."""
+    if not manifest.is_file():
+        return {}
+    try:
+        return dict(json.loads(manifest.read_text(encoding="utf-8"))["request"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise BuildError(
+            f"{manifest} cannot be read ({error!r}), so it is unknown for which backends to build. Remove it, or say "
+            "which: pip install -e . --config-settings backend=cpu"
+        ) from error

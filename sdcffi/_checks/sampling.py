@@ -23,7 +23,6 @@ __all__ = [
     "check_fit",
     "check_guidance",
     "check_preview",
-    "sequence",
     "warn_of_size",
 ]
 
@@ -91,7 +90,7 @@ def _check_scheduler(sample: SampleParams, model: Model) -> None:
 
 
 def _check_sigmas(sigmas: Any) -> None:
-    values = sequence("custom_sigmas", sigmas)
+    values = _sequence("custom_sigmas", sigmas)
     for index, sigma in enumerate(values):
         check_number(f"custom_sigmas[{index}]", sigma, 0, 1e6)
     if not 2 <= len(values) <= MOST_STEPS + 1:
@@ -112,7 +111,7 @@ def _check_slg(slg: SkipLayerGuidance | None, prefix: str) -> None:
     check_number(f"{prefix}slg.layer_start", slg.layer_start, 0, 1)
     check_number(f"{prefix}slg.layer_end", slg.layer_end, 0, 1)
     if slg.layers is not None:
-        for index, layer in enumerate(sequence(f"{prefix}slg.layers", slg.layers)):
+        for index, layer in enumerate(_sequence(f"{prefix}slg.layers", slg.layers)):
             check_integer(f"{prefix}slg.layers[{index}]", layer, 0, 999)
 
 
@@ -246,7 +245,7 @@ def _check_cache(cache: Cache | None, model: Model, defaults: Cache | None) -> N
         raise ValueError(f"cache.scm_mask must be like '1,1,0,1', not {cache.scm_mask!r}")
 
 
-def sequence(name: str, values: Any) -> Sequence[Any]:
+def _sequence(name: str, values: Any) -> Sequence[Any]:
     """Return `values`, or refuse anything but a sequence or an array; a text is refused too.
 
     Raises

@@ -31,15 +31,12 @@ def _run(options: argparse.Namespace) -> None:
 
         print("\n".join(parameter_table(options.library)))
         return
-    from .._bindings.requests import Opening
-    from .._machine.backends import backend_choice
-    from .._process.calls import run_alone
-    from ..events import Listeners
-    from ..inventory import list_devices
+    from ..errors import SDError
+    from ..inventory import survey
 
-    opening, log = Opening(options.library, backend_choice(options.backend)), logger(options)
-    found = run_alone(opening, "describe", listeners=Listeners(log))
-    inventory = list_devices(options.library, backend=options.backend)
+    found, inventory = survey(options.library, options.backend, logger(options))
+    if isinstance(found, SDError):
+        raise found
     without = {backend.name: backend.problem for backend in inventory.backends if backend.built and backend.problem}
     report = {
         "sdcffi": __version__,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..events import LogFunction, ProgressFunction
     from ..params.struct import StrPath
 
-__all__ = ["check_writable", "check_written", "convert", "source_tensors"]
+__all__ = ["check_writable", "convert", "source_tensors"]
 
 
 def convert(
@@ -106,7 +106,7 @@ def convert(
             listeners=listeners,
             timeout=timeout,
         )
-        check_written(temporary, tensors, type, tensor_type_rules, renamed=convert_name)
+        _check_written(temporary, tensors, type, tensor_type_rules, renamed=convert_name)
     return target
 
 
@@ -182,7 +182,7 @@ def check_writable(target: Path, type: str, rules: str | None) -> None:
                 raise ValueError(f"type {kind!r} needs a .gguf file; legal in .safetensors: {legal}")
 
 
-def check_written(
+def _check_written(
     path: Path, source: Mapping[str, Tensor] | None, type: str, rules: str | None, *, renamed: bool
 ) -> None:
     """Check the header of a written file: every tensor must be there, with its size, in the requested type or its own.

@@ -48,7 +48,7 @@ _USABLE = ContextParams(vae_decode_only=False, free_params_immediately=False)
 class Engine(Handle):
     """A loaded model that generates images and videos.
 
-    Keywords are sd-cli's long flags with underscores.
+    Most keywords are sd-cli's long flags with underscores.
 
     Parameters
     ----------
@@ -258,7 +258,7 @@ class Engine(Handle):
             circular_y=circular,
             max_vram=max_vram,
         )
-        given, self._model = check_context(_USABLE.updated(context).updated(keywords))
+        given, self._model = check_context(_USABLE.updated(ContextParams.of(context, "context")).updated(keywords))
         if not isinstance(tuned, bool):
             raise TypeError(f"tuned must be True or False, not {tuned!r}")
         directory = check_lora_options(lora_dir, lora_cache)
@@ -354,7 +354,7 @@ class Engine(Handle):
             leaves it out, with a `LoraWarning`.
         init_image : image, optional
             Image to start from: a Pillow image, a path, a file's bytes, or an array (also a torch tensor on the CPU) of
-            shape (H, W) or (H, W, 1|3|4), uint8 or floats from 0 to 1. See `images.as_rgb`. None: start from noise.
+            shape (H, W) or (H, W, 1|3|4), uint8 or floats from 0 to 1. None: start from noise.
         mask_image : image or box, optional
             Part of `init_image` to generate anew: white is generated, black is kept. An image, as `init_image` or of
             bools, of the same size; or a box ``(left, top, right, bottom)`` in pixels of `init_image`, white inside.
@@ -447,6 +447,7 @@ class Engine(Handle):
         16, at least 64. Images are scaled with Lanczos' kernel, masks by area. A mask is resized as `init_image` is.
         Its bars are black, so the bars of `init_image` are kept.
         """
+        params = ImageParams.of(params, "params")
         prompt, adapters = self._generation.adapters(prompt, loras, params, lora_tags)
         keywords = ImageParams(
             loras=adapters,
@@ -475,7 +476,7 @@ class Engine(Handle):
             ),
         )
         defaults = self._opened.defaults.image
-        given = check_image((params or ImageParams()).updated(keywords), self._model, defaults, resize, alpha)
+        given = check_image(params.updated(keywords), self._model, defaults, resize, alpha)
         if not isinstance(canny, bool):
             raise TypeError(f"canny must be True or False, not {canny!r}")
         if canny and given.control_image is None:
@@ -630,6 +631,7 @@ class Engine(Handle):
             If the call was cancelled, or took longer than `timeout`.
         """
         check_rate(fps)
+        params = VideoParams.of(params, "params")
         prompt, adapters = self._generation.adapters(prompt, loras, params, lora_tags)
         keywords = VideoParams(
             loras=adapters,
@@ -659,7 +661,7 @@ class Engine(Handle):
             ),
         )
         defaults = self._opened.defaults.video
-        given = check_video((params or VideoParams()).updated(keywords), self._model, defaults, resize, alpha)
+        given = check_video(params.updated(keywords), self._model, defaults, resize, alpha)
         given = replace(given, seed=resolve_seed(given.seed, None))
         options = self._generation.call_options(
             preview, preview_interval, preview_noisy, timeout, on_log, on_progress, on_preview
@@ -739,7 +741,8 @@ def _high_noise(
 ) -> SampleParams | None:
     guidance = None if cfg_scale is None else Guidance(txt_cfg=cfg_scale)
     keywords = SampleParams(sample_steps=steps, sample_method=sampler, guidance=guidance)
-    return (given or SampleParams()).updated(keywords) if given or keywords.given() else None
+    sample = SampleParams.of(given, "high_noise").updated(keywords)
+    return sample if sample.given() else None
 
 
 class _Preparation:

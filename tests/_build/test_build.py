@@ -19,7 +19,7 @@ from places import ROOT
 from stand_in import StandIn, wait_until
 
 from sdcffi import BuildError
-from sdcffi._build import bootstrap, toolkits
+from sdcffi._build import bootstrap, toolkits, wheel
 from sdcffi._build.compilers import Compiler, find_compiler
 from sdcffi._build.cpu import cpu_definitions
 from sdcffi._build.digests import tree_digest
@@ -30,7 +30,7 @@ from sdcffi._build.sources import locate_source
 from sdcffi._build.tools import CMAKE, NINJA
 from sdcffi._build.verify import check_devices
 from sdcffi._files import file_digest
-from sdcffi._machine.builds import is_intact, read_build
+from sdcffi._machine.builds import MANIFEST, is_intact, read_build
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -89,6 +89,27 @@ def test_config_settings_are_the_options(tmp_path: Path) -> None:
     request = BuildRequest.from_settings(settings)
     assert (request.backends, request.cpu, request.jobs, request.with_cli) == (("cpu", "vulkan"), "portable", 3, True)
     assert BuildRequest.from_settings(request.settings()).backends == ("cpu", "vulkan")
+
+
+def test_an_editable_install_builds_again_what_the_last_one_did_of_any_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests: list[BuildRequest] = []
+    monkeypatch.setattr(wheel, "build", requests.append)
+    monkeypatch.setattr(wheel, "PACKAGE_BUILD", tmp_path)
+    wheel.compile_in_place({})
+    manifest = tmp_path / MANIFEST
+    manifest.write_text(json.dumps({"schema": 0, "request": {"backend": "cpu,vulkan", "cpu": "portable"}}))
+    wheel.compile_in_place({})
+    wheel.compile_in_place({"backend": "cpu"})
+    assert [(request.backends, request.cpu) for request in requests] == [
+        *((None, "native"), (("cpu", "vulkan"), "portable"), (("cpu",), "native"))
+    ]
+    manifest.write_text("{")
+    with pytest.raises(SystemExit, match=r"cannot be read(.|\n)*--config-settings backend=cpu"):
+        wheel.compile_in_place({})
+    wheel.compile_in_place({"backend": "cpu"})
+    assert len(requests) == 4
 
 
 def test_no_compiler_says_how_to_get_one(stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

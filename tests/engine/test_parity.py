@@ -258,7 +258,7 @@ CASES = {
     "mmap": case(engine={"mmap": True}, equal=SAME_WEIGHTS),
     "offload_to_cpu": case(engine={"offload_to_cpu": True}, equal=SAME_WEIGHTS),
     "parts on the CPU": case(
-        engine={"clip_on_cpu": True, "vae_on_cpu": True, "control_net_cpu": True}, equal=SAME_WEIGHTS
+        engine={"clip_on_cpu": True, "vae_on_cpu": True, "control_net_on_cpu": True}, equal=SAME_WEIGHTS
     ),
     "max_vram": case(engine={"max_vram": 1.0}, equal=SAME_WEIGHTS),
     "two threads": case(engine={"threads": 2}, equal="each number is computed by one of them"),

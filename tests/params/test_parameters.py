@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sdcffi import Cache, ContextParams, ImageParams, SampleParams
+from sdcffi import Cache, ContextParams, Engine, ImageParams, SampleParams
 from sdcffi.params.names import build, parameters
 from sdcffi.params.sampling import Guidance, SkipLayerGuidance
 from sdcffi.params.struct import Struct
@@ -54,3 +54,17 @@ def test_a_struct_without_what_it_must_have_is_refused() -> None:
     assert build(ImageParams, {("cache", "mode"): "easycache"}).cache == Cache(mode="easycache")
     with pytest.raises(ValueError, match=r"Cache needs mode, but only scm_mask is given"):
         build(ImageParams, {("cache", "scm_mask"): "1,0"})
+
+
+@pytest.mark.parametrize("value", [{}, 1, True, "easycache", SampleParams()])
+@pytest.mark.parametrize("field", ["cache", "hires", "vae_tiling_params", "pm_params"])
+def test_a_struct_within_of_another_type_is_refused(field: str, value: object) -> None:
+    with pytest.raises(TypeError, match=rf"{field} must be of type \w+, such as \w+\(\.\.\.\), not ") as error:
+        ImageParams(**{field: value})  # type: ignore[arg-type]
+    assert str(error.value).endswith(f"not {value!r}")
+
+
+@pytest.mark.parametrize("value", [{}, 1, ImageParams()])
+def test_a_context_of_another_type_is_refused(value: object) -> None:
+    with pytest.raises(TypeError, match=r"context must be of type ContextParams"):
+        Engine("model.gguf", context=value)  # type: ignore[arg-type]

@@ -183,10 +183,17 @@ PHOTOS = {
 }
 
 
-def struct(kind: type[Struct], fields: dict[str, Field]) -> Callable[[random.Random, float], tuple[Any, bool, bool]]:
-    """Draws a struct with some of its fields, and reports whether all are legal, and whether one is bad."""
+def struct(
+    kind: type[Struct], fields: dict[str, Field], others: Sequence[Any] = ()
+) -> Callable[[random.Random, float], tuple[Any, bool, bool]]:
+    """Draws a struct with some of its fields, and reports whether all are legal, and whether one is bad.
+
+    It may be one of the `others` instead, which are bad.
+    """
 
     def draw(rng: random.Random, badness: float) -> tuple[Any, bool, bool]:
+        if others and rng.random() < badness / 2:
+            return rng.choice(others), False, True
         values, legal, bad = drawn(fields, rng, rng.choice([1, 1, 2, 4]), badness)
         values.update({key: fields[key].legal[0] for key in ("mode",) if key in fields and key not in values})
         return kind(**values), legal, bad
@@ -197,10 +204,10 @@ def struct(kind: type[Struct], fields: dict[str, Field]) -> Callable[[random.Ran
 Draw = Callable[[random.Random, float], tuple[Any, bool, bool]]
 Table = dict[str, "Field | Draw"]
 STRUCTS: Table = {
-    "tiling": struct(Tiling, TILING),
-    "cache": struct(Cache, CACHE),
-    "hires": struct(Hires, HIRES),
-    "slg": struct(SkipLayerGuidance, SLG),
+    "tiling": struct(Tiling, TILING, NOT_STRUCTS),
+    "cache": struct(Cache, CACHE, NOT_STRUCTS),
+    "hires": struct(Hires, HIRES, NOT_STRUCTS),
+    "slg": struct(SkipLayerGuidance, SLG, NOT_STRUCTS),
 }
 SAMPLE: Table = {
     "guidance": struct(
@@ -252,7 +259,7 @@ CALL: Table = {
     "alpha": Field(
         ["refuse", "ignore", "white", "#808080", (1, 2, 3)], [], ["", "nowhite", None, 7, (1, 2), (1, 2, 999)]
     ),
-    "params": struct(ImageParams, IMAGE),  # type: ignore[arg-type]
+    "params": struct(ImageParams, IMAGE, NOT_STRUCTS),  # type: ignore[arg-type]
     "preview": name("proj", "tae"),
     "preview_interval": Field([1, 3], [], ["1", 0, -1, 1.5, True, None]),
     "timeout": Field([None, 60, 9.5], [], [-1, nan, inf, "1", True]),

@@ -24,6 +24,7 @@ FLAGS = {
     "end_image": "--end-img",
     "control_frames": "--control-video",
     "clip_vision": "--clip_vision",
+    "control_net_on_cpu": "--control-net-cpu",
     "high_noise_sampler": "--high-noise-sampling-method",
 }
 

@@ -1,4 +1,4 @@
-// An engine that does what the first argument says, under the real guard: tests/test_guard.py compiles the two together
+// An engine that does what the first argument says, under the real guard: tests/csrc/test_guard.py compiles the two together
 // with sanitizers. Prints "status text" for a call that came back.
 #include <chrono>
 #include <csignal>

@@ -1,4 +1,4 @@
-/* A backend plug-in with as many GPUs as the environment says, each of which is the CPU underneath; tests/gpus.py
+/* A backend plug-in with as many GPUs as the environment says, each of which is the CPU underneath; tests/support/gpus.py
  * compiles it. NAME is the registry's name, STUB_<NAME> lists the devices as "type:GiB", such as "gpu:8,igpu:2"; of type
  * "crash" the process dies. What is begun and computed on a device is written to the file STUB_LOG; one that STUB_CRASH
  * names dies of computing.
