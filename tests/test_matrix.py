@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from gpus import with_stubs
-from matrix import CASES, ROWS, SMALL, VARIANTS, Drawer, Models, Row, drawn_row, record
+from matrix import CASES, ROWS, SMALL, VARIANTS, Drawer, Models, Row, drawn_row, only_its_driver_crashed, record
 from sdcli import Pixels
 from tiny_model import TinyModel
 from upscaling_networks import random_weights, write_network
@@ -123,6 +123,9 @@ def test_the_same_pictures(word: str, request: pytest.FixtureRequest, monkeypatc
     wrong = drawn_row(row, drawer, request.getfixturevalue("reference"), cases)
     if software and not wrong:
         row.reason = "software device: small cases only"
+    if software and word not in request.config.getoption("--require-backend") and only_its_driver_crashed(row, wrong):
+        names = ", ".join(line.partition(":")[0] for line in wrong)
+        row.failed, row.reason, wrong = False, f"software device, whose driver crashed: {names}", []
     record(request, row)
     assert not wrong, "\n".join(wrong)
 
@@ -191,3 +194,19 @@ def test_a_device_that_draws_something_else_fails(tmp_path: Path, drawing_models
     assert "dB from the plainest CPU's image" in said
     assert row.failed
     assert row.reason == said
+
+
+@pytest.mark.parametrize(
+    ("psnr", "wrong", "excused"),
+    [
+        ({"upscale": 49.0}, ["f16: NativeCrashError: SIGABRT"], True),
+        ({"upscale": 49.0}, [], False),
+        ({}, ["f16: NativeCrashError: SIGABRT", "upscale: NativeCrashError: SIGABRT"], False),
+        ({"f16": 20.0}, ["f16: 20.0 dB from the plainest CPU's image", "upscale: NativeCrashError: SIGABRT"], False),
+        ({"upscale": 49.0}, ["f16: GenerationError: no memory"], False),
+    ],
+)
+def test_only_a_crash_beside_a_right_image_is_laid_to_a_software_driver(
+    psnr: dict[str, float | None], wrong: list[str], excused: bool
+) -> None:
+    assert only_its_driver_crashed(Row("vulkan", psnr=psnr), wrong) == excused

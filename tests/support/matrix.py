@@ -210,6 +210,15 @@ def drawn_row(row: Row, drawer: Drawer, reference: Callable[[str], list[Pixels]]
     return wrong
 
 
+def only_its_driver_crashed(row: Row, wrong: list[str]) -> bool:
+    """Whether all that went wrong in the row of a software device are crashes, and an image was right.
+
+    Mesa 22.3.6 corrupts memory in the autoencoder of 9 of 10 runs, whichever kernels ggml is told to use. A crash on a
+    real device is ours, and so is a wrong image on any.
+    """
+    return bool(wrong and row.psnr) and all(": NativeCrashError: " in line for line in wrong)
+
+
 # --- pytest's options, and its table at the end ---
 
 _PROPERTY = "backend matrix"
