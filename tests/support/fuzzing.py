@@ -33,7 +33,7 @@ import fuzz_parameters
 import numpy as np
 from tiny_model import TinyModel, write_model
 
-from sdcffi import Engine, Hires, LoraError, NativeCrashError, NativeError, Result, SDError, convert
+from sdcffi import Engine, Hires, ImageParams, LoraError, NativeCrashError, NativeError, Result, SDError, convert
 from sdcffi._process import calls as _calls
 from sdcffi._process.messages import Done, Failed, Message
 from sdcffi._process.worker import Worker
@@ -160,7 +160,8 @@ def parameters(model: TinyModel, _directory: Path) -> Iterator[Case]:
             badness = rng.choice([0.0, 0.4, 0.6, 0.9])
             values, legal, bad = fuzz_parameters.drawn(fuzz_parameters.CALL, rng, rng.choice([1, 1, 2, 3, 6]), badness)
             given = {"prompt": "a cat", **SMALL, "steps": 2, "timeout": LIMIT, **values}
-            if "params" in values and "steps" not in values and values["params"].sample_params:
+            params = values.get("params")
+            if isinstance(params, ImageParams) and params.sample_params and "steps" not in values:
                 given["steps"] = None
 
             def act() -> None:
