@@ -15,7 +15,7 @@ from ..images.convert import Alpha
 from ..images.pixels import MOST_SIDE
 from ..images.resize import Resize
 from ..params.image import Hires, ImageParams, PhotoMaker
-from .inputs import LEAST_REFERENCE, REFERENCE_MULTIPLE, generated_size, take_images
+from .inputs import LEAST_REFERENCE, REFERENCE_MULTIPLE, generated_size, requested_size, take_images
 from .sampling import (
     MOST_SCALE,
     MOST_STEPS,
@@ -70,9 +70,7 @@ def check_image(
     check_number("control_strength", params.control_strength, 0, MOST_SCALE)
     params = take_images(params, model, resize, alpha)
     whole = defaults.updated(params)
-    assert whole.width is not None
-    assert whole.height is not None
-    size = whole.width, whole.height
+    size = requested_size(whole)
     _check_images(params, size, model)
     _check_photo_maker(params.pm_params, params.prompt or "", model)
     _check_hires(whole.hires, size, model)

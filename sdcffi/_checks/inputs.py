@@ -24,6 +24,7 @@ __all__ = [
     "LEAST_REFERENCE",
     "REFERENCE_MULTIPLE",
     "generated_size",
+    "requested_size",
     "take_images",
     "take_video_images",
 ]
@@ -52,6 +53,13 @@ def generated_size(width: int, height: int, model: Model) -> tuple[int, int]:
     """
     multiple = model.pixel_multiple or _ANY_MULTIPLE
     return math.ceil(width / multiple) * multiple, math.ceil(height / multiple) * multiple
+
+
+def requested_size(params: ImageParams | VideoParams) -> tuple[int, int]:
+    """Return the width and height of a call in which both are set, in pixels."""
+    assert params.width is not None
+    assert params.height is not None
+    return params.width, params.height
 
 
 def take_images(params: ImageParams, model: Model, resize: Resize = "error", alpha: Alpha = "refuse") -> ImageParams:
@@ -113,7 +121,7 @@ def take_video_images(
     sized = _with_size(replace(params, **changes), model, images[0])
     if resize == "error":
         return sized
-    size = _sized(sized, model)
+    size = generated_size(*requested_size(sized), model)
     if resize == "fit":
         size = fitted_size(images[0].shape[1::-1], size, model.pixel_multiple or _ANY_MULTIPLE)
     for name, value in changes.items():
@@ -133,7 +141,7 @@ def _converted(params: ImageParams, alpha: Alpha) -> ImageParams:
         changes["mask_image"] = _mask(params.mask_image, changes.get("init_image"), alpha)
     if params.ref_images is not None:
         changes["ref_images"] = _several("ref_images", params.ref_images, alpha)
-    if params.pm_params is not None and getattr(params.pm_params, "id_images", None) is not None:
+    if params.pm_params is not None and params.pm_params.id_images is not None:
         photographs = _several("pm_params.id_images", params.pm_params.id_images, alpha)
         changes["pm_params"] = replace(params.pm_params, id_images=photographs)
     return replace(params, **changes) if changes else params
@@ -171,15 +179,9 @@ def _with_size(params: _Params, model: Model, leading: Pixels) -> _Params:
     )
 
 
-def _sized(params: ImageParams | VideoParams, model: Model) -> tuple[int, int]:
-    assert params.width is not None
-    assert params.height is not None
-    return generated_size(params.width, params.height, model)
-
-
 def _with_resized(params: ImageParams, model: Model, rule: Resize) -> ImageParams:
     changes: dict[str, Any] = {}
-    size = _sized(params, model)
+    size = generated_size(*requested_size(params), model)
     leading: Any = params.control_image if params.init_image is None else params.init_image
     if rule == "fit" and leading is not None:
         size = fitted_size((leading.shape[1], leading.shape[0]), size, model.pixel_multiple or _ANY_MULTIPLE)

@@ -11,7 +11,7 @@ from .._warnings import warn
 from ..images.convert import Alpha
 from ..images.resize import Resize
 from ..params.video import VideoParams
-from .inputs import generated_size, take_video_images
+from .inputs import generated_size, requested_size, take_video_images
 from .sampling import (
     MOST_SCALE,
     MOST_STEPS,
@@ -68,9 +68,7 @@ def check_video(
     check_number("moe_boundary", params.moe_boundary, 0, 1)
     params = take_video_images(params, model, resize, alpha)
     whole = defaults.updated(params)
-    assert whole.width is not None
-    assert whole.height is not None
-    size = whole.width, whole.height
+    size = requested_size(whole)
     _check_high_noise(params, model)
     _check_images(params, generated_size(*size, model), model)
     _warn_of_frames(params.video_frames, model)
