@@ -1,8 +1,9 @@
 """The engine that the tests run on, and what it can do.
 
-``pytest --engine NAME|PATH``, or the variable SDCFFI_TEST_ENGINE, runs the tests on another build than the package's
-own: it is made once, with sd-cli, and kept in the build cache. SDCFFI_LIBRARY then leads every process to it. What
-tests build besides comes from the same source, because they ask the manifest of the build they run on.
+``pytest --engine=NAME|PATH``, or the variable SDCFFI_TEST_ENGINE, runs the tests on another build than the package's
+own. Write the equals sign: after a space, pytest takes a path for one of tests. The build is made once, with sd-cli,
+and kept in the build cache. SDCFFI_LIBRARY then leads every process to it. What tests build besides comes from the same
+source, because they ask the manifest of the build that they run on.
 
 A test asks for what the engine can do (`has_field`, `has_function`, `has_value`), and so holds on revisions that
 nobody has named yet. One that is about a certain revision says so::
@@ -97,13 +98,25 @@ def request(**options: str) -> BuildRequest:
 
 def source() -> Source:
     """The source of the build under test, fetched."""
-    wanted = request()
-    return locate_source(wanted.source, csrc_directory(), cache_directory(), wanted.git_url).fetch()
+    return _located(request())
 
 
 def source_tree() -> Path:
-    """The tree of that source, to read only: an archive is unpacked once into the build cache."""
-    found = source()
+    """The tree of that source, to read only."""
+    return _unpacked(source())
+
+
+def tree_of(word: str) -> Path:
+    """The tree of another engine, named as for ``--engine``; to read only."""
+    return _unpacked(_located(request_for(word)))
+
+
+def _located(wanted: BuildRequest) -> Source:
+    return locate_source(wanted.source, csrc_directory(), cache_directory(), wanted.git_url).fetch()
+
+
+def _unpacked(found: Source) -> Path:
+    """A source tree as it is; an archive, or what git fetched, from the build cache, unpacked once."""
     if found.origin == "path" and found.location.is_dir():
         return found.location
     tree = cache_directory() / "tests" / f"upstream-{str(found.sha256)[:16]}"
