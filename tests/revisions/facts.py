@@ -32,6 +32,8 @@ FEATURES = {
     "IP-Adapter": "sd_ctx_params_t.ip_adapter_path",
     "AnimateDiff: motion modules": "sd_ctx_params_t.motion_module_path",
     "ADetailer: faces and hands drawn again": "new_adetailer_ctx",
+    "videos": "generate_video",
+    "upscaling": "new_upscaler_ctx",
     "reference images": "sd_img_gen_params_t.ref_images",
     "second pass at a larger size, for images": "sd_img_gen_params_t.hires",
     "second pass at a larger size, for videos": "sd_vid_gen_params_t.hires",
@@ -44,7 +46,7 @@ FEATURES = {
     "conversion of model files": "convert",
     "conversion of several files into one": "convert_with_components",
     "conversion with an importance matrix": "load_imatrix",
-    "parts of a model on devices of one's choice": "sd_ctx_params_t.backend",
+    "each part of a model on any device": "sd_ctx_params_t.backend",
     "weights split over several GPUs": "sd_ctx_params_t.split_mode",
     "devices of other machines (RPC)": "sd_ctx_params_t.rpc_servers",
     "placement that fits the memory by itself": "sd_ctx_params_t.auto_fit",
@@ -62,7 +64,7 @@ def read_facts(tree: Path) -> Facts:
     names = [name.removeprefix("SD_TYPE_").lower() for name in types if not name.endswith("_COUNT")]
     return {
         **words,
-        "weight types": names,
+        "tensor types": names,
         "features": [name for name in FEATURES if _is_in(FEATURES[name], interface)],
     }
 

@@ -6,24 +6,24 @@ from collections import Counter
 from pathlib import Path
 
 FOLDERS = ("include", "src", "ggml/include", "ggml/src")
-_SOURCES = {".c", ".cpp", ".cu", ".h", ".hpp", ".m"}
+_SOURCES = {".c", ".cpp", ".cu", ".cuh", ".h", ".hpp", ".inl", ".m"}
 _LARGEST = 1_000_000  # bytes; larger files are vocabularies
 _SHORTEST = 8  # characters; a shorter line says nothing about its file
 _LEAST = 0.3  # of an old file's lines
 
 
-def moved_files(old: Path, new: Path) -> dict[str, tuple[str, float]]:
-    """Return, for each file that is not in `new`, the new file that has most of its lines, and which part of them."""
+def moved_files(old: Path, new: Path) -> dict[str, list[tuple[str, float]]]:
+    """Return, for each file that `new` lacks, the new files that have its lines, and which part: the most first."""
     before, after = _files(old), _files(new)
-    came = {name: _lines(new / name) for name in after - before}
+    came = {name: _lines(new / name) for name in sorted(after - before)}
     moved = {}
     for name in sorted(before - after):
         lines = _lines(old / name)
-        shared = {other: sum((lines & others).values()) for other, others in came.items()}
-        if shared and lines:
-            best = max(sorted(shared), key=lambda other: (shared[other], Path(other).name == Path(name).name))
-            if (part := shared[best] / sum(lines.values())) >= _LEAST:
-                moved[name] = (best, part)
+        count = sum(lines.values())
+        parts = {other: sum((lines & others).values()) / count for other, others in came.items()} if count else {}
+        found = sorted(((other, part) for other, part in parts.items() if part >= _LEAST), key=lambda item: -item[1])
+        if found:
+            moved[name] = found
     return moved
 
 
