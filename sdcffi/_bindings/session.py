@@ -53,6 +53,7 @@ class Session:
         self._own_process = own_process
         self._opening = Opening()
         self._context: Any = None
+        self._per_call: dict[str, Any] = {}
         self._poison: NativeError | None = None
 
     def open(self, job: Job, opening: Opening) -> Opened:
@@ -98,6 +99,7 @@ class Session:
                 events.lines,
             )
         self._resolved = marshaller.read(struct[0], params)
+        self._per_call = marshaller.per_call(params)
         return out[0]
 
     def _new_upscaler(self, job: Job, params: UpscalerParams) -> Any:
@@ -153,6 +155,8 @@ class Session:
         library = self._library
         marshaller = Marshaller(library)
         struct = marshaller.struct(params)
+        for name, value in self._per_call.items():
+            setattr(struct, name, value)
         images = library.ffi.new("sd_image_t **")
         count = library.ffi.new("int *")
         context = self._usable()
