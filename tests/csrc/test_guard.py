@@ -406,7 +406,8 @@ def test_a_network_of_nan_is_refused_and_stays(tmp_path: Path) -> None:
     """
     found = in_child(code, network)
     assert found[0] == found[1]
-    assert found[0][0] == "FAILED" and found[0][1].startswith("16 of 48 values of the image are not numbers")
+    assert found[0][0] == "FAILED"
+    assert found[0][1].startswith("16 of 48 values of the image are not numbers")
 
 
 def test_an_upscaler_gives_its_backend_back(network: Path) -> None:
