@@ -236,7 +236,7 @@ class _Tree:
         """Return the paths of all files of program text."""
         if not self._sources:
             paths = (file.relative_to(self._root).as_posix() for file in source_files(self._root))
-            self._sources = [path for path in paths if _SOURCE.match(path) and not path.startswith(_VOCABULARIES)]
+            self._sources = [path for path in paths if _SOURCE.fullmatch(path) and not path.startswith(_VOCABULARIES)]
         return self._sources
 
     def write(self) -> None:
@@ -266,6 +266,8 @@ def _verified(patch: Patch, files: _Tree, revision: Revision) -> Finding:
     said = patch.verdicts[revision.name]
     if said == "applies":
         problems = _apply(patch, files, [revision.moved])
+        if not problems and not _fault(patch, files.sources(), files.original):
+            problems = ["no text of its Fault lines is in the tree, so they would not show the fault in others either"]
         return Finding(patch, UNKNOWN, "; ".join(problems)) if problems else Finding(patch, APPLIED)
     verdict, reason = re.split(r" in |: ", said, maxsplit=1)
     if verdict == MENDED and (fault := _fault(patch, files.sources(), files.original)):

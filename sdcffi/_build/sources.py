@@ -99,7 +99,7 @@ class Source:
         found = revisions.of_tree(digest)
         if self.revision is not None and found != self.revision:
             advice = (
-                "Give a complete and unchanged checkout, or leave --engine out to build a revision that is not verified."
+                "Give a complete and unchanged checkout, or leave --engine out to build an unverified revision."
                 if self.origin == "path"
                 else "Delete it to download it again; if that does not help, do not trust where it comes from."
             )
