@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import engines
-from sdcffi._build.revisions import Revision, read_revisions
 
 from sdcffi import BuildError
 from sdcffi._build.digests import source_digest
 from sdcffi._build.patches import examine, read_patches
 from sdcffi._build.places import csrc_directory
+from sdcffi._build.revisions import Revision, read_revisions
 
 from .facts import load_facts, read_facts, store_facts
 from .interface import differences, read_interface
@@ -48,7 +48,8 @@ def find(word: str) -> Engine:
     """Return what a word of the command line means."""
     name, _, path = word.rpartition("=")
     if name:
-        return Engine(engines.tree_of(path), REVISIONS.named(name))
+        revision = REVISIONS.named(name)
+        return Engine(engines.tree_of(path), revision)
     tree = engines.tree_of(word)
     return Engine(tree, REVISIONS.of_tree(source_digest(tree)))
 
