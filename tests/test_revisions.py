@@ -145,7 +145,7 @@ def test_a_file_that_was_moved_is_told_with_the_patches_that_miss_it(pinned: Pat
     shutil.copytree(pinned, other, ignore=lambda _, names: {"vocab", "thirdparty", "examples"} & set(names))
     name = "src/stable-diffusion.cpp"
     (other / name).rename(other / "src" / "engine.cpp")
-    found = report(Engine(pinned, None), Engine(other, None))
+    found = report(Engine(pinned, "", None), Engine(other, "", None))
     assert f'  "{name}" = "src/engine.cpp"  # 100%' in found
     missed = [line for line in found if f": {UNKNOWN}" in line]
     assert missed
@@ -154,7 +154,9 @@ def test_a_file_that_was_moved_is_told_with_the_patches_that_miss_it(pinned: Pat
 
 def test_the_words_of_the_command_line(pinned: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     newest = read_revisions(csrc_directory()).newest
-    assert find(f"{newest.name}={pinned}") == Engine(pinned, newest)
+    named = find(f"{newest.name}={pinned}")
+    assert (named.tree, named.revision) == (pinned, newest)
+    assert named.digest in str(named)
     for wrong, said in (
         (["2026-05"], "OLD and NEW are missing"),
         (["1999-01=.", "."], "--engine 1999-01: no such revision"),
