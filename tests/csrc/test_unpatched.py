@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import engines
 import numpy as np
 import pytest
 import sd1_model
@@ -18,7 +19,6 @@ from sdcffi import Engine, Tiling
 from sdcffi._build.pipeline import compile_native
 from sdcffi._build.places import csrc_directory
 from sdcffi._build.plan import make_plan
-from sdcffi._build.request import BuildRequest
 from sdcffi._machine.builds import locate
 from sdcffi.images.compare import compare
 
@@ -44,7 +44,7 @@ def unpatched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(csrc_directory(), csrc)
     for patch in (LORA_PATCH, *CPU_PATCHES):
         (csrc / "patches" / patch).unlink()
-    return compile_native(make_plan(BuildRequest(backends=("cpu",)), csrc))
+    return compile_native(make_plan(engines.request(backend="cpu"), csrc))
 
 
 def draw(model: TinyModel, mode: str, library: Path) -> subprocess.CompletedProcess[str]:
