@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import engines
 import pytest
 from places import ROOT
 
@@ -73,9 +74,15 @@ def test_a_patch_names_its_reasons_and_a_test_that_exists(patch: Patch) -> None:
 
 
 @pytest.fixture(scope="module")
-def patched(pinned: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[Finding, ...]]:
+def upstream() -> Path:
+    """The tree of the default revision, to read only."""
+    return engines.tree_of(OLD.name)
+
+
+@pytest.fixture(scope="module")
+def patched(upstream: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[Finding, ...]]:
     tree = tmp_path_factory.mktemp("patched") / "tree"
-    shutil.copytree(pinned, tree)
+    shutil.copytree(upstream, tree)
     return tree, patch_tree(PATCHES, tree, REVISIONS, OLD)
 
 
@@ -88,11 +95,11 @@ def test_the_headers_are_true_of_the_default_revision(patched: tuple[Path, tuple
 
 
 def test_patching_changes_the_files_that_patches_name_and_no_others(
-    pinned: Path, patched: tuple[Path, tuple[Finding, ...]]
+    upstream: Path, patched: tuple[Path, tuple[Finding, ...]]
 ) -> None:
     before, after = (
         {file.relative_to(tree): file.read_bytes() for file in tree.rglob("*") if file.is_file()}
-        for tree in (pinned, patched[0])
+        for tree in (upstream, patched[0])
     )
     assert after.keys() == before.keys()
     named = {hunk.path for patch in PATCHES if patch.verdicts[OLD.name] == "applies" for hunk in patch.hunks}
@@ -269,7 +276,7 @@ def test_a_hunk_without_old_lines_is_refused(tree: Path) -> None:
         patches(tree, PATCH[: PATCH.index("@@")] + "@@ -0,0 +1,1 @@\n+int two();\n")
 
 
-def test_a_moved_file_in_a_copy_of_the_real_tree_stops_the_real_command(pinned: Path, tmp_path: Path) -> None:
+def test_a_moved_file_in_a_copy_of_the_real_tree_stops_the_real_command(upstream: Path, tmp_path: Path) -> None:
     moving = next(
         patch
         for patch in PATCHES
@@ -277,7 +284,7 @@ def test_a_moved_file_in_a_copy_of_the_real_tree_stops_the_real_command(pinned: 
     )
     path = moving.hunks[0].path
     tree = tmp_path / "tree"
-    shutil.copytree(pinned, tree)
+    shutil.copytree(upstream, tree)
     (tree / "elsewhere").mkdir()
     shutil.move(tree / path, tree / "elsewhere")
     command = [
