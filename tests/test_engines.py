@@ -26,15 +26,25 @@ def run_pytest(*options: str, **variables: str) -> subprocess.CompletedProcess[s
 
 
 @pytest.mark.parametrize("by", ["option", "variable"])
-def test_an_engine_that_does_not_exist_is_a_wrong_use_of_pytest(by: str, tmp_path: Path) -> None:
-    wrong = str(tmp_path / "nothing")
-    done = run_pytest("--engine", wrong) if by == "option" else run_pytest(SDCFFI_TEST_ENGINE=wrong)
+@pytest.mark.parametrize("wrong", ["/does/not/exist", "1999-01"])
+def test_an_engine_that_does_not_exist_is_a_wrong_use_of_pytest(wrong: str, by: str) -> None:
+    done = run_pytest(f"--engine={wrong}") if by == "option" else run_pytest(SDCFFI_TEST_ENGINE=wrong)
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert f"--engine {wrong}: " in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_all_processes_find_the_chosen_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("newest", ("newest", None)),
+        ("a/tree", (None, str(Path("a/tree").absolute()))),
+        ("tests", (None, str(Path("tests").absolute()))),
+    ],
+)
+def test_all_processes_find_the_chosen_build(
+    word: str, meant: tuple[str | None, str | None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     native = copied(tmp_path / "native")
     asked = []
 
@@ -45,9 +55,9 @@ def test_all_processes_find_the_chosen_build(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(engines, "build_verified", build_verified)
     monkeypatch.setenv("SDCFFI_LIBRARY", "/does/not/exist")
     monkeypatch.setenv(engines.VARIABLE, "")  # so that it is as before afterwards
-    engines.use_chosen(SimpleNamespace(getoption=lambda _: "a/tree"))  # type: ignore[arg-type]
+    engines.use_chosen(SimpleNamespace(getoption=lambda _: word))  # type: ignore[arg-type]
     assert asked[0].with_cli
-    assert asked[0].source == str(Path("a/tree").absolute())
+    assert (asked[0].engine, asked[0].source) == meant
     code = "from sdcffi._machine.builds import locate; print(locate().directory)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -64,7 +74,7 @@ def test_without_a_choice_nothing_is_built(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_other_builds_are_of_the_same_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    made = {"source": "git@v1", "git-url": "somewhere", "cpu": "portable", "backend": "cpu,vulkan"}
+    made = {"engine": "newest", "source": "git@v1", "git-url": "somewhere", "cpu": "portable", "backend": "cpu,vulkan"}
     build = SimpleNamespace(manifest={"request": made})
     monkeypatch.setattr(engines, "locate", lambda: build)
     request = engines.request(backend="cpu")
@@ -77,7 +87,7 @@ def test_other_builds_are_of_the_same_source(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_the_source_is_that_of_the_build(pinned: Path) -> None:
-    assert engines.source().sha256 == locate().manifest["upstream"]["sha256"]
+    assert engines.source().commit[:8] == locate().manifest["upstream"]["commit"][:8]
     header = (pinned / "include" / "stable-diffusion.h").read_text("utf-8")
     assert engines.has_function("generate_image")
     assert "generate_image(" in header
@@ -100,6 +110,6 @@ def marked(*names: str) -> Any:
 
 def test_a_test_for_another_revision_is_skipped_with_its_reason() -> None:
     own = engines.name_of(locate())
-    engines.skip_on_others(marked("0.0.1", own))
-    with pytest.raises(pytest.skip.Exception, match=r"needs the engine 0\.0\.1 or 0\.0\.2: it is about their logs"):
-        engines.skip_on_others(marked("0.0.1", "0.0.2"))
+    engines.skip_on_others(marked("1999-01", own))
+    with pytest.raises(pytest.skip.Exception, match="needs the engine 1999-01 or 1999-02: it is about their logs"):
+        engines.skip_on_others(marked("1999-01", "1999-02"))

@@ -5,18 +5,16 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import engines
 import pytest
 from revisions.__main__ import Engine, find, main, report
 from revisions.facts import FEATURES, WORDS, load_facts, read_facts
 from revisions.interface import differences, read_interface
 from revisions.moves import moved_files
 from revisions.page import PAGE, with_tables
-from sdcffi._build.revisions import read_revisions
 
 from sdcffi._build.patches import UNKNOWN
 from sdcffi._build.places import csrc_directory
-from sdcffi._machine.builds import locate
+from sdcffi._build.revisions import read_revisions
 
 OLD = """\
 #include <stdint.h>
@@ -145,9 +143,9 @@ def test_the_pinned_tree_is_as_itself(pinned: Path) -> None:
 def test_a_file_that_was_moved_is_told_with_the_patches_that_miss_it(pinned: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(pinned, other, ignore=lambda _, names: {"vocab", "thirdparty", "examples"} & set(names))
-    (name,) = {"src/stable-diffusion.cpp"}
+    name = "src/stable-diffusion.cpp"
     (other / name).rename(other / "src" / "engine.cpp")
-    found = report(Engine(pinned, None), Engine(other, None))
+    found = report(Engine(pinned, "", None), Engine(other, "", None))
     assert f'  "{name}" = "src/engine.cpp"  # 100%' in found
     missed = [line for line in found if f": {UNKNOWN}" in line]
     assert missed
@@ -156,7 +154,9 @@ def test_a_file_that_was_moved_is_told_with_the_patches_that_miss_it(pinned: Pat
 
 def test_the_words_of_the_command_line(pinned: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     newest = read_revisions(csrc_directory()).newest
-    assert find(f"{newest.name}={pinned}") == Engine(pinned, newest)
+    named = find(f"{newest.name}={pinned}")
+    assert (named.tree, named.revision) == (pinned, newest)
+    assert named.digest in str(named)
     for wrong, said in (
         (["2026-05"], "OLD and NEW are missing"),
         (["1999-01=.", "."], "--engine 1999-01: no such revision"),
@@ -181,7 +181,7 @@ def test_every_revision_has_its_facts() -> None:
 
 def test_the_facts_are_those_of_the_source(pinned: Path) -> None:
     """Of the revision that the tests run on; the sources of the others are not at hand."""
-    name = engines.name_of(locate())
-    if name not in load_facts():
+    revision = find(str(pinned)).revision
+    if revision is None:
         pytest.skip("the engine is of no verified revision")
-    assert read_facts(pinned) == load_facts()[name], f"run: python -m tests.revisions {name} {name} --write"
+    assert read_facts(pinned) == load_facts()[revision.name], "run: python -m tests.revisions OLD NEW --write"

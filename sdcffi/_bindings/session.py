@@ -65,8 +65,9 @@ class Session:
         self._opening = opening
         self._device = self._use_backend(job, opening.backend)
         library = self._library
-        build = str(library.build.manifest.get("key", ""))
-        return Opened(self._device, library.text(library.lib.sd_commit()), build, self._defaults())
+        manifest = library.build.manifest
+        commit, build = library.text(library.lib.sd_commit()), str(manifest.get("key", ""))
+        return Opened(self._device, commit, build, self._defaults(), manifest.get("left_out", {}))
 
     def _defaults(self) -> Defaults:
         marshaller = Marshaller(self._library)

@@ -17,15 +17,14 @@ from pathlib import Path
 import patch_ng
 
 from ..errors import BuildError
-from .digests import tree_files
+from .digests import source_files
 from .revisions import Revision, Revisions
 
 APPLIED, MENDED, NOT_NEEDED, UNKNOWN, LEFT_OUT = "applied", "mended", "not needed", "unknown", "left out"
 
 _FIELD = re.compile(r"^([\w-]+): (.+)$", re.MULTILINE)
 _VERDICT = re.compile(r"applies|(mended) in \w+|(not needed): .+")
-_SOURCES = ("include", "src", "ggml")
-_SOURCE_SUFFIXES = frozenset((".c", ".cl", ".comp", ".cpp", ".cu", ".cuh", ".h", ".hpp", ".inl", ".m", ".metal"))
+_SOURCE = re.compile(r".*\.(?:cc?|cl|comp|cpp|cuh?|cxx|hh?|hpp|inl|ipp|mm?|metal)")
 _VOCABULARIES = "src/tokenizers/vocab/"  # 50 MB of data in the form of headers
 
 
@@ -236,9 +235,8 @@ class _Tree:
     def sources(self) -> list[str]:
         """Return the paths of all files of program text."""
         if not self._sources:
-            files = (file for name in _SOURCES for file in tree_files(self._root / name))
-            paths = (file.relative_to(self._root).as_posix() for file in files if file.suffix in _SOURCE_SUFFIXES)
-            self._sources = [path for path in paths if not path.startswith(_VOCABULARIES)]
+            paths = (file.relative_to(self._root).as_posix() for file in source_files(self._root))
+            self._sources = [path for path in paths if _SOURCE.fullmatch(path) and not path.startswith(_VOCABULARIES)]
         return self._sources
 
     def write(self) -> None:
@@ -254,10 +252,13 @@ def _examine(
 ) -> tuple[Finding, ...]:
     if revision is not None:
         return tuple(_verified(patch, files, revision) for patch in patches)
-    routes = [revision.moved for revision in reversed(revisions.all)]
+    routes = [verified.moved for verified in reversed(revisions.all)]
     problems = [_apply(patch, files, routes) for patch in patches]
     # Only now, because two patches may be for the same fault in different revisions.
-    return tuple(_unverified(patch, files, routes, found) for patch, found in zip(patches, problems, strict=True))
+    return tuple(
+        _unverified(patch, files, routes, found, revisions.newest.name)
+        for patch, found in zip(patches, problems, strict=True)
+    )
 
 
 def _verified(patch: Patch, files: _Tree, revision: Revision) -> Finding:
@@ -265,6 +266,8 @@ def _verified(patch: Patch, files: _Tree, revision: Revision) -> Finding:
     said = patch.verdicts[revision.name]
     if said == "applies":
         problems = _apply(patch, files, [revision.moved])
+        if not problems and not _fault(patch, files.sources(), files.original):
+            problems = ["no text of its Fault lines is in the tree, so they would not show the fault in others either"]
         return Finding(patch, UNKNOWN, "; ".join(problems)) if problems else Finding(patch, APPLIED)
     verdict, reason = re.split(r" in |: ", said, maxsplit=1)
     if verdict == MENDED and (fault := _fault(patch, files.sources(), files.original)):
@@ -272,15 +275,18 @@ def _verified(patch: Patch, files: _Tree, revision: Revision) -> Finding:
     return Finding(patch, verdict, f"in {reason}" if verdict == MENDED else reason)
 
 
-def _unverified(patch: Patch, files: _Tree, routes: Sequence[Mapping[str, str]], problems: list[str]) -> Finding:
+def _unverified(
+    patch: Patch, files: _Tree, routes: Sequence[Mapping[str, str]], problems: list[str], newest: str
+) -> Finding:
+    """Return what a patch does to a tree that is no verified revision, with why it could not be applied."""
     if not problems:
         return Finding(patch, APPLIED)
     fault = _fault(patch, files.sources(), files.now)
     if not fault:
         return Finding(patch, MENDED, "the fault is nowhere in the tree")
-    return Finding(
-        patch, UNKNOWN, "; ".join([f"the fault is in {fault}", *problems, *_elsewhere(patch, files, routes)])
-    )
+    said = f"for {newest} the header says {patch.verdicts[newest]}"
+    reasons = [f"the fault is in {fault}", *problems, *_elsewhere(patch, files, routes), said]
+    return Finding(patch, UNKNOWN, "; ".join(reasons))
 
 
 def _settle(findings: tuple[Finding, ...], revision: Revision | None, allowed: Collection[str]) -> tuple[Finding, ...]:

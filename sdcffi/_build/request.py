@@ -105,7 +105,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="native (default): for this machine; portable: every CPU variant",
     )
-    add("--engine", metavar="NAME|newest", help="verified revision of stable-diffusion.cpp (default: see README)")
+    add(
+        "--engine",
+        metavar="NAME|newest",
+        help="verified revision of stable-diffusion.cpp (default: the newest in the package index)",
+    )
     add(
         "--source",
         metavar="pypi|git[@REF]|PATH",

@@ -98,11 +98,14 @@ class Source:
         """
         found = revisions.of_tree(digest)
         if self.revision is not None and found != self.revision:
+            advice = (
+                "Give a complete and unchanged checkout, or leave --engine out to build an unverified revision."
+                if self.origin == "path"
+                else "Delete it to download it again; if that does not help, do not trust where it comes from."
+            )
             raise BuildError(
-                f"{self.location} is not revision {self.revision}: its files differ"
-                f"\n  expected digest {self.revision.tree}\n  found           {digest}\n"
-                "Delete it to download it again, or give a complete and unchanged checkout. To build it as a revision"
-                " that is not verified, give --source without --engine."
+                f"{self.location} is not revision {self.revision}: its files differ\n"
+                f"  expected digest {self.revision.tree}\n  found           {digest}\n{advice}"
             )
         return found
 

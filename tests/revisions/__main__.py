@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import engines
-from sdcffi._build.revisions import Revision, read_revisions
 
 from sdcffi import BuildError
 from sdcffi._build.digests import source_digest
 from sdcffi._build.patches import examine, read_patches
 from sdcffi._build.places import csrc_directory
+from sdcffi._build.revisions import Revision, read_revisions
 
 from .facts import load_facts, read_facts, store_facts
 from .interface import differences, read_interface
@@ -35,22 +35,23 @@ REVISIONS = read_revisions(csrc_directory())
 
 @dataclass(frozen=True)
 class Engine:
-    """A source tree, and the verified revision that it is; None if it is none."""
+    """A source tree, its digest, and the verified revision that it is; None if it is none."""
 
     tree: Path
+    digest: str
     revision: Revision | None
 
     def __str__(self) -> str:
-        return f"{self.revision or 'no verified revision'}, {self.tree}"
+        return f"{self.revision or 'no verified revision'}, {self.tree}, digest {self.digest}"
 
 
 def find(word: str) -> Engine:
     """Return what a word of the command line means."""
     name, _, path = word.rpartition("=")
-    if name:
-        return Engine(engines.tree_of(path), REVISIONS.named(name))
-    tree = engines.tree_of(word)
-    return Engine(tree, REVISIONS.of_tree(source_digest(tree)))
+    named = REVISIONS.named(name) if name else None
+    tree = engines.tree_of(path)
+    digest = source_digest(tree)
+    return Engine(tree, digest, named or REVISIONS.of_tree(digest))
 
 
 def report(old: Engine, new: Engine) -> list[str]:

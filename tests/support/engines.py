@@ -17,7 +17,6 @@ import os
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import cffi
 import pytest
@@ -31,7 +30,7 @@ from sdcffi._files import cache_directory
 from sdcffi._machine.builds import NativeBuild, locate
 
 VARIABLE = "SDCFFI_TEST_ENGINE"
-_ORIGIN = ("source", "git-url")
+_ORIGIN = ("engine", "source", "git-url", "allow-unpatched")
 """The settings of a build that say which source it is made of."""
 
 
@@ -82,7 +81,10 @@ def skip_on_others(item: pytest.Item) -> None:
 
 def request_for(word: str) -> BuildRequest:
     """The build that ``--engine WORD`` means."""
-    return BuildRequest(source=str(Path(word).expanduser().absolute()), with_cli=True)
+    path = Path(word).expanduser().absolute()
+    if os.sep in word or path.exists():
+        return BuildRequest(source=str(path), with_cli=True)
+    return BuildRequest(engine=word, with_cli=True)
 
 
 def settings() -> dict[str, str]:
@@ -112,7 +114,7 @@ def tree_of(word: str) -> Path:
 
 
 def _located(wanted: BuildRequest) -> Source:
-    return locate_source(wanted.source, csrc_directory(), cache_directory(), wanted.git_url).fetch()
+    return locate_source(wanted.source, csrc_directory(), cache_directory(), wanted.git_url, wanted.engine).fetch()
 
 
 def _unpacked(found: Source) -> Path:
@@ -132,8 +134,7 @@ def _unpacked(found: Source) -> Path:
 
 def name_of(build: NativeBuild) -> str:
     """The verified revision that a build is of; ``unknown`` if it is of none."""
-    upstream: dict[str, Any] = build.manifest["upstream"]
-    return str(upstream["version"])
+    return str(build.manifest["upstream"].get("revision") or "unknown")
 
 
 @cache

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from places import ROOT
 
+from sdcffi._build.digests import source_digest
 from sdcffi._build.plan import BuildPlan, make_plan
 from sdcffi._build.request import BuildRequest
 
@@ -74,6 +75,22 @@ Test: tests/_build/test_build.py
 """
 
 
+UPSTREAM = """\
+default = "2026-05"
+[[revision]]
+name = "2026-05"
+commit = "{commit}"
+date = 2026-05-06
+tree = "{tree}"
+{origin}
+[[revision]]
+name = "2026-08"
+commit = "0000000000000000000000000000000000000000"
+date = 2026-08-19
+tree = "0000"
+"""
+
+
 class StandIn:
     """A small upstream and small C sources of ours; `tools` holds what its build steps read and write."""
 
@@ -95,6 +112,11 @@ class StandIn:
         for path, text in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
+
+    def verify(self, *, commit: str = "0" * 40, origin: str = "") -> None:
+        """Make the upstream as it is now the verified revision 2026-05."""
+        text = UPSTREAM.format(commit=commit, tree=source_digest(self.upstream), origin=origin)
+        (self.csrc / "upstream.toml").write_text(text)
 
     def plan(self, *arguments: str) -> BuildPlan:
         return make_plan(BuildRequest.from_arguments(self.arguments(*arguments)), self.csrc)
