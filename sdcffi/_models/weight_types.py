@@ -37,11 +37,13 @@ def _engine_name(gguf_name: str) -> str:
 
 # With these the engine divides by zero or aborts: it cannot quantise to them, or uses them only internally.
 _NOT_WRITABLE = frozenset({"i32", *(_engine_name(name) for name in UNREADABLE_GGUF)})
+# Newer than `NEWEST_GGUF`: engines that know them write files that the older ones, and this package, cannot read.
+_TOO_NEW = frozenset({"q1_0"})
 
 
 def is_writable(name: str) -> bool:
-    """Return whether the engine can convert weights to the type with this name."""
-    return name not in _NOT_WRITABLE
+    """Return whether weights can be converted to the engine's type with this name."""
+    return name in block_sizes()
 
 
 @lru_cache(maxsize=1)
@@ -51,7 +53,7 @@ def block_sizes() -> dict[str, tuple[int, int]]:
     import gguf
 
     names = {_engine_name(kind.name): kind for kind in gguf.GGML_QUANT_SIZES if int(kind) <= NEWEST_GGUF}
-    return {name: gguf.GGML_QUANT_SIZES[kind] for name, kind in names.items() if is_writable(name)}
+    return {name: gguf.GGML_QUANT_SIZES[kind] for name, kind in names.items() if name not in _NOT_WRITABLE}
 
 
 def is_coarse(name: str) -> bool:
@@ -88,6 +90,8 @@ def check_type(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be one of the names {', '.join(block_sizes())}, not {value!r}")
     if value in _NOT_WRITABLE:
         raise ValueError(f"{name} {value!r} only exists inside the engine; use one of {', '.join(block_sizes())}")
+    if value in _TOO_NEW:
+        raise ValueError(f"{name} {value!r} is not supported yet; use one of {', '.join(block_sizes())}")
 
 
 def check_rules(name: str, rules: Any) -> None:

@@ -85,7 +85,7 @@ def test_their_defaults_are_what_the_engine_takes(found: Capabilities, shared: E
         ("lora_apply_mode_t", "lora_apply_modes", set()),
         ("rng_type_t", "rngs", set()),
         ("prediction_t", "predictions", set()),
-        ("sd_type_t", "weight_types", {"q8_1", "q8_K", "i8", "i16", "i32", "i64", "f64"}),
+        ("sd_type_t", "weight_types", {"q8_1", "q8_K", "i8", "i16", "i32", "i64", "f64", "q1_0"}),
     ],
 )
 def test_names_are_the_headers_less_what_does_not_act(
@@ -93,10 +93,12 @@ def test_names_are_the_headers_less_what_does_not_act(
 ) -> None:
     library = load()
     values = library.ffi.typeof(f"enum {enum}").elements
+    every = set(library.enum(library.ffi.typeof(f"enum {enum}")))
+    left_out = left_out - ({"q1_0"} - every)  # a type of the newer engine
     names = getattr(found, attribute)
     assert len(set(names)) == len(names) == sum(not key.endswith("_COUNT") for key in values.values()) - len(left_out)
     assert not left_out & set(names)
-    assert set(names) | left_out == set(library.enum(library.ffi.typeof(f"enum {enum}")))
+    assert set(names) | left_out == every
 
 
 def test_weight_types_are_those_that_a_conversion_takes(found: Capabilities) -> None:
