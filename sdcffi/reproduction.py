@@ -171,7 +171,7 @@ def replay(
     Notes
     -----
     The same build of the engine on the same device with the same number of threads should generate the same image, bit
-    for bit. Another revision of the engine gets the recorded defaults as arguments; those that it lacks are left out, and
+    for bit. Another revision of the engine gets the recorded defaults as arguments; what it lacks is left out, and
     listed in `differences`. Image `i` of a batch is generated alone from ``seed + i``. If the batch has input images,
     the images before it are generated too, because the noise of the autoencoder comes from the first seed.
     """

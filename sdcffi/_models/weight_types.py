@@ -24,8 +24,7 @@ IN_SAFETENSORS = ("f32", "f16", "bf16")
 
 # ggml reads these types but cannot write them, so nothing can be merged into them.
 _READ_ONLY = frozenset({"iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s"})
-# ggml's CUDA backend neither reads rows of these types nor copies floats into them (ggml-cuda.cu, cpy.cu of ggml
-# 0.9.8).
+# ggml's CUDA backend copies no floats into these types (ggml-cuda.cu of every verified revision).
 _NOT_ON_CUDA = frozenset({"q2_K", "q3_K", "q4_K", "q5_K", "q6_K", "iq4_xs", "tq1_0", "tq2_0", "mxfp4", "nvfp4"})
 _COARSE_BITS = 5  # per weight, its share of the block's scales included: q4_1 has 5, q5_0 has 5.5
 
