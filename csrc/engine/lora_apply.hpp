@@ -18,15 +18,13 @@
 #include <vector>
 
 #include "guard/guard.h"
+#include "interrupts.hpp"
 #include "lora.hpp"
 #include "lora_fit.hpp"
 #include "model.h"
 #include "name_conversion.h"
 
 namespace sdcffi {
-
-// Set while a context is made of which only the tensors' names and shapes are needed: their memory is never written.
-inline thread_local bool names_only = false;
 
 // A LoRA file that was read: one LoraModel, or one for each part of the engine, and what it does to the weights.
 struct Adapter {

@@ -59,8 +59,11 @@ compile_native(make_plan(BuildRequest.from_arguments(sys.argv[2:]), Path(sys.arg
 PATCH = """\
 Subject: Answer otherwise
 Upstream-issue: not reported
-Needed-when: src/engine.c: return thing->width;
+Why-a-patch: it is for tests
+Fault: return thing->width;
 Test: tests/_build/test_build.py
+2026-05: applies
+2026-08: applies
 
 --- a/src/engine.c
 +++ b/src/engine.c
