@@ -38,8 +38,8 @@ sdg_status sdg_check_loras(sd_ctx_t* context, const sd_lora_t* loras, uint32_t c
     return sdcffi::guard(error, [&] {
         sdcffi::LoraState& state = context->sd->sdcffi_loras;
         state.checked.clear();
-        for (auto& request : sdcffi::lora_requests(loras, count)) {
-            state.checked.push_back(sdcffi::read(*context->sd, request)->report);
+        for (uint32_t i = 0; i < count; i++) {
+            state.checked.push_back(sdcffi::read(*context->sd, sdcffi::LoraRequest(loras[i]))->report);
         }
         *rows = sdcffi::as_rows(state, state.checked);
         return true;
