@@ -12,10 +12,10 @@ from revisions.facts import FEATURES, WORDS, load_facts, read_facts
 from revisions.interface import differences, read_interface
 from revisions.moves import moved_files
 from revisions.page import PAGE, with_tables
-from sdcffi._build.revisions import read_revisions
 
 from sdcffi._build.patches import UNKNOWN
 from sdcffi._build.places import csrc_directory
+from sdcffi._build.revisions import read_revisions
 from sdcffi._machine.builds import locate
 
 OLD = """\

@@ -119,9 +119,7 @@ def test_flash_attention_is_another_way_to_the_same_picture(
 def test_without_an_encoder_less_is_loaded_where_the_engine_can(draw: Callable[..., Drawn], plain: Drawn) -> None:
     context = ContextParams(vae_decode_only=True)
     if not has_field("sd_ctx_params_t", "vae_decode_only"):
-        with pytest.raises(
-            UnsupportedParameterError, match="cannot do vae_decode_only=True, .* the encoder is"
-        ):
+        with pytest.raises(UnsupportedParameterError, match=r"cannot do vae_decode_only=True, .* the encoder is"):
             draw(context=context)
         return
     drawn = draw(context=context)

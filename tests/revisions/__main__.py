@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import engines
-from sdcffi._build.revisions import Revision, read_revisions
 
 from sdcffi import BuildError
 from sdcffi._build.digests import source_digest
 from sdcffi._build.patches import examine, read_patches
 from sdcffi._build.places import csrc_directory
+from sdcffi._build.revisions import Revision, read_revisions
 
 from .facts import load_facts, read_facts, store_facts
 from .interface import differences, read_interface
