@@ -71,7 +71,7 @@ class ContextParams(Struct):
     tensor_type_rules : str, optional
         Weight types by tensor name: ``"regex=type,..."``.
     vae_decode_only : bool, optional
-        Leave the autoencoder's encoder out, which image input needs. None: it is kept. Newer engines always keep it, and
+        Leave the autoencoder's encoder out, which image input needs. None: it is kept. Newer engines always keep it:
         True is an `UnsupportedParameterError`.
     free_params_immediately : bool, optional
         Free weights after they are used, so that the engine serves one call only. None: they are kept. Newer engines
