@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from places import ROOT
-from sdcffi._build.revisions import Revision, Revisions, read_revisions
 from tables import table
 
 from sdcffi._build.patches import Patch, read_patches
 from sdcffi._build.places import csrc_directory
+from sdcffi._build.revisions import Revision, Revisions, read_revisions
 from sdcffi._files import replacing
 
 from .facts import FEATURES, Facts, load_facts
