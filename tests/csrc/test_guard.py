@@ -481,7 +481,7 @@ def test_weights_and_computing_without_memory_are_errors_and_the_context_stays(m
                   same(draw(context, image_params()).value, before)]
     """
     assert in_child(code, model, big) == [
-        ["OUT_OF_MEMORY", "lora: no memory for weights of 131072 MiB"],
+        ["OUT_OF_MEMORY", "no memory for weights of 131072 MiB"],
         ["OUT_OF_MEMORY", "flux: no memory to compute in"],
         True,
     ]
