@@ -24,6 +24,7 @@ APPLIED, MENDED, NOT_NEEDED, UNKNOWN, LEFT_OUT = "applied", "mended", "not neede
 
 _FIELD = re.compile(r"^([\w-]+): (.+)$", re.MULTILINE)
 _VERDICT = re.compile(r"applies|(mended) in \w+|(not needed): .+")
+_SUCCESSOR = re.compile(r"not needed: (\S+?)(?:\.patch)? does it there")
 _SOURCE = re.compile(r".*\.(?:cc?|cl|comp|cpp|cuh?|cxx|hh?|hpp|inl|ipp|mm?|metal)")
 _VOCABULARIES = "src/tokenizers/vocab/"  # 50 MB of data in the form of headers
 
@@ -98,6 +99,11 @@ class Patch:
     def name(self) -> str:
         """The file name, as the manifest records it."""
         return self.path.name
+
+    def successor(self, revision: str) -> str:
+        """Return the name of the patch that does the same for a verified revision, without suffix; or nothing."""
+        match = _SUCCESSOR.fullmatch(self.verdicts[revision])
+        return match[1] if match else ""
 
     @classmethod
     def read(cls, path: Path, revisions: Collection[str]) -> Patch:
@@ -253,11 +259,21 @@ def _examine(
     if revision is not None:
         return tuple(_verified(patch, files, revision) for patch in patches)
     routes = [verified.moved for verified in reversed(revisions.all)]
-    problems = [_apply(patch, files, routes) for patch in patches]
+    newest, problems = revisions.newest.name, dict[str, list[str]]()
+    series = {patch.path.stem: patch for patch in patches}
+    for patch in patches:
+        other = series.get(patch.successor(newest))
+        if other and (problems.get(other.name) == [] or any(not _fit(other, files, moved)[1] for moved in routes)):
+            problems[patch.name] = [f"{other.name} is to do it, but does not fit after the patches before it"]
+        else:
+            problems[patch.name] = _apply(patch, files, routes)
+    applied = {patch.path.stem for patch in patches if not problems[patch.name]}
     # Only now, because two patches may be for the same fault in different revisions.
     return tuple(
-        _unverified(patch, files, routes, found, revisions.newest.name)
-        for patch, found in zip(patches, problems, strict=True)
+        Finding(patch, NOT_NEEDED, f"{patch.successor(newest)} does it there")
+        if problems[patch.name] and patch.successor(newest) in applied
+        else _unverified(patch, files, routes, problems[patch.name], newest)
+        for patch in patches
     )
 
 
@@ -278,7 +294,7 @@ def _verified(patch: Patch, files: _Tree, revision: Revision) -> Finding:
 def _unverified(
     patch: Patch, files: _Tree, routes: Sequence[Mapping[str, str]], problems: list[str], newest: str
 ) -> Finding:
-    """Return what a patch does to a tree that is no verified revision, with why it could not be applied."""
+    """Return what a patch does to a tree that is no verified revision; `problems` say why it could not be applied."""
     if not problems:
         return Finding(patch, APPLIED)
     fault = _fault(patch, files.sources(), files.now)

@@ -220,6 +220,20 @@ def test_of_two_patches_for_one_fault_one_is_enough(tree: Path) -> None:
     assert [finding.verdict for finding in found(tree, None, other, PATCH)] == ["mended", "applied"]
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_patch_leaves_the_work_to_the_one_that_does_it_in_the_newest(tree: Path, order: int) -> None:
+    second, first = ("0002-say", "0001-say")[::order]
+    old = PATCH.replace("mended in 0123abcd", f"not needed: {second} does it there")
+    new = PATCH.replace("return 2", "return 3").replace(
+        "2026-05: applies", f"2026-05: not needed: {first} does it there"
+    )
+    new = new.replace("mended in 0123abcd", "applies")
+    verdicts = ["not needed", "applied"][::order]
+    assert [finding.verdict for finding in found(tree, None, *[old, new][::order])] == verdicts
+    write(tree, {"src/util.cpp": SOURCE.replace("1", "4")})
+    assert [finding.verdict for finding in found(tree, None, *[old, new][::order])] == ["mended", "mended"]
+
+
 def test_lines_in_a_file_that_no_revision_names_are_told(tree: Path) -> None:
     (tree / "src/util.cpp").rename(tree / "src/new.cpp")
     with pytest.raises(BuildError, match=r"the lines of hunk 1 of src/util\.cpp are in src/new\.cpp(.|\n)*Say two"):
