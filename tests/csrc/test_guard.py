@@ -309,6 +309,7 @@ SCHEDULES = [
     ("karras", 1, "karras with 1 steps gives noise levels (sigmas) that are not finite"),
     ("exponential", 1, "exponential with 1 steps gives noise levels (sigmas) that are not finite"),
     ("gits", 1, "gits with 1 steps gives no noise levels"),
+    ("ays", 4, "ays with 4 steps gives no noise levels"),
     ("discrete", 0, "discrete with 0 steps gives no noise levels"),
     ("discrete", -3, "the number of steps is negative: -3"),
     ("custom", 1, "custom_sigmas gives noise levels (sigmas) that are not finite"),
@@ -492,10 +493,12 @@ def gguf(tensors: bytes = b"", count: int = 0, metadata: bytes = b"", entries: i
     return head + bytes(-len(head) % 32) + bytes(128)
 
 
-def tensor(dimensions: tuple[int, ...] = (32,), type: int = 0, offset: int = 0, n_dims: int | None = None) -> bytes:
+def tensor(
+    dimensions: tuple[int, ...] = (32,), type: int = 0, offset: int = 0, n_dims: int | None = None, name: bytes = b"a"
+) -> bytes:
     count = len(dimensions) if n_dims is None else n_dims
     shape = b"".join(struct.pack("<q", dimension) for dimension in dimensions)
-    return struct.pack("<Q", 1) + b"a" + struct.pack("<I", count) + shape + struct.pack("<IQ", type, offset)
+    return struct.pack("<Q", len(name)) + name + struct.pack("<I", count) + shape + struct.pack("<IQ", type, offset)
 
 
 ENTRY: Mapping[str, Any] = {"dtype": "F32", "shape": [32], "data_offsets": [0, 128]}
@@ -509,6 +512,7 @@ BAD_FILES = {
     "no-dtype.safetensors": safetensors({"a": {"shape": [32], "data_offsets": [0, 128]}}),
     "no-offsets.safetensors": safetensors({"a": {"dtype": "F32", "shape": [32]}}),
     "outside.safetensors": safetensors({"a": {**ENTRY, "data_offsets": [1 << 20, (1 << 20) + 128]}}),
+    "quantisation.safetensors": safetensors({"a": ENTRY, "a.comfy_quant": 5}),
     "overflow.safetensors": safetensors({"a": {**ENTRY, "shape": [1 << 40, 1 << 40], "data_offsets": [0, 0]}}),
     "long-name.gguf": gguf(struct.pack("<Q", 1 << 62) + bytes(100), 1),
     "dimensions.gguf": gguf(tensor(n_dims=1 << 31), 1),
@@ -526,6 +530,7 @@ BAD_FILES = {
 GOOD_FILES = {
     "a.safetensors": safetensors({"a": ENTRY}),
     "a.gguf": gguf(tensor(), 1),
+    "unused.gguf": gguf(tensor() + tensor(name=b"betas", offset=128), 2) + bytes(128),
     "mark.safetensors": safetensors({"a": ENTRY, "v_pred": MARK, "b": {**MARK, "shape": [3, 0]}}),
     "mark.gguf": gguf(tensor((0,)), 1),
     "lenient.gguf": gguf(tensor((0,)), 1, TWICE, 2),
