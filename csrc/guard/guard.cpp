@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <string>
 
+#include "engine/finite.hpp"
 #include "engine/interrupts.hpp"
 #include "ggml.h"
 #include "guarded_call.hpp"
@@ -84,8 +85,16 @@ void require_countable(const sd_image_t& image, int factor) {
     refuse_if(bytes > INT32_MAX, "the upscaled image would have more than 2^31 bytes");
 }
 
+// Refuses noise levels that are missing or not finite, and no noise levels at the first step.
+void check_sigmas(const float* sigmas, int count, const std::string& name) {
+    refuse_null(count, sigmas, name);
+    if (count > 0) {
+        sdcffi::finite_sigmas({sigmas, sigmas + count}, name);
+    }
+}
+
 void check(const sd_sample_params_t& sample) {
-    refuse_null(sample.custom_sigmas_count, sample.custom_sigmas, "custom_sigmas");
+    check_sigmas(sample.custom_sigmas, sample.custom_sigmas_count, "custom_sigmas");
     refuse_null(static_cast<int64_t>(sample.guidance.slg.layer_count), sample.guidance.slg.layers, "slg.layers");
 }
 
