@@ -292,7 +292,8 @@ def test_the_record_tells_what_the_engine_chose(shared: Engine) -> None:
     sample = asked.whole.sample_params
     assert sample is not None
     assert sample.guidance is not None
-    assert (sample.sample_method, sample.scheduler, sample.guidance.txt_cfg) == ("euler", "discrete", 7.0)
+    scheduler = shared.capabilities().default_scheduler
+    assert (sample.sample_method, sample.scheduler, sample.guidance.txt_cfg) == ("euler", scheduler, 7.0)
     assert asked.resolved_context.n_threads == 1
     assert (asked.commit, asked.backend) == (shared.commit, "cpu")
     chosen = shared.generate("a cat", **DRAW, sampler="lcm").record(digests=False)
