@@ -454,6 +454,38 @@ def test_a_context_without_an_encoder_refuses_pictures(model: Path) -> None:
     assert "vae_decode_only" in text
 
 
+@pytest.mark.skipif(not has_field("sd_ctx_params_t", "params_backend"), reason="this engine keeps all weights")
+def test_an_adapter_is_merged_into_weights_that_are_read_for_each_use(model: Path) -> None:
+    code = """
+        import threading
+        def opened(**fields):
+            params = context_params(sys.argv[1])
+            params.lora_apply_mode = lib.LORA_APPLY_IMMEDIATELY
+            for field, value in fields.items():
+                setattr(params, field, value)
+            return open_context(params).value
+        def drawn(context, multiplier):
+            params, lora = image_params(), new("sd_lora_t *")
+            lora.path, lora.multiplier = path(sys.argv[1] + "/lora.safetensors"), multiplier
+            params.loras, params.lora_count = lora, int(multiplier != 0)
+            return draw(context, params)
+        kept, read = opened(), opened(params_backend=path("*=disk"))
+        multipliers = (0, 1, 1, 0.5, 0)
+        images = {multiplier: drawn(kept, multiplier).value for multiplier in multipliers}
+        result = [same(drawn(read, multiplier).value, images[multiplier]) for multiplier in multipliers]
+        for index in range(10):
+            multiplier = multipliers[index % 5]
+            timer = threading.Timer(0.01 * index, lib.sdg_cancel)
+            timer.start()
+            drawn(read, multiplier)
+            timer.join()
+            lib.sdg_reset_cancel()
+            result.append(same(drawn(read, multiplier).value, images[multiplier]))
+        result.append(not same(images[0], images[1]))
+    """
+    assert all(in_child(code, model))
+
+
 def test_a_lora_file_is_no_diffusion_model(model: Path) -> None:
     code = """
         params = context_params(sys.argv[1])
