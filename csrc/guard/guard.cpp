@@ -102,6 +102,7 @@ void check(const sd_sample_params_t& sample) {
 template <typename Params>
 void check_shared(const Params& params) {
     refuse_if(params.width < 1 || params.height < 1, "width and height must be at least 1");
+    refuse_if(!(params.strength >= 0 && params.strength <= 1), "strength must be between 0 and 1");
     refuse_null(params.lora_count, params.loras, "loras");
     for (uint32_t i = 0; i < params.lora_count; i++) {
         refuse_null(1, params.loras[i].path, "a LoRA's path");
