@@ -15,7 +15,6 @@ from revisions.page import PAGE, with_tables
 from sdcffi._build.patches import UNKNOWN
 from sdcffi._build.places import csrc_directory
 from sdcffi._build.revisions import read_revisions
-from sdcffi._machine.builds import locate
 
 OLD = """\
 #include <stdint.h>

@@ -40,7 +40,7 @@ std::vector<float> schedule(uint32_t steps, scheduler_t scheduler, bool has_ays_
         throw Refused("the number of steps is negative: " + std::to_string(static_cast<int32_t>(steps)));
     }
     const bool no_table = (scheduler == GITS_SCHEDULER && steps < 2) || (scheduler == AYS_SCHEDULER && !has_ays_table);
-    return finite_sigmas(no_table ? std::vector<float>{} : compute(),
+    return finite_sigmas(steps == 0 || no_table ? std::vector<float>{} : compute(),
                          "the scheduler " + std::string(sd_scheduler_name(scheduler)) + " with " + std::to_string(steps) + " steps");
 }
 

@@ -152,7 +152,7 @@ def locate_source(
         if revision.git is None:
             raise BuildError(f"revision {revision} is verified as a package only: leave --source out")
         return _in_git(revision, revision.git, cache, git_url)
-    return replace(_any_revision(spec, revisions, cache, git_url), revision=revision)
+    return replace(_any_revision(spec, revisions, cache, git_url), commit=revision.commit[:8], revision=revision)
 
 
 def _packaged(revision: Revision, package: Package, cache: Path) -> Source:
@@ -190,7 +190,9 @@ def _any_revision(spec: str, revisions: Revisions, cache: Path, url: str | None)
         url = url or next(revision.git.url for revision in reversed(revisions.all) if revision.git)
         ref = spec.partition("@")[2] or "HEAD"
         return Source("git", ref, "unknown", None, _clone_directory(cache, url), url=url, ref=ref)
-    return _local(Path(spec).expanduser().absolute())
+    source = _local(Path(spec).expanduser().absolute())
+    known = revisions.of_tree(source.sha256 or "")
+    return replace(source, commit=known.commit[:8]) if known else source
 
 
 def _clone_directory(cache: Path, identity: str) -> Path:

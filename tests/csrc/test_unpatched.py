@@ -24,9 +24,8 @@ from sdcffi.images.compare import compare
 
 LORA_PATCH = "0001-cast-quantised-tensors-by-rows.patch"
 CPU_PATCHES = (
-    "0033-convolutions-in-one-operation.patch",
+    "0033-one-operation-on-the-cpu.patch",
     "0034-sleep-at-barriers.patch",
-    "0035-rotary-positions-in-one-operation.patch",
 )
 DRAW = (
     "import sys; from sdcffi import Engine\n"

@@ -56,7 +56,17 @@ def compile_stub(backend: str, directory: Path) -> Path:
     name = f'-DNAME="{BACKENDS[backend]}"'
     interface = (source_tree() / "ggml" / "src" / "ggml-backend-impl.h").read_text("utf-8")
     more = interface.count("et_tensor_2d_async)")  # set and get, which came in between
-    flags = [f"-DMORE_FUNCTIONS={more}", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-Wno-pedantic", "-Wl,-rpath,$ORIGIN", name]
+    flags = [
+        f"-DMORE_FUNCTIONS={more}",
+        "-shared",
+        "-fPIC",
+        "-O1",
+        "-Wall",
+        "-Werror",
+        "-Wno-pedantic",
+        "-Wl,-rpath,$ORIGIN",
+        name,
+    ]
     built = subprocess.run(
         [compiler, *flags, str(_SOURCE), *libraries, "-o", str(file)], capture_output=True, text=True
     )
