@@ -33,6 +33,7 @@ from .manifest import Prepared, collect
 from .patches import examine, patch_tree
 from .plan import BuildPlan, make_plan
 from .request import BuildRequest
+from .toolkits import missing_for
 from .verify import verify
 
 _PREPARED = "sdcffi-patches.json"
@@ -93,6 +94,8 @@ def prepare_tree(plan: BuildPlan) -> Prepared:
         source = plan.source.fetch()
         with _completed(plan.tree) as partial:
             source.unpack(partial)
+            if missing := missing_for(partial, plan.backends, plan.compiler):
+                raise BuildError("this source cannot be built here:\n" + "\n".join(map(str, missing)))
             prepared = _patch(plan, partial)
             (partial / _PREPARED).write_text(json.dumps(asdict(prepared)), "utf-8")
     return Prepared(**json.loads((plan.tree / _PREPARED).read_text("utf-8")))
