@@ -61,4 +61,5 @@ def test_info_says_which_revision_it_is(
     assert cli.main(["info", "--backend", "cpu", "--library", str(native)]) == 0
     out = capfd.readouterr().out
     assert line.format(commit=upstream["commit"]) in out
+    assert ("\nnewer engine: 2026-08 (19 August 2026), by `sdcffi build --engine newest`;" in out) == bool(revision)
     assert "left out" not in out
