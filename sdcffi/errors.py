@@ -189,5 +189,5 @@ class GenerationTimeoutError(SDError, TimeoutError):
 
 
 @public
-class UnsupportedParameterError(SDError):
-    """A parameter is set that the built engine does not have."""
+class UnsupportedParameterError(SDError, ValueError):
+    """A parameter is set that the built engine does not have, or to a name that it does not know."""

@@ -7,29 +7,44 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import engines
+import matrix
 import numpy as np
 import pytest
 from leftovers import nothing_left
-from matrix import pytest_addoption, pytest_terminal_summary
+from matrix import pytest_terminal_summary
 from parity import SMALL, BySdCli, split, write_images
 from sdcli import THREADS, Pixels, SdCli
 from tiny_model import TinyModel, write_model
 
 from sdcffi import Engine
-from sdcffi._build.pipeline import _completed, _lock, compile_native
-from sdcffi._build.places import csrc_directory
+from sdcffi._build.pipeline import compile_native
 from sdcffi._build.plan import make_plan
-from sdcffi._build.request import BuildRequest
-from sdcffi._build.sources import locate_source
-from sdcffi._files import cache_directory
 from sdcffi._machine.builds import NativeBuild, locate, read_build
 
-__all__ = ["pytest_addoption", "pytest_terminal_summary"]  # pytest's hooks of the backend matrix
+__all__ = ["pytest_terminal_summary"]  # of the backend matrix
 
 OpenEngine = Callable[..., Engine]
 
 # What the fixture `engine` generates to see that it is as before; modules that use it generate the same.
 UNDISTURBED: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "steps": 2, "cfg_scale": 1.0, "seed": 7}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    engines.add_option(parser)
+    matrix.add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    engines.use_chosen(config)
+
+
+def pytest_report_header() -> str:
+    return engines.header()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    engines.skip_on_others(item)
 
 
 @pytest.fixture(scope="session")
@@ -89,19 +104,13 @@ def portable() -> NativeBuild:
     own = locate()
     if len(own.backends["cpu"]) > 1:
         return own
-    return read_build(compile_native(make_plan(BuildRequest(backends=("cpu",), cpu="portable"))))
+    return read_build(compile_native(make_plan(engines.request(backend="cpu", cpu="portable"))))
 
 
 @pytest.fixture(scope="session")
 def pinned() -> Path:
-    """Upstream's pinned source, to read only: unpacked once into the build cache."""
-    source = locate_source("pypi", csrc_directory(), cache_directory())
-    tree = cache_directory() / "tests" / f"upstream-{source.version}"
-    with _lock(tree):
-        if not tree.is_dir():
-            with _completed(tree) as partial:
-                source.fetch().unpack(partial)
-    return tree
+    """Upstream's source that the build under test is made of, to read only."""
+    return engines.source_tree()
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["isolated", "in-process"])

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import engines
 import pytest
 from gpus import with_stubs
 from matrix import CASES, ROWS, SMALL, VARIANTS, Drawer, Models, Row, drawn_row, only_its_driver_crashed, record
@@ -29,7 +30,6 @@ from sdcffi._build.backends import GPUS
 from sdcffi._build.compilers import find_compiler
 from sdcffi._build.pipeline import compile_native
 from sdcffi._build.plan import make_plan
-from sdcffi._build.request import BuildRequest
 from sdcffi._machine.builds import NativeBuild, locate
 from sdcffi.inventory import Inventory
 
@@ -82,7 +82,7 @@ def build_for(word: str, portable: Callable[[], NativeBuild]) -> Path:
         raise BackendUnavailableError(f"{plan}; there is {toolkit.missing[0].what}")
     if name != "vulkan":
         raise BackendUnavailableError(f"{plan}. To build it: python build_native.py --backend cpu,{name}")
-    request = BuildRequest(backends=("cpu", "vulkan"), with_cli=True, allow_missing_device=True)
+    request = engines.request(**{"backend": "cpu,vulkan", "with-cli": "on", "allow-missing-device": "on"})
     return compile_native(make_plan(request))
 
 

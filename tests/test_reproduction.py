@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -211,7 +212,40 @@ def test_a_default_that_this_engine_lacks_is_told_and_left(
     other = rewritten(picture, tmp_path / "other.png", commit="0ld")
     again = replay(other, models=tiny_model.lora.parent, isolated=False)
     assert again.max_difference == 0
+    assert again.lines()[0] == "the image is the same, bit for bit; it was recorded with another revision of the engine"
     assert "no parameter control_strength" in again.lines()[1]
+
+
+def test_a_name_of_another_revision_is_left_if_it_was_a_default_and_refused_if_it_was_asked_for(
+    picture: Path, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    record = Record.from_file(picture).to_dict()
+    record["resolved_params"]["sample_params"]["scheduler"] = "of_tomorrow"
+    other = rewritten(picture, tmp_path / "a.png", commit="n3w", resolved_params=record["resolved_params"])
+    again = replay(other, models=tiny_model.lora.parent, isolated=False)
+    assert again.max_difference == 0
+    (told,) = (difference.now for difference in again.differences if difference.what == "parameters")
+    assert re.search(
+        r"scheduler must be one of discrete, .*, not 'of_tomorrow': the built engine .* has no other", told
+    )
+    record["params"]["sample_params"]["scheduler"] = "of_tomorrow"
+    asked = rewritten(picture, tmp_path / "b.png", commit="n3w", params=record["params"])
+    message = (
+        r"another revision of the engine \(stable-diffusion\.cpp n3w\), and this one cannot do the same: .*scheduler"
+    )
+    with pytest.raises(UnsupportedParameterError, match=message):
+        replay(asked, models=tiny_model.lora.parent, isolated=False)
+
+
+def test_an_option_of_another_revision_is_refused_if_it_was_asked_for(
+    picture: Path, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    record = Record.from_file(picture).to_dict()
+    other = rewritten(picture, tmp_path / "a.png", commit="n3w", context=record["context"] | {"prediction": "tomorrow"})
+    with pytest.raises(
+        UnsupportedParameterError, match=r"another revision of the engine .*prediction must be one of eps"
+    ):
+        replay(other, models=tiny_model.lora.parent, isolated=False)
 
 
 def test_files_are_found_by_content_among_those_of_a_name(picture: Path, tiny_model: TinyModel, tmp_path: Path) -> None:
@@ -258,7 +292,8 @@ def test_the_record_tells_what_the_engine_chose(shared: Engine) -> None:
     sample = asked.whole.sample_params
     assert sample is not None
     assert sample.guidance is not None
-    assert (sample.sample_method, sample.scheduler, sample.guidance.txt_cfg) == ("euler", "discrete", 7.0)
+    scheduler = shared.capabilities().default_scheduler
+    assert (sample.sample_method, sample.scheduler, sample.guidance.txt_cfg) == ("euler", scheduler, 7.0)
     assert asked.resolved_context.n_threads == 1
     assert (asked.commit, asked.backend) == (shared.commit, "cpu")
     chosen = shared.generate("a cat", **DRAW, sampler="lcm").record(digests=False)

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from typing import Any
 
+import engines
 import pytest
 import yaml
 from matrix import ARM, X86
@@ -87,13 +88,22 @@ def test_the_lint_job_runs_what_ci_runs(jobs: dict[str, Any]) -> None:
         assert command in list(values(jobs["lint"], "run"))
 
 
+def test_a_job_runs_on_the_newest_engine_and_builds_it_once(jobs: dict[str, Any]) -> None:
+    install, run = list(values(jobs["newest"], "run"))
+    built = BuildRequest.from_settings(dict(re.findall(r"--config-settings=([\w-]+)=(\S+)", install)))
+    tested = engines.request_for(re.findall(r"--engine=(\S+)", run)[0])
+    assert built.engine == tested.engine == "newest"
+    assert built.with_cli == tested.with_cli
+    assert built.source == tested.source
+
+
 def test_settings_markers_and_backends_exist(jobs: dict[str, Any]) -> None:
     commands = " ".join(values(jobs, "run"))
     settings = set(re.findall(r"--config-settings=([\w-]+)=", commands))
     settings |= set(re.findall(r"([\w-]+)=", jobs["wheels"]["steps"][1]["env"]["CIBW_CONFIG_SETTINGS"]))
-    assert settings == {"with-cli", "backend", "allow-missing-device", "cpu"}
+    assert settings == {"with-cli", "backend", "allow-missing-device", "cpu", "engine"}
     for name in settings:
-        value = {"backend": "cpu", "cpu": "portable"}.get(name, "on")
+        value = {"backend": "cpu", "cpu": "portable", "engine": "newest"}.get(name, "on")
         assert BuildRequest.from_settings({name: value}) != BuildRequest() or name == "backend"
     markers = set(re.findall(r'pytest -m "?(?:not )?(\w+)"?', commands))
     assert markers == {"slow", "backend"}

@@ -1,10 +1,11 @@
 // The CPU backend's operations that sdcffi computes: matrix products, two-dimensional convolutions and biases.
 #include <algorithm>
+#include <vector>
 
 #include "ggml-cpu.h"
 #include "ggml.h"
-#include "sdcffi_cpu.h"
 #include "tiled_product.hpp"
+#include "traits.h"
 
 namespace sdcffi {
 namespace {
@@ -193,24 +194,56 @@ bool is_computed_here(const ggml_tensor* node) {
     }
 }
 
+// What ggml asks before it computes a node itself. Its work_size is true exactly where compute_forward is.
+class OurOperations : public ggml::cpu::tensor_traits {
+public:
+    bool work_size(int threads, const ggml_tensor* node, size_t& size) override {
+        const bool multiplies = node->op == GGML_OP_MUL_MAT || node->op == GGML_OP_CONV_2D;
+        size = multiplies ? kThreadFloats * sizeof(float) * threads : 0;
+        return true;
+    }
+
+    bool compute_forward(ggml_compute_params* params, ggml_tensor* node) override {
+        if (node->op == GGML_OP_MUL_MAT) {
+            multiply(params, MatrixProduct(node));
+        } else if (node->op == GGML_OP_CONV_2D) {
+            multiply(params, Convolution(node));
+        } else {
+            combine_by_rows(params, node);
+        }
+        return true;
+    }
+};
+
+// ggml finds such operations through buffer types. No buffer of this type is ever made.
+class OurBufferType : public ggml::cpu::extra_buffer_type {
+public:
+    bool supports_op(ggml_backend_dev_t, const ggml_tensor*) override { return false; }
+    ggml::cpu::tensor_traits* get_tensor_traits(const ggml_tensor* node) override {
+        return is_computed_here(node) ? &operations_ : nullptr;
+    }
+
+private:
+    OurOperations operations_;
+};
+
+ggml_backend_buffer_type_t our_buffer_type() {
+    static OurBufferType context;
+    static ggml_backend_buffer_type type = {{}, nullptr, &context};
+    return &type;
+}
+
 }  // namespace
 }  // namespace sdcffi
 
-extern "C" bool sdcffi_cpu_forward(const ggml_compute_params* params, ggml_tensor* node) {
-    if (params->use_ref || !sdcffi::is_computed_here(node)) {
-        return false;
-    }
-    if (node->op == GGML_OP_MUL_MAT) {
-        sdcffi::multiply(params, sdcffi::MatrixProduct(node));
-    } else if (node->op == GGML_OP_CONV_2D) {
-        sdcffi::multiply(params, sdcffi::Convolution(node));
-    } else {
-        sdcffi::combine_by_rows(params, node);
-    }
-    return true;
-}
+// traits.cpp asks this function, and finds our operations at the end of upstream's list. CMakeLists.txt renames upstream's.
+std::vector<ggml_backend_buffer_type_t>& upstream_ggml_backend_cpu_get_extra_buffer_types();
 
-extern "C" size_t sdcffi_cpu_work_size(const ggml_tensor* node, int threads) {
-    const bool multiplies = node->op == GGML_OP_MUL_MAT || node->op == GGML_OP_CONV_2D;
-    return multiplies && sdcffi::is_computed_here(node) ? sdcffi::kThreadFloats * sizeof(float) * threads : 0;
+std::vector<ggml_backend_buffer_type_t>& ggml_backend_cpu_get_extra_buffer_types() {
+    static std::vector<ggml_backend_buffer_type_t> types = [] {
+        std::vector<ggml_backend_buffer_type_t> list = upstream_ggml_backend_cpu_get_extra_buffer_types();
+        list.push_back(sdcffi::our_buffer_type());
+        return list;
+    }();
+    return types;
 }

@@ -31,6 +31,12 @@ private:
 // Depth of guarded calls on this thread. An exception is caught only inside one.
 inline thread_local int guarded = 0;
 
+// Set while a context is made of which only the tensors' names and shapes are needed: their memory is never written.
+inline thread_local bool names_only = false;
+
+// Set while a file is read by somebody who looks at no result: the reader throws if some data cannot be read.
+inline thread_local bool all_data_needed = false;
+
 // Set while kernels run on several threads: an exception cannot leave a parallel region.
 inline thread_local bool in_kernels = false;
 

@@ -1,10 +1,11 @@
 // LoRA as sdcffi applies it, in place of upstream's apply_loras: each file is read once, merged weights are restored
 // exactly, and every tensor of a file is counted. The patched stable-diffusion.cpp includes this file; its class is the
-// template argument Engine.
+// template argument Engine, and engine_access.hpp knows what differs between revisions of it.
 //
-// at_runtime:  each file has three LoraModels (text encoder, diffusion model, autoencoder), attached as weight adapters
-// immediately: each file has one LoraModel, merged into the weights. Before another set is merged, the touched weights
-//              are read again from the model's files, so that rounding errors do not add up.
+// A file has three LoraModels: for the text encoder, the diffusion model and the autoencoder.
+// at_runtime:  they are attached as weight adapters
+// immediately: they are merged into the weights. Before another set is merged, the touched weights are read again from
+//              the model's files, so that rounding errors do not add up.
 #ifndef SDCFFI_LORA_APPLY_HPP
 #define SDCFFI_LORA_APPLY_HPP
 
@@ -17,20 +18,22 @@
 #include <string>
 #include <vector>
 
+#include "engine_access.hpp"
 #include "guard/guard.h"
-#include "lora.hpp"
+#include "interrupts.hpp"
 #include "lora_fit.hpp"
-#include "model.h"
-#include "name_conversion.h"
 
 namespace sdcffi {
 
-// Set while a context is made of which only the tensors' names and shapes are needed: their memory is never written.
-inline thread_local bool names_only = false;
+// What a LoRA file has for one part of the engine, and the weights that it is for.
+struct AdapterPart {
+    std::shared_ptr<LoraModel> lora;
+    Weights weights;
+};
 
-// A LoRA file that was read: one LoraModel, or one for each part of the engine, and what it does to the weights.
+// A LoRA file that was read, and what it does to the weights. Its parts are in the order of parts_of.
 struct Adapter {
-    std::vector<std::shared_ptr<LoraModel>> models;
+    std::vector<AdapterPart> parts;
     LoraReport report;
 };
 
@@ -49,8 +52,10 @@ public:
 
     void keep(const std::string& key, std::shared_ptr<Adapter> adapter) {
         size_t bytes = 0;
-        for (auto& model : adapter->models) {
-            bytes += model->get_params_buffer_size();
+        for (auto& part : adapter->parts) {
+            for (auto& [name, tensor] : part.lora->lora_tensors) {
+                bytes += ggml_nbytes(tensor);
+            }
         }
         entries_.push_front({key, std::move(adapter), bytes});
         size_t sum = 0;
@@ -77,14 +82,17 @@ struct LoraRequest {
     std::string path;
     float multiplier;
     bool is_high_noise;
+    std::string prefix;  // of the tensors that are wanted; only an adapter of the engine's own has one
     std::string key;
 
-    explicit LoraRequest(const sd_lora_t& lora) : path(lora.path), multiplier(lora.multiplier), is_high_noise(lora.is_high_noise) {
+    template <typename Lora>
+    explicit LoraRequest(const Lora& lora)
+        : path(lora.path), multiplier(lora.multiplier), is_high_noise(lora.is_high_noise), prefix(prefix_wanted(lora)) {
         const auto file = std::filesystem::u8path(path);
         std::error_code error;
         const auto size = std::filesystem::file_size(file, error);
         const auto time = std::filesystem::last_write_time(file, error).time_since_epoch().count();
-        key = path + "|" + std::to_string(size) + "|" + std::to_string(time) + (is_high_noise ? "|high" : "");
+        key = path + "|" + std::to_string(size) + "|" + std::to_string(time) + (is_high_noise ? "|high|" : "|") + prefix;
     }
 
     bool operator==(const LoraRequest& other) const { return key == other.key && multiplier == other.multiplier; }
@@ -93,27 +101,19 @@ struct LoraRequest {
 // The adapters of a context.
 struct LoraState {
     LoraCache cache;
-    std::unique_ptr<ModelLoader> weights;  // reads the model's own files again
+    Weights weights;
+    std::unique_ptr<WeightReader> files;  // of the model
     std::vector<LoraRequest> merged;
-    std::set<std::string> touched;  // weights that differ from the model's files
-    bool changing = false;          // weights are being changed, or were when a call was interrupted
+    Weights touched;          // those that differ from the model's files
+    bool changing   = false;  // weights are being changed, or were when a call was interrupted
+    bool by_manager = false;  // the engine changes them when it reads them
+    std::vector<std::shared_ptr<LoraModel>> attached;
     std::vector<LoraReport> reports;
     std::list<LoraReport> checked;
     // What sdg_check_loras and sdg_lora_reports return; the next call of either replaces it.
     std::vector<sdg_lora_report> rows;
     std::list<std::vector<const char*>> texts;
 };
-
-inline std::vector<LoraRequest> lora_requests(const sd_lora_t* loras, uint32_t count) {
-    return std::vector<LoraRequest>(loras, loras + count);
-}
-
-const std::string kLowNoiseName  = "lora.model.diffusion_model.";
-const std::string kHighNoiseName = "lora.model.high_noise_diffusion_model.";
-
-inline bool is_diffusion_lora_name(const std::string& name) {
-    return is_diffusion_model_name(name) || starts_with(name, kHighNoiseName);
-}
 
 // Upstream instead puts the high-noise model's prefix before the names in the file, and then knows only one kind.
 inline void name_for_high_noise(String2TensorStorage& storages) {
@@ -128,50 +128,49 @@ inline void name_for_high_noise(String2TensorStorage& storages) {
 }
 
 template <typename Engine>
-std::shared_ptr<LoraModel> read_part(Engine& engine, const LoraRequest& request, ggml_backend_t backend, LoraModel::filter_t filter) {
-    auto lora = std::make_shared<LoraModel>(request.path, backend, request.path, "", engine.version);
+std::shared_ptr<LoraModel> read_part(Engine& engine, const LoraRequest& request, const Part& part) {
+    auto lora = open_lora(request.path, part.backend, engine.version);
     if (request.is_high_noise) {
-        name_for_high_noise(lora->model_loader.get_tensor_storage_map());
+        name_for_high_noise(loader_of(*lora).get_tensor_storage_map());
     }
-    if (lora->load_failed || !lora->load_from_file(engine.n_threads, filter)) {
+    auto wanted = [&](const std::string& name) { return part.has(name) && starts_with(name, request.prefix); };
+    if (lora->load_failed || !lora->load_from_file(engine.n_threads, wanted)) {
         throw std::runtime_error("LoRA " + request.path + " cannot be read");
     }
-    lora->preprocess_lora_tensors(engine.tensors);
+    fit_names(*lora, engine.sdcffi_loras.weights);
     return lora;
 }
 
-// Reports what the tensors that were read would do. No weight changes.
+// Finds out what the tensors that were read would do. No weight changes.
 template <typename Engine>
-LoraReport examine(Engine& engine, const Adapter& adapter) {
-    LoraReport report;
-    const auto& storages = adapter.models.front()->model_loader.get_tensor_storage_map();
+void examine(Engine& engine, Adapter& adapter) {
+    LoraReport& report   = adapter.report;
+    const auto& storages = loader_of(*adapter.parts.front().lora).get_tensor_storage_map();
     report.total         = storages.size();
     report.immediately   = engine.apply_lora_immediately;
-    size_t loaded        = 0;
-    for (auto& model : adapter.models) {
-        for (auto& [name, tensor] : engine.tensors) {
-            if (name != "alphas_cumprod") {  // the loader leaves this local tensor of its own in the list
-                Fit(*model, name, tensor).examine(report);
+    for (auto& part : adapter.parts) {
+        if (part.lora->lora_tensors.empty()) {
+            continue;
+        }
+        for (auto& [name, tensor] : engine.sdcffi_loras.weights) {
+            if (Fit(*part.lora, name, tensor).examine(report)) {
+                part.weights[name] = tensor;
             }
         }
-        for (auto& [name, tensor] : model->lora_tensors) {
-            loaded++;
+        for (auto& [name, tensor] : part.lora->lora_tensors) {
             if (report.applied.count(name) == 0) {
                 report.skipped.insert(name);
             }
         }
     }
-    if (loaded < report.total) {
-        for (auto& [name, storage] : storages) {  // those that no part of a model has a name for
-            if (!is_cond_stage_model_name(name) && !is_diffusion_lora_name(name) && !is_first_stage_model_name(name)) {
-                report.skipped.insert(name);
-            }
+    for (auto& [name, storage] : storages) {  // those that no part of a model has a name for
+        if (!is_cond_stage_model_name(name) && !is_diffusion_lora_name(name) && !is_first_stage_model_name(name)) {
+            report.skipped.insert(name);
         }
     }
-    return report;
 }
 
-// Returns the file's adapter for this engine's mode, from the cache if it has it.
+// Returns the file's adapter, from the cache if it has it.
 template <typename Engine>
 std::shared_ptr<Adapter> read(Engine& engine, const LoraRequest& request) {
     LoraCache& cache = engine.sdcffi_loras.cache;
@@ -179,41 +178,52 @@ std::shared_ptr<Adapter> read(Engine& engine, const LoraRequest& request) {
     if (adapter == nullptr) {
         const int64_t start = ggml_time_us();
         adapter             = std::make_shared<Adapter>();
-        if (engine.apply_lora_immediately) {
-            adapter->models.push_back(read_part(engine, request, engine.backend, nullptr));
-        } else {
-            adapter->models.push_back(read_part(engine, request, engine.clip_backend, is_cond_stage_model_name));
-            adapter->models.push_back(read_part(engine, request, engine.backend, is_diffusion_lora_name));
-            adapter->models.push_back(read_part(engine, request, engine.vae_backend, is_first_stage_model_name));
+        for (auto& part : parts_of(engine)) {
+            adapter->parts.push_back({read_part(engine, request, part), {}});
         }
-        adapter->report         = examine(engine, *adapter);
+        examine(engine, *adapter);
         adapter->report.seconds = (ggml_time_us() - start) / 1e6;
         cache.keep(request.key, adapter);
     }
     adapter->report.path          = request.path;
     adapter->report.multiplier    = request.multiplier;
     adapter->report.is_high_noise = request.is_high_noise;
-    for (auto& model : adapter->models) {
-        model->multiplier = request.multiplier;
-        model->applied_lora_tensors.clear();
+    for (auto& part : adapter->parts) {
+        part.lora->multiplier = request.multiplier;
+        part.lora->applied_lora_tensors.clear();
     }
     return adapter;
 }
 
-// Reads the touched weights again from the model's files.
-template <typename Engine>
-void restore(Engine& engine) {
-    LoraState& state = engine.sdcffi_loras;
-    if (state.touched.empty()) {
-        return;
-    }
-    auto choose = [&](const TensorStorage& storage, ggml_tensor** target) {
-        if (state.touched.count(storage.name) != 0) {
-            *target = engine.tensors.at(storage.name);
+// Reads a call's adapters and does `use` with each. Those that the user gave are reported.
+template <typename Engine, typename Use>
+void use_all(Engine& engine, const std::vector<LoraRequest>& wanted, Use use) {
+    engine.sdcffi_loras.reports.clear();
+    for (auto& request : wanted) {
+        auto adapter        = read(engine, request);
+        const int64_t start = ggml_time_us();
+        use(*adapter);
+        if (request.prefix.empty()) {
+            engine.sdcffi_loras.reports.push_back(adapter->report);
+            engine.sdcffi_loras.reports.back().seconds += (ggml_time_us() - start) / 1e6;
         }
-        return true;
-    };
-    if (!state.weights->load_tensors(choose, engine.n_threads)) {
+    }
+}
+
+// Weights that the engine loads; it leaves out some that no graph uses.
+inline Weights loaded(const Weights& weights) {
+    Weights loaded;
+    for (auto& [name, tensor] : weights) {
+        if (tensor->data != nullptr) {
+            loaded[name] = tensor;
+        }
+    }
+    return loaded;
+}
+
+// Reads the touched weights again from the model's files.
+inline void restore(LoraState& state, int n_threads) {
+    if (!state.touched.empty() && !state.files->read(state.touched, n_threads)) {
         throw std::runtime_error("the model's files can no longer be read to take a LoRA out of its weights");
     }
     state.touched.clear();
@@ -222,82 +232,74 @@ void restore(Engine& engine) {
 template <typename Engine>
 void merge(Engine& engine, const std::vector<LoraRequest>& wanted) {
     LoraState& state = engine.sdcffi_loras;
-    if (wanted == state.merged && !state.changing) {
-        return;
+    if (!(wanted == state.merged) || state.changing) {
+        state.changing   = true;
+        state.by_manager = merged_by_manager(engine, wanted);
+        restore(state, engine.n_threads);
+        state.merged.clear();
+        use_all(engine, wanted, [&](Adapter& adapter) {
+            for (auto& part : adapter.parts) {
+                const Weights weights = loaded(part.weights);
+                if (!state.by_manager && !weights.empty()) {
+                    state.touched.insert(weights.begin(), weights.end());
+                    add_to_weights(engine, *part.lora, weights);
+                }
+            }
+        });
+        state.merged = wanted;
     }
-    state.changing = true;
-    restore(engine);
-    state.merged.clear();
-    state.reports.clear();
-    for (auto& request : wanted) {
-        auto adapter        = read(engine, request);
-        const int64_t start = ggml_time_us();
-        LoraReport report   = adapter->report;
-        if (!report.touched.empty()) {
-            state.touched.insert(report.touched.begin(), report.touched.end());
-            adapter->models.front()->apply(engine.tensors, engine.version, engine.n_threads);
-        }
-        report.seconds += (ggml_time_us() - start) / 1e6;
-        state.reports.push_back(report);
-    }
-    state.merged   = wanted;
-    state.changing = false;
+    state.changing = state.by_manager;  // until the call has ended well
 }
 
-template <typename Part>
-void attach(const std::shared_ptr<Part>& part, const std::vector<std::shared_ptr<LoraModel>>& models) {
-    if (part) {
+template <typename Module>
+void attach(const std::shared_ptr<Module>& module, const std::vector<std::shared_ptr<LoraModel>>& loras) {
+    if (module) {
         // Even an empty adapter would take every layer off its fast path.
-        part->set_weight_adapter(models.empty() ? nullptr : std::make_shared<MultiLoraAdapter>(models));
+        module->set_weight_adapter(loras.empty() ? nullptr : std::make_shared<MultiLoraAdapter>(loras));
     }
 }
 
 template <typename Engine>
 void attach_all(Engine& engine, const std::vector<LoraRequest>& wanted) {
-    engine.cond_stage_lora_models.clear();
-    engine.diffusion_lora_models.clear();
-    engine.first_stage_lora_models.clear();
-    engine.sdcffi_loras.reports.clear();
-    for (auto& request : wanted) {
-        auto adapter        = read(engine, request);
-        const int64_t start = ggml_time_us();
-        LoraReport report   = adapter->report;
-        std::vector<std::shared_ptr<LoraModel>>* parts[] = {
-            &engine.cond_stage_lora_models, &engine.diffusion_lora_models, &engine.first_stage_lora_models};
-        for (size_t i = 0; i < adapter->models.size(); i++) {
-            if (!adapter->models[i]->lora_tensors.empty()) {
-                parts[i]->push_back(adapter->models[i]);
+    std::vector<std::shared_ptr<LoraModel>> parts[3], &all = engine.sdcffi_loras.attached;
+    all.clear();
+    use_all(engine, wanted, [&](Adapter& adapter) {
+        for (size_t i = 0; i < adapter.parts.size(); i++) {
+            if (!adapter.parts[i].weights.empty()) {
+                parts[i].push_back(adapter.parts[i].lora);
+                all.push_back(adapter.parts[i].lora);
             }
         }
-        report.seconds += (ggml_time_us() - start) / 1e6;
-        engine.sdcffi_loras.reports.push_back(report);
-    }
-    attach(engine.cond_stage_model, engine.cond_stage_lora_models);
-    attach(engine.diffusion_model, engine.diffusion_lora_models);
-    attach(engine.high_noise_diffusion_model, engine.diffusion_lora_models);
-    attach(engine.first_stage_model, engine.first_stage_lora_models);
+    });
+    attach(engine.cond_stage_model, parts[0]);
+    attach(engine.diffusion_model, parts[1]);
+    attach(engine.high_noise_diffusion_model, parts[1]);
+    attach(engine.first_stage_model, parts[2]);
 }
 
-// The engine calls this once, when the weights are loaded.
+// The engine calls this once, when the weights are loaded or, if they are read later, when they are known.
 template <typename Engine>
-void weights_loaded(Engine& engine, const ModelLoader& loader, lora_apply_mode_t mode) {
-    engine.sdcffi_loras.weights = std::make_unique<ModelLoader>(loader);
+void weights_known(Engine& engine, const ModelLoader& loader, lora_apply_mode_t mode) {
+    LoraState& state = engine.sdcffi_loras;
+    state.weights    = weights_of(engine);
+    state.files      = std::make_unique<WeightReader>(loader);
     if (mode == LORA_APPLY_AUTO) {
-        engine.apply_lora_immediately = true;
-        for (auto& [name, tensor] : engine.tensors) {
-            if (ggml_is_quantized(tensor->type)) {
+        engine.apply_lora_immediately = can_merge(engine);
+        for (auto& [name, tensor] : state.weights) {
+            if (ggml_is_quantized(tensor->type) || tensor->type == GGML_TYPE_I8) {
                 engine.apply_lora_immediately = false;
             }
         }
     }
 }
 
-template <typename Engine>
-void apply_loras(Engine& engine, const sd_lora_t* loras, uint32_t count) {
+template <typename Engine, typename Lora>
+void apply_loras(Engine& engine, const Lora* loras, size_t count) {
+    const std::vector<LoraRequest> wanted(loras, loras + count);
     if (engine.apply_lora_immediately) {
-        merge(engine, lora_requests(loras, count));
+        merge(engine, wanted);
     } else {
-        attach_all(engine, lora_requests(loras, count));
+        attach_all(engine, wanted);
     }
 }
 
@@ -312,16 +314,15 @@ inline std::string text_layer(const std::string& name) {
 // Models do not run the last layers of their text encoders; tensors for such a layer still count as applied.
 template <typename Engine>
 void count_applied(Engine& engine) {
+    engine.sdcffi_loras.changing = false;
     if (engine.apply_lora_immediately) {
         return;
     }
     for (auto& report : engine.sdcffi_loras.reports) {
         std::set<std::string> applied;
-        for (auto* part : {&engine.cond_stage_lora_models, &engine.diffusion_lora_models, &engine.first_stage_lora_models}) {
-            for (auto& model : *part) {
-                if (model->file_path == report.path) {
-                    applied.insert(model->applied_lora_tensors.begin(), model->applied_lora_tensors.end());
-                }
+        for (auto& lora : engine.sdcffi_loras.attached) {
+            if (lora->file_path == report.path) {
+                applied.insert(lora->applied_lora_tensors.begin(), lora->applied_lora_tensors.end());
             }
         }
         std::set<std::string> running;

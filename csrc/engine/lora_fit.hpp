@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "engine_access.hpp"
 #include "ggml.h"
-#include "lora.hpp"
 
 namespace sdcffi {
 
@@ -22,8 +22,7 @@ struct LoraReport {
     std::set<std::string> applied;
     std::set<std::string> skipped;
     std::vector<std::string> misfits;  // "weight: reason"
-    std::set<std::string> touched;     // names of weights
-    std::set<std::string> types;       // of those weights
+    std::set<std::string> types;       // of the weights that it is for
     bool immediately = false;
     double seconds   = 0;
 };
@@ -34,8 +33,8 @@ public:
     Fit(const LoraModel& lora, const std::string& name, const ggml_tensor* weight)
         : lora_(lora), name_(name), weight_(weight) {}
 
-    // Adds the names of these tensors to `report`, and the misfit if they do not fit.
-    void examine(LoraReport& report) {
+    // Adds the names of these tensors to `report`, and the misfit if they do not fit. Returns whether there are any.
+    bool examine(LoraReport& report) {
         int64_t elements = 0;
         for (int index = 0;; index++) {
             const std::string key = "lora." + name_ + (index == 0 ? "" : "." + std::to_string(index));
@@ -46,7 +45,7 @@ public:
             elements += part;
         }
         if (used_.empty()) {
-            return;
+            return false;
         }
         if (reason_.empty() && elements != ggml_nelements(weight_) && !can_pad(elements)) {
             reason_ = "makes a difference of " + std::to_string(elements) + " elements, the weight has shape " + shape(weight_);
@@ -55,8 +54,8 @@ public:
             report.misfits.push_back(name_ + ": " + reason_);
         }
         report.applied.insert(used_.begin(), used_.end());
-        report.touched.insert(name_);
         report.types.insert(ggml_type_name(weight_->type));
+        return true;
     }
 
 private:

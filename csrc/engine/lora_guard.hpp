@@ -33,20 +33,13 @@ const sdg_lora_report* as_rows(LoraState& state, const Reports& reports) {
 
 }  // namespace sdcffi
 
-sdg_status sdg_new_empty_context(const sd_ctx_params_t* params, sd_ctx_t** context, sdg_error* error) {
-    sdcffi::names_only      = true;
-    const sdg_status status = sdg_new_context(params, context, error);
-    sdcffi::names_only      = false;
-    return status;
-}
-
 sdg_status sdg_check_loras(sd_ctx_t* context, const sd_lora_t* loras, uint32_t count, const sdg_lora_report** rows,
                            sdg_error* error) {
     return sdcffi::guard(error, [&] {
         sdcffi::LoraState& state = context->sd->sdcffi_loras;
         state.checked.clear();
-        for (auto& request : sdcffi::lora_requests(loras, count)) {
-            state.checked.push_back(sdcffi::read(*context->sd, request)->report);
+        for (uint32_t i = 0; i < count; i++) {
+            state.checked.push_back(sdcffi::read(*context->sd, sdcffi::LoraRequest(loras[i]))->report);
         }
         *rows = sdcffi::as_rows(state, state.checked);
         return true;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "ggml-backend.h"
 #include "ggml.h"
 
 namespace sdcffi {
@@ -35,6 +36,11 @@ inline void turn_heads(ggml_tensor* out, int thread, int threads, void*) {
 inline bool can_rotate(const ggml_tensor* x, const ggml_tensor* turns) {
     return x->type == GGML_TYPE_F32 && x->nb[0] == sizeof(float) && turns->type == GGML_TYPE_F32 &&
            ggml_is_contiguous(turns) && turns->ne[2] == x->ne[0] / 2;
+}
+
+inline bool can_rotate(ggml_backend_t backend, const ggml_tensor* q, const ggml_tensor* k, const ggml_tensor* turns) {
+    return ggml_backend_dev_type(ggml_backend_get_device(backend)) == GGML_BACKEND_DEVICE_TYPE_CPU &&
+           can_rotate(q, turns) && can_rotate(k, turns);
 }
 
 inline ggml_tensor* rotate_on_cpu(ggml_context* context, ggml_tensor* x, ggml_tensor* turns, bool interleaved) {

@@ -6,9 +6,11 @@
 #include <cstdlib>
 #include <string>
 
+#include "engine/finite.hpp"
 #include "engine/interrupts.hpp"
 #include "ggml.h"
 #include "guarded_call.hpp"
+#include "upstream_calls.hpp"
 
 namespace {
 
@@ -83,8 +85,16 @@ void require_countable(const sd_image_t& image, int factor) {
     refuse_if(bytes > INT32_MAX, "the upscaled image would have more than 2^31 bytes");
 }
 
+// Refuses noise levels that are missing or not finite, and no noise levels at the first step.
+void check_sigmas(const float* sigmas, int count, const std::string& name) {
+    refuse_null(count, sigmas, name);
+    if (count > 0) {
+        sdcffi::finite_sigmas({sigmas, sigmas + count}, name);
+    }
+}
+
 void check(const sd_sample_params_t& sample) {
-    refuse_null(sample.custom_sigmas_count, sample.custom_sigmas, "custom_sigmas");
+    check_sigmas(sample.custom_sigmas, sample.custom_sigmas_count, "custom_sigmas");
     refuse_null(static_cast<int64_t>(sample.guidance.slg.layer_count), sample.guidance.slg.layers, "slg.layers");
 }
 
@@ -92,6 +102,7 @@ void check(const sd_sample_params_t& sample) {
 template <typename Params>
 void check_shared(const Params& params) {
     refuse_if(params.width < 1 || params.height < 1, "width and height must be at least 1");
+    refuse_if(!(params.strength >= 0 && params.strength <= 1), "strength must be between 0 and 1");
     refuse_null(params.lora_count, params.loras, "loras");
     for (uint32_t i = 0; i < params.lora_count; i++) {
         refuse_null(1, params.loras[i].path, "a LoRA's path");
@@ -115,6 +126,17 @@ void check(const sd_vid_gen_params_t& params) {
     require_channels_if_given(params.end_image, 3, "end_image");
     require_images(params.control_frames, params.control_frames_size, "control_frames");
     check(params.high_noise_sample_params);
+}
+
+sdg_status make_context(const sd_ctx_params_t* params, sd_ctx_t** context, bool with_weights, sdg_error* error) {
+    *context = nullptr;
+    return sdcffi::guard(error, [&] {
+        refuse_null(1, params, "params");
+        refuse_null(params->embedding_count, params->embeddings, "embeddings");
+        sd_ctx_params_t wanted = *params;
+        sdcffi::load_weights_now(wanted, with_weights);
+        return (*context = new_sd_ctx(&wanted)) != nullptr;
+    });
 }
 
 }  // namespace
@@ -151,13 +173,19 @@ void sdg_catch_crashes(void) {
 }
 
 sdg_status sdg_new_context(const sd_ctx_params_t* params, sd_ctx_t** context, sdg_error* error) {
-    *context = nullptr;
-    return guard(error, [&] { return (*context = new_sd_ctx(params)) != nullptr; });
+    return make_context(params, context, true, error);
+}
+
+sdg_status sdg_new_empty_context(const sd_ctx_params_t* params, sd_ctx_t** context, sdg_error* error) {
+    sdcffi::Restored<bool> only_names(sdcffi::names_only, true);
+    return make_context(params, context, false, error);
 }
 
 sdg_status sdg_free_context(sd_ctx_t* context, sdg_error* error) {
     return guard(error, [&] {
-        free_sd_ctx(context);
+        if (context != nullptr) {
+            free_sd_ctx(context);
+        }
         return true;
     });
 }
@@ -187,9 +215,7 @@ sdg_status sdg_generate_image(sd_ctx_t* context, const sd_img_gen_params_t* para
         refuse_null(1, params, "params");
         refuse_if(!sd_ctx_supports_image_generation(context), "the model makes no images");
         check(*params);
-        *images = generate_image(context, params);
-        *count  = *images != nullptr ? params->batch_count : 0;
-        return *images != nullptr;
+        return sdcffi::call_generate_image(&generate_image, context, params, images, count);
     });
 }
 
@@ -202,26 +228,35 @@ sdg_status sdg_generate_video(sd_ctx_t* context, const sd_vid_gen_params_t* para
         refuse_null(1, params, "params");
         refuse_if(!sd_ctx_supports_video_generation(context), "the model makes no videos");
         check(*params);
-        return (*frames = generate_video(context, params, count)) != nullptr;
+        return sdcffi::call_generate_video(&generate_video, context, params, frames, count);
     });
 }
 
 sdg_status sdg_convert(const char* input, const char* vae, const char* output, sd_type_t type,
                        const char* tensor_type_rules, bool convert_name, sdg_error* error) {
-    return guard(error, [&] { return convert(input, vae, output, type, tensor_type_rules, convert_name); });
+    return guard(error, [&] {
+        refuse_null(1, input, "the input's path");
+        refuse_null(1, output, "the output's path");
+        const char* rules = tensor_type_rules != nullptr ? tensor_type_rules : "";
+        return convert(input, vae, output, type, rules, convert_name);
+    });
 }
 
 sdg_status sdg_new_upscaler(const char* path, bool offload_params_to_cpu, bool direct, int threads, int tile_size,
                             upscaler_ctx_t** upscaler, sdg_error* error) {
     *upscaler = nullptr;
     return guard(error, [&] {
-        return (*upscaler = new_upscaler_ctx(path, offload_params_to_cpu, direct, threads, tile_size)) != nullptr;
+        refuse_null(1, path, "the network's path");
+        *upscaler = sdcffi::call_new_upscaler(&new_upscaler_ctx, path, offload_params_to_cpu, direct, threads, tile_size);
+        return *upscaler != nullptr;
     });
 }
 
 sdg_status sdg_free_upscaler(upscaler_ctx_t* upscaler, sdg_error* error) {
     return guard(error, [&] {
-        free_upscaler_ctx(upscaler);
+        if (upscaler != nullptr) {
+            free_upscaler_ctx(upscaler);
+        }
         return true;
     });
 }
@@ -237,7 +272,7 @@ sdg_status sdg_upscale(upscaler_ctx_t* upscaler, const sd_image_t* image, sd_ima
         require_channels(image, 3, 3, "the image");
         const int factor = get_upscale_factor(upscaler);
         require_countable(*image, factor);
-        *upscaled = upscale(upscaler, *image, static_cast<uint32_t>(factor));
+        *upscaled = sdcffi::call_upscale(&upscale, upscaler, *image, static_cast<uint32_t>(factor));
         return upscaled->data != nullptr;
     });
 }
@@ -246,7 +281,15 @@ sdg_status sdg_preprocess_canny(const sd_image_t* image, float high_threshold, f
                                 float strong, bool inverse, sdg_error* error) {
     return guard(error, [&] {
         require_channels(image, 3, 4, "the image");
-        return preprocess_canny(*image, high_threshold, low_threshold, weak, strong, inverse);
+        if (!preprocess_canny(*image, high_threshold, low_threshold, weak, strong, inverse)) {
+            return false;
+        }
+        // Upstream's thresholds are parts of the strongest edge: where there is none, all pixels become edges.
+        const size_t size = size_t(image->width) * image->height * image->channel;
+        if (std::all_of(image->data, image->data + size, [&](uint8_t value) { return value == image->data[0]; })) {
+            std::fill_n(image->data, size, inverse ? 255 : 0);
+        }
+        return true;
     });
 }
 

@@ -19,6 +19,7 @@ import numpy as np
 from ..errors import UnsupportedParameterError
 from ..params.sampling import Guidance, SampleParams
 from ..params.struct import Struct
+from .words import PerCall, Word, replaced
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,13 +65,15 @@ class Marshaller:
     def fill(self, target: Any, params: Struct, path: str = "") -> None:
         """Copy the fields that are set in `params` to `target`; raises as `struct` does."""
         ctypes = dict(self._ffi.typeof(target).fields)
+        words = {word.name: word for word in replaced(params.C_STRUCT, ctypes)}
+        texts: dict[str, list[str]] = {}
         for name, value in params.given().items():
             where = f"{path}{name}"
+            if name in words:
+                texts.setdefault(words[name].field, []).append(self._said(words[name], value, where))
+                continue
             if name not in ctypes:
-                raise UnsupportedParameterError(
-                    f"the built engine (stable-diffusion.cpp {self._library.text(self._library.lib.sd_commit())}) has"
-                    f" no parameter {where}: leave it out"
-                )
+                raise UnsupportedParameterError(f"{self._engine} has no parameter {where}: leave it out")
             ctype = ctypes[name].type
             if ctype.kind == "struct" and ctype.cname == "sd_image_t":
                 self._set_image(getattr(target, name), value)
@@ -81,6 +84,29 @@ class Marshaller:
                 setattr(target, next(key for key in _count_names(name) if key in ctypes), len(value))
             else:
                 setattr(target, name, self._scalar(ctype, value, where))
+        for field, parts in texts.items():
+            if text := ",".join(filter(None, parts)):
+                setattr(target, field, self.text(text, field))
+
+    def _said(self, word: Word, value: Any, where: str) -> str:
+        """Return what tells this engine the value of a field that its header has replaced."""
+        text = word.said(self._scalar(self._ffi.typeof(word.kind), value, where))
+        if text is None:
+            raise UnsupportedParameterError(
+                f"{self._engine} cannot do {where}={value!r}, because there {word.meaning}: leave it out"
+            )
+        return text
+
+    @property
+    def _engine(self) -> str:
+        return f"the built engine (stable-diffusion.cpp {self._library.text(self._library.lib.sd_commit())})"
+
+    def per_call(self, params: Struct) -> dict[str, Any]:
+        """Return the values that are set in a context and that this engine takes with each call instead."""
+        ctypes = dict(self._ffi.typeof(params.C_STRUCT).fields)
+        given = params.given()
+        words = (word for word in replaced(params.C_STRUCT, ctypes) if isinstance(word, PerCall))
+        return {word.name: given[word.name] for word in words if word.name in given}
 
     def read(self, source: Any, like: Struct) -> Any:
         """Read numbers, switches and enumerations from a C struct.
@@ -100,9 +126,9 @@ class Marshaller:
             Of the type of `like`. Fields of other kinds, and numbers that are not finite, are None.
         """
         ctypes = dict(self._ffi.typeof(source).fields)
-        values: dict[str, Any] = {}
+        values = {**self._heard(source), **self.per_call(like)}
         for item in fields(like):  # type: ignore[arg-type]
-            if item.name not in ctypes:
+            if item.name in values or item.name not in ctypes:
                 continue
             ctype, value = ctypes[item.name].type, getattr(source, item.name)
             if ctype.kind == "struct":
@@ -127,7 +153,16 @@ class Marshaller:
                 found[name] = value
             elif field.type.cname == "char *" and value != self._ffi.NULL:
                 found[name] = self._library.text(value)
-        return found
+        return found | self._heard(source)
+
+    def _heard(self, source: Any) -> dict[str, Any]:
+        """Return the values of the fields that this engine's header has replaced."""
+        struct = self._ffi.typeof(source)
+        words = list(replaced(struct.cname, dict(struct.fields)))
+        return {
+            word.name: word.heard(self._library.text(getattr(source, word.field)) if word.field else "")
+            for word in words
+        }
 
     def _name(self, ctype: Any, value: int) -> str | None:
         return next((name for name, number in self._library.enum(ctype).items() if number == value), None)
@@ -188,14 +223,16 @@ class Marshaller:
         ------
         TypeError
             If the value is not a string.
-        ValueError
-            If it is not a legal name.
+        UnsupportedParameterError
+            If it is not a legal name; another build may have it.
         """
         names = self._library.enum(ctype)
         if not isinstance(value, str):
             raise TypeError(f"{where} must be one of the names {', '.join(names)}, not {value!r}")
         if value not in names:
-            raise ValueError(f"{where} must be one of {', '.join(names)}, not {value!r}")
+            raise UnsupportedParameterError(
+                f"{where} must be one of {', '.join(names)}, not {value!r}: {self._engine} has no other"
+            )
         return names[value]
 
     def array(self, item: Any, values: Sequence[Any], where: str = "") -> Any:

@@ -10,8 +10,10 @@ order of a call is (phases in brackets are optional; hires is the second pass at
     for each image:  decode
 
 A run of a phase begins with step 0, only rises, and ends with step = steps. It has 1 step unless the engine reports
-another number, which it does before step 1. The lines are those of stable-diffusion.cpp, vae.hpp, lora.hpp,
-upscaler.cpp and ggml_extend.hpp. If a line is missed, an event is lost, but the order is kept.
+another number, which it does before step 1. Newer engines read an upscaling network's weights when it first computes:
+that is within the phase "upscale", and not reported. The lines are those of stable-diffusion.cpp, model.cpp, vae.hpp,
+lora.hpp, upscaler.cpp and ggml_extend.hpp; `LINES` has the words of every verified revision. If a line is missed, an
+event is lost, but the order is kept.
 """
 
 from __future__ import annotations
@@ -27,21 +29,21 @@ __all__ = ["LINES", "Phases"]
 # Lines of the engine's log, in the order of a call. Prompts are logged too, so a line must match from its start.
 LINES = {
     "adapter_named": r"loading LoRA from '",
-    "adapter_allocated": r"lora params backend buffer size",
     "adapter_read": r"finished loaded lora",
+    "tensors_named": r"loading (?:\d+/\d+ )?tensors from ",
     "tensors_read": r"loading tensors completed",
     "planned": r"sampling using .+ method",
     "image_encoded": r"computing vae encode graph completed",
     "prompts_encoded": r"get_learned_condition completed",
     "sampling": r"generating image: (\d+)/(\d+) - seed",
     "sampled": r"sampling(?:\(high noise\))? completed",
-    "upscaler_named": r"loading esrgan from '",
-    "second_pass": r"hires fix: \d+ steps",
+    "upscaler_named": r"loading esrgan from '|hires fix: loading model upscaler from '",
+    "second_pass": r"hires fix: (?:\d+ steps|scheduler_steps=)",
     "latent_enlarged": r"hires Latent.* upscale ",
     "computing": r"(?!esrgan)\w+ compute buffer size|VAE Tile size",
     "image_decoded": r"computing vae decode graph completed",
     "second_sampled": r"hires sampling (\d+)/\d+ completed",
-    "decoding": r"decoding (\d+) latents|generating latent video completed",
+    "decoding": r"decoding (\d+)(?:/\d+)? latents|generating latent video completed",
     "decoded": r"latent (\d+) decoded|decode_first_stage completed",
     "upscaling": r"upscaling from \(",
     "upscaled": r"input_image_tensor upscaled",
@@ -74,6 +76,8 @@ class Phases:
         self._phase: str | None = phase  # of the open run, or of the next report
         self._open = False
         self._step = 0
+        self._reading = False  # weights within the run of another phase, which goes on afterwards
+        self._naming = False  # between an adapter's line and the end of its names
         self._enlarging = ""  # between two passes: "decode", "upscale" or "encode"
         self._began = 0.0
         self._emit = emit
@@ -87,10 +91,16 @@ class Phases:
         match found.lastgroup:
             case "adapter_named":
                 self._await(None)  # its names are read first and reported like tensors; those reports are ignored
-            case "adapter_allocated":
-                self._begin("lora")
+                self._naming = True
             case "adapter_read" | "upscaler_named":
                 self._await("load")
+            case "tensors_named" if self._open and self._phase not in ("load", "lora"):
+                self._reading = True
+            case "tensors_read" if self._reading:
+                self._reading = False
+            case "tensors_read" if self._naming:
+                self._await("lora")
+                self._naming = False
             case "tensors_read" | "sampled" | "upscaled":
                 self._end()
             case "planned":
@@ -143,7 +153,7 @@ class Phases:
 
     def report(self, step: int, steps: int, seconds: float) -> None:
         """Process a progress report of the engine; `seconds` is the time per step."""
-        if self._phase is None:
+        if self._phase is None or self._reading:
             return
         if self._open and self._step and (step == 0 or steps != self._steps):
             self._end()

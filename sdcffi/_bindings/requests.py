@@ -89,12 +89,15 @@ class Opened:
         Key of the native build.
     defaults : Defaults
         The engine's own defaults for calls.
+    left_out : dict of str to str
+        Patches that this engine needs and was built without, with what each would do.
     """
 
     device: Device
     commit: str
     build: str
     defaults: Defaults
+    left_out: dict[str, str]
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ class Session:
         self._own_process = own_process
         self._opening = Opening()
         self._context: Any = None
+        self._per_call: dict[str, Any] = {}
         self._poison: NativeError | None = None
 
     def open(self, job: Job, opening: Opening) -> Opened:
@@ -64,8 +65,9 @@ class Session:
         self._opening = opening
         self._device = self._use_backend(job, opening.backend)
         library = self._library
-        build = str(library.build.manifest.get("key", ""))
-        return Opened(self._device, library.text(library.lib.sd_commit()), build, self._defaults())
+        manifest = library.build.manifest
+        commit, build = library.text(library.lib.sd_commit()), str(manifest.get("key", ""))
+        return Opened(self._device, commit, build, self._defaults(), manifest.get("left_out", {}))
 
     def _defaults(self) -> Defaults:
         marshaller = Marshaller(self._library)
@@ -98,6 +100,7 @@ class Session:
                 events.lines,
             )
         self._resolved = marshaller.read(struct[0], params)
+        self._per_call = marshaller.per_call(params)
         return out[0]
 
     def _new_upscaler(self, job: Job, params: UpscalerParams) -> Any:
@@ -153,6 +156,8 @@ class Session:
         library = self._library
         marshaller = Marshaller(library)
         struct = marshaller.struct(params)
+        for name, value in self._per_call.items():
+            setattr(struct, name, value)
         images = library.ffi.new("sd_image_t **")
         count = library.ffi.new("int *")
         context = self._usable()

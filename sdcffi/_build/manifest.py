@@ -6,7 +6,8 @@ import datetime
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from .._files import file_digest
@@ -15,7 +16,9 @@ from .._version import __version__
 from ..errors import BuildError
 from .digests import tree_digest
 from .notices import compiled_files, notices
+from .patches import APPLIED, LEFT_OUT, MENDED, NOT_NEEDED, Finding
 from .plan import BuildPlan
+from .revisions import Revision
 
 _SHARED = r"\.(?:so|dylib|dll)$"
 _LIBRARY = re.compile(r"^(?:lib)?stable-diffusion" + _SHARED)
@@ -24,7 +27,47 @@ _PLUGIN = re.compile(r"^(?:lib)?ggml-([a-z]+)(?:-[\w.]+)?" + _SHARED)
 _CLI = re.compile(r"^sd-cli(?:\.exe)?$")
 
 
-def collect(plan: BuildPlan, applied: tuple[str, ...], directory: Path) -> None:
+@dataclass(frozen=True)
+class Prepared:
+    """What is known of a patched tree.
+
+    Parameters
+    ----------
+    revision, date : str or None
+        Name and date of the verified revision that it is. None: it is none of them.
+    patches : list of str
+        The patches that were applied.
+    mended, not_needed : dict of str to str
+        Patches whose fault upstream has mended, and those that are for other revisions, with the reason.
+    left_out : dict of str to str
+        Patches that the tree needs and does not have, with what each would do.
+    """
+
+    revision: str | None
+    date: str | None
+    patches: list[str]
+    mended: dict[str, str]
+    not_needed: dict[str, str]
+    left_out: dict[str, str]
+
+    @classmethod
+    def of(cls, revision: Revision | None, findings: Sequence[Finding]) -> Prepared:
+        """Sort the findings."""
+
+        def reasons(verdict: str) -> dict[str, str]:
+            return {finding.patch.name: finding.reason for finding in findings if finding.verdict == verdict}
+
+        return cls(
+            revision.name if revision else None,
+            revision.date.isoformat() if revision else None,
+            list(reasons(APPLIED)),
+            reasons(MENDED),
+            reasons(NOT_NEEDED),
+            {finding.patch.name: finding.patch.subject for finding in findings if finding.verdict == LEFT_OUT},
+        )
+
+
+def collect(plan: BuildPlan, prepared: Prepared, directory: Path) -> None:
     """Copy libraries, plug-ins and declarations into `directory`, and write licences and the manifest there."""
     directory.mkdir(parents=True)
     for file in sorted((plan.build_directory / "bin").iterdir()):
@@ -32,11 +75,11 @@ def collect(plan: BuildPlan, applied: tuple[str, ...], directory: Path) -> None:
             shutil.copy2(file, directory / file.name)
     shutil.copy2(plan.generated / "cdef.h", directory / "cdef.h")
     (directory / NOTICES).write_text(notices(plan.tree, compiled_files(plan)), "utf-8")
-    manifest = _manifest(plan, applied, directory)
+    manifest = _manifest(plan, prepared, directory)
     (directory / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
 
 
-def _manifest(plan: BuildPlan, applied: tuple[str, ...], directory: Path) -> Mapping[str, object]:
+def _manifest(plan: BuildPlan, prepared: Prepared, directory: Path) -> Mapping[str, object]:
     names = sorted(file.name for file in directory.iterdir())
     source, compiler = plan.source, plan.compiler
     return {
@@ -51,9 +94,14 @@ def _manifest(plan: BuildPlan, applied: tuple[str, ...], directory: Path) -> Map
             "version": source.version,
             "commit": source.commit,
             "sha256": source.sha256,
+            "revision": prepared.revision,
+            "date": prepared.date,
         },
         "csrc": tree_digest(plan.csrc),
-        "patches": list(applied),
+        "patches": prepared.patches,
+        "mended": prepared.mended,
+        "not_needed": prepared.not_needed,
+        "left_out": prepared.left_out,
         "request": plan.request.settings(),
         "options": plan.options,
         "cpu": plan.request.cpu,

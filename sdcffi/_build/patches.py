@@ -1,22 +1,69 @@
-"""The patches of csrc/patches: find those that an upstream tree needs, and apply them."""
+"""The patches of csrc/patches: what each does to an upstream tree, and doing it.
+
+A patch is a unified diff with a header. A hunk's lines are searched for in the whole file, so that one patch serves
+all revisions in which its lines are the same; the line numbers mean nothing.
+"""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import patch_ng
 
 from ..errors import BuildError
+from .digests import source_files
+from .revisions import Revision, Revisions
+
+APPLIED, MENDED, NOT_NEEDED, UNKNOWN, LEFT_OUT = "applied", "mended", "not needed", "unknown", "left out"
+
+_FIELD = re.compile(r"^([\w-]+): (.+)$", re.MULTILINE)
+_VERDICT = re.compile(r"applies|(mended) in \w+|(not needed): .+")
+_SUCCESSOR = re.compile(r"not needed: (\S+?)(?:\.patch)? does it there")
+_SOURCE = re.compile(r".*\.(?:cc?|cl|comp|cpp|cuh?|cxx|hh?|hpp|inl|ipp|mm?|metal)")
+_VOCABULARIES = "src/tokenizers/vocab/"  # 50 MB of data in the form of headers
+
+
+@dataclass(frozen=True)
+class Hunk:
+    """A part of a patch: lines that follow each other in one place of one file."""
+
+    path: str
+    number: int
+    text: tuple[bytes, ...]
+
+    @property
+    def old(self) -> list[bytes]:
+        """The lines that must be in the file, without their ends."""
+        return [line[1:].rstrip(b"\r\n") for line in self.text if line[:1] in (b" ", b"-")]
+
+    def places(self, lines: Sequence[bytes]) -> list[int]:
+        """Return where the old lines are among `lines`, as indices of the first."""
+        old, stripped = self.old, [line.rstrip(b"\r\n") for line in lines]
+        starts = range(len(stripped) - len(old) + 1) if old else ()
+        return [start for start in starts if stripped[start] == old[0] and stripped[start : start + len(old)] == old]
+
+    def replacement(self, lines: Sequence[bytes]) -> list[bytes]:
+        """Return what takes the place of the old `lines`, with their line ends."""
+        end = b"\r\n" if lines[0].endswith(b"\r\n") else b"\n"
+        old, new = iter(lines), []
+        for line in self.text:
+            if line[:1] == b"+":
+                new.append(line[1:].rstrip(b"\r\n") + end)
+            elif line[:1] in (b" ", b"-"):
+                kept = next(old)
+                new += [kept] if line[:1] == b" " else []
+        return new
 
 
 @dataclass(frozen=True)
 class Patch:
-    r"""A unified diff with a header that says why it exists and which revisions need it.
+    r"""A unified diff with a header that says why it exists, and what it does to each verified revision.
 
     Parameters
     ----------
@@ -26,92 +73,345 @@ class Patch:
         What it does, in one line.
     upstream_issue : str
         Upstream's issue or commit, or ``not reported``.
-    needed_file, needed_text : str
-        A tree needs the patch if this file of it contains this text; ``\n`` there is a line end.
+    why : str
+        Why no hook, check or registration can do it.
+    faults : tuple of str
+        Texts of the fault in an unpatched tree, any of which shows that it is there. ``\n`` is a line end, and each
+        run of white space stands for any other.
     test : str
         The test that fails without the patch.
+    verdicts : mapping of str to str
+        By the name of a verified revision: ``applies``, ``mended in COMMIT``, or ``not needed: REASON``.
+    hunks : tuple of Hunk
+        Its changes.
     """
 
     path: Path
     subject: str
     upstream_issue: str
-    needed_file: str
-    needed_text: str
+    why: str
+    faults: tuple[str, ...]
     test: str
+    verdicts: Mapping[str, str]
+    hunks: tuple[Hunk, ...]
 
     @property
     def name(self) -> str:
         """The file name, as the manifest records it."""
         return self.path.name
 
+    def successor(self, revision: str) -> str:
+        """Return the name of the patch that does the same for a verified revision, without suffix; or nothing."""
+        match = _SUCCESSOR.fullmatch(self.verdicts[revision])
+        return match[1] if match else ""
+
     @classmethod
-    def read(cls, path: Path) -> Patch:
-        """Read a patch file; BuildError names a header line that is missing."""
-        header = path.read_text("utf-8").split("\n--- ", 1)[0]
-        fields = dict(re.findall(r"^([A-Z][\w-]+): (.+)$", header, flags=re.MULTILINE))
+    def read(cls, path: Path, revisions: Collection[str]) -> Patch:
+        """Read a patch file; BuildError names a header line that is missing or wrong."""
+        header = re.split(r"^$|^--- ", path.read_text("utf-8"), maxsplit=1, flags=re.MULTILINE)[0]
+        lines = _FIELD.findall(header)
+        fields = dict(lines)
         try:
-            needed_file, needed_text = fields["Needed-when"].split(": ", 1)
-            needed_text = needed_text.replace("\\n", "\n")
-            return cls(path, fields["Subject"], fields["Upstream-issue"], needed_file, needed_text, fields["Test"])
-        except (KeyError, ValueError) as error:
-            raise BuildError(f"{path}: a line of the header is missing or malformed: {error}") from error
-
-    def is_needed(self, tree: Path) -> bool:
-        """Return whether the revision in `tree` still has the text that this patch replaces."""
-        file = tree / self.needed_file
-        return file.is_file() and self.needed_text in file.read_text("utf-8", errors="replace")
-
-    def apply(self, tree: Path) -> None:
-        """Change the files of `tree`.
-
-        Lines may have moved, but every line of every hunk must exist; the place nearest to the stated one is used.
-
-        Raises
-        ------
-        BuildError
-            If a hunk doesn't fit; the message names patch, target file and hunk.
-        """
-        with _patch_log() as log:
-            patches = patch_ng.fromfile(str(self.path))
-            if not patches:
-                raise BuildError(f"{self.path} is not a unified diff", tuple(log))
-            for item in patches.items:
-                _locate_hunks(self, item, tree)
-            if not patches.apply(strip=1, root=str(tree)):
-                raise BuildError(f"patch {self.name} does not apply to {tree}", tuple(log))
+            known = [fields.pop(name) for name in ("Subject", "Upstream-issue", "Why-a-patch", "Test")]
+            fields.pop("Fault")
+        except KeyError as error:
+            raise BuildError(f"{path}: the header has no line {error.args[0]}") from error
+        for name in sorted({*revisions, *fields}):
+            if name not in revisions:
+                raise BuildError(f"{path}: {name} is no line of a header, and no revision in upstream.toml")
+            if not _VERDICT.fullmatch(fields.get(name, "")):
+                raise BuildError(
+                    f"{path}: the header needs a line `{name}: VERDICT` (legal: applies, mended in COMMIT,"
+                    f" not needed: REASON), and has {fields.get(name)!r}"
+                )
+        faults = tuple(text.replace("\\n", "\n") for name, text in lines if name == "Fault")
+        subject, issue, why, test = known
+        return cls(path, subject, issue, why, faults, test, fields, tuple(_read_hunks(path)))
 
 
-def read_patches(directory: Path) -> tuple[Patch, ...]:
-    """Return the patches of `directory` in the order of their names."""
-    return tuple(Patch.read(path) for path in sorted(directory.glob("*.patch")))
+@dataclass(frozen=True)
+class Finding:
+    """What a patch does to a tree.
+
+    Parameters
+    ----------
+    patch : Patch
+        The patch.
+    verdict : str
+        `APPLIED`, `MENDED`, `NOT_NEEDED`, `UNKNOWN` or `LEFT_OUT`.
+    reason : str
+        Why, if it isn't applied.
+    """
+
+    patch: Patch
+    verdict: str
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.patch.name}: {self.verdict}{self.reason and f' ({self.reason})'}"
 
 
-def apply_needed(patches: tuple[Patch, ...], tree: Path) -> tuple[str, ...]:
-    """Apply to `tree` those patches that it needs and return their names."""
-    applied = []
+def read_patches(directory: Path, revisions: Collection[str]) -> tuple[Patch, ...]:
+    """Return the patches of `directory` in the order of their names; each must account for all `revisions`."""
+    return tuple(Patch.read(path, revisions) for path in sorted(directory.glob("*.patch")))
+
+
+def find_patches(patches: Sequence[Patch], names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the patch files that `names` mean, which may lack the number and ``.patch``."""
+    by_name = {spelling: patch.name for patch in patches for spelling in _spellings(patch.path)}
+    for name in names:
+        if name not in by_name:
+            raise BuildError(f"--allow-unpatched {name}: no such patch (legal: {', '.join(p.name for p in patches)})")
+    return tuple(sorted({by_name[name] for name in names}))
+
+
+def examine(
+    patches: Sequence[Patch], tree: Path, revisions: Revisions, revision: Revision | None
+) -> tuple[Finding, ...]:
+    """Return what each patch does to a tree, after those before it. The tree isn't changed.
+
+    Parameters
+    ----------
+    patches : sequence of Patch
+        The patches in their order.
+    tree : Path
+        An upstream tree without patches.
+    revisions : Revisions
+        The verified revisions.
+    revision : Revision or None
+        The one that the tree is. None: it is none of them.
+
+    Returns
+    -------
+    tuple of Finding
+        In the order of the patches. For a verified revision, `UNKNOWN` means that the header is wrong.
+    """
+    return _examine(patches, _Tree(tree), revisions, revision)
+
+
+def patch_tree(
+    patches: Sequence[Patch], tree: Path, revisions: Revisions, revision: Revision | None, allowed: Collection[str] = ()
+) -> tuple[Finding, ...]:
+    """Apply the patches to a tree, and return what was found. See `examine`.
+
+    Parameters
+    ----------
+    allowed : collection of str
+        The names of patches that may be left out of a tree that is no verified revision.
+
+    Raises
+    ------
+    BuildError
+        If a patch is unknown and not allowed, or allowed and not unknown. The tree isn't changed then.
+    """
+    files = _Tree(tree)
+    findings = _settle(_examine(patches, files, revisions, revision), revision, allowed)
+    files.write()
+    return findings
+
+
+class _Tree:
+    """The files of a tree, as lines. Changes are kept in memory until `write`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._original: dict[str, bytes] = {}
+        self._changed: dict[str, list[bytes]] = {}
+        self._sources: list[str] = []
+
+    def original(self, path: str) -> bytes:
+        """Return the content of a file as it was; nothing if there is no such file."""
+        if path not in self._original:
+            file = self._root / path
+            self._original[path] = file.read_bytes() if file.is_file() else b""
+        return self._original[path]
+
+    def now(self, path: str) -> bytes:
+        """Return the content of a file with the changes."""
+        return b"".join(self._changed[path]) if path in self._changed else self.original(path)
+
+    def lines(self, path: str) -> list[bytes]:
+        """Return the lines of a file with the changes."""
+        return self._changed[path] if path in self._changed else self.original(path).splitlines(keepends=True)
+
+    def change(self, changed: Mapping[str, list[bytes]]) -> None:
+        """Replace the lines of files."""
+        self._changed.update(changed)
+
+    def sources(self) -> list[str]:
+        """Return the paths of all files of program text."""
+        if not self._sources:
+            paths = (file.relative_to(self._root).as_posix() for file in source_files(self._root))
+            self._sources = [path for path in paths if _SOURCE.fullmatch(path) and not path.startswith(_VOCABULARIES)]
+        return self._sources
+
+    def write(self) -> None:
+        """Write what was changed."""
+        for path, lines in self._changed.items():
+            file = self._root / path
+            file.unlink()  # it may be a link to a file of somebody else
+            file.write_bytes(b"".join(lines))
+
+
+def _examine(
+    patches: Sequence[Patch], files: _Tree, revisions: Revisions, revision: Revision | None
+) -> tuple[Finding, ...]:
+    if revision is not None:
+        return tuple(_verified(patch, files, revision) for patch in patches)
+    routes = [verified.moved for verified in reversed(revisions.all)]
+    newest, problems = revisions.newest.name, dict[str, list[str]]()
+    series = {patch.path.stem: patch for patch in patches}
     for patch in patches:
-        if patch.is_needed(tree):
-            patch.apply(tree)
-            applied.append(patch.name)
-    return tuple(applied)
+        other = series.get(patch.successor(newest))
+        if other and (problems.get(other.name) == [] or any(not _fit(other, files, moved)[1] for moved in routes)):
+            problems[patch.name] = [f"{other.name} is to do it, but does not fit after the patches before it"]
+        else:
+            problems[patch.name] = _apply(patch, files, routes)
+    applied = {patch.path.stem for patch in patches if not problems[patch.name]}
+    # Only now, because two patches may be for the same fault in different revisions.
+    return tuple(
+        Finding(patch, NOT_NEEDED, f"{patch.successor(newest)} does it there")
+        if problems[patch.name] and patch.successor(newest) in applied
+        else _unverified(patch, files, routes, problems[patch.name], newest)
+        for patch in patches
+    )
 
 
-def _locate_hunks(patch: Patch, item: patch_ng.Patch, tree: Path) -> None:
-    """Set the start of each hunk to the place of its lines, because patch-ng tries only the stated line."""
-    if item.source == b"/dev/null":
-        return
-    target = item.target.decode().removeprefix("b/")
-    file = tree / target
-    lines = file.read_bytes().splitlines() if file.is_file() else []
-    for number, hunk in enumerate(item.hunks, 1):
-        old = [line[1:].rstrip(b"\r\n") for line in hunk.text if line[:1] in (b" ", b"-")]
-        starts = [i for i in range(len(lines) - len(old) + 1) if lines[i : i + len(old)] == old]
-        if not starts:
-            raise BuildError(
-                f"patch {patch.name} does not apply: hunk {number} of {target} (line {hunk.startsrc}) is not found in "
-                f"{tree}. Use a revision that the patch fits, or change its Needed-when line to leave this one out."
-            )
-        hunk.startsrc = min(starts, key=lambda start: abs(start + 1 - hunk.startsrc)) + 1
+def _verified(patch: Patch, files: _Tree, revision: Revision) -> Finding:
+    """Return what a patch does to a verified revision, and do it; UNKNOWN if it isn't what the header says."""
+    said = patch.verdicts[revision.name]
+    if said == "applies":
+        problems = _apply(patch, files, [revision.moved])
+        if not problems and not _fault(patch, files.sources(), files.original):
+            problems = ["no text of its Fault lines is in the tree, so they would not show the fault in others either"]
+        return Finding(patch, UNKNOWN, "; ".join(problems)) if problems else Finding(patch, APPLIED)
+    verdict, reason = re.split(r" in |: ", said, maxsplit=1)
+    if verdict == MENDED and (fault := _fault(patch, files.sources(), files.original)):
+        return Finding(patch, UNKNOWN, f"the header says {said}, but the fault is in {fault}")
+    return Finding(patch, verdict, f"in {reason}" if verdict == MENDED else reason)
+
+
+def _unverified(
+    patch: Patch, files: _Tree, routes: Sequence[Mapping[str, str]], problems: list[str], newest: str
+) -> Finding:
+    """Return what a patch does to a tree that is no verified revision; `problems` say why it could not be applied."""
+    if not problems:
+        return Finding(patch, APPLIED)
+    fault = _fault(patch, files.sources(), files.now)
+    if not fault:
+        return Finding(patch, MENDED, "the fault is nowhere in the tree")
+    said = f"for {newest} the header says {patch.verdicts[newest]}"
+    reasons = [f"the fault is in {fault}", *problems, *_elsewhere(patch, files, routes), said]
+    return Finding(patch, UNKNOWN, "; ".join(reasons))
+
+
+def _settle(findings: tuple[Finding, ...], revision: Revision | None, allowed: Collection[str]) -> tuple[Finding, ...]:
+    unknown = {finding.patch.name: finding for finding in findings if finding.verdict == UNKNOWN}
+    if unknown and revision:
+        wrong = "\n".join(f"  patch {finding}" for finding in unknown.values())
+        raise BuildError(f"patches do not do to the verified revision {revision} what their headers say:\n{wrong}")
+    if superfluous := sorted(set(allowed) - set(unknown)):
+        raise BuildError(f"--allow-unpatched {','.join(superfluous)}: not unknown for this source, so remove it there")
+    if stopping := [finding for name, finding in unknown.items() if name not in allowed]:
+        names = ",".join(finding.patch.name for finding in stopping)
+        raise BuildError(
+            "the source is no verified revision, and it is unknown how to mend these faults in it:\n"
+            + "\n".join(f"  patch {finding}\n    it would: {finding.patch.subject}" for finding in stopping)
+            + f"\nBuild a verified revision (see --engine), or without these patches: --allow-unpatched {names}"
+        )
+    return tuple(replace(finding, verdict=LEFT_OUT) if finding.verdict == UNKNOWN else finding for finding in findings)
+
+
+def _apply(patch: Patch, files: _Tree, routes: Sequence[Mapping[str, str]]) -> list[str]:
+    """Apply a patch by the first of `routes` (tables of moved files) that fits; else return why the best doesn't."""
+    reasons = []
+    for moved in routes:
+        changed, problems = _fit(patch, files, moved)
+        if not problems:
+            files.change(changed)
+            return []
+        reasons.append(problems)
+    return min(reasons, key=len)
+
+
+def _fit(patch: Patch, files: _Tree, moved: Mapping[str, str]) -> tuple[dict[str, list[bytes]], list[str]]:
+    """Return the changed files, and why hunks don't fit."""
+    changed: dict[str, list[bytes]] = {}
+    problems: list[str] = []
+    for path in dict.fromkeys(hunk.path for hunk in patch.hunks):
+        target = moved.get(path, path)
+        lines = files.lines(target)
+        starts = _starts([hunk for hunk in patch.hunks if hunk.path == path], target, lines, problems)
+        changed[target] = _replaced(lines, starts)
+    return changed, problems
+
+
+def _starts(hunks: Sequence[Hunk], target: str, lines: list[bytes], problems: list[str]) -> list[tuple[int, Hunk]]:
+    """Return the place of each hunk among the lines of a file, and add to `problems` why others have none.
+
+    A hunk must be found in exactly one place; equal hunks, in as many places as there are of them.
+    """
+    starts: list[tuple[int, Hunk]] = []
+    for text in dict.fromkeys(hunk.text for hunk in hunks):
+        same = [hunk for hunk in hunks if hunk.text == text]
+        places = same[0].places(lines)
+        if len(places) == len(same):
+            starts += zip(places, same, strict=True)
+        else:
+            found = f"{len(places)} place{'s' * (len(places) > 1)}" if places else "no place"
+            found += f", and {len(same)} hunks are equal" if len(same) > 1 else ""
+            problems += [f"hunk {hunk.number} of {target} is found in {found}" for hunk in same]
+    starts.sort(key=lambda found: found[0])
+    for (start, hunk), (next_start, other) in itertools.pairwise(starts):
+        if next_start < start + len(hunk.old):
+            problems.append(f"hunks {hunk.number} and {other.number} of {target} are found in the same place")
+    return starts
+
+
+def _replaced(lines: list[bytes], starts: list[tuple[int, Hunk]]) -> list[bytes]:
+    new = list(lines)
+    for start, hunk in reversed(starts):
+        end = start + len(hunk.old)
+        new[start:end] = hunk.replacement(lines[start:end])
+    return new
+
+
+def _fault(patch: Patch, paths: Sequence[str], read: Callable[[str], bytes]) -> str:
+    """Return the path of a file with a text of the fault; nothing if there is none."""
+    for fault in patch.faults:
+        words = fault.encode().split()
+        pattern, longest = re.compile(rb"\s+".join(map(re.escape, words))), max(words, key=len)
+        for path in paths:
+            content = read(path)
+            if longest in content and pattern.search(content):  # the first test is much faster
+                return path
+    return ""
+
+
+def _elsewhere(patch: Patch, files: _Tree, routes: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    """Yield which hunks are in files that no verified revision has in their place."""
+    for hunk in patch.hunks:
+        longest, searched = max(hunk.old, key=len), {moved.get(hunk.path, hunk.path) for moved in routes}
+        for path in files.sources():
+            if path not in searched and longest in files.now(path) and hunk.places(files.lines(path)):
+                yield f"the lines of hunk {hunk.number} of {hunk.path} are in {path}"
+
+
+def _spellings(path: Path) -> tuple[str, ...]:
+    return path.name, path.stem, path.name.partition("-")[2], path.stem.partition("-")[2]
+
+
+def _read_hunks(path: Path) -> Iterator[Hunk]:
+    with _patch_log() as log:
+        diff = patch_ng.fromfile(str(path))
+    if not diff:
+        raise BuildError(f"{path} is not a unified diff", tuple(log))
+    for item in diff.items:
+        for number, hunk in enumerate(item.hunks, 1):
+            read = Hunk(item.target.decode().removeprefix("b/"), number, tuple(hunk.text))
+            if not read.old:
+                raise BuildError(f"{path}: hunk {number} of {read.path} has no line by which to find its place")
+            yield read
 
 
 @contextmanager

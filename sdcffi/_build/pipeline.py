@@ -17,6 +17,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import filelock
@@ -27,14 +28,15 @@ from ..errors import BuildError
 from .add_ons import pack_add_ons
 from .commands import NO_SPACE, DiskFullError, run_logged, say
 from .declarations import write_declarations
-from .digests import value_digest
-from .manifest import collect
-from .patches import apply_needed
+from .digests import source_digest, value_digest
+from .manifest import Prepared, collect
+from .patches import examine, patch_tree
 from .plan import BuildPlan, make_plan
 from .request import BuildRequest
+from .toolkits import missing_for
 from .verify import verify
 
-_APPLIED = "sdcffi-patches.json"
+_PREPARED = "sdcffi-patches.json"
 
 
 def build(request: BuildRequest) -> Path:
@@ -75,26 +77,39 @@ def compile_native(plan: BuildPlan) -> Path:
             say(f"already in the cache: {plan.native}")
             return plan.native
         started = time.monotonic()
-        applied = prepare_tree(plan)
+        prepared = prepare_tree(plan)
         _compile(plan)
         with _completed(plan.native) as partial:
-            collect(plan, applied, partial)
+            collect(plan, prepared, partial)
         for finished in (plan.tree, plan.build_directory):  # several hundred MB that are no longer needed
             shutil.rmtree(finished)
         say(f"compiled in {time.monotonic() - started:.0f} s")
     return plan.native
 
 
-def prepare_tree(plan: BuildPlan) -> tuple[str, ...]:
-    """Unpack and patch upstream, unless that is done already; return the names of the patches that it needed."""
+def prepare_tree(plan: BuildPlan) -> Prepared:
+    """Unpack and patch upstream, unless that is done already; return what was found there."""
     if not plan.tree.is_dir():
         say(f"fetching {plan.source}")
         source = plan.source.fetch()
         with _completed(plan.tree) as partial:
             source.unpack(partial)
-            applied = apply_needed(plan.patches, partial)
-            (partial / _APPLIED).write_text(json.dumps(applied), "utf-8")
-    return tuple(json.loads((plan.tree / _APPLIED).read_text("utf-8")))
+            if missing := missing_for(partial, plan.backends, plan.compiler):
+                raise BuildError("this source cannot be built here:\n" + "\n".join(map(str, missing)))
+            prepared = _patch(plan, partial)
+            (partial / _PREPARED).write_text(json.dumps(asdict(prepared)), "utf-8")
+    return Prepared(**json.loads((plan.tree / _PREPARED).read_text("utf-8")))
+
+
+def _patch(plan: BuildPlan, tree: Path) -> Prepared:
+    """Find out which revision `tree` is, and patch it."""
+    revision = plan.source.identify(plan.revisions, source_digest(tree))
+    if revision is None:
+        say(f"{plan.source.location} is no verified revision; the patches for it:")
+        for finding in examine(plan.patches, tree, plan.revisions, None):
+            say(f"  {finding}")
+    findings = patch_tree(plan.patches, tree, plan.revisions, revision, plan.allowed)
+    return Prepared.of(revision, findings)
 
 
 def publish(native: Path, output: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +16,14 @@ from . import backends
 from .compilers import Compiler, find_compiler
 from .cpu import cpu_definitions
 from .digests import tree_digest, value_digest
-from .patches import Patch, read_patches
+from .patches import Patch, examine, find_patches, read_patches
 from .places import csrc_directory
 from .request import BuildRequest
+from .revisions import Revisions, read_revisions
 from .sources import Source, locate_source
 from .tools import CMAKE, NINJA
 
-_FORMAT = "2"
+_FORMAT = "3"
 """Part of every key: increase it when the same inputs lead to another result."""
 
 
@@ -34,9 +36,13 @@ class BuildPlan:
     request : BuildRequest
         The request.
     source : Source
-        The upstream revision.
+        Where the upstream tree comes from.
+    revisions : Revisions
+        The verified revisions.
     patches : tuple of Patch
-        All patches; each is applied if the revision needs it.
+        All patches.
+    allowed : tuple of str
+        The names of patches that may be left out.
     compiler : Compiler
         The C and C++ compiler.
     backends : tuple of str
@@ -51,7 +57,9 @@ class BuildPlan:
 
     request: BuildRequest
     source: Source
+    revisions: Revisions
     patches: tuple[Patch, ...]
+    allowed: tuple[str, ...]
     compiler: Compiler
     backends: tuple[str, ...]
     remarks: tuple[str, ...]
@@ -66,6 +74,8 @@ class BuildPlan:
             {
                 "format": _FORMAT,
                 "source": self.source.sha256,
+                "revision": self.source.revision and self.source.revision.name,
+                "left out": self.allowed,
                 "csrc": tree_digest(self.csrc),
                 "options": self.options,
                 "compiler": [self.compiler.id, self.compiler.version, self.compiler.target, str(self.compiler.cxx)],
@@ -134,23 +144,32 @@ class BuildPlan:
         state = "already in the cache" if self.native.is_dir() else "to be compiled"
         lines = [
             f"source:   {self.source}",
+            f"engine:   {self._engine()}",
             f"backends: {', '.join(self.backends)}; cpu {self.request.cpu}",
             *(f"          {remark}" for remark in self.remarks),
             f"compiler: {self.compiler.id} {self.compiler.version} for {self.compiler.target}, {self.compiler.cxx}",
             f"key:      {self.key} ({state})",
             f"output:   {self.request.output}",
             "patches:",
-            *(f"  {patch.name}: {self._need(patch)}" for patch in self.patches),
+            *(f"  {line}" for line in self._verdicts()),
             "commands:",
             *(f"  {shlex.join(command)}" for command in self._commands()),
         ]
         return "\n".join(lines)
 
-    def _need(self, patch: Patch) -> str:
-        tree = self.source.location
-        if tree.is_dir() and self.source.sha256:
-            return "needed" if patch.is_needed(tree) else "not needed by this revision"
-        return f"applied if {patch.needed_file} contains {patch.needed_text!r}"
+    def _engine(self) -> str:
+        revision = self.source.revision or self.revisions.of_tree(self.source.sha256 or "")
+        return f"verified revision {revision}" if revision else "no verified revision"
+
+    def _verdicts(self) -> Iterator[str]:
+        """Yield what each patch does: examined where the tree is at hand, else by its header."""
+        tree, digest, revision = self.source.location, self.source.sha256, self.source.revision
+        if tree.is_dir() and digest and self.source.origin == "path":
+            found = self.source.identify(self.revisions, digest)
+            yield from map(str, examine(self.patches, tree, self.revisions, found))
+        else:
+            for patch in self.patches:
+                yield f"{patch.name}: {patch.verdicts[revision.name] if revision else 'known once fetched'}"
 
     def _commands(self) -> list[list[str]]:
         fetch = [] if self.source.location.exists() else self.source.fetch_commands()
@@ -168,7 +187,10 @@ def make_plan(request: BuildRequest, csrc: Path | None = None) -> BuildPlan:
     csrc, cache = csrc or csrc_directory(), cache_directory()
     compiler = find_compiler()
     selection = backends.select(request.backends, compiler, request.cuda_arch)
-    source = locate_source(request.source, csrc, cache, request.git_url)
+    revisions = read_revisions(csrc)
+    patches = read_patches(csrc / "patches", revisions.names)
+    allowed = find_patches(patches, request.allow_unpatched)
+    source = locate_source(request.source, csrc, cache, request.git_url, request.engine)
     if source.sha256 is None and not request.dry_run:
         source = source.fetch()
     options = {
@@ -176,8 +198,19 @@ def make_plan(request: BuildRequest, csrc: Path | None = None) -> BuildPlan:
         **cpu_definitions(request.cpu, compiler),
         **selection.definitions,
     }
-    patches = read_patches(csrc / "patches")
-    return BuildPlan(request, source, patches, compiler, selection.names, selection.remarks, options, csrc, cache)
+    return BuildPlan(
+        request,
+        source,
+        revisions,
+        patches,
+        allowed,
+        compiler,
+        selection.names,
+        selection.remarks,
+        options,
+        csrc,
+        cache,
+    )
 
 
 def _ccache(names: tuple[str, ...]) -> dict[str, str]:

@@ -24,8 +24,10 @@ class BuildRequest:
 
     backends: tuple[str, ...] | None = None
     cpu: str = "native"
-    source: str = "pypi"
+    engine: str | None = None
+    source: str | None = None
     git_url: str | None = None
+    allow_unpatched: tuple[str, ...] = ()
     cuda_arch: str | None = None
     with_cli: bool = False
     jobs: int | None = None
@@ -58,8 +60,10 @@ class BuildRequest:
         chosen = {
             "backend": ",".join(self.backends) if self.backends else None,
             "cpu": self.cpu,
+            "engine": self.engine,
             "source": self.source,
             "git-url": self.git_url,
+            "allow-unpatched": ",".join(self.allow_unpatched) or None,
             "cuda-arch": self.cuda_arch,
             "with-cli": "true" if self.with_cli else None,
             "allow-missing-device": "true" if self.allow_missing_device else None,
@@ -75,6 +79,10 @@ def _backends(text: str) -> tuple[str, ...] | None:
         if name not in NAMES:
             raise argparse.ArgumentTypeError(f"unknown backend {name!r} (legal: {', '.join(NAMES)}, or auto alone)")
     return names
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
 
 
 def _jobs(text: str) -> int:
@@ -98,9 +106,23 @@ def _parser() -> argparse.ArgumentParser:
         help="native (default): for this machine; portable: every CPU variant",
     )
     add(
-        "--source", default="pypi", metavar="pypi|git[@REF]|PATH", help="source of stable-diffusion.cpp (default: pypi)"
+        "--engine",
+        metavar="NAME|newest",
+        help="verified revision of stable-diffusion.cpp (default: the newest in the package index)",
     )
-    add("--git-url", metavar="URL", help="repository for --source git (default: upstream's)")
+    add(
+        "--source",
+        metavar="pypi|git[@REF]|PATH",
+        help="any other source of it; with --engine, where that revision is taken from",
+    )
+    add("--git-url", metavar="URL", help="repository for git (default: upstream's)")
+    add(
+        "--allow-unpatched",
+        type=_names,
+        default=(),
+        metavar="NAME,...",
+        help="build a source that is no verified revision without these patches",
+    )
     add("--cuda-arch", metavar="ARCHS", help="CUDA architectures, for example 86,90 (default: this machine's GPUs)")
     add("--with-cli", action="store_true", help="build upstream's sd-cli too")
     add("--jobs", type=_jobs, metavar="N", help="compile N files at once (default: one per core)")

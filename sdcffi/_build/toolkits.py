@@ -6,7 +6,7 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,7 +48,11 @@ def cuda(compiler: Compiler) -> Toolkit:
     roots = _cuda_roots(nvcc)
     places = {path.resolve() for root in roots for path in _libraries(root) if any(path.glob("libcudart.so*"))}
     libraries = sorted(map(str, places))
-    definitions = {"CMAKE_CUDA_COMPILER": str(nvcc), "GGML_CUDA_NO_VMM": "OFF" if _links_driver(roots) else "ON"}
+    definitions = {
+        "CMAKE_CUDA_COMPILER": str(nvcc),
+        "GGML_CUDA_NO_VMM": "OFF" if _links_driver(roots) else "ON",
+        "GGML_CUDA_NCCL": "OFF",  # else the plug-in needs NCCL wherever it runs, if this machine has it
+    }
     if not _has_cublas(roots, compiler):
         package = next(_packaged_cublas(), None)
         if package is None:
@@ -66,17 +70,31 @@ def cuda(compiler: Compiler) -> Toolkit:
 
 def vulkan(compiler: Compiler) -> Toolkit:
     """Look for the Vulkan headers, the loader to link to and the shader compiler glslc."""
-    sdk = [Path(os.environ["VULKAN_SDK"])] if "VULKAN_SDK" in os.environ else []
-    homebrew = [Path("/opt/homebrew")] if sys.platform == "darwin" else []
-    includes = [root / name for root in (*sdk, *homebrew) for name in ("include", "Include")]
-    headers = compiler.can_include("vulkan/vulkan.hpp", *includes)
+    sdk = _vulkan_sdk()
+    headers = compiler.can_include("vulkan/vulkan.hpp", *_vulkan_directories("include", "Include"))
     loader = "vulkan-1" if os.name == "nt" else "vulkan"
-    headers = headers and compiler.can_link(
-        loader, *(root / name for root in (*sdk, *homebrew) for name in ("lib", "Lib"))
-    )
+    headers = headers and compiler.can_link(loader, *_vulkan_directories("lib", "Lib"))
     glslc = shutil.which("glslc") or any(shutil.which("glslc", path=str(root / "bin")) for root in sdk)
     missing = [] if headers else [install_hints.VULKAN_HEADERS]
     return Toolkit((*missing, *(() if glslc else (install_hints.GLSLC,))))
+
+
+def missing_for(tree: Path, backends: Collection[str], compiler: Compiler) -> tuple[Missing, ...]:
+    """Return what an upstream tree needs for `backends` that other revisions don't, and that is missing here."""
+    cmake = tree / "ggml" / "src" / "ggml-vulkan" / "CMakeLists.txt"
+    if "vulkan" not in backends or "find_package(SPIRV-Headers" not in cmake.read_text("utf-8"):
+        return ()
+    found = compiler.can_include("spirv/unified1/spirv.hpp", *_vulkan_directories("include", "Include"))
+    return () if found else (install_hints.SPIRV_HEADERS,)
+
+
+def _vulkan_sdk() -> list[Path]:
+    return [Path(os.environ["VULKAN_SDK"])] if "VULKAN_SDK" in os.environ else []
+
+
+def _vulkan_directories(*names: str) -> list[Path]:
+    homebrew = [Path("/opt/homebrew")] if sys.platform == "darwin" else []
+    return [root / name for root in (*_vulkan_sdk(), *homebrew) for name in names]
 
 
 def metal(compiler: Compiler) -> Toolkit:

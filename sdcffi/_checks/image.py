@@ -15,7 +15,14 @@ from ..images.convert import Alpha
 from ..images.pixels import MOST_SIDE
 from ..images.resize import Resize
 from ..params.image import Hires, ImageParams, PhotoMaker
-from .inputs import LEAST_REFERENCE, REFERENCE_MULTIPLE, generated_size, requested_size, take_images
+from .inputs import (
+    LEAST_REFERENCE,
+    REFERENCE_MULTIPLE,
+    generated_size,
+    requested_size,
+    scales_references,
+    take_images,
+)
 from .sampling import (
     MOST_SCALE,
     MOST_STEPS,
@@ -68,10 +75,11 @@ def check_image(
     check_call(params, model, defaults)
     check_integer("batch_count", params.batch_count, 1, _MOST_BATCH)
     check_number("control_strength", params.control_strength, 0, MOST_SCALE)
-    params = take_images(params, model, resize, alpha)
+    scales = scales_references(params, model, defaults)
+    params = take_images(params, model, resize, alpha, scales=scales)
     whole = defaults.updated(params)
     size = requested_size(whole)
-    _check_images(params, size, model)
+    _check_images(params, size, model, scales)
     _check_photo_maker(params.pm_params, params.prompt or "", model)
     _check_hires(whole.hires, size, model)
     if not (params.hires and params.hires.enabled):
@@ -79,13 +87,13 @@ def check_image(
     return params
 
 
-def _check_images(params: ImageParams, size: tuple[int, int], model: Model) -> None:
+def _check_images(params: ImageParams, size: tuple[int, int], model: Model, scales: bool) -> None:
     references: Any = params.ref_images or ()
     _check_mask(params.mask_image, params.init_image)
     if params.control_image is not None and model.takes_hint is False:
         raise ValueError("control_image needs a ControlNet: pass control_net= to Engine")
     if references:
-        _check_references(params, references, size)
+        _check_references(references, size, scales)
     _check_fit(params, size, model)
     if (params.init_image is not None or references) and model.encodes is False:
         name = "init_image" if params.init_image is not None else "ref_images"
@@ -102,7 +110,7 @@ def _check_mask(mask: Any, init: Any) -> None:
         )
 
 
-def _check_references(params: ImageParams, references: Sequence[Any], size: tuple[int, int]) -> None:
+def _check_references(references: Sequence[Any], size: tuple[int, int], scales: bool) -> None:
     """Refuse sizes that the engine cannot split into patches, or that it would scale to a side of 0 pixels."""
     area = min(1024**2, size[0] * size[1])
     for index, reference in enumerate(references):
@@ -111,12 +119,12 @@ def _check_references(params: ImageParams, references: Sequence[Any], size: tupl
             raise ValueError(
                 f"ref_images[{index}] must have sides of at least {LEAST_REFERENCE} pixels, not {width}x{height}"
             )
-        if not params.auto_resize_ref_image and (height % REFERENCE_MULTIPLE or width % REFERENCE_MULTIPLE):
+        if not scales and (height % REFERENCE_MULTIPLE or width % REFERENCE_MULTIPLE):
             raise ValueError(
                 f"ref_images[{index}] must have sides that are multiples of 16 pixels, not {width}x{height}; pass"
                 " resize='fit', 'crop', 'pad' or 'stretch'"
             )
-        if params.auto_resize_ref_image and math.sqrt(area * min(height, width) / max(height, width)) < 16:
+        if scales and math.sqrt(area * min(height, width) / max(height, width)) < 16:
             raise ValueError(f"ref_images[{index}] is {width}x{height} pixels, too narrow to be scaled: crop it first")
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "REFERENCE_MULTIPLE",
     "generated_size",
     "requested_size",
+    "scales_references",
     "take_images",
     "take_video_images",
 ]
@@ -62,7 +63,26 @@ def requested_size(params: ImageParams | VideoParams) -> tuple[int, int]:
     return params.width, params.height
 
 
-def take_images(params: ImageParams, model: Model, resize: Resize = "error", alpha: Alpha = "refuse") -> ImageParams:
+def scales_references(params: ImageParams, model: Model, defaults: ImageParams) -> bool:
+    """Return whether the engine scales reference images to the area of the result.
+
+    Parameters
+    ----------
+    params : ImageParams
+        The call, which decides if it says so.
+    model : Model
+    defaults : ImageParams
+        The engine's own. One that scales references keeps the size of Anima's (`REF_IMAGE_PRESETS`).
+    """
+    if params.auto_resize_ref_image is not None:
+        return params.auto_resize_ref_image
+    keeps = model.architecture is not None and model.architecture.name == "anima"
+    return bool(defaults.auto_resize_ref_image) and not keeps
+
+
+def take_images(
+    params: ImageParams, model: Model, resize: Resize = "error", alpha: Alpha = "refuse", *, scales: bool = False
+) -> ImageParams:
     """Convert the input images of a call with `images.convert`, and resize them with `images.resize`.
 
     Parameters
@@ -75,6 +95,8 @@ def take_images(params: ImageParams, model: Model, resize: Resize = "error", alp
         and at least 64, unless the engine scales them.
     alpha : str or tuple
         See `as_rgb`.
+    scales : bool
+        Whether the engine scales reference images, see `scales_references`.
 
     Returns
     -------
@@ -96,7 +118,7 @@ def take_images(params: ImageParams, model: Model, resize: Resize = "error", alp
     if leading is None:
         return converted
     sized = _with_size(converted, model, leading)
-    return sized if resize == "error" else _with_resized(sized, model, resize)
+    return sized if resize == "error" else _with_resized(sized, model, resize, scales)
 
 
 def take_video_images(
@@ -179,7 +201,7 @@ def _with_size(params: _Params, model: Model, leading: Pixels) -> _Params:
     )
 
 
-def _with_resized(params: ImageParams, model: Model, rule: Resize) -> ImageParams:
+def _with_resized(params: ImageParams, model: Model, rule: Resize, scales: bool) -> ImageParams:
     changes: dict[str, Any] = {}
     size = generated_size(*requested_size(params), model)
     leading: Any = params.control_image if params.init_image is None else params.init_image
@@ -192,7 +214,7 @@ def _with_resized(params: ImageParams, model: Model, rule: Resize) -> ImageParam
         if image is not None:
             changes[name] = resized(image, size, rule)
     references: Any = params.ref_images
-    if references and not params.auto_resize_ref_image:
+    if references and not scales:
         changes["ref_images"] = [_legal_reference(image, rule) for image in references]
     return replace(params, **changes)
 

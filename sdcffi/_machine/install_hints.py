@@ -89,6 +89,13 @@ GLSLC = Missing(
     macos="brew install shaderc",
     windows="winget install KhronosGroup.VulkanSDK",
 )
+SPIRV_HEADERS = Missing(
+    "no SPIR-V headers, which this revision of the engine needs for Vulkan (tried #include <spirv/unified1/spirv.hpp>)",
+    debian="sudo apt install spirv-headers",
+    fedora="sudo dnf install spirv-headers-devel",
+    macos="brew install spirv-headers",
+    windows="winget install KhronosGroup.VulkanSDK",
+)
 NVIDIA_DRIVER = Missing(
     "no NVIDIA driver (tried to load libcuda)",
     debian="sudo apt install nvidia-driver (on Ubuntu: sudo ubuntu-drivers install)",

@@ -24,8 +24,7 @@ IN_SAFETENSORS = ("f32", "f16", "bf16")
 
 # ggml reads these types but cannot write them, so nothing can be merged into them.
 _READ_ONLY = frozenset({"iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s"})
-# ggml's CUDA backend neither reads rows of these types nor copies floats into them (ggml-cuda.cu, cpy.cu of ggml
-# 0.9.8).
+# ggml's CUDA backend copies no floats into these types (ggml-cuda.cu of every verified revision).
 _NOT_ON_CUDA = frozenset({"q2_K", "q3_K", "q4_K", "q5_K", "q6_K", "iq4_xs", "tq1_0", "tq2_0", "mxfp4", "nvfp4"})
 _COARSE_BITS = 5  # per weight, its share of the block's scales included: q4_1 has 5, q5_0 has 5.5
 
@@ -37,11 +36,13 @@ def _engine_name(gguf_name: str) -> str:
 
 # With these the engine divides by zero or aborts: it cannot quantise to them, or uses them only internally.
 _NOT_WRITABLE = frozenset({"i32", *(_engine_name(name) for name in UNREADABLE_GGUF)})
+# Newer than `NEWEST_GGUF`: engines that know them write files that the older ones, and this package, cannot read.
+_TOO_NEW = frozenset({"q1_0"})
 
 
 def is_writable(name: str) -> bool:
-    """Return whether the engine can convert weights to the type with this name."""
-    return name not in _NOT_WRITABLE
+    """Return whether weights can be converted to the engine's type with this name."""
+    return name in block_sizes()
 
 
 @lru_cache(maxsize=1)
@@ -51,7 +52,7 @@ def block_sizes() -> dict[str, tuple[int, int]]:
     import gguf
 
     names = {_engine_name(kind.name): kind for kind in gguf.GGML_QUANT_SIZES if int(kind) <= NEWEST_GGUF}
-    return {name: gguf.GGML_QUANT_SIZES[kind] for name, kind in names.items() if is_writable(name)}
+    return {name: gguf.GGML_QUANT_SIZES[kind] for name, kind in names.items() if name not in _NOT_WRITABLE}
 
 
 def is_coarse(name: str) -> bool:
@@ -88,6 +89,8 @@ def check_type(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be one of the names {', '.join(block_sizes())}, not {value!r}")
     if value in _NOT_WRITABLE:
         raise ValueError(f"{name} {value!r} only exists inside the engine; use one of {', '.join(block_sizes())}")
+    if value in _TOO_NEW:
+        raise ValueError(f"{name} {value!r} is not supported yet; use one of {', '.join(block_sizes())}")
 
 
 def check_rules(name: str, rules: Any) -> None:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 from .._numbers import check_number
+from .._warnings import warn
 from ..events import Listeners
 from .calls import Calls
 
@@ -43,6 +44,12 @@ class Handle:
             self._calls.open(call)
         # Runs before the interpreter exits; later the engine's callbacks and GPU drivers may be gone.
         self._finalizer = weakref.finalize(self, self._calls.close)
+        if self._opened.left_out:
+            faults = "; ".join(f"{name}: {subject}" for name, subject in self._opened.left_out.items())
+            warn(
+                "the native library was built without patches that its engine seems to need, so it has the faults that"
+                f" they mend ({faults}). Build a verified revision: python -m sdcffi build"
+            )
 
     @property
     def device(self) -> Device:

@@ -254,8 +254,10 @@ def _loaded(case: _Case) -> Iterator[Check]:
         yield Check("library", "failed", inventory.problem, _advice(inventory.problem))
         return
     assert case.build is not None
-    commit = case.build.manifest["upstream"]["commit"]
+    commit, left_out = case.build.manifest["upstream"]["commit"], case.build.manifest.get("left_out", {})
     yield Check("library", "ok", f"stable-diffusion.cpp {commit} loads; its structs have the declared layout")
+    if left_out:
+        yield Check("patches", "note", f"this engine was built without patches it needs: {', '.join(left_out)}", _BUILD)
     yield from _backends(inventory)
     yield from _generated(inventory, case)
 

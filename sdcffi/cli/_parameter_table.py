@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .._bindings.requests import Opening
+from .._bindings.words import WORDS
 from .._machine.backends import CPU
 from .._process.calls import run_alone
 from ..engine.engine import Engine
@@ -17,7 +18,7 @@ from ..params.names import Parameter, parameters
 from ..params.struct import StrPath, Struct
 from ..params.video import VideoParams
 
-__all__ = ["FUNCTIONS", "STRUCTS", "UNREACHED", "parameter_table"]
+__all__ = ["FUNCTIONS", "NEWER", "STRUCTS", "UNREACHED", "parameter_table"]
 
 # Each struct that a call takes, with the call.
 STRUCTS: dict[type[Struct], Any] = {
@@ -89,6 +90,80 @@ UNREACHED = {
         )
     },
 }
+_TEXT_OF_MANY = "takes the fields that it replaced, see above, and nothing else yet"
+_FAMILY = "for models that May's engine does not know"
+_CONTROL_SWAP = "another ControlNet without loading the model again"
+_DETAILS, _IMPORTANCE = "faces and hands drawn anew (ADetailer)", "importance matrices for quantising"
+# What only newer headers have, and what it is. Nothing in Python offers it yet, so the engine's own defaults hold.
+# A header has all of these or none: what a newer one adds belongs here, or into the dataclasses.
+NEWER = {
+    "sd_ctx_params_t.backend": _TEXT_OF_MANY,
+    "sd_ctx_params_t.params_backend": _TEXT_OF_MANY,
+    "sd_ctx_params_t.model_args": _TEXT_OF_MANY,
+    "sd_img_gen_params_t.ref_image_args": _TEXT_OF_MANY,
+    "sd_img_gen_params_t.circular_x": "`ContextParams.circular_x`, see above",
+    "sd_img_gen_params_t.circular_y": "`ContextParams.circular_y`, see above",
+    "sd_vid_gen_params_t.circular_x": "`ContextParams.circular_x`, see above",
+    "sd_vid_gen_params_t.circular_y": "`ContextParams.circular_y`, see above",
+    "sd_ctx_params_t.eager_load": "set by the guard: weights are read when the engine opens",
+    "sd_ctx_params_t.stream_layers": "weights streamed from main memory, with `max_vram`",
+    "sd_ctx_params_t.split_mode": "weights on several GPUs, by layers or rows",
+    "sd_ctx_params_t.auto_fit": "placement by free memory",
+    "sd_ctx_params_t.rpc_servers": "devices of other machines",
+    "sd_ctx_params_t.vae_format": "kind of a VAE that cannot be told from its weights",
+    "sd_ctx_params_t.uncond_diffusion_model_path": _FAMILY,
+    "sd_ctx_params_t.embeddings_connectors_path": _FAMILY,
+    "sd_ctx_params_t.audio_vae_path": _FAMILY,
+    "sd_ctx_params_t.motion_module_path": "AnimateDiff",
+    "sd_ctx_params_t.ip_adapter_path": "IP-Adapter",
+    "sd_ctx_params_t.pulid_weights_path": "PuLID",
+    "sd_img_gen_params_t.ip_adapter_image": "IP-Adapter",
+    "sd_img_gen_params_t.ip_adapter_strength": "IP-Adapter",
+    "sd_img_gen_params_t.pulid_params": "PuLID",
+    "sd_pulid_params_t.id_embedding_path": "PuLID",
+    "sd_pulid_params_t.id_weight": "PuLID",
+    "sd_img_gen_params_t.qwen_image_layers": "number of layers of Qwen-Image Layered",
+    "sd_vid_gen_params_t.fps": "frame rate that some video models are told",
+    "sd_vid_gen_params_t.hires": "second pass of videos",
+    "sd_vid_gen_params_t.ref_images": "references of videos",
+    "sd_vid_gen_params_t.ref_images_count": _LENGTH,
+    "sd_vid_gen_params_t.ref_videos": "references of videos",
+    "sd_vid_gen_params_t.ref_videos_count": _LENGTH,
+    "sd_vid_gen_params_t.ref_audios": "references of videos",
+    "sd_vid_gen_params_t.ref_audios_count": _LENGTH,
+    "sd_ref_video_t.frames": "references of videos",
+    "sd_ref_video_t.frame_count": _LENGTH,
+    "sd_ref_video_t.fps": "references of videos",
+    "sd_ref_video_t.audio": "references of videos",
+    "sd_audio_t.sample_rate": "sound",
+    "sd_audio_t.channels": "sound",
+    "sd_audio_t.sample_count": _LENGTH,
+    "sd_audio_t.data": "sound",
+    "sd_sample_params_t.extra_sample_args": "more settings of samplers, schedulers and guidance",
+    "sd_tiling_params_t.temporal_tiling": "videos decoded in pieces of time",
+    "sd_tiling_params_t.extra_tiling_args": "more settings of tiling",
+    "sd_hires_params_t.custom_sigmas": "noise levels of the second pass",
+    "sd_hires_params_t.custom_sigmas_count": _LENGTH,
+    "sd_adetailer_params_t.prompt": _DETAILS,
+    "sd_adetailer_params_t.negative_prompt": _DETAILS,
+    "sd_adetailer_params_t.extra_ad_args": _DETAILS,
+    "new_adetailer_ctx": _DETAILS,
+    "free_adetailer_ctx": _DETAILS,
+    "adetail_image": _DETAILS,
+    "load_imatrix": _IMPORTANCE,
+    "save_imatrix": _IMPORTANCE,
+    "enable_imatrix_collection": _IMPORTANCE,
+    "disable_imatrix_collection": _IMPORTANCE,
+    "convert_with_components": "one file from several",
+    "free_sd_audio": "sound",
+    "free_sd_images": "the guard frees images on every engine alike",
+    "sd_cancel_generation": "`Engine.cancel` stops within a step",
+    "sd_ctx_load_control_net": _CONTROL_SWAP,
+    "sd_ctx_unload_control_net": _CONTROL_SWAP,
+    "sd_ctx_has_control_net": _CONTROL_SWAP,
+    "sd_list_devices": "`list_devices` asks ggml itself",
+    "sd_set_backend_eval_callback": "for debuggers of graphs",
+}
 _TABLES = ("tiling", "cache", "hires", "slg", "high_noise")  # keywords that take a whole struct
 _OF_OURS = {  # defaults that Engine sets in place of the engine's own
     "n_threads": "the physical cores that the process may use",
@@ -114,8 +189,17 @@ If the second column is `Engine(...)`, `generate(...)` or `generate_video(...)`,
 it is a field of a dataclass: `ContextParams` is for `context=` of `Engine`, `ImageParams` and `VideoParams` are for
 `params=` of a call, and the others are fields of these. Keywords win over fields.
 
+Parameters mean the same on every verified revision of the engine. If the header that was built lacks a field, its value
+is told in that engine's own words, see [Replaced in newer engines](#replaced-in-newer-engines).
+
 This page is the output of `sdcffi info --parameters`, made from the header that was built: stable-diffusion.cpp
 {commit}."""
+
+_REPLACED = """\
+The engine of August 2026 has none of these fields, or has them as text. Python's names stay, and values are translated
+as upstream's own command line does. Other values than the default are refused where there is no translation."""
+_ONLY_THERE = """\
+The engine of August 2026 has these; sdcffi does not offer them yet."""
 
 
 def parameter_table(library: StrPath | None = None) -> Iterator[str]:
@@ -141,6 +225,19 @@ def parameter_table(library: StrPath | None = None) -> Iterator[str]:
     yield from (f"| {name} | `{python}` |" for name, python in sorted(FUNCTIONS.items()))
     yield from ("", "## Without a name in Python", "", "| C | why |", "| --- | --- |")
     yield from (f"| {name} | {reason} |" for name, reason in sorted(UNREACHED.items()))
+    yield from ("", "## Replaced in newer engines", "", *_REPLACED.splitlines(), "")
+    yield from ("| C | in a newer engine | default there |", "| --- | --- | --- |")
+    yield from (f"| {word.struct}.{word.name} | {word.meaning} | {_shown(word.default)} |" for word in WORDS)
+    yield from (
+        "",
+        "## Only in newer engines",
+        "",
+        *_ONLY_THERE.splitlines(),
+        "",
+        "| C | what it is |",
+        "| --- | --- |",
+    )
+    yield from (f"| {name} | {meaning} |" for name, meaning in sorted(NEWER.items()))
 
 
 def _python(item: Parameter, call: Any, keywords: Mapping[str, Any]) -> str:
@@ -152,8 +249,10 @@ def _python(item: Parameter, call: Any, keywords: Mapping[str, Any]) -> str:
 def _default(item: Parameter, value: Any) -> str:
     if item.path[-1] in _OF_OURS:
         return _OF_OURS[item.path[-1]]
-    if value is None:
-        return "chosen by the engine"
+    return "chosen by the engine" if value is None else _shown(value)
+
+
+def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, float):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -52,12 +53,38 @@ def _run(options: argparse.Namespace) -> None:
     print(json.dumps(report, indent=2) if options.json else "\n".join([*_lines(report), *inventory.lines()]))
 
 
+def _engine(upstream: dict[str, Any], commit: str) -> str:
+    if not upstream.get("revision"):
+        return f"{commit}, which is no verified revision"
+    return f"{upstream['revision']} ({commit}, {_day(datetime.date.fromisoformat(upstream['date']))})"
+
+
+def _day(date: datetime.date) -> str:
+    return f"{date.day} {date:%B %Y}"
+
+
+def _newer_engine(upstream: dict[str, Any]) -> Iterator[str]:
+    """How to get the newest verified engine, if the build has an older one of the verified ones."""
+    from .._build.places import csrc_directory
+    from .._build.revisions import read_revisions
+
+    revisions = read_revisions(csrc_directory())
+    if upstream.get("revision") in revisions.names[:-1]:
+        yield (
+            f"newer engine: {revisions.newest.name} ({_day(revisions.newest.date)}), by `sdcffi build --engine newest`;"
+            " docs/engine-revisions.md has what it brings"
+        )
+
+
 def _lines(report: dict[str, Any]) -> Iterator[str]:
     manifest = report["manifest"]
     upstream, compiler = manifest.get("upstream", {}), manifest.get("compiler", {})
     yield f"sdcffi {report['sdcffi']}, native build in {report['directory']}"
-    yield f"engine: stable-diffusion.cpp {report['upstream_commit']}, ggml {report['ggml']}"
-    yield f"source: {upstream.get('source')} {upstream.get('version')}, {len(manifest.get('patches', []))} patches"
+    yield f"engine: {_engine(upstream, report['upstream_commit'])}, {len(manifest.get('patches', []))} patches"
+    yield from _newer_engine(upstream)
+    for name, subject in manifest.get("left_out", {}).items():
+        yield f"patch left out: {name} (it would: {subject})"
+    yield f"source: stable-diffusion.cpp from {upstream.get('source')} {upstream.get('version')}, ggml {report['ggml']}"
     yield f"compiler: {compiler.get('id')} {compiler.get('version')}, built {manifest.get('built')}"
     yield f"CPU build: {manifest.get('cpu')}, backends: {', '.join(manifest['backends'])}"
     for name, value in sorted(manifest.get("options", {}).items()):

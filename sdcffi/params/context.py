@@ -71,9 +71,11 @@ class ContextParams(Struct):
     tensor_type_rules : str, optional
         Weight types by tensor name: ``"regex=type,..."``.
     vae_decode_only : bool, optional
-        Leave the autoencoder's encoder out, which image input needs. None: it is kept.
+        Leave the autoencoder's encoder out, which image input needs. None: it is kept. Newer engines always keep it:
+        True is an `UnsupportedParameterError`.
     free_params_immediately : bool, optional
-        Free weights after they are used, so that the engine serves one call only. None: they are kept.
+        Free weights after they are used, so that the engine serves one call only. None: they are kept. Newer engines
+        always keep them, and True is an `UnsupportedParameterError`.
     n_threads : int, optional
         Number of CPU threads, 1 to 512. The process ends if the system refuses to start them. None: the physical cores
         that the process may use, in place of the engine's own count.

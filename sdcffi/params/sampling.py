@@ -116,8 +116,9 @@ class SampleParams(Struct):
         Noise levels from high to low, which replace the scheduler: at least 2, and all but the last above 0. None: the
         scheduler's.
     flow_shift : float, optional
-        Shift of flow models (SD3, Wan). None: the model's own (`default_flow_shift` of stable-diffusion.cpp): 1.15
-        for FLUX with guidance, 1 without, 5 for Wan, 4 for ERNIE-Image, 3 for others; FLUX.2's goes by the size.
+        Shift of flow models (SD3, Wan). None: the model's own (`default_flow_shift` of stable-diffusion.cpp), such as
+        1.15 for FLUX with guidance, 1 without, 5 for Wan and 4 for ERNIE-Image. Schedulers with a shift of their own
+        ignore it: ``"flux"`` and ``"flux2"``, where the engine has them.
     """
 
     C_STRUCT = "sd_sample_params_t"
@@ -174,7 +175,7 @@ class Cache(Struct):
     scm_mask : str, optional
         Steps to compute (1) or to reuse (0): ``"1,1,0,1"``.
     scm_policy_dynamic : bool, optional
-        Reuse more than `scm_mask` says where the difference is small. The pinned engine reads the mask, the numbers of
+        Reuse more than `scm_mask` says where the difference is small. The engine reads the mask, the numbers of
         cached steps and TaylorSeer's numbers, but they have no effect: its three block caches decide only by
         `residual_diff_threshold` and warm-up (`CacheDitConditionState`).
     spectrum_w : float, optional

@@ -13,6 +13,7 @@ from sdcffi._build.backends import GPUS
 from sdcffi._build.compilers import find_compiler
 from sdcffi._build.manifest import _PLUGIN
 from sdcffi._machine.backends import BACKENDS
+from sdcffi._machine.install_hints import SPIRV_HEADERS
 
 
 def options(file: Path) -> set[str]:
@@ -57,3 +58,20 @@ def test_metal_embeds_its_kernels_by_an_option_that_exists(pinned: Path, monkeyp
 @pytest.mark.parametrize("option", ["GGML_CUDA_NO_VMM", "GGML_OPENCL_EMBED_KERNELS"])
 def test_what_the_toolkits_set_exists(option: str, pinned: Path) -> None:
     assert option in options(pinned / "ggml/CMakeLists.txt")
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_headers_that_only_a_newer_engine_needs_are_missing_for_its_tree_alone(
+    found: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = find_compiler()
+    monkeypatch.setattr(type(compiler), "can_include", lambda *_: found)
+    cmake = tmp_path / "ggml" / "src" / "ggml-vulkan" / "CMakeLists.txt"
+    cmake.parent.mkdir(parents=True)
+    for text, names, missing in (
+        ("find_package(Vulkan)", ("cpu", "vulkan"), False),
+        ("find_package(SPIRV-Headers CONFIG REQUIRED)", ("cpu", "cuda"), False),
+        ("find_package(SPIRV-Headers CONFIG REQUIRED)", ("cpu", "vulkan"), not found),
+    ):
+        cmake.write_text(text)
+        assert toolkits.missing_for(tmp_path, names, compiler) == ((SPIRV_HEADERS,) if missing else ())

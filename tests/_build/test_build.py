@@ -12,11 +12,12 @@ import sys
 import tarfile
 import types
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from places import ROOT
-from stand_in import StandIn, wait_until
+from stand_in import ENGINE, StandIn, wait_until
 
 from sdcffi import BuildError
 from sdcffi._build import bootstrap, toolkits, wheel
@@ -36,6 +37,9 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+OTHERWISE = ENGINE.replace("{ return", "{ if (thing) return").replace("; }", "; return 0; }")
 
 
 @pytest.fixture(autouse=True)
@@ -72,10 +76,35 @@ def test_dry_run_tells_the_whole_plan_and_writes_nothing(cache: Path) -> None:
     assert not cache.exists()
 
 
-def test_dry_run_of_a_directory_says_which_patches_it_needs(stand_in: StandIn) -> None:
-    assert "0001-answer.patch: needed" in stand_in.plan("--dry-run").describe()
+def test_dry_run_of_a_directory_says_what_each_patch_does_to_it(stand_in: StandIn) -> None:
+    assert "0001-answer.patch: applied" in stand_in.plan("--dry-run").describe()
     (stand_in.upstream / "src/engine.c").write_text("int sd_answer;\n")
-    assert "0001-answer.patch: not needed" in stand_in.plan("--dry-run").describe()
+    assert "0001-answer.patch: mended" in stand_in.plan("--dry-run").describe()
+    (stand_in.upstream / "src/engine.c").write_text(OTHERWISE)
+    assert "0001-answer.patch: unknown (the fault is in src/engine.c" in stand_in.plan("--dry-run").describe()
+
+
+def test_an_unknown_patch_stops_the_build_unless_it_is_named(
+    stand_in: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (stand_in.upstream / "src/engine.c").write_text(OTHERWISE)
+    with pytest.raises(BuildError, match=r"0001-answer\.patch: unknown(.|\n)*--allow-unpatched 0001-answer\.patch"):
+        compile_native(stand_in.plan())
+    assert "no verified revision" in capsys.readouterr().err
+    manifest = read_build(compile_native(stand_in.plan("--allow-unpatched", "answer"))).manifest
+    assert manifest["patches"] == []
+    assert manifest["left_out"] == {"0001-answer.patch": "Answer otherwise"}
+    assert manifest["request"]["allow-unpatched"] == "answer"
+    assert stand_in.plan().key != stand_in.plan("--allow-unpatched", "answer").key
+    with pytest.raises(BuildError, match="unknown"):  # the other build is no answer to this request
+        compile_native(stand_in.plan())
+
+
+def test_an_applied_patch_cannot_be_left_out(stand_in: StandIn) -> None:
+    with pytest.raises(BuildError, match=r"--allow-unpatched 0001-answer\.patch: not unknown"):
+        compile_native(stand_in.plan("--allow-unpatched", "answer"))
+    with pytest.raises(BuildError, match=r"--allow-unpatched question: no such patch"):
+        stand_in.plan("--allow-unpatched", "question")
 
 
 def test_an_unknown_backend_names_the_legal_ones(capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,9 +115,11 @@ def test_an_unknown_backend_names_the_legal_ones(capsys: pytest.CaptureFixture[s
 
 def test_config_settings_are_the_options(tmp_path: Path) -> None:
     settings = {"backend": "cpu,vulkan", "cpu": "portable", "jobs": ["2", "3"], "with-cli": "true"}
+    settings |= {"engine": "newest", "allow-unpatched": "one,two"}
     request = BuildRequest.from_settings(settings)
+    assert (request.engine, request.source, request.allow_unpatched) == ("newest", None, ("one", "two"))
+    assert BuildRequest.from_settings(request.settings()) == replace(request, jobs=None)
     assert (request.backends, request.cpu, request.jobs, request.with_cli) == (("cpu", "vulkan"), "portable", 3, True)
-    assert BuildRequest.from_settings(request.settings()).backends == ("cpu", "vulkan")
 
 
 def test_an_editable_install_builds_again_what_the_last_one_did_of_any_version(
@@ -265,6 +296,8 @@ def test_a_build_holds_what_its_manifest_says(stand_in: StandIn) -> None:
     assert manifest["library"] in names
     assert manifest["backends"] == {"cpu": [next(name for name in names if "ggml-cpu" in name)]}
     assert manifest["patches"] == ["0001-answer.patch"]
+    assert manifest["mended"] == manifest["not_needed"] == manifest["left_out"] == {}
+    assert manifest["upstream"]["revision"] is manifest["upstream"]["date"] is None
     assert manifest["csrc"] == tree_digest(stand_in.csrc)
     assert manifest["cli"] is None
     assert "sdg_answer" in (native / "cdef.h").read_text()

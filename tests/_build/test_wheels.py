@@ -10,6 +10,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import engines
 import pytest
 from gpus import with_stubs
 from places import ROOT
@@ -36,7 +37,8 @@ with sdcffi.Engine(**sdcffi.demo_model(), backend=sys.argv[1]) as engine:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As pip makes it; the build comes from the cache."""
     directory = tmp_path_factory.mktemp("wheel")
-    settings = ["--config-settings=backend=cpu", "--config-settings=cpu=portable"]
+    chosen = {**engines.settings(), "backend": "cpu", "cpu": "portable"}
+    settings = [f"--config-settings={name}={value}" for name, value in chosen.items()]
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(directory), *settings, str(ROOT)],
         check=True,

@@ -12,10 +12,11 @@ import statistics
 import time
 from pathlib import Path
 
+import engines
+
 from sdcffi import Engine
 from sdcffi._build.pipeline import compile_native
 from sdcffi._build.plan import make_plan
-from sdcffi._build.request import BuildRequest
 from sdcffi.demo import SETTINGS, demo_model
 
 WEIGHTS = ("f16", "q8_0")
@@ -23,7 +24,8 @@ WEIGHTS = ("f16", "q8_0")
 
 def build(cpu: str) -> Path:
     """A build for the CPU alone, from the build cache."""
-    return compile_native(make_plan(BuildRequest(backends=("cpu",), cpu=cpu, with_cli=cpu == "native")))
+    cli = {"with-cli": "on"} if cpu == "native" else {}
+    return compile_native(make_plan(engines.request(backend="cpu", cpu=cpu, **cli)))
 
 
 def measure(weights: str, builds: dict[str, Path], options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Upstream's `sd-cli` from the pinned source without our patches, built as its README says: all options at default."""
+"""Upstream's `sd-cli` from the source of our build but without our patches, built with all options at default."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import os
 import shutil
 from pathlib import Path
 
+import engines
 import filelock
 
 from sdcffi._build.commands import run_logged, say
-from sdcffi._build.places import csrc_directory
-from sdcffi._build.sources import Source, locate_source
+from sdcffi._build.sources import Source
 from sdcffi._build.tools import CMAKE, NINJA
 from sdcffi._files import cache_directory, replacing
 
 
 def sd_cli() -> Path:
     """The program, from the user's cache directory; compiled the first time, which takes minutes."""
-    source = locate_source("pypi", csrc_directory(), cache_directory())
+    source = engines.source()
     directory = cache_directory() / "bench" / f"sd-cli-{str(source.sha256)[:16]}"
     directory.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(directory / "lock"):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import engines
 import numpy as np
 import pytest
 import sd1_model
@@ -18,15 +19,13 @@ from sdcffi import Engine, Tiling
 from sdcffi._build.pipeline import compile_native
 from sdcffi._build.places import csrc_directory
 from sdcffi._build.plan import make_plan
-from sdcffi._build.request import BuildRequest
 from sdcffi._machine.builds import locate
 from sdcffi.images.compare import compare
 
 LORA_PATCH = "0001-cast-quantised-tensors-by-rows.patch"
 CPU_PATCHES = (
-    "0033-products-and-convolutions-by-sdcffi.patch",
+    "0033-one-operation-on-the-cpu.patch",
     "0034-sleep-at-barriers.patch",
-    "0035-rotary-positions-in-one-operation.patch",
 )
 DRAW = (
     "import sys; from sdcffi import Engine\n"
@@ -39,12 +38,18 @@ DRAW = (
 
 @pytest.fixture(scope="module")
 def unpatched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A build like the package's own, without some patches; kept in the build cache."""
+    """A build like the package's own, without some patches and without our CPU operations; kept in the build cache."""
     csrc = tmp_path_factory.mktemp("unpatched") / "csrc"
     shutil.copytree(csrc_directory(), csrc)
     for patch in (LORA_PATCH, *CPU_PATCHES):
         (csrc / "patches" / patch).unlink()
-    return compile_native(make_plan(BuildRequest(backends=("cpu",)), csrc))
+    cmake = csrc / "CMakeLists.txt"
+    lines = cmake.read_text("utf-8").splitlines(keepends=True)
+    ours = ("sdcffi_stand_before(ggml_backend_cpu_get_extra_buffer_types", "cpu/operations.cpp")
+    kept = [line for line in lines if not any(text in line for text in ours)]
+    assert len(kept) == len(lines) - len(ours)
+    cmake.write_text("".join(kept), "utf-8")
+    return compile_native(make_plan(engines.request(backend="cpu"), csrc))
 
 
 def draw(model: TinyModel, mode: str, library: Path) -> subprocess.CompletedProcess[str]:

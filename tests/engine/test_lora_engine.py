@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -138,6 +139,25 @@ def test_an_unchanged_set_is_neither_read_nor_merged_again(open_engine: OpenEngi
     assert lines(engine, "LoRA tensors have been applied", loras=[tiny_model.lora]) > 0
     assert lines(engine, "LoRA tensors have been applied", loras=[tiny_model.lora]) == 0
     assert lines(engine, "loading tensors", loras=[tiny_model.lora]) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_another_set_reads_no_more_than_the_weights_that_it_changes(
+    open_engine: OpenEngine, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    engine = open_engine(tiny_model, lora_apply_mode="immediately")
+    one = adapter(tmp_path / "one.safetensors")
+
+    def bytes_read(loras: list[Any]) -> int:
+        def read() -> int:
+            return int(Path(f"/proc/{engine.pid}/io").read_text().split()[1])
+
+        before = read()
+        engine.generate(**DRAW, loras=loras)
+        return read() - before
+
+    engine.generate(**DRAW, loras=[one])
+    assert max(map(bytes_read, ([], [one], [tiny_model.lora], []))) < 1_000_000 < tiny_model.llm.stat().st_size / 10
 
 
 def test_the_cache_keeps_no_more_than_its_limit(open_engine: OpenEngine, tiny_model: TinyModel, tmp_path: Path) -> None:

@@ -1,9 +1,13 @@
-"""Who owns the pictures: arrays are views on the engine's memory, which lives and dies with them."""
+"""Who owns the pictures: arrays are views on the engine's memory, which lives and dies with them.
+
+And what the estimates of memory are worth on this build.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import re
 import sys
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -14,15 +18,17 @@ import pytest
 from sdcli import Pixels
 from tiny_model import TinyModel
 
-from sdcffi import Engine, Lora
+from sdcffi import Engine, ImageParams, Lora
 from sdcffi._bindings import marshal as _marshal
 from sdcffi._bindings import session as _session
 from sdcffi._bindings.library import load
+from sdcffi._models.memory import compute_bytes, weight_bytes
 
 OpenEngine = Callable[..., Engine]
 
 DRAW: dict[str, Any] = {"prompt": "a", "width": 64, "height": 64, "steps": 1, "seed": 1, "cfg_scale": 1.0}
 PICTURE = 64 * 64 * 3  # bytes
+MIB = 1 << 20
 
 
 class _Mallinfo2(ctypes.Structure):
@@ -97,6 +103,22 @@ def test_memory_of_each_picture_is_freed_with_its_last_view() -> None:
     arrays.clear()
     assert len(native.freed) == 4
     assert all(data in native.freed for data in native.data)
+
+
+@pytest.mark.parametrize("side", [64, 256, pytest.param(512, marks=pytest.mark.slow)])
+def test_estimates_are_near_what_this_build_logs(side: int, open_engine: OpenEngine, tiny_model: TinyModel) -> None:
+    """Its formulas were fitted to the oldest verified revision; see tests/_models/test_memory_estimate.py."""
+    log: list[str] = []
+    engine = open_engine(tiny_model, isolated=False, on_log=lambda line: log.append(line.text))
+    engine.generate(**{**DRAW, "width": side, "height": side})
+    text = "\n".join(log)
+    weights = float(re.search(r"total params memory size = ([\d.]+)MB", text)[1])  # type: ignore[index]
+    buffers = [float(size) for size in re.findall(r"compute buffer size: ([\d.]+) MB", text)]
+    context, model = engine._memory.params, engine._model
+    assert weight_bytes(model, context) / MIB == pytest.approx(weights, rel=0.02)
+    needed = compute_bytes(model, ImageParams(width=side, height=side), context)
+    assert needed
+    assert 1 / 1.5 < needed / MIB / max(buffers) < 1.5
 
 
 @pytest.mark.slow

@@ -43,6 +43,10 @@ def references(*images: str, scaled: bool = True, **values: Any) -> dict[str, An
     return {"ref_images": [IMAGES[name] for name in images], "params": params}
 
 
+# What the engine chooses for FLUX.2, by the revision.
+OWN_SCHEDULER = "flux2" if "flux2" in names("scheduler_t") else "discrete"
+OWN_PREDICTION = "flux2_flow" if "flux2_flow" in names("prediction_t") else "flux_flow"
+
 LITTLE = {"width": 32, "height": 32, "steps": 4}  # enough for what the picture's size does not matter to
 LARGE = {"width": 128, "height": 128}  # 8 x 8 latent pixels; a tile has at least 4 x 4
 LONG = {"width": 32, "height": 32, "steps": 12}  # caches begin after some steps
@@ -104,7 +108,7 @@ CASES = {
     },
     **{
         f"scheduler {name}": case(
-            beside=LITTLE, scheduler=name, equal="it is the model's own" if name == "discrete" else ""
+            beside=LITTLE, scheduler=name, equal="it is the model's own" if name == OWN_SCHEDULER else ""
         )
         for name in names("scheduler_t")
         if name != "ays"  # has no table for this model, and is refused
@@ -145,7 +149,7 @@ CASES = {
         f"prediction {name}": case(engine={"prediction": name})
         for name in ("eps", "v", "edm_v", "sd3_flow", "flux_flow")
     },
-    "prediction flux2_flow": case(engine={"prediction": "flux2_flow"}, equal="it is the model's own"),
+    f"prediction {OWN_PREDICTION}": case(engine={"prediction": OWN_PREDICTION}, equal="it is the model's own"),
     # random numbers
     **{f"rng {name}": case(beside=LITTLE, engine={"rng": name}) for name in ("std_default", "cuda")},
     "sampler_rng": case(beside=LITTLE | {"sampler": "euler_a"}, engine={"sampler_rng": "cuda"}),

@@ -10,6 +10,7 @@ import pytest
 from tiny_model import TinyModel
 
 from sdcffi import Engine, Hires, Preview
+from sdcffi.images.compare import compare
 
 OpenEngine = Callable[..., Engine]
 
@@ -44,7 +45,7 @@ def test_each_mode_gives_a_frame_a_step_and_leaves_the_picture_alone(
 @pytest.mark.parametrize("mode", ["tae", "vae"])
 def test_the_last_steps_preview_is_the_result(mode: str, shared: Engine) -> None:
     previews, arrays = draw(shared, preview=mode, preview_interval=3)
-    assert np.array_equal(previews[-1].frames[0], arrays[0])
+    assert compare(previews[-1].frames[0], arrays[0]).largest <= 1  # the last step rounds on some engines
 
 
 @pytest.mark.parametrize(("interval", "steps"), [(2, [2, 4]), pytest.param(3, [3], marks=pytest.mark.slow)])

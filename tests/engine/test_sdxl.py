@@ -11,9 +11,11 @@ import pytest
 import sd1_model
 import sdxl_model
 from parity import IMAGES, BySdCli, assert_same, generate
-from sdcli import Pixels
+from safetensors.numpy import load_file, save_file
+from sdcli import THREADS, Pixels
 
-from sdcffi import ImageParams, PhotoMaker, SampleParams
+from sdcffi import Engine, ImageParams, PhotoMaker, SampleParams
+from sdcffi.images.compare import compare
 
 pytestmark = pytest.mark.slow
 
@@ -62,6 +64,40 @@ def test_parameters_act(one: str, drawn: dict[str, list[Pixels]]) -> None:
 
 def test_a_call_draws_with_its_own_person_whatever_was_drawn_before(drawn: dict[str, list[Pixels]]) -> None:
     assert_same(drawn["person again"], drawn["person"])
+
+
+@pytest.mark.parametrize("mode", ["immediately", "at_runtime"])
+def test_the_adapter_in_photomakers_file_is_applied_and_not_reported(
+    mode: str, files: dict[str, Path], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(1)
+    adapter = {
+        "lora_unet_out_2.lora_down.weight": rng.standard_normal((4, 320, 3, 3)).astype(np.float32) / 8,
+        "lora_unet_out_2.lora_up.weight": rng.standard_normal((4, 4, 1, 1)).astype(np.float32) / 8,
+    }
+    save_file(adapter, tmp_path / "adapter.safetensors")
+    save_file({**load_file(files["photo_maker"]), **adapter}, tmp_path / "photomaker.safetensors")
+    person = ImageParams(pm_params=PhotoMaker(id_images=[IMAGES["init"]], style_strength=50.0))
+    call: dict[str, Any] = {
+        "prompt": PROMPT,
+        "params": person,
+        "seed": 42,
+        "width": 64,
+        "height": 64,
+        "steps": 2,
+        "cfg_scale": 1.0,
+    }
+
+    def image(photo_maker: Path, loras: list[Path]) -> Pixels:
+        opened: dict[str, Any] = {**files, "photo_maker": photo_maker, "lora_apply_mode": mode}
+        with Engine(**opened, threads=THREADS, backend="cpu") as engine:
+            result = engine.generate(**{**call, "loras": loras})
+        assert [report.path for report in result.loras] == [str(lora) for lora in loras]
+        return result.arrays[0].copy()
+
+    own = image(tmp_path / "photomaker.safetensors", [])
+    assert compare(own, image(files["photo_maker"], [tmp_path / "adapter.safetensors"])).psnr > 50
+    assert compare(own, image(files["photo_maker"], [])).psnr < 30
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import struct
 from collections.abc import Iterator
@@ -278,8 +279,17 @@ def test_numbers_that_are_none_are_an_error_and_no_white_picture(isolated: bool,
     weights["conv_last.bias"][1] = np.nan
     with open_upscaler(write_network(tmp_path / "nan.safetensors", weights), isolated=isolated) as upscaler:
         for _ in range(2):
-            with pytest.raises(GenerationError, match="has values that are not numbers"):
+            with pytest.raises(GenerationError, match="values of the image are not numbers"):
                 upscaler.upscale(SMALL)
+
+
+def test_the_network_is_read_when_it_is_opened(networks: dict[str, Path], tmp_path: Path) -> None:
+    file = shutil.copy(networks["x2"], tmp_path / "gone.safetensors")
+    with open_upscaler(networks["x2"], isolated=False) as upscaler:
+        expected = upscaler.upscale(SMALL).array
+    with open_upscaler(file, isolated=False) as upscaler:
+        file.unlink()
+        assert np.array_equal(upscaler.upscale(SMALL).array, expected)
 
 
 def test_a_call_that_is_stopped_leaves_the_upscaler_as_it_was(isolated: bool, networks: dict[str, Path]) -> None:

@@ -269,7 +269,7 @@ FILE = text([], [], ["/does/not/exist.gguf", "/", "", "a\0b", "x" * 5000])
 CONTEXT: Table = {
     "chroma_t5_mask_pad": count([0, 1], [1000], [-1, (1 << 31) - 1]),
     "max_vram": number([0], [4.5], [-1]),
-    "vae_decode_only": flag(),
+    "vae_decode_only": Field([False], [True], flag().bad),  # newer engines cannot leave the encoder out
     "wtype": name("f32", "f16", "q8_0"),
     "embeddings": Field([None, []], [], [7, [7], [Embedding(name="a", path="/does/not/exist.bin")], "x"]),
 }

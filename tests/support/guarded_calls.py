@@ -65,7 +65,8 @@ def context_params(directory: str | Path) -> Any:
     params.llm_path = path(model.llm)
     params.taesd_path = path(model.taesd)
     params.n_threads = 1
-    params.vae_decode_only = params.free_params_immediately = False
+    for name in {"vae_decode_only", "free_params_immediately"} & set(dir(params)):  # which newer engines don't have
+        setattr(params, name, False)
     return params
 
 

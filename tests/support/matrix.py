@@ -224,7 +224,7 @@ def only_its_driver_crashed(row: Row, wrong: list[str]) -> bool:
 _PROPERTY = "backend matrix"
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("backend matrix")
     group.addoption(
         "--require-backend",

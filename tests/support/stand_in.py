@@ -11,6 +11,7 @@ from pathlib import Path
 
 from places import ROOT
 
+from sdcffi._build.digests import source_digest
 from sdcffi._build.plan import BuildPlan, make_plan
 from sdcffi._build.request import BuildRequest
 
@@ -59,8 +60,11 @@ compile_native(make_plan(BuildRequest.from_arguments(sys.argv[2:]), Path(sys.arg
 PATCH = """\
 Subject: Answer otherwise
 Upstream-issue: not reported
-Needed-when: src/engine.c: return thing->width;
+Why-a-patch: it is for tests
+Fault: return thing->width;
 Test: tests/_build/test_build.py
+2026-05: applies
+2026-08: applies
 
 --- a/src/engine.c
 +++ b/src/engine.c
@@ -68,6 +72,22 @@ Test: tests/_build/test_build.py
  #include "../include/stable-diffusion.h"
 -int sd_answer(const sd_thing_t* thing) { return thing->width; }
 +int sd_answer(const sd_thing_t* thing) { return thing->width + 1; }
+"""
+
+
+UPSTREAM = """\
+default = "2026-05"
+[[revision]]
+name = "2026-05"
+commit = "{commit}"
+date = 2026-05-06
+tree = "{tree}"
+{origin}
+[[revision]]
+name = "2026-08"
+commit = "0000000000000000000000000000000000000000"
+date = 2026-08-19
+tree = "0000"
 """
 
 
@@ -92,6 +112,11 @@ class StandIn:
         for path, text in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
+
+    def verify(self, *, commit: str = "0" * 40, origin: str = "") -> None:
+        """Make the upstream as it is now the verified revision 2026-05."""
+        text = UPSTREAM.format(commit=commit, tree=source_digest(self.upstream), origin=origin)
+        (self.csrc / "upstream.toml").write_text(text)
 
     def plan(self, *arguments: str) -> BuildPlan:
         return make_plan(BuildRequest.from_arguments(self.arguments(*arguments)), self.csrc)

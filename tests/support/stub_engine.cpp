@@ -286,13 +286,10 @@ int main(int count, char** arguments) {
     return 0;
 }
 
-sd_image_t* generate_image(sd_ctx_t*, const sd_img_gen_params_t*) {
-    wish();
-    return &picture;
-}
+namespace {
 
 // The frames are the caller's, as upstream's are.
-sd_image_t* generate_video(sd_ctx_t*, const sd_vid_gen_params_t* params, int* count) {
+sd_image_t* make_frames(const sd_vid_gen_params_t* params, int* count) {
     *count = 0;
     wish();
     auto* frames = static_cast<sd_image_t*>(std::calloc(params->video_frames, sizeof(sd_image_t)));
@@ -302,14 +299,59 @@ sd_image_t* generate_video(sd_ctx_t*, const sd_vid_gen_params_t* params, int* co
     return frames;
 }
 
-sd_image_t upscale(upscaler_ctx_t*, sd_image_t, uint32_t) {
+sd_image_t make_large() {
     wish();
     return {2, 2, 3, static_cast<uint8_t*>(std::calloc(12, 1))};
+}
+
+}  // namespace
+
+#ifdef RESULTS_ARE_ARGUMENTS  // what newer headers declare
+
+bool generate_image(sd_ctx_t*, const sd_img_gen_params_t*, sd_image_t** images, int* count) {
+    wish();
+    *images = &picture;
+    *count  = 1;
+    return true;
+}
+
+bool generate_video(sd_ctx_t*, const sd_vid_gen_params_t* params, sd_image_t** frames, int* count, sd_audio_t**) {
+    *frames = make_frames(params, count);
+    return true;
+}
+
+bool upscale(upscaler_ctx_t*, sd_image_t, uint32_t, sd_image_t** images, int* count) {
+    const sd_image_t large = make_large();
+    *images                = static_cast<sd_image_t*>(std::calloc(1, sizeof(sd_image_t)));
+    (*images)[0]           = large;
+    *count                 = 1;
+    return true;
+}
+
+upscaler_ctx_t* new_upscaler_ctx(const char*, bool, int, int, const char*, const char*) {
+    return static_cast<upscaler_ctx_t*>(std::malloc(1));
+}
+
+#else
+
+sd_image_t* generate_image(sd_ctx_t*, const sd_img_gen_params_t*) {
+    wish();
+    return &picture;
+}
+
+sd_image_t* generate_video(sd_ctx_t*, const sd_vid_gen_params_t* params, int* count) {
+    return make_frames(params, count);
+}
+
+sd_image_t upscale(upscaler_ctx_t*, sd_image_t, uint32_t) {
+    return make_large();
 }
 
 upscaler_ctx_t* new_upscaler_ctx(const char*, bool, bool, int, int) {
     return static_cast<upscaler_ctx_t*>(std::malloc(1));
 }
+
+#endif
 
 void free_upscaler_ctx(upscaler_ctx_t* upscaler) {
     std::free(upscaler);

@@ -3,7 +3,8 @@
  * "crash" the process dies. What is begun and computed on a device is written to the file STUB_LOG; one that STUB_CRASH
  * names dies of computing.
  *
- * The structs are those of ggml-backend-impl.h (API version 2), function pointers as arrays.
+ * The structs are those of ggml-backend-impl.h (API version 2), function pointers as arrays. MORE_FUNCTIONS says how many
+ * a backend has before the one that computes, beyond the first ten.
  */
 #include <stdbool.h>
 #include <stdio.h>
@@ -13,7 +14,7 @@
 enum { REG_NAME, REG_COUNT, REG_DEVICE, REG_ADDRESS, REG_FUNCTIONS };
 enum { DEV_NAME, DEV_DESCRIPTION, DEV_MEMORY, DEV_TYPE, DEV_PROPS, DEV_INIT, DEV_BUFFER, DEV_HOST_BUFFER };
 enum { DEV_FROM_POINTER = 8, DEV_SUPPORTS_OP, DEV_SUPPORTS_BUFFER, DEV_FUNCTIONS = 15 };
-enum { BACKEND_NAME, BACKEND_FREE, BACKEND_COMPUTE = 10, BACKEND_FUNCTIONS = 14 };
+enum { BACKEND_NAME, BACKEND_FREE, BACKEND_COMPUTE = 10 + MORE_FUNCTIONS, BACKEND_FUNCTIONS = 14 + MORE_FUNCTIONS };
 
 struct reg {
     int api_version;
