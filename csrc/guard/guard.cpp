@@ -281,15 +281,7 @@ sdg_status sdg_preprocess_canny(const sd_image_t* image, float high_threshold, f
                                 float strong, bool inverse, sdg_error* error) {
     return guard(error, [&] {
         require_channels(image, 3, 4, "the image");
-        if (!preprocess_canny(*image, high_threshold, low_threshold, weak, strong, inverse)) {
-            return false;
-        }
-        // Upstream's thresholds are parts of the strongest edge: where there is none, all pixels become edges.
-        const size_t size = size_t(image->width) * image->height * image->channel;
-        if (std::all_of(image->data, image->data + size, [&](uint8_t value) { return value == image->data[0]; })) {
-            std::fill_n(image->data, size, inverse ? 255 : 0);
-        }
-        return true;
+        return preprocess_canny(*image, high_threshold, low_threshold, weak, strong, inverse);
     });
 }
 

@@ -25,7 +25,7 @@ def vega() -> Layout:
 
 
 def photo_maker() -> dict[str, Shape]:
-    """PhotoMaker, version 1: CLIP's image encoder, and layers that fuse its vectors with a word of the prompt."""
+    """PhotoMaker, version 1: CLIP's image encoder, layers that fuse its vectors with a word of the prompt, an adapter."""
     names = Layout().named("photo_maker", "")
     root = "vision_model."
     names.tensor(f"{root}embeddings.class_embedding", VISION)
@@ -42,6 +42,8 @@ def photo_maker() -> dict[str, Shape]:
         names.linear(f"fuse_module.{mlp}.fc2", "", TEXT, TEXT)
         names.norm(f"fuse_module.{mlp}.layernorm", "", inputs)
     names.norm("fuse_module.layer_norm", "", TEXT)
+    names.tensor("lora_unet_out_2.lora_down.weight", 4, 320, 3, 3)  # its own adapter, which newer engines require
+    names.tensor("lora_unet_out_2.lora_up.weight", 4, 4, 1, 1)
     return names.layout.tensors
 
 
