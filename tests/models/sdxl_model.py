@@ -25,7 +25,7 @@ def vega() -> Layout:
 
 
 def photo_maker() -> dict[str, Shape]:
-    """PhotoMaker, version 1: CLIP's image encoder, layers that fuse its vectors with a word of the prompt, an adapter."""
+    """PhotoMaker, version 1: CLIP's image encoder, layers that fuse its vectors with a word, and an adapter."""
     names = Layout().named("photo_maker", "")
     root = "vision_model."
     names.tensor(f"{root}embeddings.class_embedding", VISION)
