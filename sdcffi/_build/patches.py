@@ -323,7 +323,7 @@ def _settle(findings: tuple[Finding, ...], revision: Revision | None, allowed: C
 
 
 def _apply(patch: Patch, files: _Tree, routes: Sequence[Mapping[str, str]]) -> list[str]:
-    """Apply a patch by the first of `routes` (tables of moved files) that fits; else return why the best doesn't."""
+    """Apply a patch by the first of `routes` (tables of moved files) that fits; else return why the best ones don't."""
     reasons = []
     for moved in routes:
         changed, problems = _fit(patch, files, moved)
@@ -331,7 +331,8 @@ def _apply(patch: Patch, files: _Tree, routes: Sequence[Mapping[str, str]]) -> l
             files.change(changed)
             return []
         reasons.append(problems)
-    return min(reasons, key=len)
+    fewest = min(map(len, reasons))
+    return list(dict.fromkeys(problem for problems in reasons if len(problems) == fewest for problem in problems))
 
 
 def _fit(patch: Patch, files: _Tree, moved: Mapping[str, str]) -> tuple[dict[str, list[bytes]], list[str]]:
@@ -341,6 +342,9 @@ def _fit(patch: Patch, files: _Tree, moved: Mapping[str, str]) -> tuple[dict[str
     for path in dict.fromkeys(hunk.path for hunk in patch.hunks):
         target = moved.get(path, path)
         lines = files.lines(target)
+        if not lines:
+            problems.append(f"there is no {target}")
+            continue
         starts = _starts([hunk for hunk in patch.hunks if hunk.path == path], target, lines, problems)
         changed[target] = _replaced(lines, starts)
     return changed, problems
@@ -389,12 +393,16 @@ def _fault(patch: Patch, paths: Sequence[str], read: Callable[[str], bytes]) -> 
 
 
 def _elsewhere(patch: Patch, files: _Tree, routes: Sequence[Mapping[str, str]]) -> Iterator[str]:
-    """Yield which hunks are in files that no verified revision has in their place."""
+    """Yield which files have lines of the patch's, though no verified revision has those there."""
+    told = set()
     for hunk in patch.hunks:
         longest, searched = max(hunk.old, key=len), {moved.get(hunk.path, hunk.path) for moved in routes}
         for path in files.sources():
-            if path not in searched and longest in files.now(path) and hunk.places(files.lines(path)):
-                yield f"the lines of hunk {hunk.number} of {hunk.path} are in {path}"
+            if path in searched or (hunk.path, path) in told or longest not in files.now(path):
+                continue
+            if hunk.places(files.lines(path)):
+                told.add((hunk.path, path))
+                yield f"lines of {hunk.path} are in {path}"
 
 
 def _spellings(path: Path) -> tuple[str, ...]:
