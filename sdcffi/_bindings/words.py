@@ -7,6 +7,7 @@ own sd-cli translates its old flags (`prepare_backend_assignments` and `to_sd_im
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ __all__ = ["WORDS", "PerCall", "Word", "replaced"]
 
 
 @dataclass(frozen=True)
-class Word:
+class Word(ABC):
     """A field that newer headers lack, or have with another type.
 
     Attributes
@@ -36,18 +37,18 @@ class Word:
     default: Any
     field: str = ""
 
+    @abstractmethod
     def said(self, value: Any) -> str | None:
         """Return the text for `field`, empty if nothing needs to be said; None if the newer engine cannot do it."""
-        raise NotImplementedError
 
     def heard(self, _text: str) -> Any:
         """Return the value that a text of `field` stands for."""
         return self.default
 
     @property
+    @abstractmethod
     def meaning(self) -> str:
         """What the newer engine has in its place, for messages and the documentation."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

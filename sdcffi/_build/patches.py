@@ -7,16 +7,13 @@ all revisions in which its lines are the same; the line numbers mean nothing.
 from __future__ import annotations
 
 import itertools
-import logging
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import patch_ng
-
 from ..errors import BuildError
+from .diffs import Hunk, read_hunks, replaced_lines
 from .digests import source_files
 from .revisions import Revision, Revisions
 
@@ -27,38 +24,6 @@ _VERDICT = re.compile(r"applies|(mended) in \w+|(not needed): .+")
 _SUCCESSOR = re.compile(r"not needed: (\S+?)(?:\.patch)? does it there")
 _SOURCE = re.compile(r".*\.(?:cc?|cl|comp|cpp|cuh?|cxx|hh?|hpp|inl|ipp|mm?|metal)")
 _VOCABULARIES = "src/tokenizers/vocab/"  # 50 MB of data in the form of headers
-
-
-@dataclass(frozen=True)
-class Hunk:
-    """A part of a patch: lines that follow each other in one place of one file."""
-
-    path: str
-    number: int
-    text: tuple[bytes, ...]
-
-    @property
-    def old(self) -> list[bytes]:
-        """The lines that must be in the file, without their ends."""
-        return [line[1:].rstrip(b"\r\n") for line in self.text if line[:1] in (b" ", b"-")]
-
-    def places(self, lines: Sequence[bytes]) -> list[int]:
-        """Return where the old lines are among `lines`, as indices of the first."""
-        old, stripped = self.old, [line.rstrip(b"\r\n") for line in lines]
-        starts = range(len(stripped) - len(old) + 1) if old else ()
-        return [start for start in starts if stripped[start] == old[0] and stripped[start : start + len(old)] == old]
-
-    def replacement(self, lines: Sequence[bytes]) -> list[bytes]:
-        """Return what takes the place of the old `lines`, with their line ends."""
-        end = b"\r\n" if lines[0].endswith(b"\r\n") else b"\n"
-        old, new = iter(lines), []
-        for line in self.text:
-            if line[:1] == b"+":
-                new.append(line[1:].rstrip(b"\r\n") + end)
-            elif line[:1] in (b" ", b"-"):
-                kept = next(old)
-                new += [kept] if line[:1] == b" " else []
-        return new
 
 
 @dataclass(frozen=True)
@@ -126,7 +91,7 @@ class Patch:
                 )
         faults = tuple(text.replace("\\n", "\n") for name, text in lines if name == "Fault")
         subject, issue, why, test = known
-        return cls(path, subject, issue, why, faults, test, fields, tuple(_read_hunks(path)))
+        return cls(path, subject, issue, why, faults, test, fields, tuple(read_hunks(path)))
 
 
 @dataclass(frozen=True)
@@ -190,7 +155,12 @@ def examine(
 
 
 def patch_tree(
-    patches: Sequence[Patch], tree: Path, revisions: Revisions, revision: Revision | None, allowed: Collection[str] = ()
+    patches: Sequence[Patch],
+    tree: Path,
+    revisions: Revisions,
+    revision: Revision | None,
+    allowed: Collection[str] = (),
+    report: Callable[[Finding], None] | None = None,
 ) -> tuple[Finding, ...]:
     """Apply the patches to a tree, and return what was found. See `examine`.
 
@@ -198,6 +168,8 @@ def patch_tree(
     ----------
     allowed : collection of str
         The names of patches that may be left out of a tree that is no verified revision.
+    report : callable, optional
+        Function that is given each finding, before a patch that is unknown raises.
 
     Raises
     ------
@@ -205,7 +177,11 @@ def patch_tree(
         If a patch is unknown and not allowed, or allowed and not unknown. The tree isn't changed then.
     """
     files = _Tree(tree)
-    findings = _settle(_examine(patches, files, revisions, revision), revision, allowed)
+    findings = _examine(patches, files, revisions, revision)
+    if report is not None:
+        for finding in findings:
+            report(finding)
+    findings = _settle(findings, revision, allowed)
     files.write()
     return findings
 
@@ -346,7 +322,7 @@ def _fit(patch: Patch, files: _Tree, moved: Mapping[str, str]) -> tuple[dict[str
             problems.append(f"there is no {target}")
             continue
         starts = _starts([hunk for hunk in patch.hunks if hunk.path == path], target, lines, problems)
-        changed[target] = _replaced(lines, starts)
+        changed[target] = replaced_lines(lines, starts)
     return changed, problems
 
 
@@ -370,14 +346,6 @@ def _starts(hunks: Sequence[Hunk], target: str, lines: list[bytes], problems: li
         if next_start < start + len(hunk.old):
             problems.append(f"hunks {hunk.number} and {other.number} of {target} are found in the same place")
     return starts
-
-
-def _replaced(lines: list[bytes], starts: list[tuple[int, Hunk]]) -> list[bytes]:
-    new = list(lines)
-    for start, hunk in reversed(starts):
-        end = start + len(hunk.old)
-        new[start:end] = hunk.replacement(lines[start:end])
-    return new
 
 
 def _fault(patch: Patch, paths: Sequence[str], read: Callable[[str], bytes]) -> str:
@@ -407,35 +375,3 @@ def _elsewhere(patch: Patch, files: _Tree, routes: Sequence[Mapping[str, str]]) 
 
 def _spellings(path: Path) -> tuple[str, ...]:
     return path.name, path.stem, path.name.partition("-")[2], path.stem.partition("-")[2]
-
-
-def _read_hunks(path: Path) -> Iterator[Hunk]:
-    with _patch_log() as log:
-        diff = patch_ng.fromfile(str(path))
-    if not diff:
-        raise BuildError(f"{path} is not a unified diff", tuple(log))
-    for item in diff.items:
-        for number, hunk in enumerate(item.hunks, 1):
-            read = Hunk(item.target.decode().removeprefix("b/"), number, tuple(hunk.text))
-            if not read.old:
-                raise BuildError(f"{path}: hunk {number} of {read.path} has no line by which to find its place")
-            yield read
-
-
-@contextmanager
-def _patch_log() -> Iterator[list[str]]:
-    lines: list[str] = []
-
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.append(record.getMessage())
-
-    logger = logging.getLogger("patch_ng")
-    handler, propagate = Collector(logging.WARNING), logger.propagate
-    logger.addHandler(handler)
-    logger.propagate = False
-    try:
-        yield lines
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = propagate

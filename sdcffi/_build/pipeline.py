@@ -30,7 +30,7 @@ from .commands import NO_SPACE, DiskFullError, run_logged, say
 from .declarations import write_declarations
 from .digests import source_digest, value_digest
 from .manifest import Prepared, collect
-from .patches import examine, patch_tree
+from .patches import patch_tree
 from .plan import BuildPlan, make_plan
 from .request import BuildRequest
 from .toolkits import missing_for
@@ -106,9 +106,8 @@ def _patch(plan: BuildPlan, tree: Path) -> Prepared:
     revision = plan.source.identify(plan.revisions, source_digest(tree))
     if revision is None:
         say(f"{plan.source.location} is no verified revision; the patches for it:")
-        for finding in examine(plan.patches, tree, plan.revisions, None):
-            say(f"  {finding}")
-    findings = patch_tree(plan.patches, tree, plan.revisions, revision, plan.allowed)
+    report = None if revision else lambda finding: say(f"  {finding}")
+    findings = patch_tree(plan.patches, tree, plan.revisions, revision, plan.allowed, report)
     return Prepared.of(revision, findings)
 
 

@@ -39,18 +39,9 @@ else:
     import tomli as tomllib
 
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 OTHERWISE = ENGINE.replace("{ return", "{ if (thing) return").replace("; }", "; return 0; }")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SDCFFI_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def stand_in(tmp_path: Path) -> StandIn:
-    return StandIn(tmp_path)
 
 
 @pytest.fixture

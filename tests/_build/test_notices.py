@@ -20,11 +20,6 @@ HEADER_LICENCE = (
 RULE = "=" * 80
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SDCFFI_CACHE", str(tmp_path / "cache"))
-
-
 def section(names: str, text: str) -> str:
     return f"{RULE}\n{names}\n{RULE}\n{text}\n"
 

@@ -21,19 +21,10 @@ from sdcffi._build.revisions import Revision, read_revisions
 from sdcffi._build.sources import locate_source
 from sdcffi._machine.builds import read_build
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 CSRC = ROOT / "csrc"
 REVISIONS = read_revisions(CSRC)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SDCFFI_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def stand_in(tmp_path: Path) -> StandIn:
-    return StandIn(tmp_path)
 
 
 def git(directory: Path, *arguments: str) -> str:
