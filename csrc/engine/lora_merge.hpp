@@ -29,7 +29,7 @@ using LoraChanges = std::map<std::string, std::vector<LoraChange>>;
 // A weight as the module sees it: its columns; its rows are what remains. The engine keeps the kernels of
 // three-dimensional convolutions of all inputs and outputs in one dimension, so only the module knows.
 inline int64_t columns_of(const ggml_tensor* weight, const Formula& formula, const LoraPlace& place) {
-    const int64_t elements = ggml_nelements(weight), rows = weight->ne[std::max(ggml_n_dims(weight), 2) - 1];
+    const int64_t elements = ggml_nelements(weight), rows = weight->ne[ggml_n_dims(weight) - 1];
     if (place.transposed) {
         return weight->ne[0];
     }

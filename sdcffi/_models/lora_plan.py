@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -62,7 +63,7 @@ def plan_lora(file: LoraFile, names: Finder, lora: Lora) -> LoraPlan:
         if places is None:
             left_out |= dict.fromkeys(adapter.used, reason)
         else:
-            modules.append(_module(adapter, places))
+            modules.append(_module(adapter, places, file.tensors))
     ordered = tuple((name, left_out[name]) for name in file.tensors if name in left_out)
     return LoraPlan(str(file.path), lora.is_high_noise, tuple(modules), len(file.tensors), ordered)
 
@@ -85,14 +86,30 @@ def _places(adapter: Adapter, names: Finder) -> tuple[tuple[Place, ...] | None, 
     return places, ""
 
 
-def _module(adapter: Adapter, places: tuple[Place, ...]) -> Module:
+_VECTORS = ("diff", "vector", "magnitude", "rescale", "blocks")  # as they are; other tensors are matrices or kernels
+
+
+def _module(
+    adapter: Adapter, places: tuple[Place, ...], tensors: Mapping[str, tuple[str, tuple[int, ...]]]
+) -> Module:
+    shapes = {role: tensors[name][1] for role, name in adapter.tensors.items()}
+    is_ia3 = adapter.kind == "ia3"
     return Module(
         name=adapter.module,
         kind=adapter.kind,
         tensors=adapter.tensors,
+        rows={role: _rows(role, shape) for role, shape in shapes.items()},
         places=places,
         scale=adapter.strength.scale,
         used=adapter.used,
-        constraint=adapter.constraint,
+        constraint=0.0 if is_ia3 else adapter.constraint,
+        offset=1.0 - adapter.constraint if is_ia3 else 0.0,
         on_input=adapter.on_input,
     )
+
+
+def _rows(role: str, shape: tuple[int, ...]) -> int:
+    """Return the first dimension. ggml drops one of 1 before others, so gguf files lack it."""
+    if role not in _VECTORS and len(shape) in (1, 3):
+        return 1
+    return shape[0] if shape else 1
