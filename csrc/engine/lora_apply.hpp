@@ -243,6 +243,7 @@ void merge(Engine& engine, const LoraChanges& changes) {
             merger.write(merger.change(weight, list), weight);
         }
     }
+    LOG_INFO("LoRA merged into %zu weights", changes.size());
 }
 
 // A weight with its values, wherever the engine keeps them.
@@ -293,6 +294,7 @@ std::shared_ptr<LoraBeside> plan_beside(Engine& engine, const Part& part, const 
             copies.push_back(name);
         }
     }
+    LOG_INFO("LoRA beside %zu weights, of which %zu are copied", changes.size(), copies.size());
     beside->allocate();
     const WeightValues<Engine> values(engine, copies);
     for (auto& name : copies) {

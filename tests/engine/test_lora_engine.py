@@ -136,8 +136,8 @@ def test_a_file_is_read_once_and_again_when_it_changed(
 
 def test_an_unchanged_set_is_neither_read_nor_merged_again(open_engine: OpenEngine, tiny_model: TinyModel) -> None:
     engine = open_engine(tiny_model, lora_apply_mode="immediately")
-    assert lines(engine, "LoRA tensors have been applied", loras=[tiny_model.lora]) > 0
-    assert lines(engine, "LoRA tensors have been applied", loras=[tiny_model.lora]) == 0
+    assert lines(engine, "LoRA merged into", loras=[tiny_model.lora]) > 0
+    assert lines(engine, "LoRA merged into", loras=[tiny_model.lora]) == 0
     assert lines(engine, "loading tensors", loras=[tiny_model.lora]) == 0
 
 
