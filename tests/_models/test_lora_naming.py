@@ -315,6 +315,14 @@ def test_text_encoders_are_counted_as_diffusers_counts_them(family: str, module:
     assert Names(family_weights(FAMILIES[family])).find(module) == whole(f"text_encoders.{weight}.weight")
 
 
+def test_the_parts_between_text_and_transformer_of_ltx2() -> None:
+    block = f"{DIFFUSION}audio_embeddings_connector.transformer_1d_blocks.1.attn1.to_q.weight"
+    names = Names({block: (8, 8), "text_embedding_projection.aggregate_embed.weight": (8, 8)})
+    assert names.find("connectors.text_proj_in") == whole("text_embedding_projection.aggregate_embed.weight")
+    full = Names(family_weights(FAMILIES["ltx2"]))
+    assert full.find("connectors.audio_connector.transformer_blocks.1.attn1.to_q") == whole(block)
+
+
 def test_a_name_without_a_part_is_of_the_diffusion_model() -> None:
     names = Names(family_weights(FAMILIES["ernie_image"]))
     assert names.find("layers.0.mlp.up_proj") == whole(f"{DIFFUSION}layers.0.mlp.up_proj.weight")
