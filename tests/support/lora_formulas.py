@@ -1,7 +1,7 @@
 """What the kinds of adapter make of a weight, as formulas in numpy: the merged weight at multiplier 1.
 
-``weight`` is a matrix (out, in) or a kernel (out, in, height, width), and `Tensors` are a module's tensors by the ending
-that the tool gives them. `tests.lora_oracle.check_kinds` holds each formula against LyCORIS and PEFT.
+``weight`` is a matrix (out, in) or a kernel (out, in, height, width), and `Tensors` are a module's tensors by the
+ending that the tool gives them. `tests.lora_oracle.check_kinds` holds each formula against LyCORIS and PEFT.
 
 At another multiplier m the weight is ``weight + m * (merged - weight)``, see `at_multiplier`.
 """
@@ -181,9 +181,10 @@ def peft_skew(packed: Array) -> Array:
 
 
 def peft_oft(weight: Array, tensors: Given, terms: int = 5, turned: bool = False) -> Array:
-    """PEFT's OFT turns the inputs; one block alone stands for all. `terms` is 0 for the exact turn, the other way round.
+    """PEFT's OFT turns the inputs; one block alone stands for all.
 
-    `turned` is how OneTrainer applies the same tensors to convolutions.
+    `terms` is 0 for the exact turn, which PEFT has the other way round. `turned` is how OneTrainer applies the same
+    tensors to convolutions.
     """
     skew = peft_skew(tensors["oft_R.weight"])
     turn = neumann(skew, terms) if terms else cayley(-skew)
