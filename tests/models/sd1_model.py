@@ -94,16 +94,23 @@ def control_net() -> dict[str, Shape]:
     return {f"control_model.{name}": shape for name, shape in {**tensors, **names.layout.tensors}.items()}
 
 
-def write(tensors: Mapping[str, Shape], path: Path, last: str | None = None) -> Path:
-    """Write a model with the values that are not zero.
+def write(
+    tensors: Mapping[str, Shape], path: Path, last: str | None = None, changes: Mapping[str, Values] | None = None
+) -> Path:
+    """Write a model with the values that are not zero; `last` as for `values`, `changes` take the place of values."""
+    return write_zeros(tensors, path, values(tensors, last) | dict(changes or {}))
+
+
+def values(tensors: Mapping[str, Shape], last: str | None = None) -> dict[str, Values]:
+    """The values that are not zero.
 
     `last` is a pattern for the blocks of the U-Net's path; None takes the last one of `small` or `whole`.
     """
     rng = np.random.default_rng(0)
     if last is None:
         last = rf"output_blocks\.{11 if f'{UNET}output_blocks.11.0.in_layers.0.weight' in tensors else 7}\."
-    values = {name: _values(re.sub(last, "LAST.", name), shape, rng) for name, shape in tensors.items()}
-    return write_zeros(tensors, path, {name: value for name, value in values.items() if value is not None})
+    drawn = {name: _values(re.sub(last, "LAST.", name), shape, rng) for name, shape in tensors.items()}
+    return {name: value for name, value in drawn.items() if value is not None}
 
 
 def _values(name: str, shape: Shape, rng: np.random.Generator) -> Values | None:
