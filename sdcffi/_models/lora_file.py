@@ -22,7 +22,7 @@ from .lora_families import Shape, guess_architecture, guess_naming
 from .lora_modules import Adapter, sort_tensors
 from .lora_strength import ADAPTER_FILE, Settings, read_settings, unsupported
 
-__all__ = ["LoraFile", "read_lora"]
+__all__ = ["LoraFile", "file_of", "has_adapter", "read_lora"]
 
 _FOLDER_FILES = (ADAPTER_FILE, "pytorch_lora_weights.safetensors")  # of PEFT, of diffusers
 _OLD_FILES = ("adapter_model.bin", "pytorch_lora_weights.bin")
@@ -142,7 +142,7 @@ def read_lora(path: Path) -> LoraFile:
         tensors of a module do not fit together. The message has the path, the tensor and the reason.
     """
     try:
-        found = _file_of(path.expanduser())
+        found = file_of(path.expanduser())
         resolved = found.resolve()
         if not resolved.exists():
             raise LoraNotFoundError(f"LoRA {path} does not exist")
@@ -162,8 +162,19 @@ def read_lora(path: Path) -> LoraFile:
         raise LoraError(f"LoRA {path} cannot be used: {error}") from error
 
 
-def _file_of(path: Path) -> Path:
-    """Return the file of a folder that PEFT or diffusers wrote."""
+def has_adapter(path: Path) -> bool:
+    """Return whether a path is a folder that PEFT or diffusers wrote."""
+    return path.is_dir() and any((path / name).exists() for name in (*_FOLDER_FILES, *_OLD_FILES))
+
+
+def file_of(path: Path) -> Path:
+    """Return the adapter's file in a folder that PEFT or diffusers wrote, or the path itself if it is no folder.
+
+    Raises
+    ------
+    LoraError
+        If the folder has none, or only a pickle.
+    """
     if not path.is_dir():
         return path
     for name in _FOLDER_FILES:

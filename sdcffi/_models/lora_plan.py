@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..errors import LoraError
 from ..params.lora_plan import LoraPlan, Module, Place
+from ..params.lora_weights import Weights
 
 if TYPE_CHECKING:
     from ..params.lora import Lora
@@ -52,9 +53,12 @@ def plan_lora(file: LoraFile, names: Finder, lora: Lora) -> LoraPlan:
     ------
     LoraError
         If the file is not listed, or has no tensors.
+    ValueError
+        If the strengths of blocks are for another model, or name a layer that the file does not have.
     """
     if not file.tensors:
         raise LoraError(f"LoRA {file.path} has no tensors that could be applied")
+    weights = Weights(lora.weights, f"weights of LoRA {file.path}")
     left_out = dict(file.left_out)
     modules: list[Module] = []
     for adapter in file.adapters:
@@ -62,7 +66,9 @@ def plan_lora(file: LoraFile, names: Finder, lora: Lora) -> LoraPlan:
         if places is None:
             left_out |= dict.fromkeys(adapter.used, reason)
         else:
-            modules.append(_module(adapter, places))
+            strength = weights.of(places[0].weight, adapter.module)
+            modules.append(_module(adapter, places, strength))
+    weights.check_matched()
     ordered = tuple((name, left_out[name]) for name in file.tensors if name in left_out)
     return LoraPlan(str(file.path), lora.is_high_noise, tuple(modules), len(file.tensors), ordered)
 
@@ -85,13 +91,14 @@ def _places(adapter: Adapter, names: Finder) -> tuple[tuple[Place, ...] | None, 
     return places, ""
 
 
-def _module(adapter: Adapter, places: tuple[Place, ...]) -> Module:
+def _module(adapter: Adapter, places: tuple[Place, ...], strength: float) -> Module:
     return Module(
         name=adapter.module,
         kind=adapter.kind,
         tensors=adapter.tensors,
         places=places,
         scale=adapter.strength.scale,
+        strength=strength,
         used=adapter.used,
         constraint=adapter.constraint,
         on_input=adapter.on_input,
