@@ -59,6 +59,10 @@ class LoraFile:
         The evidence for it, or the reason why it is unknown.
     naming : str or None
         ``"kohya"``, ``"diffusers"``, ``"lycoris"``, ``"underscore"``, ``"native"``. None: another naming.
+    is_certain : bool
+        Whether no other family has modules of the same names.
+    settings : tuple of Settings
+        PEFT's settings, from its configuration or the file's metadata.
     """
 
     path: Path
@@ -72,6 +76,8 @@ class LoraFile:
     architecture: str | None
     architecture_reason: str
     naming: str | None
+    is_certain: bool = False
+    settings: tuple[Settings, ...] = ()
 
     @classmethod
     def from_listing(cls, path: Path, tensors: Iterable[tuple[str, str, tuple[int, ...], float | None]]) -> LoraFile:
@@ -216,7 +222,7 @@ def _described(path: Path, kind: str, size: int, parts: Sequence[Part], metadata
     shapes: dict[str, Shape | None] = {}
     for adapter in adapters:
         shapes[adapter.module] = adapter.shape or shapes.get(adapter.module)
-    architecture, reason = guess_architecture(shapes)
+    guess = guess_architecture(shapes)
     return LoraFile(
         path=path,
         format=kind,
@@ -226,9 +232,11 @@ def _described(path: Path, kind: str, size: int, parts: Sequence[Part], metadata
         left_out=MappingProxyType({part.name: unused[part.name] for part in parts if part.name in unused}),
         kinds=tuple(sorted({kind for adapter in adapters for kind in _kinds(adapter)})),
         metadata=MappingProxyType(dict(metadata)),
-        architecture=architecture,
-        architecture_reason=reason,
+        architecture=guess.architecture,
+        architecture_reason=guess.reason,
+        is_certain=guess.is_certain,
         naming=guess_naming(shapes),
+        settings=settings,
     )
 
 

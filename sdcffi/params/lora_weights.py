@@ -1,8 +1,8 @@
 """Strengths of parts and blocks of a LoRA, as `Lora.weights` has them.
 
 A mapping has numbers for the parts of a pipeline, as diffusers' ``set_adapters`` takes them, and for a denoiser a
-number or a mapping of its blocks. Lists of numbers for blocks (``lbw``) are those of sd-webui-lora-block-weight: a block
-that a list has no number for gets 0, layers outside of the blocks get 1.
+number or a mapping of its blocks. Lists of numbers for blocks (``lbw``) are those of sd-webui-lora-block-weight: a
+block that a list has no number for gets 0, layers outside of the blocks get 1.
 """
 
 from __future__ import annotations
