@@ -217,7 +217,7 @@ def _opaque(path: Path, size: int) -> LoraFile:
 def _described(path: Path, kind: str, size: int, parts: Sequence[Part], metadata: Mapping[str, str]) -> LoraFile:
     settings: tuple[Settings, ...] = read_settings(path, metadata)
     if reason := unsupported(settings):
-        raise HeaderError(f"{reason}, cannot be computed")
+        raise HeaderError(f"{reason} cannot be computed")
     adapters, unused = sort_tensors(parts, settings, metadata)
     shapes: dict[str, Shape | None] = {}
     for adapter in adapters:
