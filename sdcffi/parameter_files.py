@@ -27,6 +27,7 @@ from .engine.engine import Engine
 from .params.context import ContextParams, Embedding
 from .params.image import ImageParams
 from .params.lora import Lora
+from .params.lora_tags import parse_strength, split_strength
 from .params.names import Parameter, build, flatten, parameters
 from .params.plain import check_keys, decode, plain, read_table
 from .params.struct import StrPath, Struct
@@ -198,15 +199,21 @@ def _lora(item: Any, where: str) -> Any:
     return tuple(item) if isinstance(item, list) else item
 
 
-def parse_lora(text: str) -> tuple[str, float]:
-    """Read ``PATH[:SCALE]``; without a scale, it is 1."""
-    path, colon, scale = text.rpartition(":")
-    if not colon or Path(text).exists():
+def parse_lora(text: str) -> tuple[str, float] | Lora:
+    """Read ``PATH[:SCALE]``, or strengths of parts and blocks: ``PATH:UNET:TE``, ``PATH:SCALE:lbw=OUTALL``.
+
+    Without a scale, it is 1.
+
+    Raises
+    ------
+    ValueError
+        If a preset of blocks is unknown.
+    """
+    path, strength = split_strength(text)
+    if not strength or Path(text).exists():
         return text, 1.0
-    try:
-        return path, float(scale)
-    except ValueError:  # a colon in the path itself, such as that of a drive
-        return text, 1.0
+    multiplier, weights = parse_strength(strength, text)
+    return (path, multiplier) if weights is None else Lora(path, multiplier, weights=weights)
 
 
 def parse_mask(text: str) -> str | tuple[int, ...]:

@@ -22,7 +22,7 @@ from .lora_families import Shape, guess_architecture, guess_naming
 from .lora_modules import Adapter, sort_tensors
 from .lora_strength import ADAPTER_FILE, Settings, read_settings, unsupported
 
-__all__ = ["LoraFile", "read_lora"]
+__all__ = ["LoraFile", "file_of", "has_adapter", "read_lora"]
 
 _FOLDER_FILES = (ADAPTER_FILE, "pytorch_lora_weights.safetensors")  # of PEFT, of diffusers
 _OLD_FILES = ("adapter_model.bin", "pytorch_lora_weights.bin")
@@ -59,6 +59,10 @@ class LoraFile:
         The evidence for it, or the reason why it is unknown.
     naming : str or None
         ``"kohya"``, ``"diffusers"``, ``"lycoris"``, ``"underscore"``, ``"native"``. None: another naming.
+    is_certain : bool
+        Whether no other family has modules of the same names.
+    settings : tuple of Settings
+        PEFT's settings, from its configuration or the file's metadata.
     """
 
     path: Path
@@ -72,6 +76,8 @@ class LoraFile:
     architecture: str | None
     architecture_reason: str
     naming: str | None
+    is_certain: bool = False
+    settings: tuple[Settings, ...] = ()
 
     @classmethod
     def from_listing(cls, path: Path, tensors: Iterable[tuple[str, str, tuple[int, ...], float | None]]) -> LoraFile:
@@ -142,7 +148,7 @@ def read_lora(path: Path) -> LoraFile:
         tensors of a module do not fit together. The message has the path, the tensor and the reason.
     """
     try:
-        found = _file_of(path.expanduser())
+        found = file_of(path.expanduser())
         resolved = found.resolve()
         if not resolved.exists():
             raise LoraNotFoundError(f"LoRA {path} does not exist")
@@ -162,8 +168,19 @@ def read_lora(path: Path) -> LoraFile:
         raise LoraError(f"LoRA {path} cannot be used: {error}") from error
 
 
-def _file_of(path: Path) -> Path:
-    """Return the file of a folder that PEFT or diffusers wrote."""
+def has_adapter(path: Path) -> bool:
+    """Return whether a path is a folder that PEFT or diffusers wrote."""
+    return path.is_dir() and any((path / name).exists() for name in (*_FOLDER_FILES, *_OLD_FILES))
+
+
+def file_of(path: Path) -> Path:
+    """Return the adapter's file in a folder that PEFT or diffusers wrote, or the path itself if it is no folder.
+
+    Raises
+    ------
+    LoraError
+        If the folder has none, or only a pickle.
+    """
     if not path.is_dir():
         return path
     for name in _FOLDER_FILES:
@@ -200,12 +217,12 @@ def _opaque(path: Path, size: int) -> LoraFile:
 def _described(path: Path, kind: str, size: int, parts: Sequence[Part], metadata: Mapping[str, str]) -> LoraFile:
     settings: tuple[Settings, ...] = read_settings(path, metadata)
     if reason := unsupported(settings):
-        raise HeaderError(f"{reason}, cannot be computed")
+        raise HeaderError(f"{reason} cannot be computed")
     adapters, unused = sort_tensors(parts, settings, metadata)
     shapes: dict[str, Shape | None] = {}
     for adapter in adapters:
         shapes[adapter.module] = adapter.shape or shapes.get(adapter.module)
-    architecture, reason = guess_architecture(shapes)
+    guess = guess_architecture(shapes)
     return LoraFile(
         path=path,
         format=kind,
@@ -215,9 +232,11 @@ def _described(path: Path, kind: str, size: int, parts: Sequence[Part], metadata
         left_out=MappingProxyType({part.name: unused[part.name] for part in parts if part.name in unused}),
         kinds=tuple(sorted({kind for adapter in adapters for kind in _kinds(adapter)})),
         metadata=MappingProxyType(dict(metadata)),
-        architecture=architecture,
-        architecture_reason=reason,
+        architecture=guess.architecture,
+        architecture_reason=guess.reason,
+        is_certain=guess.is_certain,
         naming=guess_naming(shapes),
+        settings=settings,
     )
 
 

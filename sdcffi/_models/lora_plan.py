@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..errors import LoraError
 from ..params.lora_plan import LoraPlan, Module, Place
+from ..params.lora_weights import Weights
 
 if TYPE_CHECKING:
     from ..params.lora import Lora
@@ -53,9 +54,12 @@ def plan_lora(file: LoraFile, names: Finder, lora: Lora) -> LoraPlan:
     ------
     LoraError
         If the file is not listed, or has no tensors.
+    ValueError
+        If the strengths of blocks are for another model, or name a layer that the file does not have.
     """
     if not file.tensors:
         raise LoraError(f"LoRA {file.path} has no tensors that could be applied")
+    weights = Weights(lora.weights, f"weights of LoRA {file.path}")
     left_out = dict(file.left_out)
     modules: list[Module] = []
     for adapter in file.adapters:
@@ -63,7 +67,9 @@ def plan_lora(file: LoraFile, names: Finder, lora: Lora) -> LoraPlan:
         if places is None:
             left_out |= dict.fromkeys(adapter.used, reason)
         else:
-            modules.append(_module(adapter, places, file.tensors))
+            strength = weights.of(places[0].weight, adapter.module)
+            modules.append(_module(adapter, places, strength, file.tensors))
+    weights.check_matched()
     ordered = tuple((name, left_out[name]) for name in file.tensors if name in left_out)
     return LoraPlan(str(file.path), lora.is_high_noise, tuple(modules), len(file.tensors), ordered)
 
@@ -90,7 +96,7 @@ _VECTORS = ("diff", "vector", "magnitude", "rescale", "blocks")  # as they are; 
 
 
 def _module(
-    adapter: Adapter, places: tuple[Place, ...], tensors: Mapping[str, tuple[str, tuple[int, ...]]]
+    adapter: Adapter, places: tuple[Place, ...], strength: float, tensors: Mapping[str, tuple[str, tuple[int, ...]]]
 ) -> Module:
     shapes = {role: tensors[name][1] for role, name in adapter.tensors.items()}
     is_ia3 = adapter.kind == "ia3"
@@ -101,6 +107,7 @@ def _module(
         rows={role: _rows(role, shape) for role, shape in shapes.items()},
         places=places,
         scale=adapter.strength.scale,
+        strength=strength,
         used=adapter.used,
         constraint=0.0 if is_ia3 else adapter.constraint,
         offset=1.0 - adapter.constraint if is_ia3 else 0.0,

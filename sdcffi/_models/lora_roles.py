@@ -10,6 +10,8 @@ _NAME = r"(?:\.[^.]+)?"  # of PEFT's adapter, such as ".default"
 
 # End of a tensor's name, and its role. "{1}" is what the pattern's first group matched. The first that matches counts.
 _ENDINGS = [
+    (rf"\.lora_B{_NAME}\.bias", "up_bias"),
+    (r"\.(?:lora_up|lora\.up|lora_linear_layer\.up)\.bias", "up_bias"),
     (rf"\.lora_(A|B){_NAME}\.weight", "{1}"),
     (rf"\.lora_(A|B){_NAME}", "{1}"),
     (rf"\.lora_embedding_(A|B){_NAME}", "embedding_{1}"),
@@ -22,8 +24,6 @@ _ENDINGS = [
     (r"\.lora_(down|up|mid)", "{1}"),
     (r"[._]lora\.(down|up|mid)(?:\.weight)?", "{1}"),
     (r"\.lora_linear_layer\.(down|up|mid)(?:\.weight)?", "{1}"),
-    (rf"\.lora_B{_NAME}\.bias", "up_bias"),
-    (r"\.(?:lora_up|lora\.up|lora_linear_layer\.up)\.bias", "up_bias"),
     (rf"\.hada_(w1_a|w1_b|w2_a|w2_b|t1|t2){_NAME}", "hada_{1}"),
     (rf"\.lokr_(w1_a|w1_b|w1|w2_a|w2_b|w2|t2){_NAME}", "lokr_{1}"),
     (r"\.(a1|a2|b1|b2)\.weight", "glora_{1}"),

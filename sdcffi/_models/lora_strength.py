@@ -143,12 +143,12 @@ def unsupported(settings: Sequence[Settings]) -> str:
         values = one.values
         kind = values.get("peft_type")
         if kind is not None and str(kind).rpartition(".")[2].upper() not in _KNOWN_TYPES:
-            return f"the adapter is of kind {kind}, by {one.source}"
+            return f"an adapter of kind {kind} ({one.source})"
         for name in ("use_qalora", "layer_replication", "coft"):
             if values.get(name):
-                return f"{name} of {one.source}"
+                return f"{name} ({one.source})"
         if str(kind).upper() == "OFT" and not _is_usual_turn(values):
-            return f"an OFT with use_cayley_neumann=false or another number of terms than 5, by {one.source}"
+            return f"an OFT with use_cayley_neumann=false or another number of terms than 5 ({one.source})"
     return ""
 
 

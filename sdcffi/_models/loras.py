@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import math
 import os
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -16,15 +15,12 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ..errors import LoraError, LoraNotFoundError
 from ..params.lora import Lora, LoraLike
+from ..params.lora_tags import Tag, add_weights, parse_tags
+from ..params.lora_weights import check_weights
 from ..params.struct import StrPath
-from .lora_file import read_lora
+from .lora_file import file_of, has_adapter, read_lora
 
-__all__ = ["as_loras", "merge_tags", "parse_tags"]
-
-_TAG = re.compile(r"<lora:([^:>]+):([^>]+)>")  # SDGenerationParams::extract_and_remove_lora
-_WEIGHT = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
-_HIGH_NOISE = "|high_noise|"
-_MOST_FLOAT = 3.4028235e38
+__all__ = ["as_loras", "merge_tags"]
 
 
 def as_loras(items: Iterable[LoraLike], lora_dir: StrPath | None = None) -> tuple[Lora, ...]:
@@ -64,35 +60,6 @@ def as_loras(items: Iterable[LoraLike], lora_dir: StrPath | None = None) -> tupl
     return tuple(checked.values())
 
 
-def parse_tags(prompt: str) -> tuple[str, list[tuple[str, float, bool]]]:
-    """Remove ``<lora:name:weight>`` and ``<lora:|high_noise|name:weight>`` from a prompt, as sd-cli does.
-
-    Parameters
-    ----------
-    prompt : str
-        The prompt. A tag without a weight is left in it.
-
-    Returns
-    -------
-    prompt : str
-        The prompt without the tags; blanks around them stay.
-    tags : list of (str, float, bool)
-        Name, weight, and whether it is for the high-noise model, in the order of the prompt.
-
-    Raises
-    ------
-    ValueError
-        If a weight is not a finite number. (sd-cli ignores such a tag, and any text after a number.)
-    """
-    tags = []
-    for match in _TAG.finditer(prompt):
-        name, weight = match.groups()
-        if not _WEIGHT.fullmatch(weight) or abs(float(weight)) > _MOST_FLOAT:
-            raise ValueError(f"weight {weight!r} of {match[0]} must be a finite number, such as 0.8")
-        tags.append((name.removeprefix(_HIGH_NOISE), float(weight), name.startswith(_HIGH_NOISE)))
-    return _TAG.sub("", prompt), tags
-
-
 def merge_tags(prompt: str, loras: Iterable[LoraLike], lora_dir: StrPath | None = None) -> tuple[str, tuple[Lora, ...]]:
     """Check adapters and add those that the prompt names in tags.
 
@@ -122,18 +89,24 @@ def merge_tags(prompt: str, loras: Iterable[LoraLike], lora_dir: StrPath | None 
     prompt, tags = parse_tags(prompt)
     if tags and lora_dir is None:
         raise LoraError(
-            f"the prompt names LoRA {tags[0][0]!r}, but lora_dir is not set; pass lora_dir= to Engine, or"
+            f"the prompt names LoRA {tags[0].name!r}, but lora_dir is not set; pass lora_dir= to Engine, or"
             " lora_tags=False to leave tags in the prompt"
         )
     merged = {(lora.path, lora.is_high_noise): lora for lora in as_loras(loras, lora_dir)}
-    for name, weight, is_high_noise in tags:
-        found = _find_lora(name, lora_dir or "")
-        lora = _as_lora(Lora(found, weight, is_high_noise, name), None)
+    for tag in tags:
+        found = _find_lora(tag.name, lora_dir or "")
+        lora = _as_lora(Lora(found, tag.multiplier, tag.is_high_noise, tag.name, tag.weights), None)
         key = lora.path, lora.is_high_noise
         if before := merged.get(key):
-            lora = _as_lora(replace(before, multiplier=before.multiplier + weight), None)
+            lora = _as_lora(_added(before, tag), None)
         merged[key] = lora
     return prompt, tuple(merged.values())
+
+
+def _added(lora: Lora, tag: Tag) -> Lora:
+    before = lora.multiplier, lora.weights
+    multiplier, weights = add_weights(before, (tag.multiplier, tag.weights), str(lora.path))
+    return replace(lora, multiplier=multiplier, weights=weights)
 
 
 def _as_lora(item: LoraLike, lora_dir: StrPath | None) -> Lora:
@@ -146,10 +119,12 @@ def _as_lora(item: LoraLike, lora_dir: StrPath | None) -> Lora:
         raise TypeError(f"multiplier of LoRA {item.path} must be a number, not {multiplier!r}")
     if not math.isfinite(multiplier):
         raise ValueError(f"multiplier of LoRA {item.path} must be finite, not {multiplier!r}")
+    weights = check_weights(item.weights, f"weights of LoRA {item.path}")
     is_name = isinstance(item.path, str) and not item.path.lower().endswith(_ENDINGS)
     path = _find_lora(str(item.path), lora_dir) if lora_dir is not None and is_name else Path(item.path)
     file = read_lora(path)
-    return Lora(str(file.path), float(multiplier), item.is_high_noise, item.name)
+    label = item.name or (path.expanduser().resolve().name if path.expanduser().is_dir() else None)
+    return Lora(str(file.path), float(multiplier), item.is_high_noise, label, weights)
 
 
 _ENDINGS = (".safetensors", ".gguf", ".ckpt", ".pt")
@@ -162,7 +137,7 @@ def _find_lora(name: str, lora_dir: StrPath) -> Path:
     Parameters
     ----------
     name : str
-        ``"name"`` or ``"folder/name"``, with or without one of `_ENDINGS`.
+        ``"name"`` or ``"folder/name"``, with or without one of `_ENDINGS`, or a folder of PEFT or diffusers.
     lora_dir : path
         The directory in which it is looked up.
 
@@ -187,6 +162,8 @@ def _find_lora(name: str, lora_dir: StrPath) -> Path:
         )
     tried = [root / name] if name.lower().endswith(_ENDINGS) else [root / (name + ending) for ending in _ENDINGS]
     found = [path for path in tried if path.exists()]
+    if not found and has_adapter(root / name):
+        found = [root / name]
     if len(found) > 1:
         raise LoraError(f"LoRA {name!r} may be {' or '.join(map(str, found))}; add the ending")
     if not found:
@@ -194,11 +171,11 @@ def _find_lora(name: str, lora_dir: StrPath) -> Path:
         hint = f"; similar names: {', '.join(near)}" if near else ""
         raise LoraNotFoundError(f"LoRA {name!r} was not found; tried {', '.join(map(str, tried))}{hint}")
     resolved = found[0].resolve()
-    if not resolved.is_relative_to(root.resolve()):
+    if not all(path.is_relative_to(root.resolve()) for path in (resolved, file_of(found[0]).resolve())):
         raise LoraError(
             f"LoRA {name!r}: {found[0]} is a link to {resolved}, outside of lora_dir {root}; pass that path instead"
         )
-    return resolved
+    return found[0] if has_adapter(found[0].parent) else resolved  # PEFT's configuration is beside the link
 
 
 def _is_inside(name: str) -> bool:

@@ -83,7 +83,18 @@ def infotext(prompt: str, negative_prompt: str, loras: Sequence[Lora], values: M
 
 
 def _tag(lora: Lora) -> str:
-    return f" <lora:{'|high_noise|' * lora.is_high_noise}{lora_name(lora)}:{lora.multiplier:g}>"
+    return f" <lora:{'|high_noise|' * lora.is_high_noise}{lora_name(lora)}:{_strength(lora)}>"
+
+
+def _strength(lora: Lora) -> str:
+    """Return an adapter's strength as in a tag; strengths of blocks that a tag cannot hold are left out."""
+    weights: dict[str, Any] = {"lbw": lora.weights} if isinstance(lora.weights, str) else dict(lora.weights or {})
+    named = [f"lbw={weights.pop('lbw')}"] if "lbw" in weights else []
+    if weights and weights.keys() <= {"unet", "te"} and all(isinstance(value, float) for value in weights.values()):
+        parts = [lora.multiplier * weights.get(part, 1.0) for part in ("unet", "te")]
+    else:
+        parts = [lora.multiplier]
+    return ":".join([*(f"{number:g}" for number in parts), *named])
 
 
 def _quoted(value: Any) -> str:

@@ -61,7 +61,10 @@ _ALIASES = {
 }
 # Flags that are given once for each element.
 _REPEATED = {
-    "loras": ("PATH[:SCALE]", "LoRA file and its strength (default: 1); may be repeated"),
+    "loras": (
+        "PATH[:SCALE]",
+        "LoRA file and its strength (default: 1); may be repeated",
+    ),
     "ref_images": ("PATH", "reference image; may be repeated"),
     "control_frames": ("PATH", "frame that a VACE model follows; may be repeated"),
     "pm_id_images": ("PATH", "photograph of a person; may be repeated"),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._files import replacing
+from .._models.lora_about import about, made_for
 from .._models.lora_file import LoraFile, read_lora
 from ..engine.results import check_image_path
 from ..images.contact_sheet import contact_sheet
@@ -73,12 +74,25 @@ def _facts(lora: LoraFile) -> dict[str, Any]:
         "architecture_reason": lora.architecture_reason,
         "dtypes": lora.dtypes,
         "blocks": _blocks(lora),
-        "modules": {
-            target: {"rank": lora.ranks.get(target), "alpha": lora.alphas.get(target)} for target in lora.targets
-        },
+        "modules": _modules(lora),
+        "about": {**asdict(about(lora)), "made_for": made_for(lora)},
         "unused": lora.unused,
+        "left_out": dict(lora.left_out),
         "tensors": {name: {"dtype": dtype, "shape": shape} for name, (dtype, shape) in lora.tensors.items()},
     }
+
+
+def _modules(lora: LoraFile) -> dict[str, Any]:
+    """Return the facts of each module; a module with several kinds, such as a bias besides, has those of the first."""
+    modules: dict[str, Any] = {}
+    for one in lora.adapters:
+        kinds = modules.get(one.module, {}).get("kinds", [])
+        if one.kind not in kinds:
+            kinds.append(one.kind)
+        strength = {"scale": one.strength.scale, "alpha_from": one.strength.source or None}
+        facts = {"kinds": kinds, "rank": one.rank, "alpha": one.strength.alpha, **strength}
+        modules.setdefault(one.module, facts)
+    return modules
 
 
 def _describe(lora: LoraFile) -> Iterator[str]:
@@ -89,15 +103,42 @@ def _describe(lora: LoraFile) -> Iterator[str]:
         yield f"dtypes: {_counted(lora.dtypes)}"
     if lora.ranks:
         yield f"rank: {_counted(Counter(lora.ranks.values()))}"
-    yield f"alpha: {_counted(Counter(lora.alphas.values())) if lora.alphas else 'none, so the scale is 1'}"
+    yield _describe_alpha(lora)
     blocks = _blocks(lora)
     yield f"targets: {len(lora.targets)} modules in {len(blocks)} blocks"
     for block, count in list(blocks.items())[:_MOST_BLOCKS]:
         yield f"  {block}: {count}"
     if len(blocks) > _MOST_BLOCKS:
         yield f"  and {len(blocks) - _MOST_BLOCKS} more"
-    if lora.unused:
-        yield f"ignored by the engine: {len(lora.unused)} tensors, such as {', '.join(lora.unused[:3])}"
+    yield from _describe_origin(lora)
+    for reason, count in Counter(lora.left_out.values()).items():
+        names = [name for name, its in lora.left_out.items() if its == reason]
+        yield f"left out: {count} tensors, such as {', '.join(names[:3])}: {reason}"
+
+
+def _describe_alpha(lora: LoraFile) -> str:
+    own = [one.strength for one in lora.adapters if one.strength.source]
+    alphas = _counted(Counter(one.alpha for one in own if one.alpha is not None))
+    text = f"alpha: {alphas or 'none, so the scale is 1'}"
+    if own:
+        sources = _counted(Counter(one.source for one in own))
+        scales = _counted(Counter(one.strength.scale for one in lora.adapters if one.kind != "diff"))
+        text += f" (from {sources}; scale {scales})"
+    if unread := about(lora).unread_alpha:
+        text += f"; {unread} in the metadata is not applied, as in other loaders"
+    return text
+
+
+def _describe_origin(lora: LoraFile) -> Iterator[str]:
+    facts = about(lora)
+    if facts.trigger_words:
+        yield f"trigger words: {', '.join(facts.trigger_words)}"
+    if facts.tags:
+        yield f"most frequent tags: {', '.join(f'{tag} ({count}x)' for tag, count in facts.tags.items())}"
+    if facts.base_model:
+        yield f"base model: {', '.join(f'{value} ({key})' for key, value in facts.base_model.items())}"
+    if facts.tool:
+        yield f"written by: {facts.tool}"
 
 
 def _bytes(size: int) -> str:
@@ -106,8 +147,8 @@ def _bytes(size: int) -> str:
 
 def _counted(counts: dict[Any, int]) -> str:
     """Return values with their counts: ``4 (12x), 8 (2x)``."""
-    if len(counts) == 1:
-        return _label(next(iter(counts)))
+    if len(counts) < 2:
+        return _label(next(iter(counts), ""))
     most = sorted(counts.items(), key=lambda item: -item[1])
     text = ", ".join(f"{_label(value)} ({count}x)" for value, count in most[:8])
     return text if len(most) <= 8 else f"{text}, and {len(most) - 8} other values"

@@ -5,16 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from .._models.lora_about import origin_of
 from .._models.weight_types import is_coarse, unmergeable
 from .._warnings import warn
 from ..errors import LoraError, LoraQualityWarning, LoraWarning
 
 if TYPE_CHECKING:
+    from .._models.lora_file import LoraFile
     from ..params.lora import Lora, LoraReport
 
-__all__ = ["choose_usable", "judge_applied", "warn_of_coarse_weights"]
+__all__ = ["choose_usable", "describe_other_base", "judge_applied", "warn_of_coarse_weights"]
 
 _SHOWN = 3
+# Names of families that stand for the same base, or for one of several.
+_SAME = {
+    "sd": ("sd", "sd1", "sd2"),
+    "wan_ti2v": ("wan", "wan_ti2v"),
+    "chroma_radiance": ("chroma", "chroma_radiance"),
+}
 
 
 def choose_usable(
@@ -82,6 +90,30 @@ def judge_applied(reports: Sequence[LoraReport], strict: bool) -> None:
         if report.applied == 0 and strict:
             raise LoraError(f"{message}. Mode {report.mode} cannot apply them; strict=False warns instead")
         warn(message, LoraWarning)
+
+
+def describe_other_base(file: LoraFile, family: str | None) -> str:
+    """Describe that an adapter was made for another base than the model, for a `LoraWarning`.
+
+    Parameters
+    ----------
+    file : LoraFile
+        The adapter.
+    family : str or None
+        The model's family, as `lora_names.Names` or `architectures.identify` call it. None: unknown.
+
+    Returns
+    -------
+    str
+        Empty if it was made for this family, or if either is unknown.
+    """
+    wanted, reason = origin_of(file)
+    if wanted is None or family is None or wanted in _SAME.get(family, (family,)):
+        return ""
+    return (
+        f"LoRA {file.path} was made for {wanted} ({reason}), but this model is {family}; it is applied where names and"
+        " shapes fit, and may have no effect or a wrong one"
+    )
 
 
 def warn_of_coarse_weights() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from .._public import public
 from .struct import StrPath, Struct
 
 __all__ = ["Lora", "LoraLike", "LoraReport"]
+
+LoraWeights: TypeAlias = Mapping[str, Any] | str
 
 
 @public
@@ -19,12 +22,18 @@ class Lora(Struct):
     Parameters
     ----------
     path : path
-        The adapter's file (safetensors, gguf, ckpt or pt). With a `lora_dir`, a string without one of these endings is
-        a name that is looked up there.
+        The adapter's file (safetensors, gguf, ckpt or pt), or a folder of PEFT or diffusers with one. With a
+        `lora_dir`, a string without one of these endings is a name that is looked up there.
     multiplier : float
         Strength, any finite number: 1 as trained, 0 no effect.
     is_high_noise : bool
         True applies it to the high-noise model of Wan 2.2.
+    weights : mapping or str, optional
+        Strengths of parts and blocks, by which `multiplier` is multiplied. None: 1 everywhere. A mapping as of
+        diffusers' ``set_adapters``: ``{"unet": 1, "text_encoder": 0.5}``, ``{"unet": {"down": 0.5, "up": {"block_0":
+        [0, 1, 1]}}}``, ``{"transformer": {"single_blocks": 0}}``; ``"te"`` is all text encoders. Or, also under
+        ``"lbw"`` in the mapping, strengths of blocks as of sd-webui-lora-block-weight: one of its presets, such as
+        ``"OUTALL"``, or its 12, 17, 20, 26 or 61 numbers separated by commas, or 57 for the blocks of FLUX.1.
     name : str, optional
         Name for reports and contact sheets; the engine does not see it. None: the file's name without its ending.
     """
@@ -34,11 +43,13 @@ class Lora(Struct):
     multiplier: float = 1.0
     is_high_noise: bool = False
     name: str | None = None
+    weights: LoraWeights | None = field(default=None, hash=False)
 
     def given(self) -> dict[str, Any]:
         """Return the fields of the C struct by name."""
         fields = super().given()
-        fields.pop("name", None)
+        for name in ("name", "weights"):  # the engine does not see them
+            fields.pop(name, None)
         return fields
 
 

@@ -224,9 +224,9 @@ def test_inspect_tells_what_a_file_holds(tmp_path: Path, capfd: Capture) -> None
         "_to_k reads text of width 768)",
         "dtypes: F16 (6x), F32 (4x)",
         "rank: 4 (2x), 8 (1x)",
-        "alpha: 2.5\n",
+        "alpha: 2.5 (from alpha tensor; scale 0.625 (2x), 0.3125 (1x))\n",
         "targets: 3 modules in 2 blocks\n  lora_unet_down_blocks_1: 1\n  lora_unet_down_blocks_2: 2\n",
-        "ignored by the engine: 1 tensors, such as lora_unet_stray.unheard_of",
+        "left out: 1 tensors, such as lora_unet_stray.unheard_of: it is of an unknown kind",
     ):
         assert text in out
 
@@ -235,7 +235,8 @@ def test_inspect_gives_json(tiny_model: TinyModel, capfd: Capture) -> None:
     assert cli.main(["lora", "inspect", str(tiny_model.lora), "--json"]) == 0
     facts = json.loads(capfd.readouterr().out)
     module = "diffusion_model.double_blocks.0.img_attn.proj"
-    assert facts["modules"][module] == {"rank": 4, "alpha": 4.0}
+    expected = {"kinds": ["lora"], "rank": 4, "alpha": 4.0, "scale": 1.0, "alpha_from": "alpha tensor"}
+    assert facts["modules"][module] == expected
     assert facts["tensors"][f"{module}.lora_A.weight"]["shape"][0] == 4
     assert (facts["kinds"], facts["architecture"], facts["format"]) == (["lora"], "flux2", "safetensors")
     assert facts["size"] == tiny_model.lora.stat().st_size

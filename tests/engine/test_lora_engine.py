@@ -63,7 +63,7 @@ def test_tensors_that_the_model_lacks_are_a_warning_with_counts_and_names(
 
 
 UNUSABLE = [
-    pytest.param({"down": 96}, r"does not fit the model: .*proj\.weight: down \(4, 96\).*\(128, 128\)", id="inputs"),
+    pytest.param({"down": 96}, r"does not fit the model: .*proj\.weight: .*96 columns.*\(128, 128\)", id="inputs"),
     pytest.param({"up": 256}, r"does not fit the model: .*proj\.weight: .* shape \(128, 128\)", id="outputs"),
     pytest.param(
         {"name": "lora_unet_input_blocks_1_1_proj_in"}, "none of its 2 tensors matches this model", id="architecture"
