@@ -6,7 +6,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from . import flux, transformers, unets
+from . import flux, text, transformers, unets
 from .data_file import compact, write
 
 _FOLDER = Path(__file__).parent.parent / "data/lora_names"
@@ -25,6 +25,10 @@ def main(wanted: list[str]) -> None:
         path = _FOLDER / f"{family.name}.json"
         write(path, compact(source, prefix, original, traced))
         print(f"{path.name}: {path.stat().st_size} bytes, {len(traced)} tensors")
+    for name, prefixes in text.ENCODERS.items():
+        if not wanted or name in wanted:
+            source, original, traced = text.encoder(name)
+            write(_FOLDER / f"{name}.json", compact(source, "", original, traced, prefixes=prefixes))
 
 
 if __name__ == "__main__":

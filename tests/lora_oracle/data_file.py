@@ -1,10 +1,10 @@
 """The data files: what was traced, compactly.
 
-``weights`` gives the shapes of the original tensors, with ``+b`` where a bias of so many rows is beside it. In a name, ``{0-9}`` stands for the blocks 0 to 9. ``modules``
-gives for each module of diffusers the original tensor that it is, or its places: original tensor, first row, first row
-of the module and number of rows, where the tensor's rows are counted in so many equal units as the last number says.
-There, ``{}`` stands for the number of the module's block. A bias has the same places as the weight beside it.
-``parameters`` are tensors that no module holds, or none that could have a LoRA.
+``weights`` gives the shapes of the original tensors, with ``+b`` where a bias of so many rows is beside one. In a name,
+``{0-9}`` stands for the blocks 0 to 9. ``modules`` gives for each module of diffusers the original tensor that it is,
+or its places: original tensor, first row, first row of the module and number of rows, where the tensor's rows are
+counted in so many equal units as the last number says. There, ``{}`` stands for the number of the module's block. A
+bias has the same places as the weight beside it. ``parameters`` are tensors that no module of a LoRA holds.
 """
 
 from __future__ import annotations
@@ -64,9 +64,8 @@ def _shapes(shapes: Mapping[str, Shape]) -> dict[str, str]:
         bias = _bias(name)
         if name.endswith("bias") and _weight(name) in shapes:
             continue
-        if bias != name and bias in shapes:
-            if shapes[bias] != shape[:1]:
-                raise ValueError(f"{bias} has shape {shapes[bias]}")
+        if bias != name and bias in shapes and shapes[bias] != shape[:1]:
+            raise ValueError(f"{bias} has shape {shapes[bias]}")
         found[name] = "x".join(map(str, shape)) + ("+b" if bias != name and bias in shapes else "")
     return found
 

@@ -140,8 +140,9 @@ def _convert_ovis(checkpoint: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     singles = {name: left.pop(name) for name in list(left) if ".linear1." in name}
     for name, tensor in singles.items():
         base, kind = f"single_transformer_blocks.{name.split('.')[1]}", name.rsplit(".", 1)[1]
-        parts = dict(zip(("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"), tensor.split([_WIDTH] * 3 + [2 * _MLP])))
-        found.update({f"{base}.{part}.{kind}": rows for part, rows in parts.items()})
+        parts = ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")
+        for part, rows in zip(parts, tensor.split([_WIDTH] * 3 + [2 * _MLP]), strict=True):
+            found[f"{base}.{part}.{kind}"] = rows
     # What FLUX.1 has and Ovis-Image lacks, for its converter alone.
     lent = _flux().numbered()
     mine = left.keys()
