@@ -7,7 +7,8 @@ import warnings
 from pathlib import Path
 
 from . import flux, text, transformers, unets
-from .data_file import compact, write
+from .data_file import compact, named, write
+from .namings import NAMINGS, SOURCES
 
 _FOLDER = Path(__file__).parent.parent / "data/lora_names"
 _PREFIXES = {"anima": "model.diffusion_model.net."}  # the engine keeps the prefix of Cosmos
@@ -23,7 +24,11 @@ def main(wanted: list[str]) -> None:
         source = family.source or f"diffusers.loaders.single_file_utils.{family.convert.__name__}"
         prefix = _PREFIXES.get(family.name, "model.diffusion_model.")
         path = _FOLDER / f"{family.name}.json"
-        write(path, compact(source, prefix, original, traced))
+        namings = {
+            naming: {"source": SOURCES[naming], "modules": named(follow(original, traced))}
+            for naming, follow in NAMINGS.get(family.name, {}).items()
+        }
+        write(path, compact(source, prefix, original, traced) | ({"namings": namings} if namings else {}))
         print(f"{path.name}: {path.stat().st_size} bytes, {len(traced)} tensors")
     for name, prefixes in text.ENCODERS.items():
         if not wanted or name in wanted:

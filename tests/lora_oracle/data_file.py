@@ -18,7 +18,7 @@ from typing import Any
 
 from .rows import Original, Place, Shape, Traced
 
-__all__ = ["compact", "write"]
+__all__ = ["compact", "named", "write"]
 
 # The number of a block: the last in a name.
 _BLOCK = re.compile(r"^(.*(?:blocks|layers|refiner|block)\.)(\d+)(\..*)$")
@@ -99,6 +99,11 @@ def _modules(traced: Mapping[str, Traced]) -> tuple[dict[str, Any], dict[str, An
         else:
             parameters[name] = _entry(name, tensor.places)
     return modules, parameters
+
+
+def named(modules: Mapping[str, tuple[Place, ...]]) -> dict[str, Any]:
+    """Return the modules of another tool, compactly."""
+    return dict(_ranges({name: _entry(name, places) for name, places in modules.items()}))
 
 
 def compact(source: str, prefix: str, original: Original, traced: Mapping[str, Traced], **more: Any) -> dict[str, Any]:

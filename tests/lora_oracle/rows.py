@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Original", "Place", "Traced", "trace"]
+__all__ = ["Original", "Place", "Traced", "place", "runs", "trace"]
 
 Shape = tuple[int, ...]
 # A place: the original tensor, its first row, the module's first row, the number of rows, and in how many equal units
@@ -72,7 +72,7 @@ class Traced:
     places: tuple[Place, ...]
 
 
-def _runs(numbers: list[int]) -> Iterator[tuple[int, int, int]]:
+def runs(numbers: list[int]) -> Iterator[tuple[int, int, int]]:
     """Yield runs of successive numbers: the first, its index and the length."""
     start = 0
     for index in range(1, len(numbers) + 1):
@@ -81,7 +81,8 @@ def _runs(numbers: list[int]) -> Iterator[tuple[int, int, int]]:
             start = index
 
 
-def _place(original: Original, first: int, at: int, rows: int) -> Place:
+def place(original: Original, first: int, at: int, rows: int) -> Place:
+    """Return the place of successive rows: the first's number, the module's first row and how many they are."""
     name, row = original.source(first)
     parts = [Fraction(value, original.shapes[name][0]) for value in (row, at, rows)]
     units = math.lcm(*(part.denominator for part in parts))
@@ -125,14 +126,14 @@ def trace(
         if tensor.shape[0] != expected[name][0]:
             raise ValueError(f"{name} has {tensor.shape[0]} rows, not {expected[name][0]}")
         numbers = tensor.reshape(tensor.shape[0], -1)[:, 0].tolist()
-        found[name] = Traced(tuple(expected[name]), tuple(_place(original, *run) for run in _runs(numbers)))
-        for place in found[name].places:
-            source = original.shapes[place[0]]
+        found[name] = Traced(tuple(expected[name]), tuple(place(original, *run) for run in runs(numbers)))
+        for weight, _, _, rows, units in found[name].places:
+            source = original.shapes[weight]
             if source[1:] != expected[name][1:] and [n for n in source[1:] if n > 1] != [
                 n for n in expected[name][1:] if n > 1
             ]:
-                raise ValueError(f"{name} has shape {expected[name]}, {place[0]} has {source}")
-            used[place[0]] = used.get(place[0], 0) + source[0] * place[3] // place[4]
+                raise ValueError(f"{name} has shape {expected[name]}, {weight} has {source}")
+            used[weight] = used.get(weight, 0) + source[0] * rows // units
     for name, shape in original.shapes.items():
         if used.get(name, 0) != shape[0] and not re.search(unused, name):
             raise ValueError(f"{used.get(name, 0)} of {shape[0]} rows of {name} are used")

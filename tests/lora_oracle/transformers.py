@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AnimaTextConditioner,
     CosmosTransformer3DModel,
     ErnieImageTransformer2DModel,
     QwenImageTransformer2DModel,
@@ -174,14 +175,39 @@ def _anima() -> Original:
     original.linear("final_layer.linear", 64, width, bias=False)
     original.linear("final_layer.adaln_modulation.1", low, width, bias=False)
     original.linear("final_layer.adaln_modulation.2", 2 * width, low, bias=False)
+    with torch.device("meta"):
+        for name, tensor in AnimaTextConditioner(num_layers=2).state_dict().items():
+            original.add(f"llm_adapter.{name}", *tensor.shape)
     return original
 
 
-def _anima_model() -> torch.nn.Module:
+def _cosmos() -> torch.nn.Module:
     return CosmosTransformer3DModel(
         in_channels=16, out_channels=16, num_attention_heads=16, attention_head_dim=128, num_layers=2, mlp_ratio=4.0,
         text_embed_dim=1024, adaln_lora_dim=256, extra_pos_embed_type=None, concat_padding_mask=True,
     )  # fmt: skip
+
+
+class _Anima(torch.nn.Module):
+    """diffusers' two models, under the prefix that a LoRA has for the second (AnimaLoraLoaderMixin)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transformer, self.text_conditioner = _cosmos(), AnimaTextConditioner(num_layers=2)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:  # type: ignore[override]
+        names = super().state_dict(*args, **kwargs)
+        return {name.removeprefix("transformer."): tensor for name, tensor in names.items()}
+
+
+def _convert_anima(checkpoint: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    adapter = {name: tensor for name, tensor in checkpoint.items() if ".llm_adapter." in name}
+    rest = {name: tensor for name, tensor in checkpoint.items() if name not in adapter}
+    found = convert.convert_cosmos_transformer_checkpoint_to_diffusers(rest)
+    # _convert_non_diffusers_anima_lora_to_diffusers: "llm_adapter." becomes "text_conditioner.".
+    return found | {
+        name.replace("net.llm_adapter.", "text_conditioner."): tensor for name, tensor in adapter.items()
+    }
 
 
 FAMILIES = (
@@ -213,5 +239,13 @@ FAMILIES = (
         _ernie_model,
         convert.convert_ernie_image_transformer_checkpoint_to_diffusers,
     ),
-    Family("anima", _anima, _anima_model, convert.convert_cosmos_transformer_checkpoint_to_diffusers, prefix="net."),
+    Family(
+        "anima",
+        _anima,
+        _Anima,
+        _convert_anima,
+        prefix="net.",
+        source="diffusers.loaders.single_file_utils.convert_cosmos_transformer_checkpoint_to_diffusers; the adapter: "
+        "diffusers.loaders.lora_conversion_utils._convert_non_diffusers_anima_lora_to_diffusers",
+    ),
 )

@@ -39,19 +39,20 @@ class ModuleData:
         Where its bias' rows are. Empty: it has none.
     shape : tuple of int
         Of its weight.
+    covers : bool
+        Whether its first place's weight has its shape.
     """
 
     name: str
     places: tuple[Rows, ...]
     bias: tuple[Rows, ...]
     shape: tuple[int, ...]
+    covers: bool
 
     @property
     def is_whole(self) -> bool:
         """Whether it is one original weight."""
-        return len(self.places) == 1 and self.places[0].weight_row == 0 and self._covers
-
-    _covers: bool = False
+        return len(self.places) == 1 and self.covers
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,10 @@ class FamilyData:
         Shapes of all tensors of the engine, rows first, by the engine's names.
     modules : dict of str to ModuleData
         Modules of diffusers by name.
+    namings : dict of str to dict of str to ModuleData
+        Modules of tools that call them otherwise, by tool.
+    prefixes : dict of str to str
+        Of a text encoder: what the engine has before the names, by family.
     """
 
     name: str
@@ -77,11 +82,14 @@ class FamilyData:
     source: str
     weights: dict[str, tuple[int, ...]]
     modules: dict[str, ModuleData]
+    namings: dict[str, dict[str, ModuleData]]
+    prefixes: dict[str, str]
 
 
 def families() -> list[str]:
-    """Return the names of the families."""
-    return sorted(path.stem for path in FOLDER.glob("*.json") if path.stem != "written")
+    """Return the names of the families of denoisers."""
+    names = sorted(path.stem for path in FOLDER.glob("*.json"))
+    return [name for name in names if name != "written" and not name.startswith("text_")]
 
 
 def _expand(name: str) -> Iterator[tuple[str, str]]:
@@ -121,14 +129,33 @@ def _module(name: str, entry: Any, number: str, prefix: str, weights: dict[str, 
     return ModuleData(name, tuple(places), tuple(biases), shape, weights[places[0].weight] == shape)
 
 
-@lru_cache
-def load(family: str) -> FamilyData:
-    """Return a family's data."""
-    contents = json.loads((FOLDER / f"{family}.json").read_text(encoding="utf-8"))
-    weights = _weights(contents)
-    modules = {
-        name: _module(name, entry, number, contents["prefix"], weights)
-        for pattern, entry in contents["modules"].items()
+def _modules(
+    entries: dict[str, Any], prefix: str, weights: dict[str, tuple[int, ...]]
+) -> dict[str, ModuleData]:
+    return {
+        name: _module(name, entry, number, prefix, weights)
+        for pattern, entry in entries.items()
         for name, number in _expand(pattern)
     }
-    return FamilyData(family, contents["prefix"], contents["source"], weights, modules)
+
+
+@lru_cache
+def load(name: str, prefix: str | None = None) -> FamilyData:
+    """Return the data of a family, or of a text encoder under a prefix of the engine's."""
+    contents = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    if prefix is not None:
+        contents["prefix"] = prefix
+    weights = _weights(contents)
+    namings = {
+        naming: _modules(found["modules"], contents["prefix"], weights)
+        for naming, found in contents.get("namings", {}).items()
+    }
+    return FamilyData(
+        name,
+        contents["prefix"],
+        contents["source"],
+        weights,
+        _modules(contents["modules"], contents["prefix"], weights),
+        namings,
+        contents.get("prefixes", {}),
+    )

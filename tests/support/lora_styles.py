@@ -20,6 +20,7 @@ DITS = frozenset(
 _ALL = UNETS | DITS
 _WAN = frozenset({"wan", "wan_i2v", "wan_vace"})
 
+_ADAPTER = "text_conditioner."  # Anima's, which is a model of its own in diffusers: AnimaLoraLoaderMixin
 _LORA_AB = {"down": ".lora_A.weight", "up": ".lora_B.weight"}
 _KOHYA = {"down": ".lora_down.weight", "up": ".lora_up.weight", "alpha": ".alpha"}
 _DEFAULT = {"down": ".lora_A.default.weight", "up": ".lora_B.default.weight"}
@@ -55,8 +56,13 @@ class Style:
     endings: Mapping[str, str] = field(default_factory=lambda: dict(_LORA_AB))
     only: str = ""
 
+    def __str__(self) -> str:
+        return self.name
+
     def writes(self, name: str, family: str) -> bool:
         """Return whether the tool writes a module of these names."""
+        if name.startswith(_ADAPTER) and self.rename is not _diffusers:
+            return False
         return family in self.families and re.search(self.only, name) is not None
 
     def module(self, name: str, family: str) -> str:
@@ -69,7 +75,8 @@ class Style:
 
 
 def _diffusers(name: str, family: str) -> str:
-    # AnimaLoraLoaderMixin: the adapter is a model of its own, "text_conditioner".
+    if name.startswith(_ADAPTER):
+        return name
     return f"{'unet' if family in UNETS else 'transformer'}.{name}"
 
 
@@ -159,6 +166,9 @@ class TextStyle:
     flat: bool = False
     bare: bool = False
     endings: Mapping[str, str] = field(default_factory=lambda: dict(_LORA_AB))
+
+    def __str__(self) -> str:
+        return self.name
 
     def module(self, name: str, family: str, encoder: str) -> str:
         """Return the module's name in the file."""
