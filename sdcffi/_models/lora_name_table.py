@@ -46,11 +46,24 @@ class Piece:
 
 @dataclass(frozen=True)
 class Row:
-    """A name of other tools and what it means: `pieces` one after the other, where the weight has `when` x columns."""
+    """A name of other tools and what it means.
+
+    Attributes
+    ----------
+    name : str
+        The name, with ``*`` for numbers.
+    pieces : tuple of Piece
+        What it means, one after the other.
+    when : int
+        Only where the first weight has so many times as many rows as columns. 0: always.
+    choice : int
+        Place among several meanings of the name, of which the first that fits a model is the right one.
+    """
 
     name: str
     pieces: tuple[Piece, ...]
     when: int = 0
+    choice: int = 0
 
 
 @dataclass(frozen=True)
@@ -152,11 +165,11 @@ def _pair(item: str | Sequence[str]) -> tuple[str, str]:
 
 def _rows(rows: Mapping[str, str | list[str]], sets: Mapping[str, list[tuple[str, str]]]) -> Iterator[Row]:
     for name, meanings in rows.items():
-        for meaning in [meanings] if isinstance(meanings, str) else meanings:
+        for choice, meaning in enumerate([meanings] if isinstance(meanings, str) else meanings):
             for left, right in _expand(name, meaning, sets):
                 found = _WHEN.fullmatch(right)
                 text, when = (found[1], int(found[2] or 1)) if found else (right, 0)
-                yield Row(left, tuple(piece for part in text.split(", ") for piece in _pieces(part)), when)
+                yield Row(left, tuple(piece for part in text.split(", ") for piece in _pieces(part)), when, choice)
 
 
 def _expand(left: str, right: str, sets: Mapping[str, list[tuple[str, str]]]) -> Iterator[tuple[str, str]]:

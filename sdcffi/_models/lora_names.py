@@ -22,9 +22,10 @@ _Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class _Meaning:
-    """What a name means in this model: pieces of the engine's modules, with their numbers put in."""
+    """What a name means in this model: pieces of the engine's modules, and their row of the table, if it is from one."""
 
     pieces: tuple[Piece, ...]
+    row: Row | None = None
 
 
 class _Weights:
@@ -76,7 +77,11 @@ class _Weights:
     def _put(self, name: str, meaning: _Meaning) -> None:
         key = normal(name)
         known = self.names.setdefault(key, meaning)
-        if known is not meaning and known != meaning:
+        if known is meaning or known.pieces == meaning.pieces:
+            return
+        if known.row and meaning.row and known.row.name == meaning.row.name:  # several meanings, in order
+            self.names[key] = min(known, meaning, key=lambda one: one.row.choice if one.row else 0)
+        else:
             self.ambiguous.setdefault(key, set()).update(piece.module for piece in (*known.pieces, *meaning.pieces))
 
     def _meaning(self, row: Row, numbers: tuple[str, ...]) -> _Meaning | None:
@@ -88,7 +93,7 @@ class _Weights:
         shape = self.full[pieces[0].module][1]
         if row.when and (len(shape) < 2 or shape[0] != row.when * shape[1]):
             return None
-        return _Meaning(pieces)
+        return _Meaning(pieces, row)
 
     def places(self, meaning: _Meaning, biases: bool) -> tuple[Place, ...] | None:
         """Return the places of a meaning in the weights, or in the biases; None if there are none."""
