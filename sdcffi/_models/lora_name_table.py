@@ -15,7 +15,18 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Family", "NameTable", "Part", "Piece", "Row", "Table", "normal", "read_name_table", "split_numbers"]
+__all__ = [
+    "Family",
+    "NameTable",
+    "Part",
+    "Piece",
+    "Row",
+    "Table",
+    "normal",
+    "read_data",
+    "read_name_table",
+    "split_numbers",
+]
 
 _PIECE = re.compile(r"(\S+)(?: (\d)/(\d)| (\d*c)?:(\d*c)?| (swapped)| (transposed))?")
 _WHEN = re.compile(r"(.*) when (\d*)c")
@@ -113,11 +124,15 @@ class NameTable:
     tables: Mapping[str, Table]
 
 
+def read_data() -> dict[str, Any]:
+    """Return what ``lora_names.toml`` has, as it is."""
+    return tomllib.loads(files("sdcffi._models").joinpath("lora_names.toml").read_text("utf-8"))
+
+
 @lru_cache(maxsize=1)
 def read_name_table() -> NameTable:
     """Return the table of the package."""
-    text = files("sdcffi._models").joinpath("lora_names.toml").read_text("utf-8")
-    data: dict[str, Any] = tomllib.loads(text)
+    data = read_data()
     sets = {name: [_pair(item) for item in items] for name, items in data["sets"].items()}
     return NameTable(
         families=tuple(

@@ -17,12 +17,14 @@ from .lora_name_table import Family, NameTable, Part, Piece, Row, normal, read_n
 __all__ = ["Names"]
 
 _ENDINGS = (".weight", ".scale", ".gamma")  # of what a module multiplies with
+_WRAPPERS = ("base_model.model.", "_orig_mod.", "_fsdp_wrapped_module.", "module.")
 _Shape = tuple[int, ...]
+_Group = dict[str, tuple[str, _Shape]]  # weights of a part by what follows its root: their name and shape
 
 
 @dataclass(frozen=True)
 class _Meaning:
-    """What a name means in this model: pieces of the engine's modules, and their row of the table, if it is from one."""
+    """What a name means in this model: pieces of the engine's modules, and the row of the table that says so."""
 
     pieces: tuple[Piece, ...]
     row: Row | None = None
@@ -31,25 +33,22 @@ class _Meaning:
 class _Weights:
     """The weights of a part of a model, and the names by which tools call its modules."""
 
-    def __init__(self, part: Part, root: str, weights: Mapping[str, _Shape], tables: tuple[str, ...]) -> None:
+    def __init__(self, part: Part, weights: _Group, tables: tuple[str, ...]) -> None:
         self.part = part
-        self.full: dict[str, tuple[str, _Shape]] = {}  # by module: the weight's name and shape
-        self.biases: dict[str, tuple[str, _Shape]] = {}
-        for name, shape in weights.items():
-            self._add(name, name[len(root) :], shape)
+        self.full: _Group = {}  # by module
+        self.biases: _Group = {}
+        for rest, weight in weights.items():
+            self._add(rest, weight)
         self.names: dict[str, _Meaning] = {}
         self.ambiguous: dict[str, set[str]] = {}
         self._name(tables)
 
-    def _add(self, name: str, rest: str, shape: _Shape) -> None:
-        if rest.endswith(".bias"):
-            self.biases[rest[:-5]] = (name, shape)
-            return
-        for ending in _ENDINGS:
-            if rest.endswith(ending):
-                self.full[rest[: -len(ending)]] = (name, shape)
-                return
-        self.full[rest] = (name, shape)
+    def _add(self, rest: str, weight: tuple[str, _Shape]) -> None:
+        module, _, kind = rest.rpartition(".")
+        if kind == "bias":
+            self.biases[module] = weight
+        else:
+            self.full[module if f".{kind}" in _ENDINGS else rest] = weight
 
     def _name(self, tables: tuple[str, ...]) -> None:
         optional = [beginning for table in tables for beginning in read_name_table().tables[table].optional]
@@ -79,8 +78,8 @@ class _Weights:
         known = self.names.setdefault(key, meaning)
         if known is meaning or known.pieces == meaning.pieces:
             return
-        if known.row and meaning.row and known.row.name == meaning.row.name:  # several meanings, in order
-            self.names[key] = min(known, meaning, key=lambda one: one.row.choice if one.row else 0)
+        if known.row and meaning.row and known.row.name == meaning.row.name and known.row.choice != meaning.row.choice:
+            self.names[key] = known if known.row.choice < meaning.row.choice else meaning
         else:
             self.ambiguous.setdefault(key, set()).update(piece.module for piece in (*known.pieces, *meaning.pieces))
 
@@ -127,7 +126,7 @@ class Names:
         grouped = _grouped(weights, self._table)
         diffusion = grouped.get("diffusion") or grouped.get("high_noise")
         self.family = _recognise(diffusion, self._table) if diffusion else None
-        self.parts = {name: self._part(name, root, found) for name, (root, found) in grouped.items()}
+        self.parts = {name: self._part(name, found) for name, found in grouped.items()}
         self._prefixes = self._read_prefixes("high_noise" if high_noise and "high_noise" in grouped else "diffusion")
 
     def find(self, module: str) -> tuple[Place, ...] | None:
@@ -159,11 +158,15 @@ class Names:
             return f"it may be any of {', '.join(sorted(hits[0][0].ambiguous[hits[0][2]]))}"
         if hits:
             return "the module is there, without a bias"
-        title = self.family.title if self.family else "of an unknown family"
+        title = self.family.title if self.family else "an unknown family"
         if module.startswith(self._table.parts["high_noise"].prefixes) and "high_noise" not in self.parts:
             return "it is of a high noise diffusion model, which this model does not have"
-        for position, prefixes in enumerate(self._table.positions):
-            if module.startswith(prefixes) and not self._has_encoder(position):
+        for prefix, position in sorted(
+            ((prefix, n) for n, prefixes in enumerate(self._table.positions) for prefix in prefixes), key=_longest
+        ):
+            if module.startswith(prefix):
+                if self._has_encoder(position):
+                    break
                 return f"it is of text encoder {position + 1}, which this model does not have"
         return _explain_family(self._rests(module), self.family, title)
 
@@ -171,10 +174,10 @@ class Names:
         encoders = self.family.encoders if self.family else ()
         return position < len(encoders) and encoders[position] in self.parts
 
-    def _part(self, name: str, root: str, found: Mapping[str, _Shape]) -> _Weights:
+    def _part(self, name: str, found: _Group) -> _Weights:
         part = self._table.parts[name]
         tables = part.tables or (self.family.tables if self.family else ())
-        return _Weights(part, root, found, tables)
+        return _Weights(part, found, tables)
 
     def _read_prefixes(self, diffusion: str) -> list[tuple[str, tuple[str, ...]]]:
         """The prefixes that files may have with the parts that they mean, the longest first."""
@@ -187,7 +190,7 @@ class Names:
                 if encoder not in found.setdefault(prefix, []):
                     found[prefix].append(encoder)
         present = {prefix: tuple(name for name in names if name in self.parts) for prefix, names in found.items()}
-        return sorted(((prefix, names) for prefix, names in present.items() if names), key=lambda item: -len(item[0]))
+        return sorted(((prefix, names) for prefix, names in present.items() if names), key=_longest)
 
     def _find(self, module: str, biases: bool) -> tuple[Place, ...] | None:
         hits = self._hits(module)
@@ -204,8 +207,8 @@ class Names:
                     key = normal(form[len(prefix) :])
                     parts = [self.parts[name] for name in names]
                     hits = [(part, part.names[key], key) for part in parts if key in part.names]
-                    if hits:
-                        return hits
+                    if hits:  # a name that does not say of which part it is means the diffusion model
+                        return hits[:1] if hits[0][0].part.name in ("diffusion", "high_noise") else hits
         return []
 
     def _rests(self, module: str) -> list[str]:
@@ -215,39 +218,42 @@ class Names:
         return [normal(form[len(p) :]) for form in _forms(module) for p in prefixes if form.startswith(p)]
 
 
+def _longest(item: tuple[str, object]) -> int:
+    return -len(item[0])
+
+
 def _forms(module: str) -> Iterator[str]:
-    """A name as it is, and without what wrappers of networks put into it."""
+    """A name as it is, and then without what wrappers and old tools put into it."""
     yield module
-    plain = module
-    for word in ("base_model.model.", "_orig_mod.", "_fsdp_wrapped_module.", "module."):
+    plain = module.removeprefix("lora.")
+    for word in _WRAPPERS:
         if plain.startswith(word) or f".{word}" in plain:
             plain = plain.replace(word, "")
-    plain = plain.removesuffix(".base_layer").removesuffix(".lora_linear_layer").removesuffix(".lora_layer")
+    for ending in (".base_layer", ".lora_linear_layer", ".lora_layer", *_ENDINGS):
+        plain = plain.removesuffix(ending)
     if plain != module:
         yield plain
-    if plain.startswith("lora."):
-        yield plain[5:]
-    if ".processor." in plain:  # attention processors, of which diffusers made adapters once
-        yield plain.replace(".processor.", ".").removesuffix("_lora")
+    old = plain.replace(".processor.", ".").removesuffix("_lora")  # diffusers' attention processors
+    if old != plain:
+        yield old
 
 
-def _grouped(weights: Mapping[str, _Shape], table: NameTable) -> dict[str, tuple[str, dict[str, _Shape]]]:
-    """Return the weights of each part, with the beginning of their names."""
+def _grouped(weights: Mapping[str, _Shape], table: NameTable) -> dict[str, _Group]:
+    """Return the weights of each part."""
     roots = sorted(
         ((root, name) for name, part in table.parts.items() for root in part.engine), key=lambda r: -len(r[0])
     )
-    found: dict[str, tuple[str, dict[str, _Shape]]] = {}
+    found: dict[str, _Group] = {}
     for weight, shape in weights.items():
         for root, name in roots:
             if weight.startswith(root):
-                found.setdefault(name, (root, {}))[1][weight] = shape
+                found.setdefault(name, {})[weight[len(root) :]] = (weight, shape)
                 break
     return found
 
 
-def _recognise(diffusion: tuple[str, Mapping[str, _Shape]], table: NameTable) -> Family | None:
-    root, weights = diffusion
-    templates = {split_numbers(name[len(root) :].rpartition(".")[0])[0] for name in weights}
+def _recognise(weights: _Group, table: NameTable) -> Family | None:
+    templates = {split_numbers(name.rpartition(".")[0])[0] for name in weights}
 
     def is_there(module: str) -> bool:
         return split_numbers(module)[0] in templates
@@ -299,8 +305,8 @@ def _explain_family(rests: list[str], family: Family | None, title: str) -> str:
     if family in known:
         return f"this model, {title}, has no such layer: it is smaller, or another variant"
     if known:
-        return f"it is of {' or '.join(item.title for item in known)}, this model is {title}"
-    return f"no tool is known that names a module of {title} so"
+        return f"it is a module of {' or '.join(item.title for item in known)}, this model is {title}"
+    return f"no tool is known to give this name to a module of {title}"
 
 
 @lru_cache(maxsize=64)
