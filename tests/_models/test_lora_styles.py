@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
 from functools import lru_cache
+from typing import Any
 
 import pytest
-from lora_data import FamilyData, ModuleData, Rows, families, load
-from lora_styles import STYLES, TEXT_STYLES, Style, text_names
+from lora_data import FOLDER, FamilyData, ModuleData, Rows, families, load
+from lora_styles import STYLES, TEXT_STYLES, Style, TextStyle, text_names
 
 from sdcffi._models.lora_names import Names
 from sdcffi.params.lora_plan import Place
 
 _FAMILIES = families()
-_TEXT = sorted({pair for style in TEXT_STYLES.values() for pair in style.prefixes})
 _Wrong = dict[str, object]
 
 
@@ -70,14 +72,14 @@ def original(data: FamilyData) -> dict[str, ModuleData]:
     return modules
 
 
-@pytest.mark.parametrize("style", STYLES.values(), ids=str)
-@pytest.mark.parametrize("family", _FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "style"), [(family, style) for style in STYLES.values() for family in sorted(style.families)], ids=str
+)
 def test_a_module_is_found_by_the_name_that_a_tool_gives_it(family: str, style: Style) -> None:
     data = load(family)
     modules = data.modules if style.uses == "diffusers" else original(data)
     written = {name: module for name, module in modules.items() if style.writes(name, family)}
-    if not written:
-        pytest.skip("the tool does not write it for the family")
+    assert written
     wrong: _Wrong = {}
     for name, module in written.items():
         compare(names(family), style.module(name, family), module, wrong)
@@ -102,16 +104,29 @@ def test_a_module_is_found_without_text_encoders(family: str) -> None:
     assert not wrong, report(wrong, 0)
 
 
-@pytest.mark.parametrize("style", TEXT_STYLES.values(), ids=str)
-@pytest.mark.parametrize(("family", "encoder"), _TEXT)
-def test_a_module_of_a_text_encoder_is_found(family: str, encoder: str, style: object) -> None:
-    of = TEXT_STYLES[str(style)]
-    if (family, encoder) not in of.prefixes:
-        pytest.skip("the tool does not write it for the family")
+@pytest.mark.parametrize(
+    ("family", "encoder", "style"),
+    [(*pair, style) for style in TEXT_STYLES.values() for pair in style.prefixes],
+    ids=str,
+)
+def test_a_module_of_a_text_encoder_is_found(family: str, encoder: str, style: TextStyle) -> None:
     wrong: _Wrong = {}
     for name, module in texts(family)[encoder].modules.items():
-        compare(names(family), of.module(name, family, encoder), module, wrong)
+        compare(names(family), style.module(name, family, encoder), module, wrong)
     assert not wrong, report(wrong, 0)
+
+
+_ENDING = re.compile(
+    r"([._]lora(_linear_layer)?\.(up|down)\.weight|\.lora_(A|B)(\.default)?\.weight|\.lora_(up|down)\.weight|\.alpha)$"
+)
+_WRITTEN = json.loads((FOLDER / "written.json").read_text(encoding="utf-8"))["written"]
+
+
+@pytest.mark.parametrize("entry", _WRITTEN, ids=[f"{item['tool']}-{item['family']}-{item['run']}" for item in _WRITTEN])
+def test_a_tensor_that_a_tool_wrote_is_of_a_known_module(entry: dict[str, Any]) -> None:
+    modules = [_ENDING.sub("", name) for name in entry["names"]]
+    assert modules
+    assert not [module for module in modules if names(entry["family"]).find(module) is None]
 
 
 def report(wrong: _Wrong, total: int) -> str:

@@ -205,9 +205,7 @@ def _convert_anima(checkpoint: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     rest = {name: tensor for name, tensor in checkpoint.items() if name not in adapter}
     found = convert.convert_cosmos_transformer_checkpoint_to_diffusers(rest)
     # _convert_non_diffusers_anima_lora_to_diffusers: "llm_adapter." becomes "text_conditioner.".
-    return found | {
-        name.replace("net.llm_adapter.", "text_conditioner."): tensor for name, tensor in adapter.items()
-    }
+    return found | {name.replace("net.llm_adapter.", "text_conditioner."): tensor for name, tensor in adapter.items()}
 
 
 FAMILIES = (

@@ -129,9 +129,7 @@ def _module(name: str, entry: Any, number: str, prefix: str, weights: dict[str, 
     return ModuleData(name, tuple(places), tuple(biases), shape, weights[places[0].weight] == shape)
 
 
-def _modules(
-    entries: dict[str, Any], prefix: str, weights: dict[str, tuple[int, ...]]
-) -> dict[str, ModuleData]:
+def _modules(entries: dict[str, Any], prefix: str, weights: dict[str, tuple[int, ...]]) -> dict[str, ModuleData]:
     return {
         name: _module(name, entry, number, prefix, weights)
         for pattern, entry in entries.items()

@@ -189,6 +189,13 @@ _FIRST = {
     ("sd3", "text_clip"): "text_encoder.",
     ("flux", "text_clip"): "text_encoder.",
 }
+_PLAIN = {pair: prefix for pair, prefix in _FIRST.items() if pair[0] != "sd3"}  # SD3's has a projection
+_AS_KOHYA = {
+    ("sd1", "text_clip"): "lora_te1.",
+    ("sd2", "text_open_clip"): "lora_te1.",
+    ("sdxl", "text_clip"): "lora_te1.",
+    ("sdxl", "text_open_clip"): "lora_te2.",
+}
 _SECOND = {
     ("sdxl", "text_open_clip"): "text_encoder_2.",
     ("sd3", "text_clip_g"): "text_encoder_2.",
@@ -198,9 +205,15 @@ _SECOND = {
 }
 _TEXT = (
     TextStyle("diffusers", "diffusers, save_lora_weights, transformers 4", _FIRST | _SECOND),
-    TextStyle("diffusers_5", "diffusers, save_lora_weights, transformers 5: CLIPTextModel has no text_model", _FIRST,
+    TextStyle("diffusers_5", "diffusers, save_lora_weights, transformers 5: CLIPTextModel has no text_model", _PLAIN,
               bare=True),
-    TextStyle("diffusers_linear_layer", "diffusers before PEFT", _FIRST | _SECOND,
+    TextStyle("diffusers_kohya", "diffusers, convert_state_dict_to_kohya, transformers 4", _AS_KOHYA, flat=True,
+              endings=_KOHYA),
+    TextStyle("diffusers_kohya_5", "diffusers, convert_state_dict_to_kohya, transformers 5",
+              {pair: prefix for pair, prefix in _AS_KOHYA.items() if pair in _PLAIN}, flat=True, bare=True,
+              endings=_KOHYA),
+    TextStyle("diffusers_linear_layer", "diffusers, convert_state_dict_to_diffusers of a text encoder",
+              _FIRST | _SECOND,
               endings={"down": ".lora_linear_layer.down.weight", "up": ".lora_linear_layer.up.weight"}),
     TextStyle("kohya", _SD_SCRIPTS + "lora.py, lora_flux.py, lora_sd3.py: LORA_PREFIX_TEXT_ENCODER*", {
         ("sd1", "text_clip"): "lora_te.", ("sd2", "text_open_clip"): "lora_te.",
