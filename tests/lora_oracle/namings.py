@@ -1,4 +1,4 @@
-"""Tools whose modules are neither diffusers' nor the original ones: XLabs' and DiffSynth-Studio's of FLUX.1."""
+"""Tools whose modules are neither diffusers' nor the original ones: XLabs, DiffSynth-Studio, OneTrainer's OMI."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ __all__ = ["NAMINGS", "SOURCES"]
 SOURCES = {
     "xlabs": "diffusers.loaders.lora_conversion_utils._convert_xlabs_flux_lora_to_diffusers",
     "diffsynth": "DiffSynth-Studio, diffsynth/models/flux_lora_patcher.py: civitai_rename_dict, diffusers_rename_dict",
+    "omi": "OneTrainer of 2025, modules/util/convert/lora/convert_flux_lora.py and convert_sd3_lora.py: parts of fused "
+    "weights have a number, halves are swapped to the original order",
 }
 _WIDTH = 3072
 
@@ -80,4 +82,23 @@ def _diffsynth(original: Original, traced: Mapping[str, Traced]) -> dict[str, tu
     }
 
 
-NAMINGS: Mapping[str, Mapping[str, Any]] = {"flux": {"xlabs": _xlabs, "diffsynth": _diffsynth}}
+def _omi(original: Original, traced: Mapping[str, Traced]) -> dict[str, tuple[Place, ...]]:
+    """Number the modules that share a weight by their rows."""
+    found: dict[str, tuple[Place, ...]] = {}
+    for name, tensor in traced.items():
+        weight, row, _, _, _ = tensor.places[0]
+        base, _, kind = weight.rpartition(".")
+        if not name.endswith(".weight") or kind != "weight" or len(tensor.shape) < 2:
+            continue
+        if len(tensor.places) > 1 or tensor.places[0][-1] == 1:
+            module = "img_in.proj" if base == "img_in" else base
+            found[f"transformer.{module}"] = ((weight, 0, 0, 1, 1),)
+        else:  # rows are counted in widths, so the first row is the number; FLUX.1's mlp is the fourth
+            found[f"transformer.{base}.{row}"] = tensor.places
+    return found
+
+
+NAMINGS: Mapping[str, Mapping[str, Any]] = {
+    "flux": {"xlabs": _xlabs, "diffsynth": _diffsynth, "omi": _omi},
+    "sd3": {"omi": _omi},
+}

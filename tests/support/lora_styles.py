@@ -131,6 +131,8 @@ _STYLES = (
     Style("comfyui_down_up", "Wan's extracted LoRAs", "original", _WAN, _dotted("diffusion_model."), _KOHYA),
     Style("transformer_original", "ai-toolkit before its conversion, e.g. FLUX.2 and Chroma", "original", DITS,
           _dotted("transformer.")),
+    Style("onetrainer_omi", "OneTrainer of 2025, modules/util/convert/lora/convert_sdxl_lora.py; backups have it",
+          "original", UNETS - {"sd2"}, _dotted("unet."), _KOHYA),
     Style("original", "OneTrainer's ORIGINAL; BFL's control LoRAs", "original", _ALL, _dotted("")),
     Style("original_diffsynth", "DiffSynth-Studio, examples/wanvideo and anima", "original", _WAN | {"anima"},
           _dotted(""), _DEFAULT),
@@ -227,6 +229,12 @@ _TEXT = (
         ("flux", "text_clip"): "lora_te1.", ("flux", "text_t5"): "lora_te2.",
         ("chroma", "text_t5"): "lora_te.",
     }, flat=True, endings=_KOHYA),
+    TextStyle("onetrainer_omi", "OneTrainer of 2025, modules/util/convert/lora/convert_clip.py, convert_t5.py", {
+        ("sd1", "text_clip"): "clip_l.",
+        ("sdxl", "text_clip"): "clip_l.", ("sdxl", "text_open_clip"): "clip_g.",
+        ("sd3", "text_clip"): "clip_l.", ("sd3", "text_clip_g"): "clip_g.", ("sd3", "text_t5"): "t5.",
+        ("flux", "text_clip"): "clip_l.", ("flux", "text_t5"): "t5.",
+    }, endings=_KOHYA),
     TextStyle("comfyui", "ComfyUI, comfy/lora.py: model_lora_keys_clip; OneTrainer's COMFY_LORA", {
         ("sd1", "text_clip"): "text_encoders.clip_l.transformer.",
         ("sdxl", "text_clip"): "text_encoders.clip_l.transformer.",
