@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
 
-__all__ = ["INTEGERS", "NEWEST_GGUF", "UNREADABLE_GGUF", "HeaderError", "Tensor", "read_header"]
+__all__ = ["INTEGERS", "NEWEST_GGUF", "UNREADABLE_GGUF", "HeaderError", "Tensor", "read_header", "read_metadata"]
 
 _MOST_HEADER = 16 << 20  # bytes; the largest real headers of adapters, with a trainer's notes, have a few MiB
 _MOST_MODEL_HEADER = 64 << 20  # bytes; a language model's with 262,144 words has about 15 MiB
@@ -99,6 +99,26 @@ def read_header(path: Path, *, whole_model: bool = False) -> tuple[str, dict[str
                 raise HeaderError("the PyTorch archive is truncated: download the file again")
             return "torch", {}
         return "safetensors", _checked(_read_safetensors(_Reader(file, size, most), whole_model), size)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read the text in the metadata of a safetensors file, whose header `read_header` has checked.
+
+    Returns
+    -------
+    dict of str to str
+        Empty for other formats.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        reader = _Reader(file, size, _MOST_HEADER)
+        length = reader.number("Q")
+        if length > size - 8:
+            return {}
+        values = _parse_json(reader.take(length)).get("__metadata__")
+    if not isinstance(values, dict):
+        return {}
+    return {name: text for name, text in values.items() if isinstance(text, str)}
 
 
 def _checked(tensors: dict[str, Tensor], size: int) -> dict[str, Tensor]:

@@ -6,18 +6,16 @@ module's name is looked up among them. Nothing is split by guess: an underscore 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
 from ..params.lora_plan import Place
+from .lora_name_families import ENDINGS, families_of, spellings
 from .lora_name_table import Family, NameTable, Part, Piece, Row, normal, read_name_table, split_numbers
 
 __all__ = ["Names"]
 
-_ENDINGS = (".weight", ".scale", ".gamma")  # of what a module multiplies with
-_WRAPPERS = ("base_model.model.", "_orig_mod.", "_fsdp_wrapped_module.", "module.")
 _Shape = tuple[int, ...]
 _Group = dict[str, tuple[str, _Shape]]  # weights of a part by what follows its root: their name and shape
 
@@ -48,7 +46,7 @@ class _Weights:
         if kind == "bias":
             self.biases[module] = weight
         else:
-            self.full[module if f".{kind}" in _ENDINGS else rest] = weight
+            self.full[module if f".{kind}" in ENDINGS else rest] = weight
 
     def _name(self, tables: tuple[str, ...]) -> None:
         optional = [beginning for table in tables for beginning in read_name_table().tables[table].optional]
@@ -168,7 +166,12 @@ class Names:
                 if self._has_encoder(position):
                     break
                 return f"it is of text encoder {position + 1}, which this model does not have"
-        return _explain_family(self._rests(module), self.family, title)
+        known = families_of([module])
+        if self.family in known:
+            return f"this model, {title}, has no such layer: it is smaller, or another variant"
+        if known:
+            return f"it is a module of {' or '.join(item.title for item in known)}, this model is {title}"
+        return f"no tool is known to give this name to a module of {title}"
 
     def _has_encoder(self, position: int) -> bool:
         encoders = self.family.encoders if self.family else ()
@@ -201,7 +204,7 @@ class Names:
 
     def _hits(self, module: str) -> list[tuple[_Weights, _Meaning, str]]:
         """Return what a name means, with its normal form; more than one if it may be of several parts."""
-        for form in _forms(module):
+        for form in spellings(module):
             for prefix, names in self._prefixes:
                 if form.startswith(prefix):
                     key = normal(form[len(prefix) :])
@@ -211,31 +214,9 @@ class Names:
                         return hits[:1] if hits[0][0].part.name in ("diffusion", "high_noise") else hits
         return []
 
-    def _rests(self, module: str) -> list[str]:
-        """Return the normal forms that remain of a name without each prefix that it may have."""
-        prefixes = {prefix for part in self._table.parts.values() for prefix in part.prefixes}
-        prefixes.update(prefix for position in self._table.positions for prefix in position)
-        return [normal(form[len(p) :]) for form in _forms(module) for p in prefixes if form.startswith(p)]
-
 
 def _longest(item: tuple[str, object]) -> int:
     return -len(item[0])
-
-
-def _forms(module: str) -> Iterator[str]:
-    """A name as it is, and then without what wrappers and old tools put into it."""
-    yield module
-    plain = module.removeprefix("lora.")
-    for word in _WRAPPERS:
-        if plain.startswith(word) or f".{word}" in plain:
-            plain = plain.replace(word, "")
-    for ending in (".base_layer", ".lora_linear_layer", ".lora_layer", *_ENDINGS):
-        plain = plain.removesuffix(ending)
-    if plain != module:
-        yield plain
-    old = plain.replace(".processor.", ".").removesuffix("_lora")  # diffusers' attention processors
-    if old != plain:
-        yield old
 
 
 def _grouped(weights: Mapping[str, _Shape], table: NameTable) -> dict[str, _Group]:
@@ -298,21 +279,3 @@ def _rows(piece: Piece, shape: _Shape, weight: _Shape) -> tuple[int, int]:
         first, end = (factor * weight[1] for factor in piece.columns)
         return first, (end or rows) - first
     return 0, rows
-
-
-def _explain_family(rests: list[str], family: Family | None, title: str) -> str:
-    known = [item for item in read_name_table().families if any(map(_pattern(item).fullmatch, rests))]
-    if family in known:
-        return f"this model, {title}, has no such layer: it is smaller, or another variant"
-    if known:
-        return f"it is a module of {' or '.join(item.title for item in known)}, this model is {title}"
-    return f"no tool is known to give this name to a module of {title}"
-
-
-@lru_cache(maxsize=64)
-def _pattern(family: Family) -> re.Pattern[str]:
-    """Return an expression for all names of a family, in their normal form."""
-    table = read_name_table()
-    tables = [table.tables[name] for name in family.tables]
-    names = dict.fromkeys(name for one in tables for name in (*one.modules, *(row.name for row in one.rows)))
-    return re.compile("|".join(re.escape(normal(name)).replace(r"\*", r"\d+") for name in names))

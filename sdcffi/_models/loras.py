@@ -149,10 +149,6 @@ def _as_lora(item: LoraLike, lora_dir: StrPath | None) -> Lora:
     is_name = isinstance(item.path, str) and not item.path.lower().endswith(_ENDINGS)
     path = _find_lora(str(item.path), lora_dir) if lora_dir is not None and is_name else Path(item.path)
     file = read_lora(path)
-    if "dora" in file.kinds:
-        raise LoraError(
-            f"LoRA {file.path} is a DoRA, which the engine would apply wrongly, without its magnitudes; use another"
-        )
     return Lora(str(file.path), float(multiplier), item.is_high_noise, item.name)
 
 

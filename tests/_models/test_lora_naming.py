@@ -11,6 +11,7 @@ import full_size
 import pytest
 from lora_names_page import PAGE, with_tables
 
+from sdcffi._models.lora_name_families import families_of
 from sdcffi._models.lora_name_table import Family, Row, normal, read_name_table
 from sdcffi._models.lora_names import Names
 from sdcffi.params.lora_plan import Place
@@ -315,6 +316,14 @@ def test_text_encoders_are_counted_as_diffusers_counts_them(family: str, module:
     assert Names(family_weights(FAMILIES[family])).find(module) == whole(f"text_encoders.{weight}.weight")
 
 
+def test_the_parts_between_text_and_transformer_of_ltx2() -> None:
+    block = f"{DIFFUSION}audio_embeddings_connector.transformer_1d_blocks.1.attn1.to_q.weight"
+    names = Names({block: (8, 8), "text_embedding_projection.aggregate_embed.weight": (8, 8)})
+    assert names.find("connectors.text_proj_in") == whole("text_embedding_projection.aggregate_embed.weight")
+    full = Names(family_weights(FAMILIES["ltx2"]))
+    assert full.find("connectors.audio_connector.transformer_blocks.1.attn1.to_q") == whole(block)
+
+
 def test_a_name_without_a_part_is_of_the_diffusion_model() -> None:
     names = Names(family_weights(FAMILIES["ernie_image"]))
     assert names.find("layers.0.mlp.up_proj") == whole(f"{DIFFUSION}layers.0.mlp.up_proj.weight")
@@ -354,6 +363,26 @@ def test_why_a_name_is_unknown(module: str, reason: str) -> None:
     names = Names(flux_weights())
     assert names.find(module) is None
     assert reason in names.explain(module)
+
+
+@pytest.mark.parametrize(
+    ("modules", "titles"),
+    [
+        (["lora_unet_blocks_0_cross_attn_q", "lora_unet_blocks_0_ffn_0"], ["Wan"]),
+        (["blocks.0.cross_attn.q_proj", "blocks.0.mlp.layer1"], ["Anima"]),
+        (["transformer.transformer_blocks.0.attn1.to_q", "transformer.transformer_blocks.0.norm1.linear_1"], ["Anima"]),
+        (["layers.0.self_attention.to_q", "layers.0.mlp.linear_fc2"], ["ERNIE-Image"]),
+        (["transformer.blocks.0.attn1.to_q", "transformer.blocks.0.ffn.net.0.proj"], ["Wan"]),
+        (
+            ["transformer_blocks.0.attn.to_q", "distilled_guidance_layer.layers.0.linear_1"],
+            ["Chroma Radiance", "Chroma"],
+        ),
+        (["something.else"], []),
+        ([], []),
+    ],
+)
+def test_families_are_known_by_the_names_of_modules(modules: list[str], titles: list[str]) -> None:
+    assert [family.title for family in families_of(modules)] == titles
 
 
 def test_a_name_that_may_mean_two_modules_is_refused(sdxl: full_size.Layout) -> None:

@@ -22,6 +22,7 @@ _TITLES = {
     "clip": "CLIP",
     "t5": "T5",
     "llm": "language models",
+    "ltx2_text": "text projection of LTX-2",
     "vae": "autoencoder",
     "wan_vae": "Wan's autoencoder",
 }

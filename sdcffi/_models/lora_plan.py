@@ -1,0 +1,115 @@
+"""Plan what the engine does with a LoRA file: each module of the file gets its places among the model's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+from ..errors import LoraError
+from ..params.lora_plan import LoraPlan, Module, Place
+
+if TYPE_CHECKING:
+    from ..params.lora import Lora
+    from .lora_file import LoraFile
+    from .lora_modules import Adapter
+
+__all__ = ["Finder", "plan_lora"]
+
+_SPELLINGS = {"oft_unet_": "lora_unet_", "oft_te": "lora_te"}  # prefixes of kohya's OFT
+
+
+class Finder(Protocol):
+    """Finds a model's weights by the names that tools give to its layers: `lora_names.Names`."""
+
+    def find(self, module: str) -> tuple[Place, ...] | None:
+        """Return the places of a module's weight; None if it is unknown."""
+
+    def find_bias(self, module: str) -> tuple[Place, ...] | None:
+        """Return the places of a module's bias; None if it is unknown."""
+
+    def explain(self, module: str) -> str:
+        """Return why a module is unknown."""
+
+
+def plan_lora(file: LoraFile, names: Finder, lora: Lora) -> LoraPlan:
+    """Plan a LoRA for a model.
+
+    Parameters
+    ----------
+    file : LoraFile
+        The file; one of PyTorch must be listed (see `LoraFile.from_listing`).
+    names : Names
+        Finds the model's weights.
+    lora : Lora
+        What the user asked for: strengths of parts and blocks, and for which model it is.
+
+    Returns
+    -------
+    LoraPlan
+        Every tensor of the file is in a module of it, or left out with a reason.
+
+    Raises
+    ------
+    LoraError
+        If the file is not listed, or has no tensors.
+    """
+    if not file.tensors:
+        raise LoraError(f"LoRA {file.path} has no tensors that could be applied")
+    left_out = dict(file.left_out)
+    modules: list[Module] = []
+    for adapter in file.adapters:
+        places, reason = _places(adapter, names)
+        if places is None:
+            left_out |= dict.fromkeys(adapter.used, reason)
+        else:
+            modules.append(_module(adapter, places, file.tensors))
+    ordered = tuple((name, left_out[name]) for name in file.tensors if name in left_out)
+    return LoraPlan(str(file.path), lora.is_high_noise, tuple(modules), len(file.tensors), ordered)
+
+
+def _places(adapter: Adapter, names: Finder) -> tuple[tuple[Place, ...] | None, str]:
+    module = adapter.module
+    for prefix, usual in _SPELLINGS.items():
+        if module.startswith(prefix):
+            module = usual + module.removeprefix(prefix)
+    if adapter.on == "bias":
+        places = names.find_bias(module)
+        if places is None and names.find(module) is not None:
+            return None, "the model's layer has no bias"
+    else:
+        places = names.find(module)
+    if not places:
+        return None, names.explain(module)
+    if adapter.on == "embedding":
+        places = tuple(replace(place, transposed=not place.transposed) for place in places)
+    return places, ""
+
+
+_VECTORS = ("diff", "vector", "magnitude", "rescale", "blocks")  # as they are; other tensors are matrices or kernels
+
+
+def _module(
+    adapter: Adapter, places: tuple[Place, ...], tensors: Mapping[str, tuple[str, tuple[int, ...]]]
+) -> Module:
+    shapes = {role: tensors[name][1] for role, name in adapter.tensors.items()}
+    is_ia3 = adapter.kind == "ia3"
+    return Module(
+        name=adapter.module,
+        kind=adapter.kind,
+        tensors=adapter.tensors,
+        rows={role: _rows(role, shape) for role, shape in shapes.items()},
+        places=places,
+        scale=adapter.strength.scale,
+        used=adapter.used,
+        constraint=0.0 if is_ia3 else adapter.constraint,
+        offset=1.0 - adapter.constraint if is_ia3 else 0.0,
+        on_input=adapter.on_input,
+    )
+
+
+def _rows(role: str, shape: tuple[int, ...]) -> int:
+    """Return the first dimension. ggml drops one of 1 before others, so gguf files lack it."""
+    if role not in _VECTORS and len(shape) in (1, 3):
+        return 1
+    return shape[0] if shape else 1
