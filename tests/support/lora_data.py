@@ -115,8 +115,11 @@ def _weights(contents: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def _module(name: str, entry: Any, number: str, prefix: str, weights: dict[str, tuple[int, ...]]) -> ModuleData:
-    places, biases, outputs = [], [], 0
-    for weight, weight_row, module_row, rows, units in [[entry, 0, 0, 1, 1]] if isinstance(entry, str) else entry:
+    places: list[Rows] = []
+    biases: list[Rows] = []
+    outputs = 0
+    parts: list[tuple[str, int, int, int, int]] = [(entry, 0, 0, 1, 1)] if isinstance(entry, str) else entry
+    for weight, weight_row, module_row, rows, units in parts:
         weight = prefix + weight.replace("{}", number)
         unit = weights[weight][0] // units
         place = Rows(weight, weight_row * unit, module_row * unit, rows * unit)
