@@ -15,7 +15,7 @@ from sdcffi._models.lora_names import Names
 from sdcffi.params.lora_plan import Place
 
 _FAMILIES = families()
-_Wrong = dict[str, object]
+_Wrong = dict[str, tuple[object, object]]
 
 
 @lru_cache
@@ -131,5 +131,5 @@ def test_a_tensor_that_a_tool_wrote_is_of_a_known_module(entry: dict[str, Any]) 
 
 def report(wrong: _Wrong, total: int) -> str:
     """Return the first faults."""
-    lines = [f"{name}: found {found}, expected {expected}" for name, (found, expected) in list(wrong.items())[:6]]  # type: ignore[misc]
+    lines = [f"{name}: found {found}, expected {expected}" for name, (found, expected) in list(wrong.items())[:6]]
     return "\n".join([f"{len(wrong)} of {total} modules and biases", *lines])

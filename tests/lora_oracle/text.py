@@ -1,4 +1,4 @@
-"""The text encoders: CLIP in transformers' names, OpenCLIP, whose q, k and v are one weight, and T5.
+"""The text encoders: CLIP in transformers' names, OpenCLIP, whose q, k and v are one weight, T5 and Qwen3.
 
 A place's name is the engine's: it reads OpenCLIP's checkpoints under transformers' names, but keeps ``in_proj`` whole
 (`convert_open_clip_to_hf_clip_name` of its name_conversion.cpp).
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
-from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+from transformers import CLIPTextConfig, CLIPTextModel, Qwen3Config, Qwen3Model, T5Config, T5EncoderModel
 
 from .rows import Original, Traced, trace
 
@@ -34,6 +34,7 @@ ENCODERS = {
         "chroma": "text_encoders.t5xxl.transformer.",
         "wan": "text_encoders.t5xxl.transformer.",
     },
+    "text_qwen3": {"anima": "text_encoders.llm."},
 }
 _OPEN_CLIP = "transformer.resblocks."
 _ENGINE = {
@@ -112,14 +113,24 @@ def _t5_shapes() -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def _qwen3_shapes() -> dict[str, tuple[int, ...]]:
+    config = Qwen3Config(
+        hidden_size=1024, intermediate_size=3072, num_hidden_layers=2, num_attention_heads=16, num_key_value_heads=8,
+        head_dim=128,
+    )  # fmt: skip
+    with torch.device("meta"):
+        return {f"model.{name}": tuple(tensor.shape) for name, tensor in Qwen3Model(config).state_dict().items()}
+
+
 def encoder(name: str) -> tuple[str, Original, dict[str, Traced]]:
     """Return what the data of a text encoder rest on, its checkpoint and where transformers' tensors come from."""
     if name == "text_open_clip":
         source = "diffusers.loaders.single_file_utils.convert_open_clip_checkpoint"
         return (source, *_traced_open_clip())
-    if name == "text_t5":
-        return ("transformers' class: checkpoints have its names", *_same(_t5_shapes()))
-    return (
-        "transformers' class: checkpoints have its names",
-        *_same(_clip_shapes(1280 if name == "text_clip_g" else 768)),
-    )
+    shapes = {
+        "text_clip": lambda: _clip_shapes(768),
+        "text_clip_g": lambda: _clip_shapes(1280),
+        "text_t5": _t5_shapes,
+        "text_qwen3": _qwen3_shapes,
+    }
+    return ("transformers' class: checkpoints have its names", *_same(shapes[name]()))

@@ -157,7 +157,7 @@ class TextStyle:
     flat : bool
         Whether dots become underscores.
     bare : bool
-        Whether ``text_model.`` is left out, as transformers 5.6 does for `CLIPTextModel`.
+        Whether ``text_model.`` or ``model.`` is left out, as transformers 5.6 does for `CLIPTextModel`.
     endings : mapping of str to str
         What follows the module's name, by role.
     """
@@ -175,7 +175,7 @@ class TextStyle:
     def module(self, name: str, family: str, encoder: str) -> str:
         """Return the module's name in the file."""
         if self.bare:
-            name = name.removeprefix("text_model.")
+            name = name.removeprefix("text_model.").removeprefix("model.")
         name = self.prefixes[family, encoder] + name
         return name.replace(".", "_") if self.flat else name
 
@@ -223,6 +223,10 @@ _TEXT = (
         ("sd3", "text_clip"): "lora_te1.", ("sd3", "text_clip_g"): "lora_te2.", ("sd3", "text_t5"): "lora_te3.",
         ("flux", "text_clip"): "lora_te1.", ("flux", "text_t5"): "lora_te3.",
     }, flat=True, endings=_KOHYA),
+    TextStyle("kohya_qwen3", _SD_SCRIPTS + "lora_anima.py", {("anima", "text_qwen3"): "lora_te."}, flat=True, bare=True,
+              endings=_KOHYA),
+    TextStyle("comfyui_qwen3", _SD_SCRIPTS + "convert_anima_lora_to_comfy.py",
+              {("anima", "text_qwen3"): "text_encoders.qwen3_06b.transformer."}),
     TextStyle("onetrainer", "OneTrainer, modules/util/convert_lora_util.py: convert_to_mixture; ChromaLoRASaver", {
         ("sdxl", "text_clip"): "lora_te1.", ("sdxl", "text_open_clip"): "lora_te2.",
         ("sd3", "text_clip"): "lora_te1.", ("sd3", "text_clip_g"): "lora_te2.", ("sd3", "text_t5"): "lora_te3.",
