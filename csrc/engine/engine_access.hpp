@@ -26,14 +26,19 @@ namespace sdcffi {
 
 using Weights = std::map<std::string, ggml_tensor*>;
 
-const std::string kLowNoiseName  = "lora.model.diffusion_model.";
-const std::string kHighNoiseName = "lora.model.high_noise_diffusion_model.";
-
-inline bool is_diffusion_lora_name(const std::string& name) {
-    return is_diffusion_model_name(name) || starts_with(name, kHighNoiseName);
+inline bool is_diffusion_weight(const std::string& name) {
+    return starts_with(name, "model.diffusion_model.") || starts_with(name, "model.high_noise_diffusion_model.");
 }
 
-// A part of the engine: where its weights are computed with, and which tensors of a LoRA file are for it.
+inline bool is_autoencoder_weight(const std::string& name) {
+    return starts_with(name, "first_stage_model.");
+}
+
+inline bool is_text_weight(const std::string& name) {
+    return !is_diffusion_weight(name) && !is_autoencoder_weight(name);
+}
+
+// A part of the engine: where its weights are computed with, and which are its weights.
 struct Part {
     ggml_backend_t backend;
     bool (*has)(const std::string& name);
@@ -44,13 +49,14 @@ inline std::string prefix_wanted(const sd_lora_t&) {
 }
 
 #if __has_include("model_manager.h")
+#define SDCFFI_INT8_LAYERS
 
 // The text encoder, the diffusion model and the autoencoder.
 template <typename Engine>
 std::vector<Part> parts_of(Engine& engine) {
-    return {{engine.backend_for(SDBackendModule::TE), is_cond_stage_model_name},
-            {engine.backend_for(SDBackendModule::DIFFUSION), is_diffusion_lora_name},
-            {engine.backend_for(SDBackendModule::VAE), is_first_stage_model_name}};
+    return {{engine.backend_for(SDBackendModule::TE), is_text_weight},
+            {engine.backend_for(SDBackendModule::DIFFUSION), is_diffusion_weight},
+            {engine.backend_for(SDBackendModule::VAE), is_autoencoder_weight}};
 }
 
 template <typename Engine>
@@ -66,23 +72,6 @@ Weights weights_of(Engine& engine) {
     add(engine.high_noise_diffusion_model);
     add(engine.first_stage_model);
     return weights;
-}
-
-inline ModelLoader& loader_of(LoraModel& lora) {
-    return lora.model_manager->loader();
-}
-
-inline std::shared_ptr<LoraModel> open_lora(const std::string& path, ggml_backend_t backend, SDVersion version) {
-    return std::make_shared<LoraModel>(path, backend, backend, path, "", version);
-}
-
-inline void fit_names(LoraModel& lora, const Weights& weights) {
-    lora.preprocess_lora_tensors(LoraModel::tensor_names(weights));
-}
-
-template <typename Engine>
-void add_to_weights(Engine& engine, LoraModel& lora, const Weights& weights) {
-    lora.apply(weights, engine.version, engine.n_threads, false);
 }
 
 // Reads weights as the model's files have them. A loader that maps its files would read what was merged into the map.
@@ -106,44 +95,33 @@ public:
     }
 };
 
+inline bool read_tensors(ModelLoader& loader, const Weights& tensors, int n_threads) {
+    loader.set_n_threads(n_threads);
+    return WeightReader(loader).read(tensors, n_threads);
+}
+
 // PhotoMaker's own adapter is in a call's list too. It is for those tensors of its file that begin so.
 inline std::string prefix_wanted(const ModelManager::LoraSpec& lora) {
     return lora.tensor_name_prefix_filter;
 }
 
-// Weights that the manager gives back after use are not there to be changed: then it merges the adapters itself, each
-// time that it reads weights, and this returns true.
-template <typename Engine, typename Requests>
-bool merged_by_manager(Engine& engine, const Requests& wanted) {
-    bool stay = engine.eager_load;
+// Weights that are split over devices by rows cannot be changed, nor those that the manager gives back after use.
+template <typename Engine>
+bool can_merge(Engine& engine) {
+    bool stay = engine.eager_load && !engine.row_split_active();
     for (auto module : {SDBackendModule::TE, SDBackendModule::DIFFUSION, SDBackendModule::VAE}) {
         stay = stay && !engine.backend_manager.params_backend_is_disk(module);
     }
-    if (stay) {
-        return false;
-    }
-    std::vector<ModelManager::LoraSpec> loras;
-    for (auto& request : wanted) {
-        loras.push_back({request.path, request.multiplier, request.is_high_noise, request.prefix, true});
-    }
-    engine.model_manager->set_loras({}, engine.version);  // releases what an interrupted call has merged
-    engine.model_manager->set_loras(std::move(loras), engine.version);
-    return true;
-}
-
-// Weights that are split over devices by rows cannot be changed at all.
-template <typename Engine>
-bool can_merge(Engine& engine) {
-    return !engine.row_split_active();
+    return stay;
 }
 
 #else
 
 template <typename Engine>
 std::vector<Part> parts_of(Engine& engine) {
-    return {{engine.clip_backend, is_cond_stage_model_name},
-            {engine.backend, is_diffusion_lora_name},
-            {engine.vae_backend, is_first_stage_model_name}};
+    return {{engine.clip_backend, is_text_weight},
+            {engine.backend, is_diffusion_weight},
+            {engine.vae_backend, is_autoencoder_weight}};
 }
 
 template <typename Engine>
@@ -151,23 +129,6 @@ Weights weights_of(Engine& engine) {
     Weights weights = engine.tensors;
     weights.erase("alphas_cumprod");  // the loader leaves this local tensor of its own in the list
     return weights;
-}
-
-inline ModelLoader& loader_of(LoraModel& lora) {
-    return lora.model_loader;
-}
-
-inline std::shared_ptr<LoraModel> open_lora(const std::string& path, ggml_backend_t backend, SDVersion version) {
-    return std::make_shared<LoraModel>(path, backend, path, "", version);
-}
-
-inline void fit_names(LoraModel& lora, const Weights& weights) {
-    lora.preprocess_lora_tensors(weights);
-}
-
-template <typename Engine>
-void add_to_weights(Engine& engine, LoraModel& lora, const Weights& weights) {
-    lora.apply(weights, engine.version, engine.n_threads);
 }
 
 // Reads weights as the model's files have them.
@@ -185,9 +146,8 @@ public:
     }
 };
 
-template <typename Engine, typename Requests>
-bool merged_by_manager(Engine&, const Requests&) {
-    return false;
+inline bool read_tensors(ModelLoader& loader, const Weights& tensors, int n_threads) {
+    return WeightReader(loader).read(tensors, n_threads);
 }
 
 template <typename Engine>

@@ -1,11 +1,10 @@
-// LoRA as sdcffi applies it, in place of upstream's apply_loras: each file is read once, merged weights are restored
-// exactly, and every tensor of a file is counted. The patched stable-diffusion.cpp includes this file; its class is the
-// template argument Engine, and engine_access.hpp knows what differs between revisions of it.
+// LoRA as sdcffi applies it, in place of upstream's apply_loras: by Python's plan of each file, which is read once; merged
+// weights are restored exactly. The patched stable-diffusion.cpp includes this file; its class is the template argument
+// Engine, and engine_access.hpp knows what differs between revisions of it.
 //
-// A file has three LoraModels: for the text encoder, the diffusion model and the autoencoder.
-// at_runtime:  they are attached as weight adapters
-// immediately: they are merged into the weights. Before another set is merged, the touched weights are read again from
-//              the model's files, so that rounding errors do not add up.
+// at_runtime:  the changes are computed beside the weights (lora_beside.hpp)
+// immediately: they are merged into the weights (lora_merge.hpp). Before another set is merged, the touched weights are
+//              read again from the model's files, so that rounding errors do not add up.
 #ifndef SDCFFI_LORA_APPLY_HPP
 #define SDCFFI_LORA_APPLY_HPP
 
@@ -16,51 +15,48 @@
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine_access.hpp"
 #include "guard/guard.h"
 #include "interrupts.hpp"
-#include "lora_fit.hpp"
+#include "lora_planning.hpp"
 
 namespace sdcffi {
 
-// What a LoRA file has for one part of the engine, and the weights that it is for.
-struct AdapterPart {
-    std::shared_ptr<LoraModel> lora;
-    Weights weights;
+// What one file does to the weights of a model.
+struct LoraReport {
+    std::string path;
+    float multiplier   = 1.f;
+    bool is_high_noise = false;
+    std::shared_ptr<const LoraPlan> plan;
+    std::unique_ptr<bool[]> applied;   // for each module
+    std::vector<std::string> misfits;  // "weight: reason"
+    std::set<std::string> types;       // of the weights that it is for
+    bool immediately = false;
+    double seconds   = 0;
 };
 
-// A LoRA file that was read, and what it does to the weights. Its parts are in the order of parts_of.
-struct Adapter {
-    std::vector<AdapterPart> parts;
-    LoraReport report;
-};
-
-// The adapters that were read, the most recently used first. Together they have at most `limit` bytes.
+// The files that were read, the most recently used first. Together they have at most `limit` bytes.
 class LoraCache {
 public:
-    std::shared_ptr<Adapter> find(const std::string& key) {
+    // Returns the file if all of the wanted tensors were read.
+    std::shared_ptr<const LoraFile> find(const std::string& key, const std::set<std::string>& wanted) {
         for (auto entry = entries_.begin(); entry != entries_.end(); ++entry) {
-            if (entry->key == key) {
+            if (entry->key == key && entry->wanted == wanted) {
                 entries_.splice(entries_.begin(), entries_, entry);
-                return entries_.front().adapter;
+                return entries_.front().file;
             }
         }
         return nullptr;
     }
 
-    void keep(const std::string& key, std::shared_ptr<Adapter> adapter) {
-        size_t bytes = 0;
-        for (auto& part : adapter->parts) {
-            for (auto& [name, tensor] : part.lora->lora_tensors) {
-                bytes += ggml_nbytes(tensor);
-            }
-        }
-        entries_.push_front({key, std::move(adapter), bytes});
+    void keep(const std::string& key, const std::set<std::string>& wanted, std::shared_ptr<const LoraFile> file) {
+        entries_.push_front({key, wanted, std::move(file)});
         size_t sum = 0;
         for (auto entry = entries_.begin(); entry != entries_.end();) {
-            sum += entry->bytes;
+            sum += entry->file->bytes();
             // The newest always stays: it is about to be used.
             entry = sum > limit && entry != entries_.begin() ? entries_.erase(entry) : std::next(entry);
         }
@@ -71,8 +67,8 @@ public:
 private:
     struct Entry {
         std::string key;
-        std::shared_ptr<Adapter> adapter;
-        size_t bytes;
+        std::set<std::string> wanted;
+        std::shared_ptr<const LoraFile> file;
     };
     std::list<Entry> entries_;
 };
@@ -85,140 +81,146 @@ struct LoraRequest {
     std::string prefix;  // of the tensors that are wanted; only an adapter of the engine's own has one
     std::string key;
 
-    template <typename Lora>
-    explicit LoraRequest(const Lora& lora)
-        : path(lora.path), multiplier(lora.multiplier), is_high_noise(lora.is_high_noise), prefix(prefix_wanted(lora)) {
+    LoraRequest(const std::string& path, float multiplier, bool is_high_noise, const std::string& prefix)
+        : path(path), multiplier(multiplier), is_high_noise(is_high_noise), prefix(prefix) {
         const auto file = std::filesystem::u8path(path);
         std::error_code error;
         const auto size = std::filesystem::file_size(file, error);
         const auto time = std::filesystem::last_write_time(file, error).time_since_epoch().count();
-        key = path + "|" + std::to_string(size) + "|" + std::to_string(time) + (is_high_noise ? "|high|" : "|") + prefix;
+        key = path + "|" + std::to_string(size) + "|" + std::to_string(time) + "|" + prefix;
     }
 
-    bool operator==(const LoraRequest& other) const { return key == other.key && multiplier == other.multiplier; }
+    template <typename Lora>
+    explicit LoraRequest(const Lora& lora) : LoraRequest(lora.path, lora.multiplier, lora.is_high_noise, prefix_wanted(lora)) {}
 };
 
-// The adapters of a context.
+// A LoRA as it is applied.
+struct Adapter {
+    LoraRequest request;
+    std::shared_ptr<const LoraPlan> plan;
+    std::shared_ptr<const LoraFile> file;
+    double seconds = 0;  // to read the file, if it was read
+
+    bool operator==(const Adapter& other) const {
+        return request.key == other.request.key && request.multiplier == other.request.multiplier &&
+               request.is_high_noise == other.request.is_high_noise && *plan == *other.plan;
+    }
+};
+
+// The LoRAs of a context.
 struct LoraState {
     LoraCache cache;
     Weights weights;
     std::unique_ptr<WeightReader> files;  // of the model
-    std::vector<LoraRequest> merged;
-    Weights touched;          // those that differ from the model's files
-    bool changing   = false;  // weights are being changed, or were when a call was interrupted
-    bool by_manager = false;  // the engine changes them when it reads them
-    std::vector<std::shared_ptr<LoraModel>> attached;
+    std::map<std::pair<std::string, bool>, std::shared_ptr<const LoraPlan>> plans;  // by path and is_high_noise
+    std::vector<Adapter> applied;  // merged or attached now
+    Weights touched;               // those that differ from the model's files
+    bool changing = false;         // weights are being changed, or were when a call was interrupted
+    std::unique_ptr<Merger> merger;
+    std::vector<std::shared_ptr<LoraBeside>> attached;
     std::vector<LoraReport> reports;
-    std::list<LoraReport> checked;
-    // What sdg_check_loras and sdg_lora_reports return; the next call of either replaces it.
+    std::vector<LoraReport> checked;
+    // What the sdg_ functions return; the next call of the same kind replaces it.
     std::vector<sdg_lora_report> rows;
     std::list<std::vector<const char*>> texts;
+    std::vector<sdg_tensor> tensors;
+    std::list<std::string> names;
+
+    Merger& merging(int threads) {
+        if (merger == nullptr) {
+            merger = std::make_unique<Merger>(threads);
+        }
+        return *merger;
+    }
 };
 
-// Upstream instead puts the high-noise model's prefix before the names in the file, and then knows only one kind.
-inline void name_for_high_noise(String2TensorStorage& storages) {
-    String2TensorStorage renamed;
-    for (auto& [name, storage] : storages) {
-        if (starts_with(name, kLowNoiseName)) {
-            storage.name = kHighNoiseName + name.substr(kLowNoiseName.size());
-        }
-        renamed[storage.name] = storage;
+// The plan of an adapter of the engine's own, PhotoMaker's, whose tensors the engine names by their weights.
+template <typename Engine>
+LoraPlan plan_by_engine(Engine& engine, const std::string& path, const std::string& prefix) {
+    ModelLoader loader;
+    LoraPlan plan;
+    if (!loader.init_from_file_and_convert_name(path, "lora.", engine.version)) {
+        throw std::runtime_error("LoRA " + path + " cannot be read");
     }
-    storages.swap(renamed);
+    const std::string up = ".lora_up", lora = "lora.";
+    for (auto& [name, storage] : loader.get_tensor_storage_map()) {
+        if (starts_with(name, prefix) && ends_with(name, up)) {
+            const std::string module = name.substr(0, name.size() - up.size());
+            const int64_t rows = storage.ne[std::max(storage.n_dims, 2) - 1], rank = storage.nelements() / rows;
+            plan.push_back(plain_module(module.substr(lora.size()), {name, rows}, {module + ".lora_down", rank}));
+        }
+    }
+    return plan;
 }
 
 template <typename Engine>
-std::shared_ptr<LoraModel> read_part(Engine& engine, const LoraRequest& request, const Part& part) {
-    auto lora = open_lora(request.path, part.backend, engine.version);
-    if (request.is_high_noise) {
-        name_for_high_noise(loader_of(*lora).get_tensor_storage_map());
-    }
-    auto wanted = [&](const std::string& name) { return part.has(name) && starts_with(name, request.prefix); };
-    if (lora->load_failed || !lora->load_from_file(engine.n_threads, wanted)) {
-        throw std::runtime_error("LoRA " + request.path + " cannot be read");
-    }
-    fit_names(*lora, engine.sdcffi_loras.weights);
-    return lora;
-}
-
-// Finds out what the tensors that were read would do. No weight changes.
-template <typename Engine>
-void examine(Engine& engine, Adapter& adapter) {
-    LoraReport& report   = adapter.report;
-    const auto& storages = loader_of(*adapter.parts.front().lora).get_tensor_storage_map();
-    report.total         = storages.size();
-    report.immediately   = engine.apply_lora_immediately;
-    for (auto& part : adapter.parts) {
-        if (part.lora->lora_tensors.empty()) {
-            continue;
+Adapter read(Engine& engine, const LoraRequest& request) {
+    LoraState& state = engine.sdcffi_loras;
+    Adapter adapter{request, nullptr, nullptr, 0};
+    if (!request.prefix.empty()) {
+        adapter.plan = std::make_shared<LoraPlan>(plan_by_engine(engine, request.path, request.prefix));
+    } else {
+        auto found = state.plans.find({request.path, request.is_high_noise});
+        if (found == state.plans.end()) {
+            throw Refused("LoRA " + request.path + " was not checked: call sdg_check_loras before");
         }
-        for (auto& [name, tensor] : engine.sdcffi_loras.weights) {
-            if (Fit(*part.lora, name, tensor).examine(report)) {
-                part.weights[name] = tensor;
-            }
-        }
-        for (auto& [name, tensor] : part.lora->lora_tensors) {
-            if (report.applied.count(name) == 0) {
-                report.skipped.insert(name);
+        adapter.plan = found->second;
+    }
+    std::set<std::string> wanted;
+    for (auto& module : *adapter.plan) {
+        for (auto& tensor : module.tensors) {
+            if (!tensor.name.empty()) {
+                wanted.insert(tensor.name);
             }
         }
     }
-    for (auto& [name, storage] : storages) {  // those that no part of a model has a name for
-        if (!is_cond_stage_model_name(name) && !is_diffusion_lora_name(name) && !is_first_stage_model_name(name)) {
-            report.skipped.insert(name);
-        }
-    }
-}
-
-// Returns the file's adapter, from the cache if it has it.
-template <typename Engine>
-std::shared_ptr<Adapter> read(Engine& engine, const LoraRequest& request) {
-    LoraCache& cache = engine.sdcffi_loras.cache;
-    auto adapter     = cache.find(request.key);
-    if (adapter == nullptr) {
+    adapter.file = state.cache.find(request.key, wanted);
+    if (adapter.file == nullptr) {
         const int64_t start = ggml_time_us();
-        adapter             = std::make_shared<Adapter>();
-        for (auto& part : parts_of(engine)) {
-            adapter->parts.push_back({read_part(engine, request, part), {}});
-        }
-        examine(engine, *adapter);
-        adapter->report.seconds = (ggml_time_us() - start) / 1e6;
-        cache.keep(request.key, adapter);
-    }
-    adapter->report.path          = request.path;
-    adapter->report.multiplier    = request.multiplier;
-    adapter->report.is_high_noise = request.is_high_noise;
-    for (auto& part : adapter->parts) {
-        part.lora->multiplier = request.multiplier;
-        part.lora->applied_lora_tensors.clear();
+        const bool by_engine = !request.prefix.empty();
+        adapter.file        = std::make_shared<LoraFile>(request.path, wanted, engine.n_threads, [&](ModelLoader& loader) {
+            return by_engine ? loader.init_from_file_and_convert_name(request.path, "lora.", engine.version)
+                             : loader.init_from_file(request.path);
+        });
+        adapter.seconds = (ggml_time_us() - start) / 1e6;
+        state.cache.keep(request.key, wanted, adapter.file);
     }
     return adapter;
 }
 
-// Reads a call's adapters and does `use` with each. Those that the user gave are reported.
-template <typename Engine, typename Use>
-void use_all(Engine& engine, const std::vector<LoraRequest>& wanted, Use use) {
-    engine.sdcffi_loras.reports.clear();
-    for (auto& request : wanted) {
-        auto adapter        = read(engine, request);
-        const int64_t start = ggml_time_us();
-        use(*adapter);
-        if (request.prefix.empty()) {
-            engine.sdcffi_loras.reports.push_back(adapter->report);
-            engine.sdcffi_loras.reports.back().seconds += (ggml_time_us() - start) / 1e6;
+// Finds out what a LoRA would do to each weight; no weight changes. Adds the changes that fit.
+template <typename Engine>
+LoraReport examine(Engine& engine, const Adapter& adapter, LoraChanges& changes) {
+    LoraReport report;
+    report.path          = adapter.request.path;
+    report.multiplier    = adapter.request.multiplier;
+    report.is_high_noise = adapter.request.is_high_noise;
+    report.plan          = adapter.plan;
+    report.applied       = std::make_unique<bool[]>(adapter.plan->size());
+    report.immediately   = engine.apply_lora_immediately;
+    report.seconds       = adapter.seconds;
+    for (size_t i = 0; i < adapter.plan->size(); i++) {
+        const LoraModule& module = (*adapter.plan)[i];
+        const Formula formula(*adapter.file, module);
+        std::map<std::string, std::vector<LoraPlace>> fitting;
+        for (auto& place : module.places) {
+            auto weight = engine.sdcffi_loras.weights.find(place.weight);
+            const std::string reason = weight == engine.sdcffi_loras.weights.end()
+                                           ? "the model has no such weight"
+                                           : misfit(weight->second, *adapter.file, formula, module, place);
+            if (!reason.empty()) {
+                report.misfits.push_back(place.weight + ": " + reason);
+                continue;
+            }
+            fitting[place.weight].push_back(place);
+            report.types.insert(ggml_type_name(weight->second->type));
+            report.applied[i] = true;
+        }
+        for (auto& [name, places] : fitting) {
+            changes[name].push_back({adapter.file, adapter.plan, &module, places, adapter.request.multiplier * module.strength});
         }
     }
-}
-
-// Weights that the engine loads; it leaves out some that no graph uses.
-inline Weights loaded(const Weights& weights) {
-    Weights loaded;
-    for (auto& [name, tensor] : weights) {
-        if (tensor->data != nullptr) {
-            loaded[name] = tensor;
-        }
-    }
-    return loaded;
+    return report;
 }
 
 // Reads the touched weights again from the model's files.
@@ -230,51 +232,105 @@ inline void restore(LoraState& state, int n_threads) {
 }
 
 template <typename Engine>
-void merge(Engine& engine, const std::vector<LoraRequest>& wanted) {
+void merge(Engine& engine, const LoraChanges& changes) {
     LoraState& state = engine.sdcffi_loras;
-    if (!(wanted == state.merged) || state.changing) {
-        state.changing   = true;
-        state.by_manager = merged_by_manager(engine, wanted);
-        restore(state, engine.n_threads);
-        state.merged.clear();
-        use_all(engine, wanted, [&](Adapter& adapter) {
-            for (auto& part : adapter.parts) {
-                const Weights weights = loaded(part.weights);
-                if (!state.by_manager && !weights.empty()) {
-                    state.touched.insert(weights.begin(), weights.end());
-                    add_to_weights(engine, *part.lora, weights);
-                }
-            }
-        });
-        state.merged = wanted;
+    Merger& merger   = state.merging(engine.n_threads);
+    for (auto& [name, list] : changes) {
+        ggml_tensor* weight = state.weights.at(name);
+        if (weight->data != nullptr) {  // the engine leaves out some that no graph uses
+            stop_if_cancelled();
+            state.touched[name] = weight;
+            merger.write(merger.change(weight, list), weight);
+        }
     }
-    state.changing = state.by_manager;  // until the call has ended well
+}
+
+// A weight with its values, wherever the engine keeps them.
+template <typename Engine>
+class WeightValues {
+public:
+    WeightValues(Engine& engine, const std::vector<std::string>& names) : engine_(engine), tensors_(names.size()) {
+        Weights absent;
+        for (auto& name : names) {
+            ggml_tensor* weight = engine.sdcffi_loras.weights.at(name);
+            if (weight->data == nullptr) {
+                absent[name] = ggml_new_tensor(tensors_.context(), weight->type, GGML_MAX_DIMS, weight->ne);
+            }
+        }
+        tensors_.allocate(ggml_backend_dev_buffer_type(ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU)));
+        if (!absent.empty() && !engine.sdcffi_loras.files->read(absent, engine.n_threads)) {
+            throw std::runtime_error("the model's files can no longer be read to compute a LoRA beside its weights");
+        }
+        absent_ = absent;
+    }
+
+    ggml_tensor* find(const std::string& name) const {
+        auto found = absent_.find(name);
+        return found != absent_.end() ? found->second : engine_.sdcffi_loras.weights.at(name);
+    }
+
+private:
+    Engine& engine_;
+    Tensors tensors_;
+    Weights absent_;
+};
+
+template <typename Engine>
+std::shared_ptr<LoraBeside> plan_beside(Engine& engine, const Part& part, const LoraChanges& changes) {
+    LoraState& state = engine.sdcffi_loras;
+    Merger& merger   = state.merging(engine.n_threads);
+    auto beside      = std::make_shared<LoraBeside>(part.backend, changes.size());
+    std::vector<std::string> copies;
+    for (auto& [name, list] : changes) {
+        stop_if_cancelled();
+        ggml_tensor* weight = state.weights.at(name);
+        auto source = [&, name = name] { return merger.read(WeightValues<Engine>(engine, {name}).find(name)); };
+        if (auto plan = BesidePlanner(merger).plan(weight, list, source)) {
+            beside->add(name, *plan);
+        } else {
+            const bool vector = ggml_n_dims(weight) < 2 || weight->type == GGML_TYPE_F32;
+            beside->add_copy(name, weight, vector ? GGML_TYPE_F32 : weight->type == GGML_TYPE_BF16 ? GGML_TYPE_BF16 : GGML_TYPE_F16);
+            copies.push_back(name);
+        }
+    }
+    beside->allocate();
+    const WeightValues<Engine> values(engine, copies);
+    for (auto& name : copies) {
+        stop_if_cancelled();
+        merger.write(merger.change(values.find(name), changes.at(name)), beside->copy_of(name));
+    }
+    return beside;
 }
 
 template <typename Module>
-void attach(const std::shared_ptr<Module>& module, const std::vector<std::shared_ptr<LoraModel>>& loras) {
+void attach(const std::shared_ptr<Module>& module, const std::shared_ptr<LoraBeside>& beside) {
     if (module) {
-        // Even an empty adapter would take every layer off its fast path.
-        module->set_weight_adapter(loras.empty() ? nullptr : std::make_shared<MultiLoraAdapter>(loras));
+        module->set_weight_adapter(beside);
     }
 }
 
 template <typename Engine>
-void attach_all(Engine& engine, const std::vector<LoraRequest>& wanted) {
-    std::vector<std::shared_ptr<LoraModel>> parts[3], &all = engine.sdcffi_loras.attached;
-    all.clear();
-    use_all(engine, wanted, [&](Adapter& adapter) {
-        for (size_t i = 0; i < adapter.parts.size(); i++) {
-            if (!adapter.parts[i].weights.empty()) {
-                parts[i].push_back(adapter.parts[i].lora);
-                all.push_back(adapter.parts[i].lora);
+void attach_all(Engine& engine, const LoraChanges& changes) {
+    LoraState& state = engine.sdcffi_loras;
+    std::shared_ptr<LoraBeside> besides[3];
+    const std::vector<Part> parts = parts_of(engine);
+    state.attached.clear();
+    for (size_t i = 0; i < parts.size(); i++) {
+        LoraChanges own;
+        for (auto& [name, list] : changes) {
+            if (parts[i].has(name)) {
+                own[name] = list;
             }
         }
-    });
-    attach(engine.cond_stage_model, parts[0]);
-    attach(engine.diffusion_model, parts[1]);
-    attach(engine.high_noise_diffusion_model, parts[1]);
-    attach(engine.first_stage_model, parts[2]);
+        if (!own.empty()) {  // even an empty one would take every layer off its fast path
+            besides[i] = plan_beside(engine, parts[i], own);
+            state.attached.push_back(besides[i]);
+        }
+    }
+    attach(engine.cond_stage_model, besides[0]);
+    attach(engine.diffusion_model, besides[1]);
+    attach(engine.high_noise_diffusion_model, besides[1]);
+    attach(engine.first_stage_model, besides[2]);
 }
 
 // The engine calls this once, when the weights are loaded or, if they are read later, when they are known.
@@ -283,8 +339,10 @@ void weights_known(Engine& engine, const ModelLoader& loader, lora_apply_mode_t 
     LoraState& state = engine.sdcffi_loras;
     state.weights    = weights_of(engine);
     state.files      = std::make_unique<WeightReader>(loader);
-    if (mode == LORA_APPLY_AUTO) {
-        engine.apply_lora_immediately = can_merge(engine);
+    if (!can_merge(engine)) {
+        engine.apply_lora_immediately = false;
+    } else if (mode == LORA_APPLY_AUTO) {
+        engine.apply_lora_immediately = true;
         for (auto& [name, tensor] : state.weights) {
             if (ggml_is_quantized(tensor->type) || tensor->type == GGML_TYPE_I8) {
                 engine.apply_lora_immediately = false;
@@ -295,11 +353,36 @@ void weights_known(Engine& engine, const ModelLoader& loader, lora_apply_mode_t 
 
 template <typename Engine, typename Lora>
 void apply_loras(Engine& engine, const Lora* loras, size_t count) {
-    const std::vector<LoraRequest> wanted(loras, loras + count);
-    if (engine.apply_lora_immediately) {
-        merge(engine, wanted);
-    } else {
-        attach_all(engine, wanted);
+    LoraState& state    = engine.sdcffi_loras;
+    const int64_t start = ggml_time_us();
+    std::vector<Adapter> wanted;
+    LoraChanges changes;
+    state.reports.clear();
+    for (size_t i = 0; i < count; i++) {
+        wanted.push_back(read(engine, LoraRequest(loras[i])));
+        LoraReport report = examine(engine, wanted.back(), changes);
+        if (wanted.back().request.prefix.empty()) {
+            state.reports.push_back(std::move(report));
+        }
+    }
+    if (!(wanted == state.applied) || state.changing) {
+        state.changing = true;
+        state.applied.clear();
+        if (engine.apply_lora_immediately) {
+            restore(state, engine.n_threads);
+            merge(engine, changes);
+        } else {
+            attach_all(engine, changes);
+        }
+        state.applied = wanted;
+        for (auto& adapter : state.applied) {
+            adapter.file.reset();  // its values are in the weights, or beside them
+        }
+        state.merger.reset();
+    }
+    state.changing = false;
+    for (auto& report : state.reports) {
+        report.seconds += (ggml_time_us() - start) / 1e6 / state.reports.size();
     }
 }
 
@@ -310,33 +393,29 @@ inline std::string text_layer(const std::string& name) {
     return end != std::string::npos ? name.substr(0, end + 1) : "";
 }
 
-// The engine calls this after a generation: in at_runtime mode only the finished graphs show which tensors were used.
-// Models do not run the last layers of their text encoders; tensors for such a layer still count as applied.
+// The engine calls this after a generation: in at_runtime mode only the finished graphs show which weights were used.
+// Models do not run the last layers of their text encoders; modules for such a layer still count as applied.
 template <typename Engine>
 void count_applied(Engine& engine) {
-    engine.sdcffi_loras.changing = false;
+    LoraState& state = engine.sdcffi_loras;
     if (engine.apply_lora_immediately) {
         return;
     }
-    for (auto& report : engine.sdcffi_loras.reports) {
-        std::set<std::string> applied;
-        for (auto& lora : engine.sdcffi_loras.attached) {
-            if (lora->file_path == report.path) {
-                applied.insert(lora->applied_lora_tensors.begin(), lora->applied_lora_tensors.end());
+    std::set<std::string> used, running;
+    for (auto& beside : state.attached) {
+        used.insert(beside->used().begin(), beside->used().end());
+    }
+    for (auto& name : used) {
+        running.insert(text_layer(name));
+    }
+    for (auto& report : state.reports) {
+        for (size_t i = 0; i < report.plan->size(); i++) {
+            bool any = false;
+            for (auto& place : (*report.plan)[i].places) {
+                const std::string layer = text_layer(place.weight);
+                any = any || used.count(place.weight) != 0 || (!layer.empty() && running.count(layer) == 0);
             }
-        }
-        std::set<std::string> running;
-        for (auto& name : applied) {
-            running.insert(text_layer(name));
-        }
-        for (auto name = report.applied.begin(); name != report.applied.end();) {
-            const std::string layer = text_layer(*name);
-            if (applied.count(*name) == 0 && (layer.empty() || running.count(layer) != 0)) {
-                report.skipped.insert(*name);
-                name = report.applied.erase(name);
-            } else {
-                ++name;
-            }
+            report.applied[i] = report.applied[i] && any;
         }
     }
 }

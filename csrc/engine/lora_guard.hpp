@@ -2,6 +2,8 @@
 #ifndef SDCFFI_LORA_GUARD_HPP
 #define SDCFFI_LORA_GUARD_HPP
 
+#include <cmath>
+
 #include "guard/guarded_call.hpp"
 #include "lora_apply.hpp"
 
@@ -17,29 +19,86 @@ const char* const* as_c(LoraState& state, const Texts& texts) {
 }
 
 // Fills the context's rows, which point into the reports.
-template <typename Reports>
-const sdg_lora_report* as_rows(LoraState& state, const Reports& reports) {
+inline const sdg_lora_report* as_rows(LoraState& state, const std::vector<LoraReport>& reports) {
     state.rows.clear();
     state.texts.clear();
     for (const LoraReport& report : reports) {
         state.rows.push_back({report.path.c_str(), report.multiplier, report.is_high_noise, report.immediately,
-                              report.seconds, report.total, report.applied.size(),
-                              as_c(state, report.skipped), report.skipped.size(),
+                              report.seconds, report.applied.get(), report.plan->size(),
                               as_c(state, report.misfits), report.misfits.size(),
                               as_c(state, report.types), report.types.size()});
     }
     return state.rows.data();
 }
 
+inline void add_tensor(LoraState& state, const std::string& name, ggml_type type, int dimensions, const int64_t* ne, float value) {
+    state.names.push_back(name);
+    sdg_tensor row{state.names.back().c_str(), ggml_type_name(type), dimensions, {}, value};
+    for (int i = 0; i < dimensions; i++) {
+        row.shape[i] = ne[dimensions - 1 - i];
+    }
+    state.tensors.push_back(row);
+}
+
+inline void return_tensors(LoraState& state, const sdg_tensor** rows, size_t* count) {
+    *rows  = state.tensors.data();
+    *count = state.tensors.size();
+}
+
 }  // namespace sdcffi
 
-sdg_status sdg_check_loras(sd_ctx_t* context, const sd_lora_t* loras, uint32_t count, const sdg_lora_report** rows,
-                           sdg_error* error) {
+sdg_status sdg_weights(sd_ctx_t* context, const sdg_tensor** rows, size_t* count, sdg_error* error) {
     return sdcffi::guard(error, [&] {
         sdcffi::LoraState& state = context->sd->sdcffi_loras;
+        state.tensors.clear();
+        state.names.clear();
+        for (auto& [name, tensor] : state.weights) {
+            sdcffi::add_tensor(state, name, tensor->type, ggml_n_dims(tensor), tensor->ne, NAN);
+        }
+        sdcffi::return_tensors(state, rows, count);
+        return true;
+    });
+}
+
+sdg_status sdg_list_lora(sd_ctx_t* context, const char* path, const sdg_tensor** rows, size_t* count, sdg_error* error) {
+    return sdcffi::guard(error, [&] {
+        sdcffi::LoraState& state = context->sd->sdcffi_loras;
+        state.tensors.clear();
+        state.names.clear();
+        auto open = [&](ModelLoader& loader) { return loader.init_from_file(path); };
+        ModelLoader loader;
+        if (!open(loader)) {
+            throw std::runtime_error(std::string("LoRA ") + path + " cannot be read");
+        }
+        std::set<std::string> numbers;
+        for (auto& [name, storage] : loader.get_tensor_storage_map()) {
+            if (storage.nelements() == 1) {
+                numbers.insert(name);
+            }
+        }
+        const sdcffi::LoraFile file(path, numbers, context->sd->n_threads, open);
+        for (auto& [name, storage] : loader.get_tensor_storage_map()) {
+            const ggml_tensor* number = file.find(name);
+            sdcffi::add_tensor(state, name, storage.type, storage.n_dims, storage.ne,
+                               number != nullptr ? sdcffi::values_of(number)[0] : NAN);
+        }
+        sdcffi::return_tensors(state, rows, count);
+        return true;
+    });
+}
+
+sdg_status sdg_check_loras(sd_ctx_t* context, const sdg_lora_plan* plans, size_t count, const sdg_lora_report** rows,
+                           sdg_error* error) {
+    return sdcffi::guard(error, [&] {
+        auto& engine             = *context->sd;
+        sdcffi::LoraState& state = engine.sdcffi_loras;
         state.checked.clear();
-        for (uint32_t i = 0; i < count; i++) {
-            state.checked.push_back(sdcffi::read(*context->sd, sdcffi::LoraRequest(loras[i]))->report);
+        for (size_t i = 0; i < count; i++) {
+            const std::string path = plans[i].path;
+            state.plans[{path, plans[i].is_high_noise}] = std::make_shared<sdcffi::LoraPlan>(sdcffi::as_plan(plans[i]));
+            const sdcffi::LoraRequest request(path, 1.f, plans[i].is_high_noise, "");
+            sdcffi::LoraChanges changes;
+            state.checked.push_back(sdcffi::examine(engine, sdcffi::read(engine, request), changes));
         }
         *rows = sdcffi::as_rows(state, state.checked);
         return true;

@@ -114,25 +114,99 @@ SD_API enum sdg_status sdg_upscale(upscaler_ctx_t* upscaler, const sd_image_t* i
 SD_API enum sdg_status sdg_preprocess_canny(const sd_image_t* image, float high_threshold, float low_threshold,
                                             float weak, float strong, bool inverse, sdg_error* error);
 
-/* LoRA. A row counts the tensors of one file that are, or would be, applied. Names are the engine's. */
+/* LoRA. Python finds out which tensors of a file change which weights, and how: the plan of the file. */
+
+/* The kinds of difference, by what LyCORIS and PEFT call them. */
+enum sdg_lora_kind {
+    SDG_KIND_LORA,  /* up @ down; with mid Tucker's form */
+    SDG_KIND_LOHA,  /* (w1_a @ w1_b) * (w2_a @ w2_b); with t1 and t2 Tucker's form */
+    SDG_KIND_LOKR,  /* kron(w1, w2), each whole or of factors; with t2 Tucker's form */
+    SDG_KIND_DIFF,  /* the difference itself */
+    SDG_KIND_GLORA, /* W @ (a1 @ a2) + b1 @ b2 */
+    SDG_KIND_OFT,   /* rotations of blocks of rows or columns; several levels of them: BOFT */
+    SDG_KIND_IA3,   /* factors of rows or columns */
+};
+
+enum sdg_lora_role {
+    SDG_ROLE_UP, SDG_ROLE_DOWN, SDG_ROLE_MID,
+    SDG_ROLE_W1, SDG_ROLE_W1_A, SDG_ROLE_W1_B, SDG_ROLE_T1,
+    SDG_ROLE_W2, SDG_ROLE_W2_A, SDG_ROLE_W2_B, SDG_ROLE_T2,
+    SDG_ROLE_DIFF,
+    SDG_ROLE_A1, SDG_ROLE_A2, SDG_ROLE_B1, SDG_ROLE_B2,
+    SDG_ROLE_BLOCKS, SDG_ROLE_RESCALE,
+    SDG_ROLE_VECTOR,
+    SDG_ROLE_MAGNITUDE, /* DoRA: the length of each row or column of the result; any kind may have it */
+    SDG_ROLE_COUNT,
+};
+
+/* A tensor of the file, as a matrix of `rows` rows. Without a name the module has no such tensor. */
+typedef struct {
+    const char* name;
+    int64_t rows;
+} sdg_lora_tensor;
+
+/* Rows of a module that are rows of a weight. A weight's rows are its outputs. */
+typedef struct {
+    const char* weight; /* the engine's name */
+    int64_t weight_row;
+    int64_t module_row;
+    int64_t rows;       /* 0: all of the module's */
+    bool transposed;    /* the engine has the weight's transpose */
+} sdg_lora_place;
+
+typedef struct {
+    enum sdg_lora_kind kind;
+    sdg_lora_tensor tensors[SDG_ROLE_COUNT];
+    float scale;      /* of the difference */
+    float strength;   /* of the whole change, times the multiplier of the LoRA */
+    float constraint; /* OFT: the greatest norm of its generators; 0: none */
+    float offset;     /* (IA)^3: added to the factors: 0, or 1 where they are differences from 1 */
+    bool on_input;    /* OFT, (IA)^3, magnitude: of columns, not of rows */
+    bool inverted;    /* OFT: the blocks turn the other way round */
+    int terms;        /* OFT: of PEFT's series for the blocks; 0: exact */
+    const sdg_lora_place* places;
+    size_t place_count;
+} sdg_lora_module;
+
+typedef struct {
+    const char* path;
+    bool is_high_noise;
+    const sdg_lora_module* modules;
+    size_t module_count;
+} sdg_lora_plan;
+
+typedef struct {
+    const char* name;
+    const char* type; /* as ggml names it */
+    int dimensions;
+    int64_t shape[5]; /* outermost first */
+    float value;      /* of a LoRA's tensor with one element; else NaN */
+} sdg_tensor;
+
+/* The weights of a context, and the tensors of a LoRA file by its own names. The context owns the rows of both calls;
+ * the next of them replaces them. */
+SD_API enum sdg_status sdg_weights(sd_ctx_t* context, const sdg_tensor** rows, size_t* count, sdg_error* error);
+SD_API enum sdg_status sdg_list_lora(sd_ctx_t* context, const char* path, const sdg_tensor** rows, size_t* count,
+                                     sdg_error* error);
+
+/* What one file did or would do. */
 typedef struct {
     const char* path;
     float multiplier;
     bool is_high_noise;
     bool immediately;           /* merged into the weights; else computed beside them */
     double seconds;             /* to read the file, if it was read, and to attach or merge it */
-    size_t total;               /* tensors in the file */
-    size_t applied;
-    const char* const* skipped; /* names of the file's other tensors */
-    size_t skipped_count;
+    const bool* applied;        /* for each module of the plan */
+    size_t module_count;
     const char* const* misfits; /* "weight: reason" */
     size_t misfit_count;
     const char* const* types;   /* types of the weights that it changes, as ggml names them */
     size_t type_count;
 } sdg_lora_report;
 
-/* Report what each file would do to this context's weights. No weight changes; the files are read and stay cached. */
-SD_API enum sdg_status sdg_check_loras(sd_ctx_t* context, const sd_lora_t* loras, uint32_t count,
+/* Take the plans of LoRA files, each in place of an earlier one, and report what each file would do. No weight changes;
+ * the files are read and stay cached. A LoRA that a generation is given must have a plan. */
+SD_API enum sdg_status sdg_check_loras(sd_ctx_t* context, const sdg_lora_plan* plans, size_t count,
                                        const sdg_lora_report** rows, sdg_error* error);
 /* Report what the last generation did. The context owns the rows of both calls; the next of them replaces them. */
 SD_API enum sdg_status sdg_lora_reports(sd_ctx_t* context, const sdg_lora_report** rows, size_t* count,

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from .library import Library
 
 __all__ = ["Marshaller", "adopt_images", "adopt_pixels"]
+
+_Item = TypeVar("_Item")
 
 _ALWAYS_READ: dict[str, Struct] = {"sd_sample_params_t": SampleParams(), "sd_guidance_params_t": Guidance()}
 
@@ -61,6 +63,16 @@ class Marshaller:
         self._alive.append(target)
         self.fill(target[0], params)
         return target
+
+    def filled(self, struct: str, items: Sequence[_Item], fill: Callable[[Any, _Item], None]) -> Any:
+        """Return a new array of a C struct, each element filled from one item; NULL without items."""
+        if not items:
+            return self._ffi.NULL
+        array = self._ffi.new(f"{struct}[]", len(items))
+        self._alive.append(array)
+        for index, item in enumerate(items):
+            fill(array[index], item)
+        return array
 
     def fill(self, target: Any, params: Struct, path: str = "") -> None:
         """Copy the fields that are set in `params` to `target`; raises as `struct` does."""

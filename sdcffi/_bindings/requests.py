@@ -14,7 +14,8 @@ from ..params.struct import StrPath, Struct
 from ..params.video import VideoParams
 
 __all__ = [
-    *("Conversion", "Defaults", "Description", "Edges", "Offer", "Opened", "Opening", "Resolved", "UpscalerParams"),
+    *("Conversion", "Defaults", "Description", "Edges", "NativeTensor", "Offer", "Opened", "Opening", "Resolved"),
+    "UpscalerParams",
 ]
 
 
@@ -40,6 +41,25 @@ class UpscalerParams:
     tile_size: int
     direct: bool
     offload_to_cpu: bool
+
+
+@dataclass(frozen=True)
+class NativeTensor:
+    """A weight of the model, or a tensor of a LoRA file.
+
+    Attributes
+    ----------
+    type : str
+        As ggml names it: ``"f16"``, ``"q8_0"``, ...
+    shape : tuple of int
+        Rows first. ggml knows no dimensions of one element before others.
+    value : float or None
+        Of a LoRA's tensor with one element. None: of others.
+    """
+
+    type: str
+    shape: tuple[int, ...]
+    value: float | None
 
 
 @dataclass(frozen=True)

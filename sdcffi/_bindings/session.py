@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +13,28 @@ from .._machine.devices import Device
 from .._machine.limits import usable_cores
 from ..errors import GenerationError, LoraError, ModelLoadError, NativeError, SDError
 from ..params.image import Hires, ImageParams
-from ..params.lora import Lora, LoraReport
+from ..params.lora import LoraReport
+from ..params.lora_plan import LoraPlan
 from ..params.sampling import Cache
 from ..params.video import VideoParams
 from .callbacks import PreviewOptions, listening
 from .job import Job
 from .library import load
+from .lora_plans import as_report, fill_plans
 from .marshal import Marshaller, adopt_images, adopt_pixels
 from .plugins import plugins_of
-from .requests import Conversion, Defaults, Description, Edges, Offer, Opened, Opening, Resolved, UpscalerParams
+from .requests import (
+    Conversion,
+    Defaults,
+    Description,
+    Edges,
+    NativeTensor,
+    Offer,
+    Opened,
+    Opening,
+    Resolved,
+    UpscalerParams,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,6 +70,7 @@ class Session:
         self._context: Any = None
         self._per_call: dict[str, Any] = {}
         self._poison: NativeError | None = None
+        self._plans: dict[tuple[str, bool], LoraPlan] = {}
 
     def open(self, job: Job, opening: Opening) -> Opened:
         """Load the library and the backend, and return their properties."""
@@ -184,30 +200,79 @@ class Session:
         if sample.scheduler == lib.SCHEDULER_COUNT:
             sample.scheduler = lib.sdg_default_scheduler(context, sample.sample_method)
 
-    def check_loras(self, job: Job, loras: Sequence[Lora]) -> list[LoraReport]:
-        """Report how adapters would change the weights, without changing them. The files stay in the cache.
+    def weights(self, job: Job) -> dict[str, NativeTensor]:
+        """Return the model's weights, by the engine's names."""
+        context, library = self._usable(), self._library
+        with job.using(library):
+            return self._tensors(lambda rows, count, error: library.lib.sdg_weights(context, rows, count, error))
+
+    def list_lora(self, job: Job, path: str) -> dict[str, NativeTensor]:
+        """Return the tensors of a LoRA file as the engine reads it.
 
         Raises
         ------
         LoraError
-            If an adapter cannot be read.
+            If it cannot be read.
         """
+        context, library = self._usable(), self._library
+        text = Marshaller(library).text(path, "LoRA")
+        with listening(library, job, "lora") as events, self._no_weight_changes():
+            return self._tensors(
+                lambda rows, count, error: library.lib.sdg_list_lora(context, text, rows, count, error),
+                f"the LoRA {path} could not be read",
+                events.lines,
+            )
+
+    def _tensors(
+        self,
+        call: Callable[[Any, Any, Any], int],
+        message: str = "the weights could not be listed",
+        log: Callable[[], tuple[str, ...]] = tuple,
+    ) -> dict[str, NativeTensor]:
         library = self._library
-        marshaller = Marshaller(library)
-        array = marshaller.array(Lora.C_STRUCT, loras)
+        rows, count = library.ffi.new("sdg_tensor **"), library.ffi.new("size_t *")
+        library.check(lambda error: call(rows, count, error), LoraError, message, log)
+        return {
+            library.text(row.name): NativeTensor(
+                library.text(row.type),
+                tuple(row.shape[index] for index in range(row.dimensions)),
+                None if math.isnan(row.value) else float(row.value),
+            )
+            for row in library.ffi.unpack(rows[0], count[0])
+        }
+
+    def check_loras(self, job: Job, plans: Sequence[LoraPlan]) -> list[LoraReport]:
+        """Take the plans of LoRA files, and report what each would do. No weight changes; the files stay in the cache.
+
+        Raises
+        ------
+        LoraError
+            If a file cannot be read.
+        """
+        library, marshaller = self._library, Marshaller(self._library)
+        array = fill_plans(library, marshaller, plans)
         rows = library.ffi.new("sdg_lora_report **")
         context = self._usable()
-        with listening(library, job, "lora") as events:
-            try:
-                library.check(
-                    lambda error: library.lib.sdg_check_loras(context, array, len(loras), rows, error),
-                    LoraError,
-                    f"the adapters could not be read: {', '.join(str(lora.path) for lora in loras)}",
-                    events.lines,
-                )
-            except NativeError as error:  # nothing was changed, so the context can still be used
-                raise LoraError(error.message, error.log) from error
-            return [self._report(row) for row in library.ffi.unpack(rows[0], len(loras))]
+        with listening(library, job, "lora") as events, self._no_weight_changes():
+            library.check(
+                lambda error: library.lib.sdg_check_loras(context, array, len(plans), rows, error),
+                LoraError,
+                f"the adapters could not be read: {', '.join(plan.path for plan in plans)}",
+                events.lines,
+            )
+        self._plans.update({(plan.path, plan.is_high_noise): plan for plan in plans})
+        return [
+            as_report(library, row, plan)
+            for row, plan in zip(library.ffi.unpack(rows[0], len(plans)), plans, strict=True)
+        ]
+
+    @contextmanager
+    def _no_weight_changes(self) -> Iterator[None]:
+        """Within this, an error leaves the context usable."""
+        try:
+            yield
+        except NativeError as error:
+            raise LoraError(error.message, error.log) from error
 
     def _lora_reports(self, context: Any) -> list[LoraReport]:
         library = self._library
@@ -219,26 +284,8 @@ class Session:
             "the reports on the adapters could not be read",
             tuple,
         )
-        return [self._report(row) for row in library.ffi.unpack(rows[0], count[0])] if count[0] else []
-
-    def _report(self, row: Any) -> LoraReport:
-        text = self._library.text
-
-        def texts(array: Any, count: int) -> tuple[str, ...]:
-            return tuple(text(array[index]) for index in range(count))
-
-        return LoraReport(
-            text(row.path),
-            float(row.multiplier),
-            bool(row.is_high_noise),
-            int(row.applied),
-            int(row.total),
-            texts(row.skipped, row.skipped_count),
-            "immediately" if row.immediately else "at_runtime",
-            texts(row.types, row.type_count),
-            float(row.seconds),
-            texts(row.misfits, row.misfit_count),
-        )
+        found = library.ffi.unpack(rows[0], count[0]) if count[0] else []
+        return [as_report(library, row, self._plans[library.text(row.path), bool(row.is_high_noise)]) for row in found]
 
     def _guarded(
         self, call: Callable[[Any], int], failure: type[SDError], message: str, log: Callable[[], tuple[str, ...]]

@@ -23,6 +23,7 @@ from ..params.context import ContextParams
 from ..params.image import ImageParams
 from ..params.lora import Lora, LoraLike, LoraReport
 from ..params.video import VideoParams
+from .lora_plans import Planner
 from .lora_policy import choose_usable, judge_applied, warn_of_coarse_weights
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class Generation:
         self._calls, self._model, self._listeners = calls, model, listeners
         self._lora_dir, self._states = lora_dir, dict(states)
         self._default_loras: tuple[Lora, ...] = ()
+        self._planner = Planner(calls)
         self._warned_of_coarse_weights = False
 
     def set_loras(self, loras: Iterable[LoraLike]) -> None:
@@ -236,5 +238,6 @@ class Generation:
         return usable
 
     def _reports(self, call: Call, loras: Sequence[Lora]) -> list[LoraReport]:
-        reports: list[LoraReport] = self._calls.run(call, "check_loras", loras, parameters=loras)
+        plans = self._planner.plans(call, loras)
+        reports: list[LoraReport] = self._calls.run(call, "check_loras", plans, parameters=loras)
         return reports

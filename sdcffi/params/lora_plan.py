@@ -47,6 +47,8 @@ class Module:
         Names of tensors in the file by role. lora: up, down, mid. loha: w1_a, w1_b, t1, w2_a, w2_b, t2. lokr: w1, w1_a,
         w1_b, w2, w2_a, w2_b, t2. diff: diff. glora: a1, a2, b1, b2. oft: blocks (three dimensions: [n, b, b]; four:
         butterfly; two: packed upper triangles, as in PEFT), rescale. ia3: vector. Any kind: magnitude (DoRA).
+    rows : mapping of str to int
+        First dimension of each tensor, by role. The rest of it are columns.
     places : tuple of Place
         Rows of weights. A bias' difference is a module of its own, of kind ``"diff"``, whose place is the bias.
     scale : float
@@ -57,19 +59,29 @@ class Module:
         All tensors of the file that the module stands for, ``alpha`` and the like included.
     constraint : float
         oft: largest norm of the generators; 0: no limit.
+    offset : float
+        ia3: added to the vector: 0, or 1 where the vector is the difference from 1.
     on_input : bool
-        oft, ia3: whether it acts on columns instead of rows.
+        oft, ia3, magnitude: whether it acts on columns instead of rows.
+    inverted : bool
+        oft: whether the blocks turn the other way round.
+    terms : int
+        oft: number of terms of PEFT's series for the blocks. 0: they are exact.
     """
 
     name: str
     kind: str
     tensors: Mapping[str, str]
+    rows: Mapping[str, int]
     places: tuple[Place, ...]
     scale: float = 1.0
     strength: float = 1.0
     used: tuple[str, ...] = ()
     constraint: float = 0.0
+    offset: float = 0.0
     on_input: bool = False
+    inverted: bool = False
+    terms: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,54 @@
+"""What the LoRAs of a call do to the model that is loaded: the plans that the session gets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .._models.lora_file import LoraFile, read_lora
+from .._models.lora_names import Names
+from .._models.lora_plan import plan_lora
+
+if TYPE_CHECKING:
+    from .._bindings.requests import NativeTensor
+    from .._process.calls import Call, Calls
+    from ..params.lora import Lora
+    from ..params.lora_plan import LoraPlan
+
+__all__ = ["Planner"]
+
+
+class Planner:
+    """Plans LoRAs for one model, whose weights it asks for once."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self._weights: dict[str, NativeTensor] | None = None
+        self._names: dict[bool, Names] = {}
+
+    def plans(self, call: Call, loras: Sequence[Lora]) -> list[LoraPlan]:
+        """Return the plan of each LoRA.
+
+        Raises
+        ------
+        LoraError
+            If a file cannot be used.
+        """
+        return [plan_lora(self._file(call, lora), self._named(call, lora.is_high_noise), lora) for lora in loras]
+
+    def _file(self, call: Call, lora: Lora) -> LoraFile:
+        file = read_lora(Path(lora.path))
+        if file.format != "torch":
+            return file
+        listing: dict[str, NativeTensor] = self._calls.run(call, "list_lora", str(file.path))
+        rows = ((name, tensor.type.upper(), tensor.shape, tensor.value) for name, tensor in listing.items())
+        return LoraFile.from_listing(Path(file.path), rows)
+
+    def _named(self, call: Call, is_high_noise: bool) -> Names:
+        if self._weights is None:
+            self._weights = self._calls.run(call, "weights")
+        if is_high_noise not in self._names:
+            shapes = {name: tensor.shape for name, tensor in self._weights.items()}
+            self._names[is_high_noise] = Names(shapes, is_high_noise)
+        return self._names[is_high_noise]
