@@ -151,8 +151,11 @@ def _block(weights: Weights, name: str, size: Size, i2v: bool, zeros: bool) -> N
     weights.linear(f"{name}.ffn.2", size.dim, size.ffn)
 
 
-def write_autoencoder(path: Path, size: Size = WAN21) -> Path:
-    """Write the tiny autoencoder; that of TI2V works on squares of 2x2 pixels."""
+def write_autoencoder(path: Path, size: Size = WAN21, *, gain: float = 1.0, brightness: float = 0.0) -> Path:
+    """Write the tiny autoencoder; that of TI2V works on squares of 2x2 pixels.
+
+    `gain` and `brightness` are contrast and mean of its images, on a scale of 0 to 1.
+    """
     weights = Weights(1)
     colours = 12 if size is TI2V else 3
     widths = (256, 128, 64, 64)
@@ -164,6 +167,8 @@ def write_autoencoder(path: Path, size: Size = WAN21) -> Path:
         weights.conv(f"decoder.{first + 4}.conv", stride * width, width, 1, bias=False)
         weights.conv(f"decoder.{first + 5}", widths[level + 1], width, 3, bias=False)
     weights.conv("decoder.22", colours, widths[-1], 3)
+    weights.tensors["decoder.22.weight"] = weights.tensors["decoder.22.weight"] * np.float16(gain)  # type: ignore[operator]
+    weights.tensors["decoder.22.bias"] = weights.tensors["decoder.22.bias"] + np.float32(brightness)  # type: ignore[operator]
     weights.conv("encoder.0", 64, colours, 3)
     for level, stride in enumerate((2, 2, 1)):
         first = 2 + 5 * level
