@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ _RUN = 16_384  # elements in a run of such rows, of which there are at least 2 a
 _SPOKEN = (320, 872, 1712, 2368, 4616, 8251, 77091)  # "a", "cat" and words of chat templates, as tokenizers number them
 _EMBEDDINGS = ("embed_tokens.weight", "token_embedding.weight", ".embed.weight", "shared.weight")
 _OUTPUTS = re.compile(r"(.*\.)?(final_layer\.linear|final_linear|proj_out|head\.head|out\.2|conv_out)\.weight")
+_QUERIES = re.compile(r"(^|[._])(q|k|query|key)_norm\.|\.norm_(q|k|k_img|added_q|added_k)\.|\.ln_[qk]\.")
+_SHARP = 2.0  # of norms of queries and keys: attention that tells one token from others, and from many that are empty
 _SIGNAL, _OUTPUT = 2.0, 0.5  # standard deviation of a layer's outputs where its inputs have 1; of the last one's
 
 
@@ -71,13 +74,41 @@ def write_random(shapes: Mapping[str, Shape], path: Path, *, seed: int = 0) -> P
     return path
 
 
+@contextmanager
+def changed(path: Path, name: str, *, seed: int = 5) -> Iterator[None]:
+    """A tensor of a safetensors file with a random matrix of rank 1 added in place, as large as what it had before."""
+    with opened_tensor(path, name) as tensor:
+        before, matrix = tensor.copy(), tensor.reshape(tensor.shape[0], -1)
+        rng = np.random.default_rng(seed)
+        rows, columns = (rng.standard_normal(size, np.float32) for size in matrix.shape)
+        matrix += np.outer(rows, columns * np.float32(_SIGNAL / math.sqrt(matrix.shape[1]))).astype(tensor.dtype)
+    try:
+        yield
+    finally:
+        with opened_tensor(path, name) as tensor:
+            tensor[:] = before
+
+
+@contextmanager
+def opened_tensor(path: Path, name: str) -> Iterator[npt.NDArray[Any]]:
+    """A tensor of a safetensors file as an array: what is written to it is in the file afterwards."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        about = json.loads(file.read(length))[name]
+    kind = {"F16": "<f2", "F32": "<f4"}[about["dtype"]]
+    start = 8 + length + about["data_offsets"][0]
+    tensor = np.memmap(path, kind, "r+", start, tuple(about["shape"]))
+    yield tensor
+    tensor.flush()
+
+
 def random_rows(name: str, shape: Shape, rng: np.random.Generator) -> Rows:
     """The values of a tensor that are not zero."""
     if _is_vector(shape):
         values = rng.standard_normal(shape, np.float32)
         if name.endswith((".bias", "_bias")) or "token" in name or "modulation" in name:
             return [(0, values * np.float32(0.2))]
-        return [(0, 1 + values * np.float32(0.1))]
+        return [(0, (_SHARP if _QUERIES.search(name) else 1) + values * np.float32(0.1))]
     if name == "pos_embed":
         return []  # a large table, which no adapter changes
     inputs = math.prod(shape[1:])

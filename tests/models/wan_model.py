@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -95,7 +95,7 @@ def _described(tensor: Values | Shape) -> tuple[Shape, int, int]:
     return tensor.shape, _F16 if tensor.dtype == np.float16 else _F32, tensor.nbytes
 
 
-def _write_data(file: BinaryIO, tensors: Iterator[Values | Shape]) -> None:
+def _write_data(file: BinaryIO, tensors: Iterable[Values | Shape]) -> None:
     position = -(-file.tell() // _ALIGNMENT) * _ALIGNMENT
     for tensor in tensors:
         file.seek(position)
