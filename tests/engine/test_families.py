@@ -20,14 +20,10 @@ Pixels = npt.NDArray[Any]
 
 # A weight of each kind of block, as the file names it; "llm:" and "clip_l:" are in the text encoder's.
 WEIGHTS = {
-    "sd1": (
-        "cond_stage_model.transformer.text_model.encoder.layers.5.mlp.fc1.weight",
-        "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_v.weight",
-    ),
+    "sd1": ("model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_v.weight",),
     "sd2": ("cond_stage_model.model.transformer.resblocks.3.attn.in_proj_weight",),
     "sdxl": ("conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_fc.weight",),
-    "sd3": ("joint_blocks.23.context_block.attn.qkv.weight",),
-    "sd3_medium": ("joint_blocks.0.x_block.attn2.qkv.weight",),
+    "sd3": ("joint_blocks.0.x_block.attn2.qkv.weight",),
     "flux": (
         *("img_in.weight", "guidance_in.in_layer.weight", "vector_in.out_layer.weight"),
         *("double_blocks.1.txt_attn.qkv.weight", "double_blocks.0.img_mod.lin.weight"),
@@ -53,7 +49,7 @@ WEIGHTS = {
         *("layers.1.self_attention.to_v.weight", "layers.0.mlp.up_proj.weight", "adaLN_modulation.1.weight"),
         "text_proj.weight",
     ),
-    "wan_t2v": ("blocks.0.cross_attn.v.weight", "blocks.0.ffn.0.weight"),
+    "wan_t2v": ("blocks.0.ffn.0.weight",),
     "wan_i2v": ("blocks.0.cross_attn.k_img.weight",),
     "wan_ti2v": ("blocks.0.self_attn.v.weight",),
 }

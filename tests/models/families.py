@@ -7,6 +7,7 @@ it is left out, the prompt is zeros, and what multiplies it (`txt_in.weight`, `t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,13 +84,17 @@ def _transformer(
     shapes: Shapes,
     directory: Path,
     *,
+    width: int = 0,
     zeros: Callable[[str], bool] | None = None,
     text: Mapping[str, Mapping[str, tuple[int, ...]]] | None = None,
     **engine: Any,
 ) -> FamilyModel:
-    """Write a transformer and its text encoders. `zeros` tells names of the blocks that go into a file of zeros."""
+    """Write a transformer and its text encoders.
+
+    `width` is that of its tokens, where that is large, and `zeros` tells the names that go into a file of zeros.
+    """
     kept = {name: shape for name, shape in shapes.items() if not (zeros and zeros(name))}
-    weights = write_random(kept, directory / f"{family}.safetensors")
+    weights = write_random(kept, directory / f"{family}.safetensors", width=width)
     encoders = {
         key: write_random(encoder, directory / f"{family}-{key}.safetensors") for key, encoder in (text or {}).items()
     }
@@ -102,8 +107,8 @@ def _transformer(
 
 
 def _write_zeros(shapes: Iterable[tuple[str, tuple[int, ...]]], path: Path) -> Path:
-    """Blocks that change nothing: matrices of Q4_0, which take a quarter of the memory."""
-    weights = wan_model.Weights(0)
+    """Blocks that change nothing: matrices of TQ2_0, which take an eighth of the memory."""
+    weights = wan_model.Weights(0, wan_model.TQ2_0)
     for name, shape in shapes:
         weights.tensors[name] = shape if len(shape) == 2 and shape[0] > 1 else np.zeros(shape, np.float32)
     return weights.write(path)
@@ -114,7 +119,8 @@ def _taesd(directory: Path, channels: int) -> Path:
 
 
 def _taehv(directory: Path, size: wan_model.Size = wan_model.WAN21) -> Path:
-    return wan_model.write_autoencoder(directory / f"taehv{size.latent}.gguf", size, gain=0.5, brightness=0.5)
+    gain, brightness = (0.5, 0.5) if size is wan_model.TI2V else (0.35, 0.3)
+    return wan_model.write_autoencoder(directory / f"taehv{size.latent}.gguf", size, gain=gain, brightness=brightness)
 
 
 def flux(directory: Path) -> FamilyModel:
@@ -147,39 +153,26 @@ def flux2(directory: Path) -> FamilyModel:
 
 
 def sd3(directory: Path) -> FamilyModel:
-    """Stable Diffusion 3.5 large at the least depth: blocks 0 and 23 have values, of which 23 lacks half its layers."""
-    shapes, text = transformer_shapes.sd3(), {"clip_l": text_shapes.clip_l()}
-    clip_g = _clip_g(directory / "clip_g.gguf")
+    """Stable Diffusion 3.5 medium at the least depth.
+
+    Block 0 has a second attention, block 23 lacks half its layers, and the others are zeros.
+    """
     kept = ("joint_blocks.0.", "joint_blocks.23.")
     return _transformer(
         "sd3",
-        shapes,
+        transformer_shapes.sd3(dual=1),
         directory,
+        width=1536,
         zeros=lambda name: name.startswith("joint_blocks.") and not name.startswith(kept),
-        text=text,
-        clip_g=clip_g,
-        taesd=_taesd(directory, 16),
-    )
-
-
-def sd3_medium(directory: Path) -> FamilyModel:
-    """Stable Diffusion 3.5 medium: block 0 has a second attention."""
-    shapes, text = transformer_shapes.sd3(dual=1), {"clip_l": text_shapes.clip_l()}
-    clip_g = _clip_g(directory / "clip_g.gguf")
-    return _transformer(
-        "sd3_medium",
-        shapes,
-        directory,
-        zeros=lambda name: name.startswith("joint_blocks.") and not name.startswith("joint_blocks.0."),
-        text=text,
-        clip_g=clip_g,
+        text={"clip_l": text_shapes.clip_l()},
+        clip_g=_clip_g(directory / "clip_g.gguf"),
         taesd=_taesd(directory, 16),
     )
 
 
 def _clip_g(path: Path) -> Path:
     """The text encoder without which the engine cannot join the pooled texts: blind to words but for their places."""
-    shapes, weights = text_shapes.clip_g(), wan_model.Weights(3)
+    shapes, weights = text_shapes.clip_g(), wan_model.Weights(3, wan_model.TQ2_0)
     rng = np.random.default_rng(3)
     for name, shape in shapes.items():
         zeros = "token_embedding" in name or (".layers." in name and ".layers.0." not in name)
@@ -194,9 +187,18 @@ def _clip_g(path: Path) -> Path:
 
 
 def qwen_image(directory: Path) -> FamilyModel:
-    text = {"llm": text_shapes.qwen2_vl()}
-    taesd = _taehv(directory)
-    return _transformer("qwen_image", transformer_shapes.qwen_image(), directory, text=text, taesd=taesd)
+    """Two blocks, as the last one's text leads nowhere; the second's feed-forwards are zeros but for biases."""
+    shapes = transformer_shapes.qwen_image(layers=2)
+    second = re.compile(r"transformer_blocks\.1\.(img|txt)_mlp\..*weight")
+    return _transformer(
+        "qwen_image",
+        shapes,
+        directory,
+        width=3072,
+        zeros=lambda name: second.fullmatch(name) is not None,
+        text={"llm": text_shapes.qwen2_vl()},
+        taesd=_taehv(directory),
+    )
 
 
 def z_image(directory: Path) -> FamilyModel:
@@ -206,6 +208,7 @@ def z_image(directory: Path) -> FamilyModel:
         "z_image",
         transformer_shapes.z_image(),
         directory,
+        width=3840,
         zeros=lambda name: name.startswith(("layers.", "noise_", "context_")) and not name.startswith(kept),
         text=text,
         taesd=_taesd(directory, 16),
@@ -215,7 +218,7 @@ def z_image(directory: Path) -> FamilyModel:
 def anima(directory: Path) -> FamilyModel:
     text = {"llm": text_shapes.qwen3(1024)}
     taesd = _taehv(directory)
-    return _transformer("anima", transformer_shapes.anima(), directory, text=text, taesd=taesd)
+    return _transformer("anima", transformer_shapes.anima(), directory, width=2048, text=text, taesd=taesd)
 
 
 def ernie(directory: Path) -> FamilyModel:
@@ -239,6 +242,7 @@ def _wan(family: str, directory: Path, shapes: Shapes, size: wan_model.Size, **e
         family,
         shapes,
         directory,
+        width=size.dim,
         zeros=lambda name: name.startswith("blocks.") and not name.startswith("blocks.0."),
         text={"t5xxl": text_shapes.NO_T5},
         taesd=taesd,
@@ -266,7 +270,7 @@ def wan_ti2v(directory: Path) -> FamilyModel:
 FAMILIES: Mapping[str, Callable[[Path], FamilyModel]] = {
     write.__name__: write
     for write in (
-        *(sd1, sd2, sdxl, sd3, sd3_medium, flux, chroma, flux2, ovis, qwen_image, z_image, anima, ernie),
+        *(sd1, sd2, sdxl, sd3, flux, chroma, flux2, ovis, qwen_image, z_image, anima, ernie),
         *(wan_t2v, wan_i2v, wan_ti2v),
     )
 }
