@@ -109,10 +109,10 @@ def sort_tensors(
     unused: dict[str, str] = {}
     refused: dict[str, str] = {}  # by module
     for part in tensors:
-        if kind := unknown_kind(part.name):
-            reason = f"it is of an adapter of kind {kind}, which cannot be computed"
-            unused[part.name] = reason
-            refused[split_name(part.name)[0] if split_name(part.name)[1] else part.name.rpartition(".")[0]] = reason
+        if unknown := unknown_kind(part.name):
+            unused[part.name] = refused[unknown[1]] = (
+                f"it is of an adapter of kind {unknown[0]}, which cannot be computed"
+            )
             continue
         module, role = split_name(part.name)
         if not role:

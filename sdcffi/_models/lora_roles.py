@@ -37,13 +37,13 @@ _ENDINGS = [
     (rf"\.boft_(R|s){_NAME}", "boft_{1}"),
     (rf"\.ia3_l{_NAME}", "ia3_l"),
     (r"\.on_input", "on_input"),
-    (r"\.weight", "ia3_weight"),  # LyCORIS; only beside ".on_input"
     (r"\.dora_scale", "dora_scale"),
     (rf"\.lora_magnitude_vector{_NAME}(?:\.weight)?", "magnitude"),
     (r"(?:[._]lora|\.lora_linear_layer)?\.alpha", "alpha"),
     (r"\.lora_linear", "alpha"),  # as the engine reads it
     (r"\.scale", "scale"),
     (r"\.scalar", "scalar"),
+    (r"\.weight", "ia3_weight"),  # LyCORIS; only beside ".on_input"
 ]
 _PATTERNS = [(re.compile(f"(?:{pattern})$"), role) for pattern, role in _ENDINGS]
 _PAIRS = {"A": "down", "B": "up", "embedding_A": "embedding_down", "embedding_B": "embedding_up"}
@@ -122,9 +122,12 @@ def _module(name: str) -> str:
     return name
 
 
-def unknown_kind(name: str) -> str | None:
-    """Return the name of the kind of adapter that a tensor belongs to, if it is one that cannot be computed."""
-    return next((kind for kind, pattern in _UNKNOWN.items() if pattern.search(name)), None)
+def unknown_kind(name: str) -> tuple[str, str] | None:
+    """Return kind and module of a tensor of an adapter that cannot be computed; None for others."""
+    for kind, pattern in _UNKNOWN.items():
+        if match := pattern.search(name):
+            return kind, _module(name[: match.start()])
+    return None
 
 
 def partner(name: str) -> str:
