@@ -30,10 +30,15 @@ _RUNS, _RUN = 12, 4  # of active channels in each part of a matrix, so that all 
 _SPOKEN = (320, 872, 1712, 2368, 4616, 8251, 77091)  # "a", "cat" and words of chat templates, as tokenizers number them
 _EMBEDDINGS = ("embed_tokens.weight", "token_embedding.weight", ".embed.weight", "shared.weight")
 _OUTPUTS = re.compile(r"(.*\.)?(final_layer\.linear|final_linear|proj_out|head\.head|out\.2|conv_out)\.weight")
+_PASSES = re.compile(r".*blocks\.\d+\.\d\.(skip_connection|op|conv)\.weight")  # of a U-Net: what they get adds up
 _QUERIES = re.compile(r"(^|[._])(q|k|query|key)_norm\.|\.norm_(q|k|k_img|added_q|added_k)\.|\.ln_[qk]\.")
 _SHARP = 2.0  # of norms of queries and keys: attention that tells one token from others, and from many that are empty
 _BIAS = 0.5  # standard deviation
-_SIGNAL, _OUTPUT = 2.0, 0.5  # standard deviation of a layer's outputs where its inputs have 1; of the last one's
+_SIGNAL, _PASSED, _OUTPUT = (
+    2.0,
+    0.5,
+    0.5,
+)  # standard deviation of a layer's outputs where its inputs have 1; of the last one's
 
 
 class Shapes(dict[str, Shape]):
@@ -115,7 +120,7 @@ def random_rows(name: str, shape: Shape, rng: np.random.Generator, width: int = 
         return []  # a large table, which no adapter changes
     if name.endswith(_EMBEDDINGS):
         return [(first, rng.standard_normal((count, *shape[1:]), np.float32)) for first, count in _words(shape)]
-    scale = _OUTPUT if _OUTPUTS.fullmatch(name) else _SIGNAL
+    scale = _OUTPUT if _OUTPUTS.fullmatch(name) else _PASSED if _PASSES.fullmatch(name) else _SIGNAL
     columns = _active(shape[1], (width, shape[0])) if shape[1] >= _WIDE else np.arange(shape[1])
     scale /= math.sqrt(len(columns) * math.prod(shape[2:]))
     if math.prod(shape) <= _DENSE:
