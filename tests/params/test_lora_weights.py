@@ -14,7 +14,7 @@ from sdcffi._records.infotext import infotext
 from sdcffi.parameter_files import as_arguments, parse_lora
 from sdcffi.params.lora_tags import Tag, add_weights, parse_tags
 from sdcffi.params.lora_weights import Weights, check_weights
-from sdcffi.params.plain import decode, encode
+from sdcffi.params.plain import decode, detach, encode
 
 UNET = "model.diffusion_model."
 CLIP_L, CLIP_G = "cond_stage_model.transformer.x.weight", "cond_stage_model.1.transformer.x.weight"
@@ -247,6 +247,9 @@ def test_they_go_through_json_unchanged(weights: Any) -> None:
     lora = Lora("a.safetensors", 0.5, weights=check_weights(weights, "weights"))
     params = ImageParams(loras=[lora])
     assert decode(ImageParams, json.loads(json.dumps(encode(params))), "x").loras == [lora]
+    detached, files, _ = detach(params)  # as in a record
+    assert decode(ImageParams, json.loads(json.dumps(encode(detached))), "x").loras == [lora]
+    assert list(files) == ["loras[0].path"]
     table = {"loras": [{"path": "a.safetensors", "multiplier": 0.5, "weights": weights}]}
     (read,) = as_arguments(json.loads(json.dumps(table))).generate["params"].loras
     assert check_weights(read.weights, "weights") == lora.weights
