@@ -33,12 +33,8 @@ _OUTPUTS = re.compile(r"(.*\.)?(final_layer\.linear|final_linear|proj_out|head\.
 _PASSES = re.compile(r".*blocks\.\d+\.\d\.(skip_connection|op|conv)\.weight")  # of a U-Net: what they get adds up
 _QUERIES = re.compile(r"(^|[._])(q|k|query|key)_norm\.|\.norm_(q|k|k_img|added_q|added_k)\.|\.ln_[qk]\.")
 _SHARP = 2.0  # of norms of queries and keys: attention that tells one token from others, and from many that are empty
-_BIAS = 0.5  # standard deviation
-_SIGNAL, _PASSED, _OUTPUT = (
-    2.0,
-    0.5,
-    0.5,
-)  # standard deviation of a layer's outputs where its inputs have 1; of the last one's
+# Standard deviation of biases, and of a layer's outputs where its inputs have 1: any, one of _PASSES, one of _OUTPUTS.
+_BIAS, _SIGNAL, _PASSED, _OUTPUT = 0.5, 2.0, 0.5, 0.5
 
 
 class Shapes(dict[str, Shape]):
@@ -131,7 +127,7 @@ def random_rows(name: str, shape: Shape, rng: np.random.Generator, width: int = 
     return [(int(row), _spread(int(count), shape[1:], columns, scale, rng)) for row, count in runs]
 
 
-def _spread(rows: int, rest: Shape, columns: Values, scale: float, rng: np.random.Generator) -> Values:
+def _spread(rows: int, rest: Shape, columns: npt.NDArray[np.int64], scale: float, rng: np.random.Generator) -> Values:
     values = np.zeros((rows, *rest), np.float32)
     values[:, columns] = rng.standard_normal((rows, len(columns), *rest[1:]), np.float32) * np.float32(scale)
     return values
