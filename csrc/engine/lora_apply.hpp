@@ -245,7 +245,9 @@ void merge(Engine& engine, const LoraChanges& changes) {
             merger.write(merger.change(weight, list), weight);
         }
     }
-    LOG_INFO("LoRA merged into %zu weights", changes.size());
+    if (!changes.empty()) {
+        LOG_INFO("LoRA merged into %zu weights", changes.size());
+    }
 }
 
 // A weight with its values, wherever the engine keeps them.
