@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from sparse import opened_tensor
 from sdcffi import Engine
 from sdcffi.params.lora import LoraLike, LoraReport
 
-__all__ = ["DATA", "Subject", "generate"]
+__all__ = ["DATA", "Subject", "active", "generate"]
 
 # The data of each small model.
 DATA: Mapping[str, str] = {
@@ -51,22 +51,25 @@ def active(name: str) -> Kind:
 
 def _active(name: str, factors: Factors, layer: Layer) -> Drawn:
     weight = layer.weight.astype(np.float32)
-    tensors = KINDS[name](factors, Layer(weight)).tensors
+    bias = layer.bias if name == "diff" else None
+    drawn = KINDS[name](factors, Layer(weight, bias))
+    tensors = drawn.tensors
     if weight.ndim > 1:
         flat = np.abs(weight).reshape(len(weight), layer.inp, -1).max(axis=2)
         rows, columns = flat.max(axis=1) > 0, flat.max(axis=0) > 0
-        for ending in _OF_ROWS:
-            if ending in tensors:
-                tensors[ending] = (tensors[ending].T * rows).T
-        for ending in _OF_COLUMNS:
-            if ending in tensors:
-                values = tensors[ending]
-                tensors[ending] = (values.reshape(len(values), layer.inp, -1) * columns[:, None]).reshape(values.shape)
+        for ending, values in tensors.items():
+            if ending in _OF_ROWS:  # LoKr's are of a half, for all halves
+                values = (values.T * rows.reshape(-1, len(values)).any(axis=0)).T
+            if ending in _OF_COLUMNS:
+                inputs = layer.inp if ending == "hada_w1_b" else values.shape[1]
+                used = columns.reshape(-1, inputs).any(axis=0)
+                values = (values.reshape(len(values), inputs, -1) * used[:, None]).reshape(values.shape)
+            tensors[ending] = values
     size = np.linalg.norm(_FORMULAS[name](weight, tensors))
     power = np.float32(2.0 ** np.round(np.log2(factors.strength * np.linalg.norm(weight) / size)))
     sized = next(ending for ending in _OF_ROWS if ending in tensors)
     tensors[sized] = tensors[sized] * power
-    return Drawn(tensors, np.asarray(weight + _FORMULAS[name](weight, tensors), np.float32))
+    return Drawn(tensors, np.asarray(weight + _FORMULAS[name](weight, tensors), np.float32), drawn.bias)
 
 
 def _active_dora(factors: Factors, layer: Layer) -> Drawn:
@@ -117,12 +120,17 @@ class Subject:
         """Draw differences, of the kinds in turn, for the modules that a style writes."""
         key = (style.uses, "+".join(kinds))
         if key not in self.drawn:
-            modules = self.modules(style)
-            names = {place.weight for module in modules for place in (*module.places, *module.bias)}
-            weights = {name: self._read(name) for name in names}
-            factors = Factors(strength=strength)
-            self.drawn[key] = draw(modules, weights, lambda i, _: active(kinds[i % len(kinds)]), factors)
+            turn = [active(kind) for kind in kinds]
+            self.drawn[key] = self.draw(self.modules(style), lambda i, _: turn[i % len(turn)], strength)
         return self.drawn[key]
+
+    def draw(
+        self, modules: Iterable[ModuleData], kind_of: Callable[[int, ModuleData], Kind], strength: float
+    ) -> Changed:
+        """Draw differences for modules; norms have whole ones."""
+        modules = list(modules)
+        names = {place.weight for module in modules for place in (*module.places, *module.bias)}
+        return draw(modules, {name: self._read(name) for name in names}, kind_of, Factors(strength=strength))
 
     def merged(self, changed: Changed) -> Pixels:
         """Generate with a LoRA merged into the model's file, which is as before afterwards."""

@@ -74,9 +74,9 @@ def sums(adapters: Iterable[tuple[Adapter, float]]) -> Tensors:
     return total
 
 
-def write(tensors: Tensors, path: Path, dtype: str = "F32") -> Path:
+def write(tensors: Tensors, path: Path, dtype: str = "F32", metadata: Mapping[str, str] | None = None) -> Path:
     """Write tensors as a safetensors file, all of them as F32, F16 or BF16, but for integers."""
-    header: dict[str, Any] = {}
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     chunks: list[bytes] = []
     offset = 0
     for name, values in tensors.items():

@@ -16,7 +16,7 @@ import lora_kinds
 import numpy as np
 from lora_data import FamilyData, ModuleData, Rows, load, with_weights
 from lora_formulas import Array, Tensors
-from lora_kinds import Factors, Kind, Layer, named
+from lora_kinds import Drawn, Factors, Kind, Layer, named
 from lora_references import write
 from lora_styles import Style
 
@@ -26,11 +26,18 @@ __all__ = ["KINDS", "Changed", "changed_by_plan", "draw", "modules_of", "small",
 
 _LEAST = 64  # channels that a small model has one of
 
+
+
+def _lokr(factors: Factors, layer: Layer) -> Drawn:
+    halves = [2 if size % 2 == 0 else 1 for size in layer.weight.shape[:2]]
+    return lora_kinds.lokr(factors, layer, blocks=(halves[0], halves[1]))
+
+
 # Kinds by name; "lora" has each style's own endings, the others have LyCORIS'.
 KINDS: Mapping[str, Kind] = {
     "lora": named(lora_kinds.lora, rank=2, alpha=None),
     "loha": named(lora_kinds.loha, rank=2),
-    "lokr": named(lora_kinds.lokr, blocks=(1, 1)),
+    "lokr": _lokr,
     "dora": named(lora_kinds.dora, kind=named(lora_kinds.lora, rank=2)),
     "diff": lora_kinds.difference,
 }
@@ -73,7 +80,7 @@ def original(data: FamilyData) -> dict[str, ModuleData]:
     modules = {}
     for weight, shape in data.weights.items():
         base, _, kind = weight.rpartition(".")
-        if kind in ("weight", "scale"):
+        if kind in ("weight", "scale") and weight.startswith(data.prefix):
             bias = (Rows(f"{base}.bias", 0, 0, shape[0]),) if f"{base}.bias" in data.weights else ()
             name = base.removeprefix(data.prefix)
             modules[name] = ModuleData(name, (Rows(weight, 0, 0, shape[0]),), bias, shape, True)
@@ -114,7 +121,9 @@ def _scatter(places: Iterable[Rows], values: Array, merged: Tensors, weights: Ma
         whole[place.weight_row : place.weight_row + place.rows] = rows.reshape(len(rows), *whole.shape[1:])
 
 
-def write_style(changed: Changed, style: Style, family: str, path: Path) -> tuple[Path, int]:
+def write_style(
+    changed: Changed, style: Style, family: str, path: Path, metadata: Mapping[str, str] | None = None
+) -> tuple[Path, int]:
     """Write a LoRA file as a style names it; return it and the number of its tensors."""
     named_as = {"lora_down.weight": "down", "lora_up.weight": "up"}
     tensors: Tensors = {}
@@ -124,7 +133,7 @@ def write_style(changed: Changed, style: Style, family: str, path: Path) -> tupl
         for ending, values in parts.items():
             own = names[named_as[ending]] if plain and ending in named_as else ""
             tensors[own or f"{style.module(name, family)}.{ending}"] = values
-    return write(tensors, path), len(tensors)
+    return write(tensors, path, metadata=metadata), len(tensors)
 
 
 # What a plan says.
