@@ -470,6 +470,8 @@ def test_an_adapter_is_merged_into_weights_that_are_read_for_each_use(model: Pat
             params.loras, params.lora_count = lora, int(multiplier != 0)
             return draw(context, params)
         kept, read = opened(), opened(params_backend=path("*=disk"))
+        for context in (kept, read):
+            assert check_lora(context, sys.argv[1] + "/lora.safetensors").status == "OK"
         multipliers = (0, 1, 1, 0.5, 0)
         images = {multiplier: drawn(kept, multiplier).value for multiplier in multipliers}
         result = [same(drawn(read, multiplier).value, images[multiplier]) for multiplier in multipliers]
