@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Finder", "plan_lora"]
 
+_PEFT_TERMS = 5  # of the series by which PEFT turns; files that are known to have been made otherwise are refused
 _SPELLINGS = {"oft_unet_": "lora_unet_", "oft_te": "lora_te"}  # prefixes of kohya's OFT
 
 
@@ -112,6 +113,7 @@ def _module(
         constraint=0.0 if is_ia3 else adapter.constraint,
         offset=1.0 - adapter.constraint if is_ia3 else 0.0,
         on_input=adapter.on_input,
+        terms=_PEFT_TERMS if len(shapes.get("blocks", ())) == 2 else 0,
     )
 
 
