@@ -2,7 +2,8 @@
 // weights are restored exactly. The patched stable-diffusion.cpp includes this file; its class is the template argument
 // Engine, and engine_access.hpp knows what differs between revisions of it.
 //
-// at_runtime:  the changes are computed beside the weights (lora_beside.hpp)
+// at_runtime:  the changes are computed beside the weights (lora_beside.hpp). Weights that no layer computes with in that
+//              way, as of norms and embeddings, are merged here too.
 // immediately: they are merged into the weights (lora_merge.hpp). Before another set is merged, the touched weights are
 //              read again from the model's files, so that rounding errors do not add up.
 #ifndef SDCFFI_LORA_APPLY_HPP
@@ -116,6 +117,7 @@ struct LoraState {
     std::vector<Adapter> applied;  // merged or attached now
     Weights touched;               // those that differ from the model's files
     bool changing = false;         // weights are being changed, or were when a call was interrupted
+    bool can_merge = true;         // weights stay where they are, and can be written
     std::unique_ptr<Merger> merger;
     std::vector<std::shared_ptr<LoraBeside>> attached;
     std::vector<LoraReport> reports;
@@ -243,7 +245,9 @@ void merge(Engine& engine, const LoraChanges& changes) {
             merger.write(merger.change(weight, list), weight);
         }
     }
-    LOG_INFO("LoRA merged into %zu weights", changes.size());
+    if (!changes.empty()) {
+        LOG_INFO("LoRA merged into %zu weights", changes.size());
+    }
 }
 
 // A weight with its values, wherever the engine keeps them.
@@ -304,6 +308,16 @@ std::shared_ptr<LoraBeside> plan_beside(Engine& engine, const Part& part, const 
     return beside;
 }
 
+// Whether the layer of a weight asks for what is beside it: linear layers and convolutions do.
+inline bool asks_for_lora(const std::string& name, const ggml_tensor* weight) {
+    for (const char* ending : {"token_embedding.weight", "position_embedding.weight", "embed_tokens.weight", "shared.weight"}) {
+        if (ends_with(name, ending)) {
+            return false;
+        }
+    }
+    return ggml_n_dims(weight) >= 2 && ends_with(name, ".weight");
+}
+
 template <typename Module>
 void attach(const std::shared_ptr<Module>& module, const std::shared_ptr<LoraBeside>& beside) {
     if (module) {
@@ -317,10 +331,18 @@ void attach_all(Engine& engine, const LoraChanges& changes) {
     std::shared_ptr<LoraBeside> besides[3];
     const std::vector<Part> parts = parts_of(engine);
     state.attached.clear();
+    LoraChanges inside;
+    for (auto& [name, list] : changes) {
+        if (state.can_merge && !asks_for_lora(name, state.weights.at(name))) {
+            inside[name] = list;
+        }
+    }
+    restore(state, engine.n_threads);
+    merge(engine, inside);
     for (size_t i = 0; i < parts.size(); i++) {
         LoraChanges own;
         for (auto& [name, list] : changes) {
-            if (parts[i].has(name)) {
+            if (parts[i].has(name) && inside.count(name) == 0) {
                 own[name] = list;
             }
         }
@@ -341,7 +363,8 @@ void weights_known(Engine& engine, const ModelLoader& loader, lora_apply_mode_t 
     LoraState& state = engine.sdcffi_loras;
     state.weights    = weights_of(engine);
     state.files      = std::make_unique<WeightReader>(loader);
-    if (!can_merge(engine)) {
+    state.can_merge  = can_merge(engine);
+    if (!state.can_merge) {
         engine.apply_lora_immediately = false;
     } else if (mode == LORA_APPLY_AUTO) {
         engine.apply_lora_immediately = true;
@@ -409,6 +432,9 @@ void count_applied(Engine& engine) {
     }
     for (auto& name : used) {
         running.insert(text_layer(name));
+    }
+    for (auto& [name, weight] : state.touched) {  // merged in this mode too
+        used.insert(name);
     }
     for (auto& report : state.reports) {
         for (size_t i = 0; i < report.plan->size(); i++) {

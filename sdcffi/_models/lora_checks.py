@@ -194,8 +194,9 @@ def _check_oft(parts: Parts) -> None:
                 f"tensor {part.name!r}: rows must be upper triangles of square blocks, not of shape {list(part.shape)}"
             )
         return
-    _check_complete(parts, ("oft_blocks",))
-    part = parts["oft_blocks"]
+    is_boft = bool({"boft_R", "boft_s"} & parts.keys())
+    _check_complete(parts, ("boft_R", "boft_s") if is_boft else ("oft_blocks",))
+    part = parts["boft_R" if is_boft else "oft_blocks"]
     if len(part.shape) not in (3, 4) or part.shape[-1] != part.shape[-2]:
         raise HeaderError(f"tensor {part.name!r}: blocks must be square matrices, not of shape {list(part.shape)}")
     rows = math.prod(part.shape[-3:-1])

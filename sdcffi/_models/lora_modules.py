@@ -10,7 +10,7 @@ from .headers import HeaderError
 from .lora_checks import Part, Parts, check_module, is_old_glora, rank_of, weight_shape
 from .lora_families import Shape
 from .lora_roles import KINDS, SHARED, split_name, unknown_kind
-from .lora_strength import Settings, Strength, strength_of
+from .lora_strength import Settings, Strength, settings_for, strength_of
 
 __all__ = ["Adapter", "sort_tensors"]
 
@@ -20,13 +20,16 @@ _PLAN_ROLES = {
     "embedding_up": "up",
     "oft_blocks": "blocks",
     "oft_packed": "blocks",
+    "boft_R": "blocks",
+    "boft_s": "rescale",
     "ia3_l": "vector",
     "ia3_weight": "vector",
     "dora_scale": "magnitude",
 }
 _OLD_GLORA = {"a1": "a2", "a2": "a1", "b1": "b2", "b2": "b1"}
+_MOST_TERMS = 100  # of a series
 _RANKED = ("lora", "loha", "lokr", "glora")
-_ORIGIN = {"ia3_l": 1.0}  # the value of a vector that changes nothing
+_WHOLE = ("diff", "vector", "magnitude", "rescale", "blocks")  # other tensors are matrices, or kernels of convolutions
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,10 @@ class Adapter:
         Rows and columns of the weight. None: the factors do not say.
     is_convolution : bool
         Whether a factor is stored as a convolution.
-    constraint : float
-        oft: the largest norm of the generators, 0 for no limit. ia3: the value of the vector that changes nothing.
-    on_input : bool
-        Whether it acts on columns.
+    rows : mapping of str to int
+        First dimension of each tensor, by role.
+    constraint, offset, on_input, inverted, terms
+        See `params.lora_plan.Module`.
     """
 
     module: str
@@ -68,8 +71,12 @@ class Adapter:
     rank: int | None = None
     shape: Shape | None = None
     is_convolution: bool = False
+    rows: Mapping[str, int] = field(default_factory=dict)
     constraint: float = 0.0
+    offset: float = 0.0
     on_input: bool = False
+    inverted: bool = False
+    terms: int = 0
 
 
 def sort_tensors(
@@ -102,10 +109,10 @@ def sort_tensors(
     unused: dict[str, str] = {}
     refused: dict[str, str] = {}  # by module
     for part in tensors:
-        if kind := unknown_kind(part.name):
-            reason = f"it is of an adapter of kind {kind}, which cannot be computed"
-            unused[part.name] = reason
-            refused[split_name(part.name)[0] if split_name(part.name)[1] else part.name.rpartition(".")[0]] = reason
+        if unknown := unknown_kind(part.name):
+            unused[part.name] = refused[unknown[1]] = (
+                f"it is of an adapter of kind {unknown[0]}, which cannot be computed"
+            )
             continue
         module, role = split_name(part.name)
         if not role:
@@ -130,8 +137,7 @@ def _drop_strays(parts: dict[str, Part]) -> dict[str, str]:
     reasons: dict[str, str] = {}
     if "ia3_weight" in parts and "on_input" not in parts:
         reasons["ia3_weight"] = "it is a whole weight, not a difference"
-    own = {"oft_blocks", "oft_packed"} & parts.keys()
-    if "rescale" in parts and not own:
+    if "rescale" in parts and not {"oft_blocks", "oft_packed"} & parts.keys():
         reasons["rescale"] = "its module has no oft_blocks"
     if kinds := {"glora_a1", "glora_a2", "glora_b1", "glora_b2"} & parts.keys():
         if len(kinds) < 4 and not any(KINDS[kind] & parts.keys() for kind in ("lora", "loha", "lokr")):
@@ -154,23 +160,25 @@ def _adapters(module: str, parts: Parts, settings: Sequence[Settings], metadata:
         strength = strength_of(module, kind, parts, settings, metadata)
         for on, roles in _targets(kind, own).items():
             magnitude = {"magnitude", "dora_scale"} & parts.keys() if on == "weight" else set()
-            names = {_plan_role(role): parts[role].name for role in (*roles, *magnitude)}
-            if kind == "glora" and is_old_glora(parts):
-                names = {_OLD_GLORA.get(role, role): name for role, name in names.items()}
+            swapped = _OLD_GLORA if kind == "glora" and is_old_glora(parts) else {}
+            named = {swapped.get(_plan_role(role), _plan_role(role)): parts[role] for role in (*roles, *magnitude)}
             used = [parts[role].name for role in (*roles, *own.keys() & {"on_input"})]
             found.append(
                 Adapter(
                     module,
                     "diff" if on == "bias" and kind != "ia3" else kind,
                     on,
-                    names,
+                    {role: part.name for role, part in named.items()},
                     (*used, *shared),
                     strength,
                     rank_of(parts) if on != "bias" and kind in _RANKED else None,
                     weight_shape(parts) if on == "weight" else None,
                     any(len(part.shape) > 2 for part in own.values()) and on == "weight",
+                    {role: _rows(role, part.shape) for role, part in named.items()},
                     _constraint(kind, parts),
+                    1.0 if "ia3_weight" in own else 0.0,  # LyCORIS has the difference from 1
                     _on_input(kind, parts),
+                    *_turn(module, own, settings),
                 )
             )
             shared = []  # counted once
@@ -199,17 +207,37 @@ def _plan_role(role: str) -> str:
 
 
 def _constraint(kind: str, parts: Parts) -> float:
-    if kind == "ia3":
-        return max((_ORIGIN.get(role, 0.0) for role in parts), default=0.0)
     if kind != "oft" or "oft_blocks" not in parts or "alpha" not in parts:
         return 0.0
     rows = math.prod(parts["oft_blocks"].shape[-3:-1])
     return max(parts["alpha"].value or 0.0, 0.0) * rows  # alpha is LyCORIS' and kohya's constraint per row
 
 
+def _turn(module: str, own: Parts, settings: Sequence[Settings]) -> tuple[bool, int]:
+    """Return whether PEFT's blocks turn the other way round, and the number of terms of their series."""
+    if "boft_R" in own:
+        return True, 0
+    if "oft_packed" not in own:
+        return False, 0
+    values = (settings_for(module, settings) or Settings("", "")).values
+    if not values.get("use_cayley_neumann", True):
+        return True, 0  # the exact one is the inverse of the series, in PEFT
+    terms = values.get("num_cayley_neumann_terms", 5)
+    if isinstance(terms, bool) or not isinstance(terms, int) or not 1 <= terms <= _MOST_TERMS:
+        raise HeaderError(f"num_cayley_neumann_terms must be 1 to {_MOST_TERMS}, not {terms!r}")
+    return False, terms
+
+
+def _rows(role: str, shape: tuple[int, ...]) -> int:
+    """Return the first dimension. ggml drops one of 1 before others, so gguf files lack it."""
+    if role not in _WHOLE and len(shape) in (1, 3):
+        return 1
+    return shape[0] if shape else 1
+
+
 def _on_input(kind: str, parts: Parts) -> bool:
     if kind == "oft":
-        return "oft_packed" in parts
+        return "oft_blocks" not in parts
     if "ia3_l" in parts:
         shape = parts["ia3_l"].shape
         return len(shape) > 1 and shape[0] == 1 and shape[1] > 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Finder", "plan_lora"]
 
-_PEFT_TERMS = 5  # of the series by which PEFT turns; files that are known to have been made otherwise are refused
 _SPELLINGS = {"oft_unet_": "lora_unet_", "oft_te": "lora_te"}  # prefixes of kohya's OFT
 
 
@@ -69,7 +67,7 @@ def plan_lora(file: LoraFile, names: Finder, lora: Lora) -> LoraPlan:
             left_out |= dict.fromkeys(adapter.used, reason)
         else:
             strength = weights.of(places[0].weight, adapter.module)
-            modules.append(_module(adapter, places, strength, file.tensors))
+            modules.append(_module(adapter, places, strength))
     weights.check_matched()
     ordered = tuple((name, left_out[name]) for name in file.tensors if name in left_out)
     return LoraPlan(str(file.path), lora.is_high_noise, tuple(modules), len(file.tensors), ordered)
@@ -93,32 +91,19 @@ def _places(adapter: Adapter, names: Finder) -> tuple[tuple[Place, ...] | None, 
     return places, ""
 
 
-_VECTORS = ("diff", "vector", "magnitude", "rescale", "blocks")  # as they are; other tensors are matrices or kernels
-
-
-def _module(
-    adapter: Adapter, places: tuple[Place, ...], strength: float, tensors: Mapping[str, tuple[str, tuple[int, ...]]]
-) -> Module:
-    shapes = {role: tensors[name][1] for role, name in adapter.tensors.items()}
-    is_ia3 = adapter.kind == "ia3"
+def _module(adapter: Adapter, places: tuple[Place, ...], strength: float) -> Module:
     return Module(
         name=adapter.module,
         kind=adapter.kind,
         tensors=adapter.tensors,
-        rows={role: _rows(role, shape) for role, shape in shapes.items()},
+        rows=adapter.rows,
         places=places,
         scale=adapter.strength.scale,
         strength=strength,
         used=adapter.used,
-        constraint=0.0 if is_ia3 else adapter.constraint,
-        offset=1.0 - adapter.constraint if is_ia3 else 0.0,
+        constraint=adapter.constraint,
+        offset=adapter.offset,
         on_input=adapter.on_input,
-        terms=_PEFT_TERMS if len(shapes.get("blocks", ())) == 2 else 0,
+        inverted=adapter.inverted,
+        terms=adapter.terms,
     )
-
-
-def _rows(role: str, shape: tuple[int, ...]) -> int:
-    """Return the first dimension. ggml drops one of 1 before others, so gguf files lack it."""
-    if role not in _VECTORS and len(shape) in (1, 3):
-        return 1
-    return shape[0] if shape else 1

@@ -34,15 +34,16 @@ _ENDINGS = [
     (rf"\.oft_R{_NAME}\.weight", "oft_packed"),
     (r"\.oft_R", "oft_packed"),
     (r"\.rescale", "rescale"),
+    (rf"\.boft_(R|s){_NAME}", "boft_{1}"),
     (rf"\.ia3_l{_NAME}", "ia3_l"),
     (r"\.on_input", "on_input"),
-    (r"\.weight", "ia3_weight"),  # LyCORIS; only beside ".on_input"
     (r"\.dora_scale", "dora_scale"),
     (rf"\.lora_magnitude_vector{_NAME}(?:\.weight)?", "magnitude"),
     (r"(?:[._]lora|\.lora_linear_layer)?\.alpha", "alpha"),
     (r"\.lora_linear", "alpha"),  # as the engine reads it
     (r"\.scale", "scale"),
     (r"\.scalar", "scalar"),
+    (r"\.weight", "ia3_weight"),  # LyCORIS; only beside ".on_input"
 ]
 _PATTERNS = [(re.compile(f"(?:{pattern})$"), role) for pattern, role in _ENDINGS]
 _PAIRS = {"A": "down", "B": "up", "embedding_A": "embedding_down", "embedding_B": "embedding_up"}
@@ -56,7 +57,7 @@ KINDS: dict[str, frozenset[str]] = {
     "lokr": frozenset({"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"}),
     "glora": frozenset({"glora_a1", "glora_a2", "glora_b1", "glora_b2"}),
     "diff": frozenset({"diff", "diff_b"}),
-    "oft": frozenset({"oft_blocks", "oft_packed", "rescale"}),
+    "oft": frozenset({"oft_blocks", "oft_packed", "rescale", "boft_R", "boft_s"}),
     "ia3": frozenset({"ia3_l", "ia3_weight", "on_input"}),
 }
 """Roles of each kind of adapter."""
@@ -69,7 +70,6 @@ _UNKNOWN_KINDS = {
     "VB-LoRA": r"\.vblora_\w+",
     "FourierFT": r"\.fourierft_\w+",
     "HRA": r"\.hra_u",
-    "BOFT of PEFT": r"\.boft_(R|s)",
     "OFT of PEFT before 0.16": r"\.oft_r",
     "OFT on an embedding": r"\.oft_embedding_R",
     "AdaLoRA": r"\.lora_E|\.ranknum",
@@ -122,9 +122,12 @@ def _module(name: str) -> str:
     return name
 
 
-def unknown_kind(name: str) -> str | None:
-    """Return the name of the kind of adapter that a tensor belongs to, if it is one that cannot be computed."""
-    return next((kind for kind, pattern in _UNKNOWN.items() if pattern.search(name)), None)
+def unknown_kind(name: str) -> tuple[str, str] | None:
+    """Return kind and module of a tensor of an adapter that cannot be computed; None for others."""
+    for kind, pattern in _UNKNOWN.items():
+        if match := pattern.search(name):
+            return kind, _module(name[: match.start()])
+    return None
 
 
 def partner(name: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from .headers import HeaderError
 from .lora_checks import Parts, rank_of
 
-__all__ = ["ADAPTER_FILE", "Settings", "Strength", "read_settings", "strength_of", "unsupported"]
+__all__ = ["ADAPTER_FILE", "Settings", "Strength", "read_settings", "settings_for", "strength_of", "unsupported"]
 
 ADAPTER_FILE = "adapter_model.safetensors"
 _CONFIG_FILE = "adapter_config.json"
@@ -27,7 +27,7 @@ _MOST_CONFIG = 4 << 20  # bytes
 _METADATA = "lora_adapter_metadata"  # diffusers' LORA_ADAPTER_METADATA_KEY
 _COMPONENTS = ("unet", "transformer", "transformer_2", "text_encoder", "text_encoder_2", "text_encoder_3")
 _DEFAULT_ALPHA = 8  # of PEFT's configurations
-_KNOWN_TYPES = ("LORA", "LOHA", "LOKR", "OFT", "IA3")
+_KNOWN_TYPES = ("LORA", "LOHA", "LOKR", "OFT", "BOFT", "IA3")
 _PEFT_PREFIX = "base_model.model."
 # A quantifier behind a group can make matching take forever, and patterns come from files.
 _SLOW_PATTERN = re.compile(r"\)[*+{]|([*+}].*){4}")
@@ -147,13 +147,7 @@ def unsupported(settings: Sequence[Settings]) -> str:
         for name in ("use_qalora", "layer_replication", "coft"):
             if values.get(name):
                 return f"{name} ({one.source})"
-        if str(kind).upper() == "OFT" and not _is_usual_turn(values):
-            return f"an OFT with use_cayley_neumann=false or another number of terms than 5 ({one.source})"
     return ""
-
-
-def _is_usual_turn(values: Mapping[str, Any]) -> bool:
-    return bool(values.get("use_cayley_neumann", True)) and values.get("num_cayley_neumann_terms", 5) == 5
 
 
 def strength_of(
@@ -203,7 +197,7 @@ def _found(module: str, kind: str, parts: Parts, settings: Sequence[Settings], n
         if kind == "glora" and _is_rank_stabilised(notes):  # other kinds have the square root in alpha
             return Strength(alpha / math.sqrt(rank), alpha, "alpha tensor, rs_lora of ss_network_args")
         return Strength(alpha / rank, alpha, "alpha tensor")
-    if (one := _settings_for(module, settings)) is None:
+    if (one := settings_for(module, settings)) is None:
         return Strength()
     return _by_settings(module, kind, rank, one)
 
@@ -214,7 +208,8 @@ def _is_rank_stabilised(notes: Mapping[str, str]) -> bool:
     return isinstance(values, dict) and str(values.get("rs_lora", "")).lower() in ("true", "1", "yes")
 
 
-def _settings_for(module: str, settings: Sequence[Settings]) -> Settings | None:
+def settings_for(module: str, settings: Sequence[Settings]) -> Settings | None:
+    """Return the settings for a module, by the component that its name begins with; None if there are none."""
     by_component = {one.component: one for one in settings}
     own = next((component for component in _COMPONENTS if module.startswith(f"{component}.")), None)
     if own in by_component:

@@ -10,22 +10,21 @@ from .headers import NEWEST_GGUF, UNREADABLE_GGUF
 
 __all__ = [
     "IN_SAFETENSORS",
+    "UNMERGEABLE",
     "block_sizes",
     "check_rules",
     "check_type",
     "is_coarse",
     "is_writable",
     "parse_rules",
-    "unmergeable",
 ]
 
 IN_SAFETENSORS = ("f32", "f16", "bf16")
 """The only types that the engine writes into safetensors files (safetensors_io.cpp)."""
 
-# ggml reads these types but cannot write them, so nothing can be merged into them.
-_READ_ONLY = frozenset({"iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s"})
-# ggml's CUDA backend copies no floats into these types (ggml-cuda.cu of every verified revision).
-_NOT_ON_CUDA = frozenset({"q2_K", "q3_K", "q4_K", "q5_K", "q6_K", "iq4_xs", "tq1_0", "tq2_0", "mxfp4", "nvfp4"})
+UNMERGEABLE = frozenset({"iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "i8"})
+"""Types into which no LoRA can be merged: ggml reads them, but cannot write them."""
+
 _COARSE_BITS = 5  # per weight, its share of the block's scales included: q4_1 has 5, q5_0 has 5.5
 
 
@@ -59,11 +58,6 @@ def is_coarse(name: str) -> bool:
     """Return whether weights of the type have so few bits that a LoRA on them is imprecise."""
     elements, size = block_sizes().get(name, (1, 4))
     return 8 * size <= _COARSE_BITS * elements
-
-
-def unmergeable(backend: str) -> frozenset[str]:
-    """Return the weight types into which a backend cannot merge a LoRA."""
-    return _READ_ONLY | (_NOT_ON_CUDA if backend in ("cuda", "hip", "musa") else frozenset())
 
 
 def check_type(name: str, value: Any) -> None:

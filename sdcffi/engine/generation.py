@@ -229,9 +229,8 @@ class Generation:
     def _usable(self, call: Call, loras: Sequence[Lora], strict: bool) -> tuple[Lora, ...]:
         if not loras:
             return ()
-        assert self._calls.opened is not None
         reports = self._reports(call, loras)
-        usable, coarse = choose_usable(loras, reports, self._calls.opened.device.backend, strict)
+        usable, coarse = choose_usable(loras, reports, strict)
         if coarse and not self._warned_of_coarse_weights:
             self._warned_of_coarse_weights = True
             warn_of_coarse_weights()

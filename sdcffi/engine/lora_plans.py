@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 from .._models.lora_file import LoraFile, read_lora
 from .._models.lora_names import Names
 from .._models.lora_plan import plan_lora
+from .._warnings import warn
+from ..errors import LoraWarning
+from .lora_policy import describe_other_base
 
 if TYPE_CHECKING:
     from .._bindings.requests import NativeTensor
@@ -34,8 +37,23 @@ class Planner:
         ------
         LoraError
             If a file cannot be used.
+        ValueError
+            If the weights of a LoRA's blocks do not fit it or the model.
+
+        Warns
+        -----
+        LoraWarning
+            If a LoRA was made for another family of models.
         """
-        return [plan_lora(self._file(call, lora), self._named(call, lora.is_high_noise), lora) for lora in loras]
+        return [self._plan(call, lora) for lora in loras]
+
+    def _plan(self, call: Call, lora: Lora) -> LoraPlan:
+        file, names = self._file(call, lora), self._named(call, lora.is_high_noise)
+        plan = plan_lora(file, names, lora)
+        message = describe_other_base(file, names.family.name if names.family else None)
+        if message and plan.modules:
+            warn(message, LoraWarning)
+        return plan
 
     def _file(self, call: Call, lora: Lora) -> LoraFile:
         file = read_lora(Path(lora.path))

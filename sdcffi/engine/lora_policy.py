@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .._models.lora_about import origin_of
-from .._models.weight_types import is_coarse, unmergeable
+from .._models.weight_types import UNMERGEABLE, is_coarse
 from .._warnings import warn
 from ..errors import LoraError, LoraQualityWarning, LoraWarning
 
@@ -25,17 +25,13 @@ _SAME = {
 }
 
 
-def choose_usable(
-    loras: Sequence[Lora], reports: Sequence[LoraReport], backend: str, strict: bool
-) -> tuple[tuple[Lora, ...], bool]:
+def choose_usable(loras: Sequence[Lora], reports: Sequence[LoraReport], strict: bool) -> tuple[tuple[Lora, ...], bool]:
     """Return the adapters that can be applied, by the engine's check of their files.
 
     Parameters
     ----------
     loras, reports : sequences of the same length
         The adapters, and what each would do.
-    backend : str
-        Backend that computes with the weights.
     strict : bool
         True raises an error for an adapter that does not fit. False leaves it out, with a warning.
 
@@ -59,7 +55,7 @@ def choose_usable(
     usable = []
     for lora, report in zip(loras, reports, strict=True):
         if report.mode == "immediately":
-            _refuse_types(report, backend)
+            _refuse_types(report)
         if reason := _why_not(report):
             if strict:
                 raise LoraError(f"LoRA {report.path}: {reason}. strict=False generates without it")
@@ -136,9 +132,8 @@ def _why_not(report: LoraReport) -> str:
     return ""
 
 
-def _refuse_types(report: LoraReport, backend: str) -> None:
-    if types := sorted(unmergeable(backend).intersection(report.types)):
+def _refuse_types(report: LoraReport) -> None:
+    if types := sorted(UNMERGEABLE.intersection(report.types)):
         raise LoraError(
-            f"LoRA {report.path} cannot be merged into {', '.join(types)} weights on backend {backend!r}; use"
-            " lora_apply_mode='at_runtime'"
+            f"LoRA {report.path} cannot be merged into {', '.join(types)} weights; use lora_apply_mode='at_runtime'"
         )

@@ -35,6 +35,7 @@ _PARTS_OF = {
 }
 _UNET_BLOCK = re.compile(r"^model\.diffusion_model\.(input|middle|output)_blocks?\.(\d+)\.")
 _FLUX_BLOCK = re.compile(r"^model\.diffusion_model\.(double|single)_blocks\.(\d+)\.")
+_LAYERS = 3  # of a block, the downsampler among them
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 
 
@@ -96,7 +97,7 @@ def _checked_blocks(value: Any, where: str) -> Any:
             raise ValueError(f"{where} has no block {name!r}; blocks are block_0, block_1, ...")
     return {
         name: [_number(item, where) for item in inner]
-        if isinstance(inner, Sequence) and not isinstance(inner, str)
+        if isinstance(inner, Sequence) and not isinstance(inner, str) and len(inner) != 1
         else _number(inner, where)
         for name, inner in value.items()
     }
@@ -223,13 +224,13 @@ class Weights:
         number = int(match[2])
         if match[1] == "input" and number == 0:
             return 1.0
-        per_block, which = (3, "up") if match[1] == "output" else (3, "down")
-        block, layer = divmod(number - (match[1] == "input"), per_block)
+        which = "up" if match[1] == "output" else "down"
+        block, layer = divmod(number - (which == "down"), _LAYERS)
         value = blocks.get(which, 1.0)
         if isinstance(value, dict):
             value = value.get(f"block_{block}", 1.0)
         if isinstance(value, list):
-            layer = layer if match[1] == "output" or layer < 2 else 0  # diffusers takes the first for a downsampler
+            layer = layer if which == "up" or layer < 2 else 0  # diffusers takes the first for a downsampler
             if layer >= len(value):
                 raise ValueError(
                     f"{self._where}: {which} block_{block} needs a number for each of its layers, not {value}"

@@ -231,6 +231,47 @@ def test_inspect_tells_what_a_file_holds(tmp_path: Path, capfd: Capture) -> None
         assert text in out
 
 
+def test_inspect_tells_where_strength_words_and_base_are_from(tmp_path: Path, capfd: Capture) -> None:
+    module = "transformer.single_transformer_blocks.0.attn.to_q"
+    pair = {
+        f"{module}.lora_A.weight": np.ones((4, 8), np.float32),
+        f"{module}.lora_B.weight": np.ones((6, 4), np.float32),
+    }
+    settings = {"transformer.r": 4, "transformer.lora_alpha": 1}
+    metadata = {
+        "lora_adapter_metadata": json.dumps(settings),
+        "modelspec.trigger_phrase": "sks cat",
+        "modelspec.architecture": "flux-1-dev/lora",
+        "ss_tag_frequency": json.dumps({"10_cat": {"cat": 5, "hat": 2}}),
+    }
+    save_file({**pair, "stray.vera_lambda_b": np.ones(3, np.float32)}, tmp_path / "a.safetensors", metadata)
+    assert cli.main(["lora", "inspect", str(tmp_path / "a.safetensors")]) == 0
+    out = capfd.readouterr().out
+    for text in (
+        "alpha: 1 (from lora_adapter_metadata; scale 0.25)\n",
+        "trigger words: sks cat\n",
+        "most frequent tags: cat (5x), hat (2x)\n",
+        "base model: flux-1-dev/lora (modelspec.architecture)\n",
+        "written by: diffusers\n",
+        "left out: 1 tensors, such as stray.vera_lambda_b: it is of an adapter of kind VeRA",
+    ):
+        assert text in out
+    assert cli.main(["lora", "inspect", str(tmp_path / "a.safetensors"), "--json"]) == 0
+    facts = json.loads(capfd.readouterr().out)
+    assert facts["modules"][module]["alpha_from"] == "lora_adapter_metadata"
+    assert facts["about"]["made_for"] == "flux"
+    assert facts["about"]["trigger_words"] == ["sks cat"]
+    assert "VeRA" in facts["left_out"]["stray.vera_lambda_b"]
+
+
+def test_inspect_says_that_notes_of_a_trainer_do_not_count(tmp_path: Path, capfd: Capture) -> None:
+    pair = {"m.lora_A.weight": np.ones((4, 8), np.float32), "m.lora_B.weight": np.ones((6, 4), np.float32)}
+    save_file(pair, tmp_path / "a.safetensors", {"ss_network_alpha": "1", "ss_network_dim": "4"})
+    assert cli.main(["lora", "inspect", str(tmp_path / "a.safetensors")]) == 0
+    said = "alpha: none, so the scale is 1; ss_network_alpha 1 / ss_network_dim 4 in the metadata is not applied"
+    assert said in capfd.readouterr().out
+
+
 def test_inspect_gives_json(tiny_model: TinyModel, capfd: Capture) -> None:
     assert cli.main(["lora", "inspect", str(tiny_model.lora), "--json"]) == 0
     facts = json.loads(capfd.readouterr().out)

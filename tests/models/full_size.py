@@ -268,9 +268,9 @@ def attention_linears(width: int, context: int) -> Iterator[tuple[str, int, int,
     yield "ff.net.2", width, 4 * width, True
 
 
-def autoencoder(layout: Layout) -> None:
+def autoencoder(layout: Layout, *, base: int = 128, latent: int = 4) -> None:
     names = layout.named("vae", "first_stage_model.")
-    base, multipliers = 128, (1, 2, 4, 4)
+    multipliers = (1, 2, 4, 4)
 
     def conv(name: str, out: int, inp: int, kernel: int) -> None:
         names.conv(name, name, out, inp, kernel)
@@ -300,9 +300,9 @@ def autoencoder(layout: Layout) -> None:
             conv(f"encoder.down.{level}.downsample.conv", width, width, 3)
     middle("encoder.", width)
     names.norm("encoder.norm_out", "encoder.norm_out", width)
-    conv("encoder.conv_out", 8, width, 3)
+    conv("encoder.conv_out", 2 * latent, width, 3)
 
-    conv("decoder.conv_in", width, 4, 3)
+    conv("decoder.conv_in", width, latent, 3)
     middle("decoder.", width)
     for level in reversed(range(4)):
         for i in range(3):
@@ -312,8 +312,8 @@ def autoencoder(layout: Layout) -> None:
             conv(f"decoder.up.{level}.upsample.conv", width, width, 3)
     names.norm("decoder.norm_out", "decoder.norm_out", width)
     conv("decoder.conv_out", 3, width, 3)
-    conv("quant_conv", 8, 8, 1)
-    conv("post_quant_conv", 4, 4, 1)
+    conv("quant_conv", 2 * latent, 2 * latent, 1)
+    conv("post_quant_conv", latent, latent, 1)
 
 
 if __name__ == "__main__":

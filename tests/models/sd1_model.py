@@ -123,8 +123,8 @@ def _values(name: str, shape: Shape, rng: np.random.Generator) -> Values | None:
     return None
 
 
-def write_taesd(path: Path) -> Path:
-    """The tiny autoencoder of Stable Diffusion 1, made as that of the demonstration's model."""
+def write_taesd(path: Path, latent: int = 4, *, gain: float = 0.8) -> Path:
+    """The tiny autoencoder of Stable Diffusion 1, or with 16 channels that of FLUX.1, made as the demonstration's."""
     b = _Builder(np.random.default_rng(1))
 
     def block(name: str) -> None:
@@ -137,15 +137,15 @@ def write_taesd(path: Path) -> Path:
         b.mirrored_conv(f"encoder.layers.{first}", CHANNELS, CHANNELS, 3, bias=None)
         for j in range(1, 4):
             block(f"encoder.layers.{first + j}")
-    b.conv("encoder.layers.14", 4, CHANNELS, 3)
+    b.conv("encoder.layers.14", latent, CHANNELS, 3)
 
-    b.split_conv("decoder.layers.0", CHANNELS, 4, 3)
+    b.split_conv("decoder.layers.0", CHANNELS, latent, 3)
     for first in (2, 7, 12):
         for j in range(3):
             block(f"decoder.layers.{first + j}")
         b.mirrored_conv(f"decoder.layers.{first + 4}", CHANNELS, CHANNELS, 3, bias=None)
     block("decoder.layers.17")
-    b.joined_conv("decoder.layers.18", 3, CHANNELS, 3, bias=0.5, gain=0.8)
+    b.joined_conv("decoder.layers.18", 3, CHANNELS, 3, bias=0.5, gain=gain)
     save_file(b.tensors, path)
     return path
 

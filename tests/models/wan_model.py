@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -22,7 +21,10 @@ import numpy.typing as npt
 Shape = tuple[int, ...]
 Values = npt.NDArray[np.floating]
 
-_F32, _F16, _Q4_0 = 0, 1, 2  # ggml's numbers
+_F32, _F16 = 0, 1  # ggml's numbers
+Quantised = tuple[int, int, int]  # ggml's number of the type, elements in a block, and bytes
+Q4_0: Quantised = (2, 32, 18)
+TQ2_0: Quantised = (35, 256, 66)
 _ALIGNMENT = 32
 _LAYERS, _TEXT, _TIME, _VISION = 30, 4096, 256, 1280
 _PATCH = 4  # latent pixels in a token
@@ -43,9 +45,10 @@ TI2V = Size(3072, 14336, 48)
 
 @dataclass
 class Weights:
-    """Tensors by name: a shape alone is of zeros."""
+    """Tensors by name: a shape alone is of zeros, of the type `zeros`."""
 
     seed: int
+    zeros: Quantised = Q4_0
     tensors: dict[str, Values | Shape] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -79,30 +82,29 @@ class Weights:
         """Write a gguf file with holes."""
         infos, offset = b"", 0
         for name, tensor in self.tensors.items():
-            shape, kind, size = _described(tensor)
+            shape, kind, size = self._described(tensor)
             infos += struct.pack("<Q", len(name)) + name.encode() + struct.pack("<I", len(shape))
             infos += struct.pack(f"<{len(shape)}Q", *reversed(shape)) + struct.pack("<IQ", kind, offset)
             offset += -(-size // _ALIGNMENT) * _ALIGNMENT
         with path.open("wb") as file:
             file.write(b"GGUF" + struct.pack("<IQQ", 3, len(self.tensors), 0) + infos)
-            _write_data(file, self.tensors.values())
+            self._write_data(file)
         return path
 
+    def _described(self, tensor: Values | Shape) -> tuple[Shape, int, int]:
+        if isinstance(tensor, tuple):
+            kind, elements, size = self.zeros
+            return tensor, kind, math.prod(tensor) // elements * size
+        return tensor.shape, _F16 if tensor.dtype == np.float16 else _F32, tensor.nbytes
 
-def _described(tensor: Values | Shape) -> tuple[Shape, int, int]:
-    if isinstance(tensor, tuple):
-        return tensor, _Q4_0, math.prod(tensor) // 32 * 18
-    return tensor.shape, _F16 if tensor.dtype == np.float16 else _F32, tensor.nbytes
-
-
-def _write_data(file: BinaryIO, tensors: Iterator[Values | Shape]) -> None:
-    position = -(-file.tell() // _ALIGNMENT) * _ALIGNMENT
-    for tensor in tensors:
-        file.seek(position)
-        if not isinstance(tensor, tuple):
-            file.write(tensor.tobytes())
-        position += -(-_described(tensor)[2] // _ALIGNMENT) * _ALIGNMENT
-    file.truncate(position)
+    def _write_data(self, file: BinaryIO) -> None:
+        position = -(-file.tell() // _ALIGNMENT) * _ALIGNMENT
+        for tensor in self.tensors.values():
+            file.seek(position)
+            if not isinstance(tensor, tuple):
+                file.write(tensor.tobytes())
+            position += -(-self._described(tensor)[2] // _ALIGNMENT) * _ALIGNMENT
+        file.truncate(position)
 
 
 def write_wan(path: Path, size: Size = WAN21, *, seed: int = 0, vace: bool = False, i2v: bool = False) -> Path:
@@ -151,8 +153,11 @@ def _block(weights: Weights, name: str, size: Size, i2v: bool, zeros: bool) -> N
     weights.linear(f"{name}.ffn.2", size.dim, size.ffn)
 
 
-def write_autoencoder(path: Path, size: Size = WAN21) -> Path:
-    """Write the tiny autoencoder; that of TI2V works on squares of 2x2 pixels."""
+def write_autoencoder(path: Path, size: Size = WAN21, *, gain: float = 1.0, brightness: float = 0.0) -> Path:
+    """Write the tiny autoencoder; that of TI2V works on squares of 2x2 pixels.
+
+    `gain` and `brightness` are contrast and mean of its images, on a scale of 0 to 1.
+    """
     weights = Weights(1)
     colours = 12 if size is TI2V else 3
     widths = (256, 128, 64, 64)
@@ -164,6 +169,8 @@ def write_autoencoder(path: Path, size: Size = WAN21) -> Path:
         weights.conv(f"decoder.{first + 4}.conv", stride * width, width, 1, bias=False)
         weights.conv(f"decoder.{first + 5}", widths[level + 1], width, 3, bias=False)
     weights.conv("decoder.22", colours, widths[-1], 3)
+    weights.tensors["decoder.22.weight"] = weights.tensors["decoder.22.weight"] * np.float16(gain)  # type: ignore[operator]
+    weights.tensors["decoder.22.bias"] = weights.tensors["decoder.22.bias"] + np.float32(brightness)  # type: ignore[operator]
     weights.conv("encoder.0", 64, colours, 3)
     for level, stride in enumerate((2, 2, 1)):
         first = 2 + 5 * level

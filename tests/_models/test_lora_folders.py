@@ -1,0 +1,86 @@
+"""Folders that PEFT and diffusers wrote: given by path, by a path into them, and by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from sdcffi import LoraError
+from sdcffi._models.lora_file import read_lora
+from sdcffi._models.loras import as_loras, merge_tags
+
+PEFT, DIFFUSERS = "adapter_model.safetensors", "pytorch_lora_weights.safetensors"
+
+
+def write(folder: Path, name: str = PEFT) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    pair = {"lora_A": np.ones((4, 8), np.float32), "lora_B": np.ones((6, 4), np.float32)}
+    save_file({f"base_model.model.x.{side}.weight": value for side, value in pair.items()}, folder / name)
+    if name == PEFT:
+        (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 2}))
+    return folder / name
+
+
+@pytest.mark.parametrize("name", [PEFT, DIFFUSERS])
+def test_a_folder_stands_for_its_file(name: str, tmp_path: Path) -> None:
+    file = write(tmp_path / "style", name)
+    (by_folder,) = as_loras([tmp_path / "style"])
+    (by_file,) = as_loras([file])
+    (by_name,) = as_loras(["style"], tmp_path)
+    _, (by_tag,) = merge_tags("<lora:style:0.5>", [], tmp_path)
+    paths = {by_folder.path, by_file.path, by_name.path, by_tag.path}
+    assert paths == {str(file.resolve())}
+    assert by_folder.name == by_name.name == by_tag.name == "style"
+    assert read_lora(Path(by_name.path)).adapters[0].strength.scale == (0.5 if name == PEFT else 1)
+
+
+def test_links_as_of_a_download_cache_keep_the_configuration(tmp_path: Path) -> None:
+    file = write(tmp_path / "blobs")
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    file.rename(tmp_path / "blobs" / "0a1b")
+    (snapshot / PEFT).symlink_to(tmp_path / "blobs" / "0a1b")
+    (snapshot / "adapter_config.json").symlink_to(tmp_path / "blobs" / "adapter_config.json")
+    (lora,) = as_loras([snapshot])
+    assert lora.path == str(snapshot.resolve() / PEFT)
+    assert read_lora(Path(lora.path)).adapters[0].strength.scale == 0.5
+
+
+def test_a_changed_configuration_is_read_again(tmp_path: Path) -> None:
+    file = write(tmp_path)
+    assert read_lora(file).adapters[0].strength.scale == 0.5
+    config = tmp_path / "adapter_config.json"
+    before = config.stat().st_mtime_ns
+    config.write_text(json.dumps({"r": 4, "lora_alpha": 4}))
+    if config.stat().st_mtime_ns == before:
+        pytest.skip("the file system's clock is too coarse")
+    assert read_lora(file).adapters[0].strength.scale == 1
+
+
+@pytest.mark.parametrize("name", ["adapter_model.bin", "pytorch_lora_weights.bin"])
+def test_a_pickle_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / name).write_bytes(b"x")
+    for items, lora_dir in (([tmp_path / "old"], None), (["old"], tmp_path)):
+        with pytest.raises(LoraError, match=f"{name} is a pickle.*safetensors"):
+            as_loras(items, lora_dir)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(LoraError, match="is a folder without"):
+        as_loras([tmp_path / "empty"])
+    with pytest.raises(LoraError, match="was not found"):
+        as_loras(["empty"], tmp_path)
+
+
+def test_a_file_in_a_folder_does_not_lead_out_of_the_directory(tmp_path: Path) -> None:
+    secret = write(tmp_path / "out")
+    (tmp_path / "loras" / "style").mkdir(parents=True)
+    (tmp_path / "loras" / "style" / PEFT).symlink_to(secret)
+    with pytest.raises(LoraError, match="outside of lora_dir"):
+        as_loras(["style"], tmp_path / "loras")
