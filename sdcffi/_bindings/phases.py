@@ -12,8 +12,8 @@ order of a call is (phases in brackets are optional; hires is the second pass at
 A run of a phase begins with step 0, only rises, and ends with step = steps. It has 1 step unless the engine reports
 another number, which it does before step 1. Newer engines read an upscaling network's weights when it first computes:
 that is within the phase "upscale", and not reported. The lines are those of stable-diffusion.cpp, model.cpp, vae.hpp,
-lora.hpp, upscaler.cpp and ggml_extend.hpp; `LINES` has the words of every verified revision. If a line is missed, an
-event is lost, but the order is kept.
+upscaler.cpp and ggml_extend.hpp, and for adapters those of csrc/engine/lora_plan.hpp; `LINES` has the words of every
+verified revision. If a line is missed, an event is lost, but the order is kept.
 """
 
 from __future__ import annotations
