@@ -242,7 +242,7 @@ void merge(Engine& engine, const LoraChanges& changes) {
         if (weight->data != nullptr) {  // the engine leaves out some that no graph uses
             stop_if_cancelled();
             state.touched[name] = weight;
-            merger.write(merger.change(weight, list), weight);
+            merger.merge(weight, list);
         }
     }
     if (!changes.empty()) {
@@ -333,7 +333,8 @@ void attach_all(Engine& engine, const LoraChanges& changes) {
     state.attached.clear();
     LoraChanges inside;
     for (auto& [name, list] : changes) {
-        if (state.can_merge && !asks_for_lora(name, state.weights.at(name))) {
+        const ggml_tensor* weight = state.weights.at(name);
+        if (state.can_merge && !asks_for_lora(name, weight) && can_write(weight->type)) {
             inside[name] = list;
         }
     }

@@ -121,7 +121,7 @@ QUICK_HERE = {*QUICK, *(f"{kind}-{parts}" for kind, parts in QUICK_FUSED)}
 # Multipliers other than 1 for kinds that depend on the weight; the others are multiplied.
 MULTIPLIED = ["lora", "dora-outputs", "dora-inputs", "glora", "oft", "boft", "ia3-peft", "loha"]
 LEAST = {"f16": 54.0, "q8_0": 48.0}  # dB against the float model merged in numpy
-MOST_NONE = 42.0  # dB against no LoRA: above the kind that changes least
+MOST_NONE = 45.0  # dB against no LoRA: above the kind that changes least
 
 
 def kinds_types_modes() -> list[Any]:

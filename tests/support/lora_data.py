@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FOLDER", "FamilyData", "ModuleData", "Rows", "families", "load"]
+__all__ = ["FOLDER", "FamilyData", "ModuleData", "Rows", "families", "load", "with_weights"]
 
 FOLDER = Path(__file__).parent.parent / "data/lora_names"
 
@@ -160,3 +160,19 @@ def load(name: str, prefix: str | None = None) -> FamilyData:
         namings,
         contents.get("prefixes", {}),
     )
+
+
+def with_weights(name: str, weights: dict[str, tuple[int, ...]]) -> FamilyData:
+    """Return the data of a family for a model of other sizes: the modules whose weights it has, by the engine's names.
+
+    Rows are counted in parts of a weight, so a model of any width has the same.
+    """
+    contents = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    prefix = contents["prefix"]
+    modules: dict[str, ModuleData] = {}
+    for pattern, entry in contents["modules"].items():
+        for module, number in _expand(pattern):
+            parts = [entry] if isinstance(entry, str) else [part[0] for part in entry]
+            if all(prefix + part.replace("{}", number) in weights for part in parts):
+                modules[module] = _module(module, entry, number, prefix, weights)
+    return FamilyData(name, prefix, contents["source"], weights, modules, {}, {})
