@@ -77,7 +77,6 @@ class Phases:
         self._open = False
         self._step = 0
         self._reading = False  # weights within the run of another phase, which goes on afterwards
-        self._naming = False  # between an adapter's line and the end of its names
         self._enlarging = ""  # between two passes: "decode", "upscale" or "encode"
         self._began = 0.0
         self._emit = emit
@@ -90,17 +89,13 @@ class Phases:
         numbers = [int(group) for group in found.groups() if group and group.isdecimal()]
         match found.lastgroup:
             case "adapter_named":
-                self._await(None)  # its names are read first and reported like tensors; those reports are ignored
-                self._naming = True
+                self._await("lora")
             case "adapter_read" | "upscaler_named":
                 self._await("load")
             case "tensors_named" if self._open and self._phase not in ("load", "lora"):
                 self._reading = True
             case "tensors_read" if self._reading:
                 self._reading = False
-            case "tensors_read" if self._naming:
-                self._await("lora")
-                self._naming = False
             case "tensors_read" | "sampled" | "upscaled":
                 self._end()
             case "planned":
