@@ -39,21 +39,29 @@ inline int64_t columns_of(const ggml_tensor* weight, const Formula& formula, con
     return formula.columns() > 0 ? formula.columns() : elements / rows;
 }
 
+// The rows of a module that has no shape of its own: those that it has places for.
+inline int64_t rows_of_places(const LoraModule& module, int64_t all) {
+    int64_t rows = 0;
+    for (auto& place : module.places) {
+        rows = std::max(rows, place.rows > 0 ? place.module_row + place.rows : all);
+    }
+    return rows;
+}
+
 // The same for what is a vector over inputs or outputs, or turns them.
-inline std::string misfit_along(const LoraFile& file, const LoraModule& module, const Formula& formula, int64_t columns, int64_t rows, int64_t used) {
-    const bool has_rows = formula.rows() > 0;
-    auto wrong          = [&](sdg_lora_role role, bool on_input) -> std::string {
+inline std::string misfit_along(const LoraFile& file, const LoraModule& module, int64_t columns, int64_t rows, int64_t used) {
+    auto wrong = [&](sdg_lora_role role, bool on_input) -> std::string {
         const ggml_tensor* tensor = module.has(role) ? file.find(module.tensors[role].name) : nullptr;
         const int64_t count       = tensor != nullptr ? ggml_nelements(tensor) : 0;
-        const bool fits = tensor == nullptr || (on_input ? columns % count == 0 : count == (has_rows ? formula.rows() : rows));
+        const bool fits = tensor == nullptr || (on_input ? columns % count == 0 : count == rows);
         return fits ? "" : "has " + std::to_string(count) + " factors for " + std::to_string(on_input ? columns : rows) + (on_input ? " columns" : " rows");
     };
     std::string reason = wrong(SDG_ROLE_MAGNITUDE, module.on_input);
     reason             = reason.empty() ? wrong(SDG_ROLE_VECTOR, module.on_input) : reason;
     reason             = reason.empty() ? wrong(SDG_ROLE_RESCALE, false) : reason;
     if (module.kind == SDG_KIND_OFT && reason.empty()) {
-        reason = used != rows ? "turns all outputs, but is for a part of them"
-                              : blocks_misfit(file.find(module.tensors[SDG_ROLE_BLOCKS].name), module, module.on_input ? columns : rows);
+        reason = used != rows && !module.on_input ? "turns all of its outputs together, but they are not together in the weight"
+                                                  : blocks_misfit(file.find(module.tensors[SDG_ROLE_BLOCKS].name), module, module.on_input ? columns : rows);
     }
     if (module.kind == SDG_KIND_GLORA && reason.empty()) {
         const ggml_tensor* inputs = file.find(module.tensors[SDG_ROLE_A1].name);
@@ -78,13 +86,13 @@ inline std::string misfit(const ggml_tensor* weight, const LoraFile& file, const
                " columns, the weight has shape " + shape_of(weight);
     }
     const int64_t rows = place.transposed ? columns : elements / columns;
-    const int64_t has  = formula.rows() > 0 ? formula.rows() : rows;
+    const int64_t has  = formula.rows() > 0 ? formula.rows() : rows_of_places(module, rows);
     const int64_t used = place.rows > 0 ? place.rows : has;
     if (place.module_row + used > has || place.weight_row + used > rows || (place.rows == 0 && has != rows)) {
         return "has " + std::to_string(has) + " rows, the weight of shape " + shape_of(weight) + " needs " +
                std::to_string(place.rows > 0 ? place.module_row + used : rows);
     }
-    return misfit_along(file, module, formula, inputs, rows, used);
+    return misfit_along(file, module, inputs, has, used);
 }
 
 // Memory for tensors that are used one after another.

@@ -6,6 +6,7 @@ all layers are matrices; `test_lora_convolutions` is about kernels and biases.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import cache
@@ -135,6 +136,15 @@ def kinds_types_modes() -> list[Any]:
     return rows
 
 
+def multiplied() -> list[Any]:
+    """Some kinds at multipliers, half of them in each mode; the rest is slow."""
+    rows = itertools.product(enumerate(MULTIPLIED), (0.5, -0.7), enumerate(MODES))
+    return [
+        pytest.param(kind, multiplier, mode, marks=() if (i + j) % 2 == 0 and multiplier > 0 else pytest.mark.slow)
+        for (i, kind), multiplier, (j, mode) in rows
+    ]
+
+
 @pytest.fixture(scope="module")
 def engine_of(models: dict[str, TinyModel]) -> Iterator[OpenEngine]:
     """The engine of a weight type and an apply mode, opened once for this module."""
@@ -189,9 +199,7 @@ def test_kind_generates_as_the_merged_model(
     assert (report.mode, report.types) == (mode, ("f32",) if kind.startswith("norms") else (type,))
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("multiplier", [0.5, pytest.param(-0.7, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("kind", MULTIPLIED)
+@pytest.mark.parametrize(("kind", "multiplier", "mode"), multiplied())
 def test_multiplier_is_of_the_way_to_the_merged_weight(
     kind: str,
     multiplier: float,

@@ -162,12 +162,19 @@ def load(name: str, prefix: str | None = None) -> FamilyData:
     )
 
 
-def with_weights(name: str, weights: dict[str, tuple[int, ...]]) -> FamilyData:
+def with_weights(name: str, weights: dict[str, tuple[int, ...]], depth: tuple[int, int] = (0, 0)) -> FamilyData:
     """Return the data of a family for a model of other sizes: the modules whose weights it has, by the engine's names.
 
-    Rows are counted in parts of a weight, so a model of any width has the same.
+    Rows are counted in parts of a weight, so a model of any width has the same. `depth` is the data's number of blocks,
+    the last of which is special, and the model's.
     """
-    contents = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    text = (FOLDER / f"{name}.json").read_text(encoding="utf-8")
+    if depth[0] != depth[1]:
+        old, new = depth
+        for back in (1, 2):
+            text = text.replace(f"-{old - back}}}", f"-{new - back}}}")
+        text = text.replace(f"blocks.{old - 1}.", f"blocks.{new - 1}.")
+    contents = json.loads(text)
     prefix = contents["prefix"]
     modules: dict[str, ModuleData] = {}
     for pattern, entry in contents["modules"].items():
