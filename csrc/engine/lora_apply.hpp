@@ -384,10 +384,14 @@ void apply_loras(Engine& engine, const Lora* loras, size_t count) {
     std::vector<Adapter> wanted;
     LoraChanges changes;
     state.reports.clear();
-    for (size_t i = 0; i < count; i++) {
-        wanted.push_back(read(engine, LoraRequest(loras[i])));
+    std::vector<LoraRequest> requests(loras, loras + count);
+    for (auto& path : photo_maker_loras(engine)) {
+        requests.emplace_back(path, 1.f, false, "lora.model");
+    }
+    for (auto& request : requests) {
+        wanted.push_back(read(engine, request));
         LoraReport report = examine(engine, wanted.back(), changes);
-        if (wanted.back().request.prefix.empty()) {
+        if (request.prefix.empty()) {
             state.reports.push_back(std::move(report));
         }
     }
