@@ -170,7 +170,7 @@ class PathNotFoundError(ValueError, FileNotFoundError):
 
 @public
 class LoraWarning(UserWarning):
-    """A LoRA was applied in part only, or not at all."""
+    """A LoRA was applied in part only, or not at all, or was made for another family of models."""
 
 
 @public

@@ -100,9 +100,15 @@ inline bool read_tensors(ModelLoader& loader, const Weights& tensors, int n_thre
     return WeightReader(loader).read(tensors, n_threads);
 }
 
-// PhotoMaker's own adapter is in a call's list too. It is for those tensors of its file that begin so.
+// PhotoMaker's own adapter is in a call's list too, for those tensors of its file that begin so.
 inline std::string prefix_wanted(const ModelManager::LoraSpec& lora) {
     return lora.tensor_name_prefix_filter;
+}
+
+// They are in the list already.
+template <typename Engine>
+std::vector<std::string> photo_maker_loras(Engine&) {
+    return {};
 }
 
 // Weights that are split over devices by rows cannot be changed, nor those that the manager gives back after use.
@@ -148,6 +154,17 @@ public:
 
 inline bool read_tensors(ModelLoader& loader, const Weights& tensors, int n_threads) {
     return WeightReader(loader).read(tensors, n_threads);
+}
+
+// PhotoMaker's own adapter, which the engine would merge by itself.
+template <typename Engine>
+std::vector<std::string> photo_maker_loras(Engine& engine) {
+    if (!engine.use_pmid || engine.pmid_lora == nullptr) {
+        return {};
+    }
+    engine.pmid_lora->applied = true;
+    engine.pmid_lora->free_params_buffer();
+    return {engine.pmid_lora->file_path};
 }
 
 template <typename Engine>

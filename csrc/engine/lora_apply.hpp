@@ -242,7 +242,7 @@ void merge(Engine& engine, const LoraChanges& changes) {
         if (weight->data != nullptr) {  // the engine leaves out some that no graph uses
             stop_if_cancelled();
             state.touched[name] = weight;
-            merger.write(merger.change(weight, list), weight);
+            merger.merge(weight, list);
         }
     }
     if (!changes.empty()) {
@@ -333,7 +333,8 @@ void attach_all(Engine& engine, const LoraChanges& changes) {
     state.attached.clear();
     LoraChanges inside;
     for (auto& [name, list] : changes) {
-        if (state.can_merge && !asks_for_lora(name, state.weights.at(name))) {
+        const ggml_tensor* weight = state.weights.at(name);
+        if (state.can_merge && !asks_for_lora(name, weight) && can_write(weight->type)) {
             inside[name] = list;
         }
     }
@@ -383,10 +384,14 @@ void apply_loras(Engine& engine, const Lora* loras, size_t count) {
     std::vector<Adapter> wanted;
     LoraChanges changes;
     state.reports.clear();
-    for (size_t i = 0; i < count; i++) {
-        wanted.push_back(read(engine, LoraRequest(loras[i])));
+    std::vector<LoraRequest> requests(loras, loras + count);
+    for (auto& path : photo_maker_loras(engine)) {
+        requests.emplace_back(path, 1.f, false, "lora.model");
+    }
+    for (auto& request : requests) {
+        wanted.push_back(read(engine, request));
         LoraReport report = examine(engine, wanted.back(), changes);
-        if (wanted.back().request.prefix.empty()) {
+        if (request.prefix.empty()) {
             state.reports.push_back(std::move(report));
         }
     }

@@ -81,7 +81,8 @@ SD_API void sdg_catch_crashes(void);
 
 /* Contexts. The caller owns *context and frees it once, with sdg_free_context. */
 SD_API enum sdg_status sdg_new_context(const sd_ctx_params_t* params, sd_ctx_t** context, sdg_error* error);
-/* The same without the weights: it may be passed to sdg_check_loras and sdg_free_context only. */
+/* The same without the weights, of which it has names, types and shapes: it may be passed to sdg_weights,
+ * sdg_list_lora, sdg_check_loras and sdg_free_context only. */
 SD_API enum sdg_status sdg_new_empty_context(const sd_ctx_params_t* params, sd_ctx_t** context, sdg_error* error);
 SD_API enum sdg_status sdg_free_context(sd_ctx_t* context, sdg_error* error);
 SD_API bool sdg_supports_image(const sd_ctx_t* context);
@@ -194,7 +195,7 @@ typedef struct {
     const char* path;
     float multiplier;
     bool is_high_noise;
-    bool immediately;           /* merged into the weights; else computed beside them */
+    bool immediately;           /* merged into the weights; else computed beside them, or with copies of them */
     double seconds;             /* to read the file, if it was read, and to attach or merge it */
     const bool* applied;        /* for each module of the plan */
     size_t module_count;
@@ -208,10 +209,11 @@ typedef struct {
  * the files are read and stay cached. A LoRA that a generation is given must have a plan. */
 SD_API enum sdg_status sdg_check_loras(sd_ctx_t* context, const sdg_lora_plan* plans, size_t count,
                                        const sdg_lora_report** rows, sdg_error* error);
-/* Report what the last generation did. The context owns the rows of both calls; the next of them replaces them. */
+/* Report what the last generation did, one row for each LoRA of its list, in order. The context owns the rows of both
+ * calls; the next of them replaces them. */
 SD_API enum sdg_status sdg_lora_reports(sd_ctx_t* context, const sdg_lora_report** rows, size_t* count,
                                         sdg_error* error);
-/* Size of the cache of adapters, in bytes. */
+/* Size of the cache of the files' tensors in the memory of the process, in bytes. */
 SD_API void sdg_set_lora_cache(sd_ctx_t* context, size_t bytes);
 
 #ifdef __cplusplus

@@ -12,8 +12,8 @@ order of a call is (phases in brackets are optional; hires is the second pass at
 A run of a phase begins with step 0, only rises, and ends with step = steps. It has 1 step unless the engine reports
 another number, which it does before step 1. Newer engines read an upscaling network's weights when it first computes:
 that is within the phase "upscale", and not reported. The lines are those of stable-diffusion.cpp, model.cpp, vae.hpp,
-lora.hpp, upscaler.cpp and ggml_extend.hpp; `LINES` has the words of every verified revision. If a line is missed, an
-event is lost, but the order is kept.
+upscaler.cpp and ggml_extend.hpp, and for adapters those of csrc/engine/lora_plan.hpp; `LINES` has the words of every
+verified revision. If a line is missed, an event is lost, but the order is kept.
 """
 
 from __future__ import annotations
@@ -77,7 +77,6 @@ class Phases:
         self._open = False
         self._step = 0
         self._reading = False  # weights within the run of another phase, which goes on afterwards
-        self._naming = False  # between an adapter's line and the end of its names
         self._enlarging = ""  # between two passes: "decode", "upscale" or "encode"
         self._began = 0.0
         self._emit = emit
@@ -90,17 +89,13 @@ class Phases:
         numbers = [int(group) for group in found.groups() if group and group.isdecimal()]
         match found.lastgroup:
             case "adapter_named":
-                self._await(None)  # its names are read first and reported like tensors; those reports are ignored
-                self._naming = True
+                self._await("lora")
             case "adapter_read" | "upscaler_named":
                 self._await("load")
             case "tensors_named" if self._open and self._phase not in ("load", "lora"):
                 self._reading = True
             case "tensors_read" if self._reading:
                 self._reading = False
-            case "tensors_read" if self._naming:
-                self._await("lora")
-                self._naming = False
             case "tensors_read" | "sampled" | "upscaled":
                 self._end()
             case "planned":

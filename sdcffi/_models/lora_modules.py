@@ -240,7 +240,7 @@ def _on_input(kind: str, parts: Parts) -> bool:
         return "oft_blocks" not in parts
     if "ia3_l" in parts:
         shape = parts["ia3_l"].shape
-        return len(shape) > 1 and shape[0] == 1 and shape[1] > 1
+        return len(shape) == 2 and shape[0] == 1 and shape[1] > 1  # (1, out, 1, 1) of convolutions: outputs
     if kind == "ia3":
         return bool(parts["on_input"].value)
     scale = parts["dora_scale"].shape if "dora_scale" in parts else ()

@@ -80,9 +80,9 @@ class Engine(Handle):
         Number of CPU threads, 1 to 512. None: one per physical core that the process may use, by its CPU affinity and
         the quotas of its control groups. The result's record has the number.
     lora_apply_mode : str, optional
-        How LoRAs are applied: ``"immediately"`` merges them into the weights, ``"at_runtime"`` computes them beside
-        the weights, ``"auto"`` takes ``"at_runtime"`` if weights are quantised, else ``"immediately"``. None:
-        ``"auto"``.
+        How LoRAs are applied: ``"immediately"`` merges them into the weights, in f32 on the CPU; ``"at_runtime"``
+        computes them beside the weights, or for some kinds with changed copies of them, which take memory; ``"auto"``
+        takes ``"at_runtime"`` if weights are quantised, else ``"immediately"``. None: ``"auto"``.
     rng : str, optional
         Random number generator of the first noise: ``"cuda"`` (as PyTorch on a GPU), ``"cpu"`` (as PyTorch on a CPU)
         or ``"std_default"``. None: ``"cuda"``.
@@ -113,10 +113,11 @@ class Engine(Handle):
     context : ContextParams, optional
         Any other parameter, by its C name. The keywords above override it.
     lora_dir : path, optional
-        Directory of the adapters that prompts and `loras` refer to by name. None: adapters are given by path only.
+        Directory of the adapters that prompts and `loras` refer to by name: files, and folders that PEFT or diffusers
+        wrote. None: adapters are given by path only.
     lora_cache : int
-        Memory for adapters that are kept between calls, in bytes, at least 0. It is on the device of the model's
-        weights.
+        Memory for the tensors of adapters that are kept between calls, in bytes, at least 0. It is main memory; what
+        is computed beside the weights is on the device, and not counted.
     load_weights : bool
         False reads only which tensors the model has. `check_loras` then works at once, and nothing can be generated.
     tuned : bool
@@ -345,10 +346,11 @@ class Engine(Handle):
         clip_skip : int, optional
             Number of last layers of CLIP to leave out, at least 1. None: the model's own.
         loras : iterable of Lora, path, or (path, multiplier), optional
-            Adapters for this call. None: those of `set_loras`.
+            Adapters for this call, in any order: they add up. A path may be a folder of PEFT or diffusers. None: those
+            of `set_loras`.
         lora_tags : bool
-            True removes ``<lora:name:weight>`` from the prompt and adds these adapters. False passes the prompt
-            unchanged.
+            True removes ``<lora:name:weight>`` from the prompt and adds these adapters; ``<lora:name:unet:te>`` and
+            ``<lora:name:1:lbw=OUTALL>`` have strengths of parts and blocks. False passes the prompt unchanged.
         strict : bool
             True raises `LoraError` for an adapter that does not fit the model, or of which nothing applies to it. False
             leaves it out, with a `LoraWarning`.
@@ -714,13 +716,19 @@ class Engine(Handle):
         Returns
         -------
         list of LoraReport
-            One for each adapter, in the same order. In mode ``"at_runtime"`` a call may apply fewer tensors than
-            `applied` says, because only generation shows which weights are used.
+            One for each adapter, in the same order. `skipped` has the tensors that match no weight. In mode
+            ``"at_runtime"`` a call may apply fewer tensors than `applied` says, because only generation shows which
+            weights are used.
 
         Raises
         ------
         TypeError, ValueError, LoraError
-            If a file cannot be used with any model.
+            If a file cannot be used with any model, or strengths of its blocks are for another model.
+
+        Warns
+        -----
+        LoraWarning
+            If an adapter was made for another family of models.
         """
         return self._generation.check_loras(loras, timeout)
 

@@ -113,7 +113,7 @@ def describe_other_base(file: LoraFile, family: str | None) -> str:
 
 
 def warn_of_coarse_weights() -> None:
-    """Warn once what a LoRA is worth on weights of less than five bits, by tests/engine/test_lora_kinds.py."""
+    """Warn once what a LoRA is worth on weights of less than five bits, by tests/engine/test_lora_weight_types.py."""
     warn(
         "LoRA on weights of less than five bits is imprecise: on tiny test models, the PSNR to an image from weights"
         " merged in float is 34 dB (q4_K) to 22 dB (q2_K), about that of quantisation without LoRA. Use q8_0 (51 dB)"

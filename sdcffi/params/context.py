@@ -89,8 +89,8 @@ class ContextParams(Struct):
     prediction : str, optional
         What the model predicts: ``"eps"``, ``"v"``, ``"edm_v"``, ``"sd3_flow"``, ... None: found out from the model.
     lora_apply_mode : str, optional
-        How LoRAs are applied: ``"immediately"`` (merged into the weights), ``"at_runtime"`` (computed beside them) or
-        ``"auto"`` (at run time if weights are quantised).
+        How LoRAs are applied: ``"immediately"`` (merged into the weights), ``"at_runtime"`` (computed beside them, or
+        with changed copies of them) or ``"auto"`` (at run time if weights are quantised).
     offload_params_to_cpu : bool, optional
         Keep the weights in main memory, and copy them to the GPU when they are needed.
     keep_clip_on_cpu : bool, optional

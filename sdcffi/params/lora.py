@@ -25,7 +25,8 @@ class Lora(Struct):
         The adapter's file (safetensors, gguf, ckpt or pt), or a folder of PEFT or diffusers with one. With a
         `lora_dir`, a string without one of these endings is a name that is looked up there.
     multiplier : float
-        Strength, any finite number: 1 as trained, 0 no effect.
+        Strength m, any finite number: a weight W becomes W + m (W' - W), W' being the weight with the adapter as it
+        was trained. 1 as trained, 0 no effect.
     is_high_noise : bool
         True applies it to the high-noise model of Wan 2.2.
     weights : mapping or str, optional
@@ -70,9 +71,9 @@ class LoraReport:
     is_high_noise : bool
         Whether it was for the high-noise model of Wan 2.2.
     applied, total : int
-        Number of tensors of the file that were applied, and of all.
+        Number of tensors of the file that were applied, ``alpha`` and the like included, and of all.
     skipped : tuple of str
-        Names of those that were not, as the engine calls them.
+        Names of those that were not, as in the file.
     mode : str
         ``"immediately"`` or ``"at_runtime"``.
     types : tuple of str
@@ -80,7 +81,7 @@ class LoraReport:
     seconds : float
         Time to read it and to merge or attach it, in seconds, in the call that did so.
     misfits : tuple of str
-        ``"model tensor: reason"`` for each tensor whose shape does not fit the model.
+        ``"weight: reason"``, with the engine's name, for each weight that a module is for and does not fit.
     """
 
     path: str

@@ -455,12 +455,12 @@ def test_a_context_without_an_encoder_refuses_pictures(model: Path) -> None:
 
 
 @pytest.mark.skipif(not has_field("sd_ctx_params_t", "params_backend"), reason="this engine keeps all weights")
-def test_an_adapter_is_merged_into_weights_that_are_read_for_each_use(model: Path) -> None:
+def test_an_adapter_is_computed_beside_weights_that_are_read_for_each_use(model: Path) -> None:
     code = """
         import threading
-        def opened(**fields):
+        def opened(mode, **fields):
             params = context_params(sys.argv[1])
-            params.lora_apply_mode = lib.LORA_APPLY_IMMEDIATELY
+            params.lora_apply_mode = mode
             for field, value in fields.items():
                 setattr(params, field, value)
             return open_context(params).value
@@ -469,7 +469,10 @@ def test_an_adapter_is_merged_into_weights_that_are_read_for_each_use(model: Pat
             lora.path, lora.multiplier = path(sys.argv[1] + "/lora.safetensors"), multiplier
             params.loras, params.lora_count = lora, int(multiplier != 0)
             return draw(context, params)
-        kept, read = opened(), opened(params_backend=path("*=disk"))
+        kept = opened(lib.LORA_APPLY_AT_RUNTIME)
+        read = opened(lib.LORA_APPLY_IMMEDIATELY, params_backend=path("*=disk"))
+        for context in (kept, read):
+            assert check_lora(context, sys.argv[1] + "/lora.safetensors").status == "OK"
         multipliers = (0, 1, 1, 0.5, 0)
         images = {multiplier: drawn(kept, multiplier).value for multiplier in multipliers}
         result = [same(drawn(read, multiplier).value, images[multiplier]) for multiplier in multipliers]

@@ -11,9 +11,12 @@ import numpy.typing as npt
 from tiny_model import write_model
 
 from sdcffi._bindings.library import load
-from sdcffi._bindings.marshal import adopt_images, adopt_pixels
+from sdcffi._bindings.lora_plans import fill_plans
+from sdcffi._bindings.marshal import Marshaller, adopt_images, adopt_pixels
 from sdcffi._bindings.plugins import plugins_of
 from sdcffi._machine.backends import CPU
+from sdcffi._models.headers import read_header
+from sdcffi.params.lora_plan import LoraPlan, Module, Place
 
 library = load()
 plugins_of(library).use(CPU, tuple)
@@ -108,9 +111,23 @@ def enlarge(upscaler: Any, picture: tuple[Any, ...] | None) -> Outcome:
 
 
 def check_lora(context: Any, file: str | Path) -> Outcome:
-    lora = new("sd_lora_t *")
-    lora.path, lora.multiplier = path(file), 1
-    return call(lib.sdg_check_loras, context, lora, 1, new("sdg_lora_report **"))
+    """Hand over the plan of a LoRA file whose pairs have the tiny model's own names."""
+    marshaller = Marshaller(library)
+    plans = fill_plans(library, marshaller, [_plan(Path(file))])
+    alive.append(marshaller)
+    return call(lib.sdg_check_loras, context, plans, 1, new("sdg_lora_report **"))
+
+
+def _plan(file: Path) -> LoraPlan:
+    _, tensors = read_header(file)
+    modules = []
+    for up, tensor in tensors.items():
+        if up.endswith(".lora_B.weight"):
+            module = up.removesuffix(".lora_B.weight")
+            names = {"up": up, "down": f"{module}.lora_A.weight"}
+            rows = {"up": tensor.shape[0], "down": tensor.shape[1]}
+            modules.append(Module(module, "lora", names, rows, (Place(f"model.{module}.weight"),)))
+    return LoraPlan(str(file), False, tuple(modules), len(tensors), ())
 
 
 def same(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> bool:

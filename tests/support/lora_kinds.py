@@ -196,7 +196,8 @@ def dora(
     weight = layer.weight.astype(np.float32)
     axes = tuple(axis for axis in range(weight.ndim) if axis != on_input)
     lengths = np.sqrt((weight**2).sum(axis=axes, keepdims=True))
-    magnitude = bfloat16(lengths * (1 + factors.draw(*lengths.shape, scale=0.3)))
+    grown = max(factors.strength / STRENGTH, 1.0)
+    magnitude = bfloat16(grown * lengths * (1 + factors.draw(*lengths.shape, scale=0.3)))
     merged = formulas.dora(weight, drawn.weight - weight, magnitude, on_input)
     tensors = drawn.tensors
     if name.startswith("lora_magnitude_vector"):

@@ -169,17 +169,19 @@ def norms(weights: Mapping[str, Array], kind: Kind, *, seed: int = 0) -> Adapter
 def parts(weights: Mapping[str, Array], kinds: Mapping[str, Kind], *, seed: int = 0) -> Adapter:
     """An adapter of some of the query, key and value that FLUX keeps in one matrix, each of its own kind."""
     width = tiny_model.HIDDEN
+    streams = {"img": "to_{}", "txt": "add_{}_proj"}
     targets = [
         (
             Target(
-                f"transformer.transformer_blocks.{i}.attn.to_{part}",
-                f"{MODEL}double_blocks.{i}.img_attn.qkv.weight",
+                f"transformer.transformer_blocks.{i}.attn.{name.format(part)}",
+                f"{MODEL}double_blocks.{i}.{stream}_attn.qkv.weight",
                 first="qkv".index(part) * width,
                 rows=width,
             ),
             kind,
         )
         for i in range(tiny_model.DOUBLE_BLOCKS)
+        for stream, name in streams.items()
         for part, kind in kinds.items()
     ]
     return adapter(weights, targets, seed=seed, strength=6 * STRENGTH)

@@ -174,5 +174,3 @@ def _difference(kind: str, parts: Tensors, before: Array) -> Array:
         return formulas.lokr(before, {f"lokr_{role}": values for role, values in parts.items()})
     assert kind == "diff"
     return parts["diff"]
-
-
