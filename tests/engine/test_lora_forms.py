@@ -26,7 +26,7 @@ from lora_styles import STYLES
 from lora_table import KINDS, Changed, draw, modules_of, small, weights_of, write_style
 from sdcli import Pixels
 
-from sdcffi import Engine, LoraError
+from sdcffi import LoraError
 
 LEAST = 55.0  # dB against the model merged in numpy
 MOST_NONE = 30.0  # dB against no LoRA
@@ -39,26 +39,24 @@ class Opened:
 
     def __init__(self, family: str, directory: Path, stack: ExitStack) -> None:
         self.subject = Subject(family, directory)
+        self._last: tuple[Changed, Pixels] | None = None
         self.engine = cache(lambda mode: stack.enter_context(self.subject.engine(mode)))
         self.plain = cache(lambda: generate(self.subject.model, self.engine(MODES[0]))[0])
 
-    def check(self, mode: str, path: Path, changed: Changed, total: int) -> None:
+    def check(self, mode: str, path: Path, changed: Changed, total: int, most: float = MOST_NONE) -> None:
         """Compare an adapter with its merged model."""
         image, (report,) = generate(self.subject.model, self.engine(mode), path)
         merged = self.merged(changed)
         near, base = psnr(image, merged), psnr(merged, self.plain())
         assert near >= LEAST, f"{near:.1f} dB, without {base:.1f}"
-        assert base <= MOST_NONE
+        assert base <= most
         assert (report.applied, report.total, report.skipped) == (total, total, ())
 
     def merged(self, changed: Changed) -> Pixels:
-        if id(changed) not in self._merged:
-            self._merged[id(changed)] = self.subject.merged(changed), changed
-        return self._merged[id(changed)][0]
-
-    @property
-    def _merged(self) -> dict[int, tuple[Pixels, Changed]]:
-        return self.__dict__.setdefault("images", {})
+        """Generate with a merged model, the last of which is kept."""
+        if self._last is None or self._last[0] is not changed:
+            self._last = changed, self.subject.merged(changed)
+        return self._last[1]
 
 
 Open = Callable[[str], Opened]
@@ -166,18 +164,16 @@ def test_strength_is_what_the_file_says(
 @pytest.mark.parametrize("mode", MODES)
 def test_biases_of_peft_generate_as_the_merged_model(mode: str, opened: Open, tmp_path: Path) -> None:
     flux = opened("flux")
-    modules = [module for module in flux.subject.modules(PEFT) if module.bias and "context_embedder" != module.name]
+    modules = [module for module in flux.subject.modules(PEFT) if module.bias and module.name != "context_embedder"]
     changed = flux.subject.draw(modules, lambda *_: lora_kinds.lora_with_bias, 0.3)
-    tensors = {
-        name: {ending: values for ending, values in parts.items()} for name, parts in changed.tensors.items()
-    }
-    assert all("lora_B.bias" in parts for parts in tensors.values())
+    assert all("lora_B.bias" in parts for parts in changed.tensors.values())
     path, total = write_style(changed, PEFT, "flux", tmp_path / "lora.safetensors")
     flux.check(mode, path, changed, total)
 
 
 # Parts of fused weights alone.
 
+ENOUGH = 47.0  # dB against no LoRA, at most: keys alone change little
 PARTS = {"q and v": ("to_q", "to_v", "add_q_proj", "add_v_proj"), "k": ("to_k", "add_k_proj"), "v": ("to_v",)}
 PARTS_OF = [
     *(("flux", parts) for parts in (*PARTS, "proj_mlp")),
@@ -197,10 +193,10 @@ def test_parts_of_fused_weights_generate_as_the_merged_model(
         if module.name.endswith(PARTS.get(parts, (parts,))) and not module.is_whole
     ]
     assert modules
-    changed = one.subject.draw(modules, lambda *_: active("lora"), 2.0)
+    changed = one.subject.draw(modules, lambda *_: active("lora"), 4.0)
     path, total = write_style(changed, DIFFUSERS, DATA[family], tmp_path / "lora.safetensors")
     for mode in MODES:
-        one.check(mode, path, changed, total)
+        one.check(mode, path, changed, total, ENOUGH)
 
 
 # Other families.
@@ -228,5 +224,5 @@ def test_lora_of_another_family_is_refused_and_changes_nothing(
         warnings.simplefilter("ignore")  # that it was made for another family, where some names fit
         with pytest.raises(LoraError) as caught:
             generate(one.subject.model, one.engine(mode), path)
-    print(caught.value)
+    assert "lora.safetensors" in str(caught.value)
     assert np.array_equal(generate(one.subject.model, one.engine(mode))[0], before)

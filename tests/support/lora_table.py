@@ -27,7 +27,6 @@ __all__ = ["KINDS", "Changed", "changed_by_plan", "draw", "modules_of", "small",
 _LEAST = 64  # channels that a small model has one of
 
 
-
 def _lokr(factors: Factors, layer: Layer) -> Drawn:
     halves = [2 if size % 2 == 0 else 1 for size in layer.weight.shape[:2]]
     return lora_kinds.lokr(factors, layer, blocks=(halves[0], halves[1]))
