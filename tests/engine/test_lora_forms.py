@@ -31,6 +31,7 @@ from sdcffi import LoraError
 LEAST = 55.0  # dB against the model merged in numpy
 MOST_NONE = 30.0  # dB against no LoRA
 RANK = 4
+SHARP = ("flux", "flux2")  # models in which keys alone change the image
 PEFT, DIFFUSERS = STYLES["peft"], STYLES["diffusers"]
 
 
@@ -38,7 +39,7 @@ class Opened:
     """A family's small model, with an engine for each mode, and the image without LoRA."""
 
     def __init__(self, family: str, directory: Path, stack: ExitStack) -> None:
-        self.subject = Subject(family, directory)
+        self.subject = Subject(family, directory, calm=family not in SHARP)
         self._last: tuple[Changed, Pixels] | None = None
         self.engine = cache(lambda mode: stack.enter_context(self.subject.engine(mode)))
         self.plain = cache(lambda: generate(self.subject.model, self.engine(MODES[0]))[0])

@@ -26,7 +26,7 @@ LEAST = 55.0  # dB against the model merged in numpy
 MOST_NONE = 30.0  # dB against no LoRA
 MIXED = ("lora", "loha", "lokr", "dora", "diff")
 # Of the differences, as part of a weight's norm: less where the model makes much of rounding errors.
-STRENGTH = {"sd3": 0.06, "z_image": 0.06, "qwen_image": 0.1}
+STRENGTH = {"sd3": 0.02, "z_image": 0.02, "qwen_image": 0.06}
 USUAL = 0.25
 QUICK = ("flux", "flux2", "ovis", "ernie")  # in all styles; the others in those below, one for each mode
 FEW = {"at_runtime": ("diffusers",), "immediately": ("kohya_diffusers",)}

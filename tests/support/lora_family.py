@@ -101,13 +101,14 @@ class Subject:
     family: str
     directory: Path
     images: dict[str, Pixels] = field(default_factory=dict)
+    calm: bool = True  # whether queries are made smaller
 
     def __post_init__(self) -> None:
         self.model = FAMILIES[self.family](self.directory)
         self.shapes = {self.model.prefix + name: shape for name, shape in _shapes(self.model.weights).items()}
         self.data = with_weights(DATA[self.family], self.shapes, _DEPTHS.get(self.family, (0, 0)))
         self.drawn: dict[tuple[str, str], Changed] = {}
-        for name in self.shapes:
+        for name in self.shapes if self.calm else ():
             if _SHARP.search(name):
                 self._write(name, self._read(name) * _CALM)
 
