@@ -33,7 +33,7 @@ CALL = {"cfg_scale": 1.0, "seed": 1}
 def draw(shapes: Iterable[tuple[str, tuple[int, ...]]], path: Path) -> Path:
     """Write a file of small random numbers."""
     rng = np.random.default_rng(0)
-    save_file({name: (rng.standard_normal(shape) * 0.01).astype(np.float16) for name, shape in shapes}, path)
+    save_file({name: np.asarray(rng.standard_normal(shape) * 0.01, np.float16) for name, shape in shapes}, path)
     return path
 
 
