@@ -308,14 +308,16 @@ std::shared_ptr<LoraBeside> plan_beside(Engine& engine, const Part& part, const 
     return beside;
 }
 
-// Whether the layer of a weight asks for what is beside it: linear layers and convolutions do.
+// Whether the layer of a weight asks for what is beside it: linear layers and convolutions do. These are no such layers,
+// though their weights look alike.
 inline bool asks_for_lora(const std::string& name, const ggml_tensor* weight) {
-    for (const char* ending : {"token_embedding.weight", "position_embedding.weight", "embed_tokens.weight", "shared.weight"}) {
+    for (const char* ending : {"embedding.weight", "embed_tokens.weight", ".embed.weight", ".pos_embed.weight", "shared.weight",
+                               "relative_attention_bias.weight", "embed_image_indicator.weight", "router.weight"}) {
         if (ends_with(name, ending)) {
             return false;
         }
     }
-    return ggml_n_dims(weight) >= 2 && ends_with(name, ".weight");
+    return ggml_n_dims(weight) >= 2 && ends_with(name, ".weight") && name.find(".experts.") == std::string::npos;
 }
 
 template <typename Module>
