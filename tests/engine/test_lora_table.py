@@ -23,8 +23,8 @@ from sdcffi import Engine
 pytestmark = pytest.mark.slow
 
 LEAST = 55.0  # dB against the model merged in numpy
-# These small models make more of rounding: SD 3's image is at 48.5 dB where the merged weights move by up to one step of
-# their half precision. Measured are 50.8 and 51.4, 52.8 and 53.8, 52.1 (at run time; merged 74.0).
+# These small models make more of rounding: SD 3's image is at 48.5 dB where the merged weights move by up to one step
+# of their half precision. Measured are 50.8 and 51.4, 52.8 and 53.8, 52.1 (at run time; merged 74.0).
 LEAST_OF = {"sd3": 48.0, "z_image": 50.0, "chroma": 50.0}
 MOST_NONE = 30.0  # dB against no LoRA
 MIXED = ("lora", "loha", "lokr", "dora", "diff")
