@@ -106,8 +106,9 @@ public:
         }
         for (auto& [name, storage] : loader.get_tensor_storage_map()) {
             if (wanted.count(name) != 0) {
-                const bool usual = storage.type == GGML_TYPE_F16 || storage.type == GGML_TYPE_BF16;
-                by_name_[name]   = ggml_new_tensor(tensors_.context(), usual ? storage.type : GGML_TYPE_F32, storage.n_dims, storage.ne);
+                const bool usual     = storage.type == GGML_TYPE_F16 || storage.type == GGML_TYPE_BF16;
+                const int dimensions = std::max(storage.n_dims, 1);  // PyTorch has numbers without a shape
+                by_name_[name]       = ggml_new_tensor(tensors_.context(), usual ? storage.type : GGML_TYPE_F32, dimensions, storage.ne);
             }
         }
         tensors_.allocate(ggml_backend_dev_buffer_type(ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU)));

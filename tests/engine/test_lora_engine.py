@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pytest
 from safetensors.numpy import load_file, save_file
 from tiny_model import TinyModel
+from torch_files import write_torch
 
 from sdcffi import Engine, Log, Lora, LoraError, LoraQualityWarning, LoraWarning, Progress, SDError
 
@@ -132,6 +133,22 @@ def test_a_file_is_read_once_and_again_when_it_changed(
     os.utime(path, ns=(1, 1))  # another time, whatever the file system's clock resolves
     assert lines(engine, "loading LoRA from", loras=[path]) > 0
     assert not np.array_equal(engine.generate(**DRAW, loras=[path]).arrays[0], before)
+
+
+@pytest.mark.parametrize("mode", ["immediately", "at_runtime"])
+def test_a_file_of_pytorch_is_applied_as_its_safetensors(
+    mode: str, open_engine: OpenEngine, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    tensors = {name: np.asarray(tensor) for name, tensor in load_file(tiny_model.lora).items()}
+    tensors |= {name.replace("lora_A.weight", "alpha"): np.array(3, np.float32) for name in tensors if "lora_A" in name}
+    save_file(tensors, str(tmp_path / "same.safetensors"))
+    path = write_torch(tensors, tmp_path / "lora.pt")
+    engine = open_engine(tiny_model, lora_apply_mode=mode)
+    expected = engine.generate(**DRAW, loras=[tmp_path / "same.safetensors"])
+    result = engine.generate(**DRAW, loras=[path])
+    assert result.loras[0].applied == result.loras[0].total == len(tensors)
+    assert np.array_equal(result.arrays[0], expected.arrays[0])
+    assert not np.array_equal(result.arrays[0], engine.generate(**DRAW, loras=[tiny_model.lora]).arrays[0])
 
 
 def test_an_unchanged_set_is_neither_read_nor_merged_again(open_engine: OpenEngine, tiny_model: TinyModel) -> None:
