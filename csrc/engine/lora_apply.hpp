@@ -24,20 +24,32 @@
 
 namespace sdcffi {
 
-// The plan of an adapter of the engine's own, PhotoMaker's, whose tensors the engine names by their weights.
+// The plan of a file without one from Python: PhotoMaker's own adapter, and what sd-cli is given. The engine names the
+// tensors by their weights.
 template <typename Engine>
 LoraPlan plan_by_engine(Engine& engine, const std::string& path, const std::string& prefix) {
     ModelLoader loader;
     LoraPlan plan;
-    if (!loader.init_from_file_and_convert_name(path, "lora.", engine.version)) {
+    auto open = [&](ModelLoader& opened) { return opened.init_from_file_and_convert_name(path, "lora.", engine.version); };
+    if (!open(loader)) {
         throw std::runtime_error("LoRA " + path + " cannot be read");
     }
     const std::string up = ".lora_up", lora = "lora.";
+    std::set<std::string> alphas;
+    for (auto& [name, storage] : loader.get_tensor_storage_map()) {
+        if (ends_with(name, ".alpha") && storage.nelements() == 1) {
+            alphas.insert(name);
+        }
+    }
+    const LoraFile numbers(path, alphas, engine.n_threads, open);
     for (auto& [name, storage] : loader.get_tensor_storage_map()) {
         if (starts_with(name, prefix) && ends_with(name, up)) {
             const std::string module = name.substr(0, name.size() - up.size());
             const int64_t rows = storage.ne[std::max(storage.n_dims, 2) - 1], rank = storage.nelements() / rows;
             plan.push_back(plain_module(module.substr(lora.size()), {name, rows}, {module + ".lora_down", rank}));
+            if (const ggml_tensor* alpha = numbers.find(module + ".alpha")) {
+                plan.back().scale = values_of(alpha)[0] / float(rank);
+            }
         }
     }
     return plan;
@@ -47,15 +59,9 @@ template <typename Engine>
 Adapter read(Engine& engine, const LoraRequest& request) {
     LoraState& state = engine.sdcffi_loras;
     Adapter adapter{request, nullptr, nullptr, 0};
-    if (!request.prefix.empty()) {
-        adapter.plan = std::make_shared<LoraPlan>(plan_by_engine(engine, request.path, request.prefix));
-    } else {
-        auto found = state.plans.find({request.path, request.is_high_noise});
-        if (found == state.plans.end()) {
-            throw Refused("LoRA " + request.path + " was not checked: call sdg_check_loras before");
-        }
-        adapter.plan = found->second;
-    }
+    auto planned         = state.plans.find({request.path, request.is_high_noise});
+    const bool by_engine = !request.prefix.empty() || planned == state.plans.end();
+    adapter.plan         = by_engine ? std::make_shared<LoraPlan>(plan_by_engine(engine, request.path, request.prefix)) : planned->second;
     std::set<std::string> wanted;
     for (auto& module : *adapter.plan) {
         for (auto& tensor : module.tensors) {
@@ -67,7 +73,6 @@ Adapter read(Engine& engine, const LoraRequest& request) {
     adapter.file = state.cache.find(request.key, wanted);
     if (adapter.file == nullptr) {
         const int64_t start = ggml_time_us();
-        const bool by_engine = !request.prefix.empty();
         adapter.file        = std::make_shared<LoraFile>(request.path, wanted, engine.n_threads, [&](ModelLoader& loader) {
             return by_engine ? loader.init_from_file_and_convert_name(request.path, "lora.", engine.version)
                              : loader.init_from_file(request.path);

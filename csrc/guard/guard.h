@@ -206,7 +206,7 @@ typedef struct {
 } sdg_lora_report;
 
 /* Take the plans of LoRA files, each in place of an earlier one, and report what each file would do. No weight changes;
- * the files are read and stay cached. A LoRA that a generation is given must have a plan. */
+ * the files are read and stay cached. Without a plan the engine names the pairs of a LoRA, and leaves out other kinds. */
 SD_API enum sdg_status sdg_check_loras(sd_ctx_t* context, const sdg_lora_plan* plans, size_t count,
                                        const sdg_lora_report** rows, sdg_error* error);
 /* Report what the last generation did, one row for each LoRA of its list, in order. The context owns the rows of both

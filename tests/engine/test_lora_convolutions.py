@@ -62,7 +62,6 @@ KINDS: dict[str, tuple[Kind, Sequence[str]]] = {
     "ia3": (lora_kinds.ia3, (*KERNELS, *POINTS)),
     "ia3-inputs": (named(lora_kinds.ia3, on_input=True), (*KERNELS, *POINTS)),
     "ia3-peft": (lora_kinds.peft_ia3, (*KERNELS, *POINTS, *MATRICES)),
-    "ia3-peft-inputs": (named(lora_kinds.peft_ia3, on_input=True), (WIDER,)),  # its side is told by the size
 }
 LEAST = {"f16": 50.0, "q8_0": 45.0}  # dB against the model of this weight type, merged in numpy
 MOST_NONE = 42.0

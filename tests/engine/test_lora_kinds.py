@@ -121,7 +121,9 @@ QUICK_FUSED = [*(("lora", parts) for parts in ("k", "v", "qv")), ("loha", "qv"),
 QUICK_HERE = {*QUICK, *(f"{kind}-{parts}" for kind, parts in QUICK_FUSED)}
 # Multipliers other than 1 for kinds that depend on the weight; the others are multiplied.
 MULTIPLIED = ["lora", "dora-outputs", "dora-inputs", "glora", "oft", "boft", "ia3-peft", "loha"]
-LEAST = {"f16": 54.0, "q8_0": 48.0}  # dB against the float model merged in numpy
+# dB against the float model merged in numpy. Q8_0 costs 50.6 dB without any LoRA; a part of a fused weight on an image
+# that it changes much is at 46.9 and more.
+LEAST = {"f16": 54.0, "q8_0": 46.0}
 MOST_NONE = 45.0  # dB against no LoRA: above the kind that changes least
 
 
