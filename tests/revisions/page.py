@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from places import ROOT
-from tables import table
+from tables import put_between, table
 
 from sdcffi._build.patches import Patch, read_patches
 from sdcffi._build.places import csrc_directory
@@ -38,12 +38,7 @@ def with_tables(text: str) -> str:
         ("counts", _counts(patches, revisions.names)),
         ("patches", _patches(patches, revisions.names)),
     ):
-        begin, end = _BEGIN.format(name), _END.format(name)
-        before, _, rest = text.partition(begin)
-        _, found, after = rest.partition(end)
-        if not found:
-            raise ValueError(f"{PAGE} lacks {begin} or {end}")
-        text = f"{before}{begin}\n\n{content}\n\n{end}{after}"
+        text = put_between(text, _BEGIN.format(name), _END.format(name), content)
     return text
 
 

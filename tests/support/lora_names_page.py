@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from places import ROOT
-from tables import table
+from tables import put_between, table
 
 from sdcffi._files import replacing
 from sdcffi._models.lora_name_table import read_data
@@ -45,12 +45,7 @@ def with_tables(text: str) -> str:
         "names": _names,
     }
     for name, content in contents.items():
-        begin, end = _BEGIN.format(name), _END.format(name)
-        before, _, rest = text.partition(begin)
-        _, found, after = rest.partition(end)
-        if not found:
-            raise ValueError(f"{PAGE} lacks {begin} or {end}")
-        text = f"{before}{begin}\n\n{content(data)}\n\n{end}{after}"
+        text = put_between(text, _BEGIN.format(name), _END.format(name), content(data))
     return text
 
 

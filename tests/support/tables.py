@@ -8,3 +8,18 @@ from collections.abc import Iterable, Sequence
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table, a line for each row."""
     return "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *rows])
+
+
+def put_between(text: str, begin: str, end: str, content: str) -> str:
+    """Return a page's text with other content between two marks.
+
+    Raises
+    ------
+    ValueError
+        If the page lacks one of the marks.
+    """
+    before, _, rest = text.partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"the page lacks {begin} or {end}")
+    return f"{before}{begin}\n\n{content}\n\n{end}{after}"
