@@ -6,8 +6,9 @@
 OLD and NEW are names of csrc/upstream.toml (a source that the cache lacks is downloaded), or source trees. `NAME=PATH`
 is a tree at PATH that counts as the verified revision NAME.
 
-With `--write`, what the named revisions can do is stored, and the tables of sdcffi/docs/engine-revisions.md are made
-from what is stored and from the headers of the patches. That page says how to move to a newer revision.
+With `--write`, what the named revisions can do is stored. The tables of sdcffi/docs/engine-revisions.md are made from
+what is stored and from the headers of the patches, and those of sdcffi/docs/differences.md from the rows in
+tests/revisions/differences. The first page says how to move to a newer revision.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from sdcffi._build.patches import examine, read_patches
 from sdcffi._build.places import csrc_directory
 from sdcffi._build.revisions import Revision, read_revisions
 
+from . import image_differences
 from .facts import load_facts, read_facts, store_facts
 from .interface import differences, read_interface
 from .moves import moved_files
@@ -81,6 +83,7 @@ def write(found: tuple[Engine, ...]) -> None:
     facts.update({engine.revision.name: read_facts(engine.tree) for engine in found if engine.revision})
     store_facts(facts)
     write_page()
+    image_differences.write_page()
 
 
 def main(arguments: list[str]) -> int:
