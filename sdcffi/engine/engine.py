@@ -509,7 +509,7 @@ class Engine(Handle):
         _paste_back(done.arrays, done.params)
         assert done.params.seed is not None
         seeds = [done.params.seed + index for index in range(len(done.arrays))]
-        return Result(done.arrays, seeds, done.params, done.loras, done.seconds, done.origin)
+        return Result(done.arrays, seeds, done.params, done.loras, done.seconds, done.origin, done.cached_steps)
 
     agenerate = as_coroutine(
         generate,
@@ -687,7 +687,7 @@ class Engine(Handle):
         done = self._generation.run("generate_video", given, strict, options)
         assert done.params.seed is not None
         return VideoResult(
-            done.arrays, fps, done.params.seed, done.params, done.loras, done.seconds, done.origin
+            done.arrays, fps, done.params.seed, done.params, done.loras, done.seconds, done.origin, done.cached_steps
         )
 
     agenerate_video = as_coroutine(
