@@ -26,6 +26,7 @@ from .images.resize import RULES, resized
 from .params.context import ContextParams
 from .params.image import ImageParams
 from .params.plain import attach_files, attach_images
+from .params.step_cache import heeded
 from .params.struct import StrPath
 from .params.video import VideoParams
 
@@ -217,6 +218,8 @@ def restored(record: Record, files: Mapping[str, Path], whole: bool) -> tuple[Co
     if whole and len(set(record.lora_modes)) == 1:
         context = replace(context, lora_apply_mode=record.lora_modes[0])
     params = record.whole if whole else record.params
+    if params.cache is not None:  # the engine's defaults are of all modes, and older versions took all
+        params = replace(params, cache=heeded(params.cache))
     return attach_files(context, files), attach_files(params, files)
 
 
@@ -289,6 +292,8 @@ def _generate(
         params = replace(attach_images(params, images), seed=record.seed)
         return engine.generate_video(prompt, params=params, lora_tags=False, strict=False, timeout=timeout)
     before = record.index if images else 0
+    if "mask_image" in images and params.paste_back is None:  # recorded before there was a way to put the original back
+        params = replace(params, paste_back=False)
     params = replace(attach_images(params, images), seed=record.seed - before, batch_count=before + 1)
     return engine.generate(prompt, params=params, lora_tags=False, strict=False, timeout=timeout)
 

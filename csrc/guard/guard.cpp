@@ -8,6 +8,7 @@
 
 #include "engine/finite.hpp"
 #include "engine/interrupts.hpp"
+#include "engine/sampling_passes.hpp"
 #include "ggml.h"
 #include "guarded_call.hpp"
 #include "upstream_calls.hpp"
@@ -215,6 +216,7 @@ sdg_status sdg_generate_image(sd_ctx_t* context, const sd_img_gen_params_t* para
         refuse_null(1, params, "params");
         refuse_if(!sd_ctx_supports_image_generation(context), "the model makes no images");
         check(*params);
+        sdcffi::sampling_passes.clear();
         return sdcffi::call_generate_image(&generate_image, context, params, images, count);
     });
 }
@@ -228,6 +230,7 @@ sdg_status sdg_generate_video(sd_ctx_t* context, const sd_vid_gen_params_t* para
         refuse_null(1, params, "params");
         refuse_if(!sd_ctx_supports_video_generation(context), "the model makes no videos");
         check(*params);
+        sdcffi::sampling_passes.clear();
         return sdcffi::call_generate_video(&generate_video, context, params, frames, count);
     });
 }

@@ -98,6 +98,11 @@ SD_API enum sdg_status sdg_generate_image(sd_ctx_t* context, const sd_img_gen_pa
 /* The same for the frames of one video. */
 SD_API enum sdg_status sdg_generate_video(sd_ctx_t* context, const sd_vid_gen_params_t* params,
                                           sd_image_t** frames, int* count, sdg_error* error);
+/* What the sampler did in the last of these calls: the number of passes, in order (each image, then each image again
+ * for a second pass; both models of a video), and the steps of one, counted from 1, whose results were reused by a step
+ * cache. The rows are valid until the next call. */
+SD_API size_t sdg_sampling_passes(void);
+SD_API const int* sdg_reused_steps(size_t pass, size_t* count);
 SD_API enum sdg_status sdg_convert(const char* input, const char* vae, const char* output, enum sd_type_t type,
                                    const char* tensor_type_rules, bool convert_name, sdg_error* error);
 SD_API void sdg_free(void* memory);

@@ -122,10 +122,19 @@ class Opened:
 
 @dataclass(frozen=True)
 class Resolved:
-    """Context and call with the engine's defaults filled in."""
+    """Context and call with the engine's defaults filled in, and what the sampler did.
+
+    Attributes
+    ----------
+    context : ContextParams
+    params : Struct
+    cached_steps : tuple of tuple of int
+        Of each pass of the sampler, the steps that were reused from a step cache, counted from 1.
+    """
 
     context: ContextParams
     params: Struct
+    cached_steps: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -190,7 +190,17 @@ class Session:
             )
             arrays = adopt_images(library, images[0], count[0])
             self._fill_defaults(context, struct.sample_params)
-            return arrays, self._lora_reports(context), Resolved(self._resolved, marshaller.read(struct[0], params))
+            resolved = Resolved(self._resolved, marshaller.read(struct[0], params), self._cached_steps())
+            return arrays, self._lora_reports(context), resolved
+
+    def _cached_steps(self) -> tuple[tuple[int, ...], ...]:
+        library = self._library
+        count = library.ffi.new("size_t *")
+        passes: list[tuple[int, ...]] = []
+        for index in range(library.lib.sdg_sampling_passes()):
+            steps = library.lib.sdg_reused_steps(index, count)
+            passes.append(tuple(library.ffi.unpack(steps, count[0])) if count[0] else ())
+        return tuple(passes)
 
     def _fill_defaults(self, context: Any, sample: Any) -> None:
         """Write the engine's choice for the model into the fields of a struct that were not requested."""

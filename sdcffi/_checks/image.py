@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,10 @@ from .sampling import (
     warn_of_size,
 )
 
-__all__ = ["check_image"]
+__all__ = ["MASK_BLUR", "check_image"]
 
+MASK_BLUR = 4.0  # pixels, as in AUTOMATIC1111's web interface
+_MOST_BLUR = 1000  # pixels
 _MOST_BATCH = 10_000
 _UPSCALERS_OF_PIXELS = ("Lanczos", "Nearest", "Model")
 
@@ -56,7 +59,7 @@ def check_image(
     Returns
     -------
     ImageParams
-        The call, its images as `take_images` returns them.
+        The call, its images as `take_images` returns them, and with a mask also `mask_blur` and `paste_back`.
 
     Raises
     ------
@@ -76,7 +79,7 @@ def check_image(
     check_integer("batch_count", params.batch_count, 1, _MOST_BATCH)
     check_number("control_strength", params.control_strength, 0, MOST_SCALE)
     scales = scales_references(params, model, defaults)
-    params = take_images(params, model, resize, alpha, scales=scales)
+    params = _with_paste(take_images(params, model, resize, alpha, scales=scales))
     whole = defaults.updated(params)
     size = requested_size(whole)
     _check_images(params, size, model, scales)
@@ -84,6 +87,20 @@ def check_image(
     _check_hires(whole.hires, size, model)
     if not (params.hires and params.hires.enabled):
         warn_of_size(size, model)
+    return params
+
+
+def _with_paste(params: ImageParams) -> ImageParams:
+    """Check how the original is put back outside of the mask, and fill in the defaults, for the record."""
+    check_number("mask_blur", params.mask_blur, 0, _MOST_BLUR)
+    if not isinstance(params.paste_back, (bool, type(None))):
+        raise TypeError(f"paste_back must be True or False, not {params.paste_back!r}")
+    if params.mask_image is not None:
+        blur = MASK_BLUR if params.mask_blur is None else float(params.mask_blur)
+        return replace(params, mask_blur=blur, paste_back=params.paste_back is not False)
+    for name in ("mask_blur", "paste_back"):
+        if getattr(params, name) is not None:
+            raise ValueError(f"{name} needs mask_image: pass both")
     return params
 
 

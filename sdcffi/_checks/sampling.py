@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +11,10 @@ from .._numbers import check_integer, check_integers, check_number
 from .._warnings import warn
 from ..images.pixels import MOST_SIDE
 from ..params.image import ImageParams
-from ..params.sampling import Cache, SampleParams, SkipLayerGuidance, Tiling
+from ..params.sampling import SampleParams, SkipLayerGuidance, Tiling
 from ..params.video import VideoParams
 from .prompt import check_prompt
+from .step_cache import check_cache
 
 __all__ = [
     "MOST_SCALE",
@@ -206,43 +206,7 @@ def check_call(params: ImageParams | VideoParams, model: Model, defaults: ImageP
     check_number("strength", params.strength, 0, 1)
     _check_sampling(params.sample_params or SampleParams(), model)
     _check_tiling(params.vae_tiling_params)
-    _check_cache(params.cache, model, defaults.cache)
-
-
-def _check_cache(cache: Cache | None, model: Model, defaults: Cache | None) -> None:
-    """Check the caching of results between steps, where the engine has its own `defaults`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        With the value and the legal set, or if the cache has no effect on the model.
-    """
-    if cache is None:
-        return
-    if not isinstance(cache.mode, str):
-        raise TypeError(f"cache.mode must be a name such as 'easycache', not {cache.mode!r}")
-    kind = model.architecture
-    if kind and cache.mode in kind.idle_caches:
-        raise ValueError(
-            f"cache.mode {cache.mode!r} has no effect on {kind.title}; use {', '.join(kind.acting_caches)}"
-        )
-    for name in ("start_percent", "end_percent", "spectrum_stop_percent", "spectrum_w"):
-        check_number(f"cache.{name}", getattr(cache, name), 0, 1)
-    whole = defaults.updated(cache) if defaults else cache
-    start, end = whole.start_percent, whole.end_percent
-    if cache.mode in ("easycache", "ucache") and start is not None and end is not None and not start < end:
-        raise ValueError(f"cache.end_percent must be above start_percent {start:.7g}, not {end:.7g}")
-    for name in ("reuse_threshold", "error_decay_rate", "residual_diff_threshold", "spectrum_flex_window"):
-        check_number(f"cache.{name}", getattr(cache, name), 0)
-    check_number("cache.spectrum_lam", cache.spectrum_lam, 0)
-    for name in ("Fn_compute_blocks", "Bn_compute_blocks", "max_warmup_steps", "spectrum_warmup_steps"):
-        check_integer(f"cache.{name}", getattr(cache, name), 0, MOST_STEPS)
-    for name in ("max_cached_steps", "max_continuous_cached_steps"):
-        check_integer(f"cache.{name}", getattr(cache, name), -1, MOST_STEPS, "-1: no limit")
-    for name in ("taylorseer_n_derivatives", "taylorseer_skip_interval", "spectrum_m", "spectrum_window_size"):
-        check_integer(f"cache.{name}", getattr(cache, name), 1, 100)
-    if cache.scm_mask and not re.fullmatch(r"[01](,[01])*", cache.scm_mask):
-        raise ValueError(f"cache.scm_mask must be like '1,1,0,1', not {cache.scm_mask!r}")
+    check_cache(params.cache, model, defaults.cache)
 
 
 def _sequence(name: str, values: Any) -> Sequence[Any]:

@@ -105,6 +105,7 @@ class Record:
         values = {
             "Size": f"{width}x{height}",
             "Denoising strength": call.strength if has_init else None,
+            "Mask blur": call.mask_blur if self.kind == "image" and call.paste_back else None,
             "Clip skip": call.clip_skip if (call.clip_skip or 0) > 1 else None,
         }
         if hires and hires.enabled:

@@ -76,12 +76,14 @@ _MEANINGS = {
     "VideoParams.init_image": "first frame, or for a VACE model a reference image",
     "end_image": "last frame",
     "mask_image": "part of the init image to generate anew: an image that is white there, or LEFT,TOP,RIGHT,BOTTOM",
+    "mask_blur": "blur the mask's edge outwards by this radius in pixels, where the original is put back (default: 4)",
+    "paste_back": "put the original back outside of the mask (default)",
     "control_image": "image for the ControlNet",
     "prompt": "what to generate, with weights as in (text:1.2)",
     "seed": "random seed, 0 to 2**63 - 1; image i of a batch uses SEED + i (default: a random one)",
     "vae_tiling": "decode and encode in tiles: less memory",
     "hires": "generate a second pass, at a larger size",
-    "scm_policy_dynamic": "reuse more than --scm-mask says where the difference is small",
+    "scm_policy_dynamic": "reuse a step with 0 in --scm-mask only where the mode would (default); otherwise always",
     "high_noise_steps": "number of steps of the high-noise model, in addition to --steps; 0: it is not used; "
     "-1: those of --steps with a noise above --moe-boundary (default: -1)",
     "high_noise_img_cfg_scale": "high-noise model: how strictly the result follows the input image (default: as "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .._bindings.requests import Edges, Opening
 from .._checks.context import check_context, check_lora_options, resolve_seed
@@ -22,6 +22,7 @@ from .._warnings import warn
 from ..events import Listeners, LogFunction, PreviewFunction, ProgressFunction
 from ..images.convert import Alpha, ImageLike, MaskLike
 from ..images.movies import check_rate
+from ..images.paste import paste_original
 from ..images.resize import Resize
 from ..params.context import ContextParams, Embedding
 from ..params.image import Hires, ImageParams
@@ -35,6 +36,9 @@ from .results import Result, VideoResult
 from .tuned import with_stored_choice
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from .._bindings.requests import Opened
     from .._records.digests import FileState
 
@@ -292,6 +296,8 @@ class Engine(Handle):
         strict: bool = True,
         init_image: ImageLike | None = None,
         mask_image: MaskLike | None = None,
+        mask_blur: float | None = None,
+        paste_back: bool | None = None,
         strength: float | None = None,
         control_image: ImageLike | None = None,
         control_strength: float | None = None,
@@ -360,8 +366,15 @@ class Engine(Handle):
         mask_image : image or box, optional
             Part of `init_image` to generate anew: white is generated, black is kept. An image, as `init_image` or of
             bools, of the same size; or a box ``(left, top, right, bottom)`` in pixels of `init_image`, white inside.
-            The engine takes values from 128 on as white. It generates every latent pixel (8 or 16 pixels a side) that
-            has white in it. None: all of it.
+            Gray is a mixture. The engine generates every latent pixel (8 or 16 pixels a side) that has white in it.
+            Inpainting models know black and white only, from 128 on. None: all of it.
+        mask_blur : float, optional
+            Radius in pixels by which the edge of `mask_image` is blurred outwards where the original is put back, as of
+            Pillow's GaussianBlur, 0 to 1000. None: 4, as in AUTOMATIC1111's web interface.
+        paste_back : bool, optional
+            True puts the original back outside of the mask, so that no pixel of it changes; inside, and at its blurred
+            edge, is what was generated. False returns the image as the engine decoded it, which differs everywhere.
+            None: True.
         strength : float, optional
             How much to change `init_image`, from 0 (little) to 1 (completely). None: the engine's 0.75.
         control_image : image, optional
@@ -464,6 +477,8 @@ class Engine(Handle):
             control_strength=control_strength,
             init_image=init_image,
             mask_image=mask_image,
+            mask_blur=mask_blur,
+            paste_back=paste_back,
             control_image=control_image,
             ref_images=ref_images,
             vae_tiling_params=tiling,
@@ -491,9 +506,10 @@ class Engine(Handle):
         done = self._generation.run("generate_image", given, strict, options, Edges() if canny else None)
         if self._model.pixel_multiple is None:
             _warn_of_size(done.params, done.arrays[0].shape)
+        _paste_back(done.arrays, done.params)
         assert done.params.seed is not None
         seeds = [done.params.seed + index for index in range(len(done.arrays))]
-        return Result(done.arrays, seeds, done.params, done.loras, done.seconds, done.origin)
+        return Result(done.arrays, seeds, done.params, done.loras, done.seconds, done.origin, done.cached_steps)
 
     agenerate = as_coroutine(
         generate,
@@ -670,7 +686,9 @@ class Engine(Handle):
         )
         done = self._generation.run("generate_video", given, strict, options)
         assert done.params.seed is not None
-        return VideoResult(done.arrays, fps, done.params.seed, done.params, done.loras, done.seconds, done.origin)
+        return VideoResult(
+            done.arrays, fps, done.params.seed, done.params, done.loras, done.seconds, done.origin, done.cached_steps
+        )
 
     agenerate_video = as_coroutine(
         generate_video,
@@ -777,6 +795,16 @@ class _Preparation:
         if self._opening.weights:
             self._memory.check_weights(opened.device)
         return self._params
+
+
+def _paste_back(arrays: list[NDArray[np.uint8]], params: ImageParams) -> None:
+    """Put the original back outside of the mask, if there is one and the call wants it."""
+    if params.mask_image is None or not params.paste_back:
+        return
+    original: Any = params.init_image  # arrays, since the call was checked
+    mask: Any = params.mask_image
+    assert params.mask_blur is not None
+    paste_original(arrays, original, mask, params.mask_blur)
 
 
 def _warn_of_size(params: ImageParams, shape: tuple[int, ...]) -> None:

@@ -70,6 +70,8 @@ class Generated(Generic[_Params]):
         Wall time of the call.
     origin : Origin
         Model, engine and device, for the record.
+    cached_steps : tuple of tuple of int
+        See `Result`.
     """
 
     params: _Params
@@ -77,6 +79,7 @@ class Generated(Generic[_Params]):
     loras: tuple[LoraReport, ...]
     seconds: float
     origin: Origin
+    cached_steps: tuple[tuple[int, ...], ...]
 
 
 class Generation:
@@ -210,7 +213,8 @@ class Generation:
             arrays, reports, resolved = self._calls.run(call, operation, params, options.previews, parameters=params)
         seconds = time.perf_counter() - started
         judge_applied(reports, strict)
-        return Generated(params, arrays, tuple(reports), seconds, self._origin(resolved, states))
+        origin = self._origin(resolved, states)
+        return Generated(params, arrays, tuple(reports), seconds, origin, resolved.cached_steps)
 
     def _origin(self, resolved: Resolved, states: dict[Path, FileState | None]) -> Origin:
         context, opened = self._calls.opening.params, self._calls.opened

@@ -114,6 +114,9 @@ class Result(Recorded):
         Wall time of the call, in seconds.
     origin : Origin, optional
         Model, engine and device, for `record`. None: the result has no record.
+    cached_steps : tuple of tuple of int
+        Steps that were not computed, counted from 1, because a step cache (`Cache`) reused earlier results: one tuple
+        for each pass of the sampler, in the order of the images, and with `Hires` all images again.
     """
 
     arrays: list[NDArray[np.uint8]]
@@ -122,6 +125,7 @@ class Result(Recorded):
     loras: tuple[LoraReport, ...]
     seconds: float
     origin: Origin | None = field(default=None, repr=False)
+    cached_steps: tuple[tuple[int, ...], ...] = ()
 
     @cached_property
     def images(self) -> list[Image.Image]:
@@ -243,6 +247,9 @@ class VideoResult(Recorded):
         Wall time of the call, in seconds.
     origin : Origin, optional
         Model, engine and device, for `record`. None: the result has no record.
+    cached_steps : tuple of tuple of int
+        Steps that were not computed, counted from 1, because a step cache (`Cache`) reused earlier results: one tuple
+        for each pass of the sampler, in the order of the models: for Wan 2.2 high noise, then low.
     """
 
     arrays: list[NDArray[np.uint8]]
@@ -252,6 +259,7 @@ class VideoResult(Recorded):
     loras: tuple[LoraReport, ...]
     seconds: float
     origin: Origin | None = field(default=None, repr=False)
+    cached_steps: tuple[tuple[int, ...], ...] = ()
 
     @cached_property
     def frames(self) -> list[Image.Image]:

@@ -100,6 +100,11 @@ class ImageParams(Struct):
     mask_image : image or box, optional
         Part of `init_image` to generate anew: an image that is white there, or the box ``(left, top, right, bottom)``;
         in a `Result`'s parameters, a uint8 array (H, W, 1). None: all of it.
+    mask_blur : float, optional
+        Radius in pixels by which the edge of `mask_image` is blurred outwards where the original is put back, 0 to
+        1000. None: 4.
+    paste_back : bool, optional
+        Put the original back outside of the mask. None: True.
     control_image : image, optional
         Image for the ControlNet. None: the ControlNet is not used.
     ref_images : sequence of images, optional
@@ -135,6 +140,7 @@ class ImageParams(Struct):
     """
 
     C_STRUCT = "sd_img_gen_params_t"
+    NOT_IN_C = frozenset({"mask_blur", "paste_back"})
     loras: Sequence[Lora] | None = None
     prompt: str | None = None
     negative_prompt: str | None = None
@@ -144,6 +150,8 @@ class ImageParams(Struct):
     auto_resize_ref_image: bool | None = None
     increase_ref_index: bool | None = None
     mask_image: MaskPixels | None = None
+    mask_blur: float | None = None
+    paste_back: bool | None = None
     width: int | None = None
     height: int | None = None
     sample_params: SampleParams | None = None

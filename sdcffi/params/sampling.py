@@ -135,9 +135,10 @@ class SampleParams(Struct):
 @public
 @dataclass(frozen=True, kw_only=True)
 class Cache(Struct):
-    """Reuse of results between steps: `sd_cache_params_t`; each mode reads its own fields.
+    """Reuse of results between steps: `sd_cache_params_t`; each mode reads its own fields, and others are refused.
 
-    A field that is None keeps the engine's default.
+    `Result.cached_steps` has the steps that were reused. A field that is None keeps the default, with which the image
+    stays within 35 dB of the one without a cache (``docs/speed.md``).
 
     Parameters
     ----------
@@ -145,7 +146,7 @@ class Cache(Struct):
         How results are reused: ``"easycache"``, ``"ucache"``, ``"dbcache"``, ``"taylorseer"``, ``"cache_dit"`` or
         ``"spectrum"``.
     reuse_threshold : float, optional
-        EasyCache and UCache: largest estimated error with which a step is reused.
+        EasyCache and UCache: largest estimated error with which a step is reused. None: 0.05 and UCACHE.
     start_percent : float, optional
         EasyCache and UCache: part of the steps after which reuse starts, 0 to 1.
     end_percent : float, optional
@@ -156,28 +157,27 @@ class Cache(Struct):
         UCache: measure the error relative to the output.
     reset_error_on_compute : bool, optional
         UCache: reset the summed error at each step that is computed.
-    Fn_compute_blocks : int, optional
-        DBCache and Cache-DiT: number of first blocks that are always computed.
-    Bn_compute_blocks : int, optional
-        DBCache and Cache-DiT: number of last blocks that are always computed.
-    max_warmup_steps : int, optional
-        DBCache and Cache-DiT: number of first steps that are always computed.
-    max_cached_steps : int, optional
-        DBCache and Cache-DiT: largest number of steps that are not computed; -1 is no limit.
-    max_continuous_cached_steps : int, optional
-        DBCache and Cache-DiT: largest number of steps in a row that are not computed.
+    Fn_compute_blocks, Bn_compute_blocks : int, optional
+        Refused: the engine reuses results of the whole network, not of its blocks.
     residual_diff_threshold : float, optional
-        DBCache and Cache-DiT: largest difference with which a step is reused.
+        DBCache and Cache-DiT: largest relative change of the network's input, since it was last computed, with which a
+        step is reused.
+    max_warmup_steps : int, optional
+        DBCache, TaylorSeer and Cache-DiT: number of first steps that are always computed; the last one is too. For the
+        steps that `scm_mask` covers, it says so in their place.
+    max_cached_steps : int, optional
+        DBCache, TaylorSeer and Cache-DiT: largest number of steps that are not computed; -1 is no limit.
+    max_continuous_cached_steps : int, optional
+        DBCache, TaylorSeer and Cache-DiT: largest number of steps in a row that are not computed; -1 is no limit.
     taylorseer_n_derivatives : int, optional
-        TaylorSeer: order of the extrapolation, in derivatives.
+        TaylorSeer and Cache-DiT: order of the extrapolation, in derivatives.
     taylorseer_skip_interval : int, optional
         TaylorSeer: compute one step in this many.
     scm_mask : str, optional
-        Steps to compute (1) or to reuse (0): ``"1,1,0,1"``.
+        DBCache, TaylorSeer and Cache-DiT: for each step, whether to compute it (1) or to reuse (0): ``"1,1,0,1"``. The
+        first step is always computed.
     scm_policy_dynamic : bool, optional
-        Reuse more than `scm_mask` says where the difference is small. The engine reads the mask, the numbers of
-        cached steps and TaylorSeer's numbers, but they have no effect: its three block caches decide only by
-        `residual_diff_threshold` and warm-up (`CacheDitConditionState`).
+        True reuses a step with 0 in `scm_mask` only where the mode would. False always reuses it.
     spectrum_w : float, optional
         Spectrum: share of the Chebyshev forecast, 0 to 1; the rest is the Taylor forecast.
     spectrum_m : int, optional

@@ -278,14 +278,3 @@ def test_a_picture_in_params_goes_the_same_way(shared: Engine, start: Image.Imag
     assert np.array_equal(keyword.arrays[0], inside.arrays[0])
     with pytest.raises(ValueError, match="init_image is 100x64 pixels, the result is 64x64"):
         shared.generate(**DRAW, width=64, height=64, params=ImageParams(init_image=start))
-
-
-def test_a_soft_mask_is_cut_at_one_half_by_the_engine(shared: Engine, start: Image.Image) -> None:
-    def drawn(left: int, right: int) -> Any:
-        mask = np.full((32, 32), left, np.uint8)
-        mask[:, 16:] = right
-        return shared.generate(**DRAW, init_image=start.resize((32, 32)), mask_image=mask).arrays[0]
-
-    cut = drawn(0, 255)
-    assert np.array_equal(drawn(127, 128), cut)
-    assert not np.array_equal(drawn(127, 127), cut)

@@ -17,7 +17,7 @@ from sdcli import THREADS
 from tiny_model import TinyModel
 from upscaling_networks import random_weights, write_network
 
-from sdcffi import Engine, GenerationError, Hires, ImageParams
+from sdcffi import Engine, GenerationError, Hires, ImageParams, Progress
 from sdcffi._checks.image import check_image
 from sdcffi._models.files import Model
 
@@ -55,6 +55,17 @@ def test_tiles_of_its_network_act(engine: Engine, network: Path) -> None:
 def test_the_way_named_none_draws_once(engine: Engine) -> None:
     once = engine.generate(**DRAW, width=32, height=32).arrays[0]
     assert np.array_equal(engine.generate(**DRAW, width=32, height=32, hires=Hires(upscaler="None")).arrays[0], once)
+
+
+@pytest.mark.parametrize(
+    ("steps", "strength"), [(4, 0.5), (2, 0.25), (3, 0.3), (3, 0.7), (5, 1.0), (1, 0.5), (None, 0.5)]
+)
+def test_the_second_pass_has_as_many_steps_as_asked(engine: Engine, steps: int | None, strength: float) -> None:
+    seen: list[Progress] = []
+    hires = Hires(scale=1.5, steps=steps, denoising_strength=strength)
+    engine.generate(**DRAW, width=32, height=32, hires=hires, on_progress=seen.append)
+    last = [item for item in seen if item.phase == "sample"][-1]
+    assert last.step == last.steps == (steps or DRAW["steps"])
 
 
 @pytest.mark.parametrize(

@@ -52,8 +52,9 @@ LARGE = {"width": 128, "height": 128}  # 8 x 8 latent pixels; a tile has at leas
 LONG = {"width": 32, "height": 32, "steps": 12}  # caches begin after some steps
 START = {"init_image": IMAGES["init"], "steps": 6}
 QUARTERS = Tiling(tile_size_x=4, tile_size_y=4)
-BLOCKS = {"Fn_compute_blocks": 1, "Bn_compute_blocks": 1, "residual_diff_threshold": 5.0, "max_warmup_steps": 2}
-BLOCKS_FLAGS = "--cache-option Fn=1,Bn=1,threshold=5,warmup=2"
+BLOCKS = {"residual_diff_threshold": 5.0, "max_warmup_steps": 2}
+BLOCKS_FLAGS = "--cache-option threshold=5,warmup=2"
+SCM = "1,1,1,1,0,1,0,0,1,1,0,1"
 ETA_OF_1 = ("euler_a", "dpm++2s_a", "er_sde")  # samplers by the eta that the engine takes where none is set
 ETA_OF_0 = ("ddim_trailing", "tcd", "res_multistep", "res_2s")
 OWN_SCHEDULE = ("lcm", "tcd", "ddim_trailing")
@@ -79,10 +80,14 @@ CASES = {
     "weak": case("--init-img {init}", beside=START, strength=0.2),
     "not at all": case("--init-img {init}", beside=START, strength=0.0),
     "whole": case("--init-img {init}", beside=START, strength=1.0),
-    "inpaint": case("--init-img {init} --mask {half}", beside=START, mask_image=IMAGES["half"]),
-    "inpaint, whole": case("--init-img {init} --mask {half}", beside=START, mask_image=IMAGES["half"], strength=1.0),
-    "inpaint, soft mask": case(  # which the engine rounds: white from the middle grey on
-        "--init-img {init} --mask {soft}", beside=START | {"mask_image": IMAGES["half"]}, mask_image=IMAGES["soft"]
+    "inpaint": case("--init-img {init} --mask {half}", beside=START, mask_image=IMAGES["half"], paste_back=False),
+    "inpaint, whole": case(
+        "--init-img {init} --mask {half}", beside=START, mask_image=IMAGES["half"], strength=1.0, paste_back=False
+    ),
+    "inpaint, soft mask": case(
+        "--init-img {init} --mask {soft}",
+        beside=START | {"mask_image": IMAGES["half"], "paste_back": False},
+        mask_image=IMAGES["soft"],
     ),
     "reference": case("--ref-image {init}", **references("init")),
     "two references": case(
@@ -185,25 +190,20 @@ CASES = {
     ),
     "dbcache": case("--cache-mode dbcache " + BLOCKS_FLAGS, beside=LONG, cache=Cache(mode="dbcache", **BLOCKS)),
     "taylorseer": case(
-        "--cache-mode taylorseer " + BLOCKS_FLAGS, beside=LONG, cache=Cache(mode="taylorseer", **BLOCKS)
+        "--cache-mode taylorseer --cache-option warmup=2",
+        beside=LONG,
+        cache=Cache(mode="taylorseer", max_warmup_steps=2),
     ),
     "cache-dit": case("--cache-mode cache-dit " + BLOCKS_FLAGS, beside=LONG, cache=Cache(mode="cache_dit", **BLOCKS)),
     "cache-dit, threshold and warm-up": case(
-        "--cache-mode cache-dit --cache-option Fn=8,Bn=4,threshold=0.4,warmup=4",
+        "--cache-mode cache-dit --cache-option threshold=0.4,warmup=4",
         beside=LONG | {"cache": Cache(mode="cache_dit", **BLOCKS)},
-        cache=Cache(
-            mode="cache_dit",
-            Fn_compute_blocks=8,
-            Bn_compute_blocks=4,
-            residual_diff_threshold=0.4,
-            max_warmup_steps=4,
-        ),
+        cache=Cache(mode="cache_dit", residual_diff_threshold=0.4, max_warmup_steps=4),
     ),
     "cache-dit, mask": case(
-        f"--cache-mode cache-dit {BLOCKS_FLAGS} --scm-mask 1,1,1,1,1,1,1,1,1,1,1,1 --scm-policy static",
+        f"--cache-mode cache-dit {BLOCKS_FLAGS} --scm-mask {SCM} --scm-policy static",
         beside=LONG | {"cache": Cache(mode="cache_dit", **BLOCKS)},
-        cache=Cache(mode="cache_dit", scm_mask=",".join("1" * 12), scm_policy_dynamic=False, **BLOCKS),
-        equal="the engine reads the mask and goes on as without",
+        cache=Cache(mode="cache_dit", scm_mask=SCM, scm_policy_dynamic=False, **BLOCKS),
     ),
     "spectrum": case("--cache-mode spectrum", beside=LONG, cache=Cache(mode="spectrum")),
     "spectrum, parameters": case(

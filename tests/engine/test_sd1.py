@@ -16,6 +16,7 @@ from parity import IMAGES, SMALL, BySdCli, Case, assert_same, case, check_case, 
 from sdcli import THREADS
 
 from sdcffi import Cache, Engine, Guidance, ImageParams, SampleParams
+from sdcffi.images.compare import compare
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +32,7 @@ CASES = {
     "scheduler ays": case(scheduler="ays"),
     "no eta": case(eta=0.0),  # the sampler of this family is euler_a, whose own is 1
     "prediction": case(engine={"prediction": "v"}),
-    "inpaint": case("--init-img {init} --mask {half}", beside=START, mask_image=IMAGES["half"]),
+    "inpaint": case("--init-img {init} --mask {half}", beside=START, mask_image=IMAGES["half"], paste_back=False),
     "ucache": case(
         "--cache-mode ucache --cache-option threshold=2,start=0.1,end=0.9,decay=0.5,relative=0,reset=0",
         beside=LONG,
@@ -108,7 +109,8 @@ def test_an_inpainting_model_sees_image_and_mask_as_in_sd_cli(
 ) -> None:
     whole = sd1_model.write(sd1_model.whole(channels=9).tensors, tmp_path / "inpaint.safetensors")
     given = {"model": whole, "taesd": files["taesd"]}
-    call = {"init_image": IMAGES["init"], "mask_image": IMAGES["half"], "strength": 1.0, "cfg_scale": 3.0}
+    masked_image = {"init_image": IMAGES["init"], "mask_image": IMAGES["half"], "paste_back": False}
+    call = {**masked_image, "strength": 1.0, "cfg_scale": 3.0}
     guided = {"params": ImageParams(sample_params=SampleParams(guidance=Guidance(img_cfg=1.5)))}
     ours, plain, another = generate(given, call | guided, call, call | {"init_image": IMAGES["other"]})
     assert not np.array_equal(ours[0], plain[0]), "img_cfg has no effect"
@@ -116,6 +118,34 @@ def test_an_inpainting_model_sees_image_and_mask_as_in_sd_cli(
     assert not np.array_equal(plain[0][:, masked], another[0][:, masked])
     flags = "--init-img {init} --mask {half} --strength 1 --img-cfg-scale 1.5"
     assert_same(ours, by_sd_cli({**given, "cfg_scale": 3.0}, flags))
+
+
+def test_an_inpainting_model_is_guided_by_the_text_alone_and_generates_where_the_mask_is(
+    files: dict[str, Any], tmp_path: Path
+) -> None:
+    """With one text on both sides guidance has nothing to push away from, whatever its scale."""
+    whole = sd1_model.write(sd1_model.whole(channels=9).tensors, tmp_path / "inpaint.safetensors")
+    given = {"model": whole, "taesd": files["taesd"]}
+    masked = {"init_image": IMAGES["init"], "mask_image": IMAGES["half"], "paste_back": False, "steps": 1}
+    call = masked | {"strength": 1.0, "negative_prompt": SMALL["prompt"]}
+    top, nothing = np.zeros((2, 64, 64, 1), np.uint8)
+    top[:8] = 255
+    latents: list[np.ndarray[Any, Any]] = []  # as previews, a pixel for a cell
+
+    def draw(**changes: Any) -> np.ndarray[Any, Any]:
+        return engine.generate(**{**SMALL, **call, **changes}).arrays[0]
+
+    with Engine(
+        **given, threads=THREADS, backend="cpu", rng="cpu", on_preview=lambda p: latents.append(p.frames[0])
+    ) as engine:
+        unguided = draw()
+        assert compare(unguided, draw(cfg_scale=7.0)).psnr > 60
+        assert compare(unguided, draw(cfg_scale=7.0, negative_prompt="a dog")).psnr < 40, "guidance has no effect"
+        latents.clear()
+        draw(mask_image=nothing)
+        draw(mask_image=top)
+    changed = np.any(latents[0] != latents[1], axis=(1, 2))
+    assert changed.tolist() == [True] + [False] * 7
 
 
 def test_instruct_pix2pix_follows_its_image_as_in_sd_cli(

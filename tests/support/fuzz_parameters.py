@@ -249,6 +249,8 @@ CALL: Table = {
     "lora_tags": Field([True, False], ["", 0], []),
     "init_image": array(),
     "mask_image": array((0, 0, 8, 8), [1, 1, 2, 2]),
+    "mask_blur": number([0, 4], [0.5, 1000], [-1, 1001]),
+    "paste_back": flag(),
     "strength": number([0.3, 0.75, 1], [0, 1e-9], [-0.1, 1.1, -5]),
     "control_image": Field([None], [], [*array().bad, picture()]),
     "control_strength": number([0, 0.9], [10], [-1, 1e30]),

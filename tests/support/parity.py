@@ -66,9 +66,10 @@ class Case:
     equal: str
 
     def parameters(self) -> dict[str, Any]:
-        """What sd-cli is given by our names."""
+        """What sd-cli is given by our names; it does not put the original back outside of a mask."""
         given = {**self.engine, **self.beside, **self.generate}
-        return {name: value for name, value in given.items() if isinstance(value, (int, float, str))}
+        numbers = {name: value for name, value in given.items() if isinstance(value, (int, float, str))}
+        return {name: value for name, value in numbers.items() if name != "paste_back"}
 
 
 def case(
