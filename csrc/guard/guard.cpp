@@ -11,6 +11,7 @@
 #include "engine/sampling_passes.hpp"
 #include "ggml.h"
 #include "guarded_call.hpp"
+#include "sampling/guidance.hpp"
 #include "upstream_calls.hpp"
 
 namespace {
@@ -47,6 +48,11 @@ void on_ggml_log(ggml_log_level level, const char* text, void*) {
             return on_log(SD_LOG_DEBUG, text, nullptr);
     }
 }
+
+// Ends what was set for one generation.
+struct OneGeneration {
+    ~OneGeneration() { sdcffi::guidance_rescale = 0.0f; }
+};
 
 void refuse_if(bool wrong, const std::string& text) {
     if (wrong) {
@@ -207,10 +213,15 @@ scheduler_t sdg_default_scheduler(const sd_ctx_t* context, sample_method_t metho
     return sd_get_default_scheduler(context, method);
 }
 
+void sdg_set_guidance_rescale(float rescale) {
+    sdcffi::guidance_rescale = rescale;
+}
+
 sdg_status sdg_generate_image(sd_ctx_t* context, const sd_img_gen_params_t* params, sd_image_t** images, int* count,
                               sdg_error* error) {
     *images = nullptr;
     *count  = 0;
+    const OneGeneration one;
     return guard(error, [&] {
         refuse_null(1, context, "the context");
         refuse_null(1, params, "params");
@@ -225,6 +236,7 @@ sdg_status sdg_generate_video(sd_ctx_t* context, const sd_vid_gen_params_t* para
                               sdg_error* error) {
     *frames = nullptr;
     *count  = 0;
+    const OneGeneration one;
     return guard(error, [&] {
         refuse_null(1, context, "the context");
         refuse_null(1, params, "params");

@@ -90,6 +90,22 @@ SD_API bool sdg_supports_video(const sd_ctx_t* context);
 SD_API enum sample_method_t sdg_default_sampler(const sd_ctx_t* context);
 SD_API enum scheduler_t sdg_default_scheduler(const sd_ctx_t* context, enum sample_method_t method);
 
+/* "eps", "v", "edm_v" or "flow": how the model's output is meant. A static string. */
+SD_API const char* sdg_prediction(const sd_ctx_t* context);
+/* Write the noise levels of an image with these parameters, from high to low. *count is the room in `sigmas`, and then
+ * their number. */
+SD_API enum sdg_status sdg_schedule(sd_ctx_t* context, const sd_sample_params_t* params, int width, int height,
+                                    float* sigmas, int* count, sdg_error* error);
+/* Run a sampler on the caller's denoiser, from a latent of `size` numbers that already has noise of the first of
+ * `sigmas`; the result replaces it. `denoise` writes what is left of x without its noise; `step` counts from 1, and is
+ * negative in a call after which the same step has another. */
+typedef void (*sdg_denoise_cb_t)(const float* x, float sigma, int step, float* denoised, void* data);
+SD_API enum sdg_status sdg_run_sampler(enum sample_method_t method, const float* sigmas, int count, bool is_flow,
+                                       float eta, uint64_t seed, sdg_denoise_cb_t denoise, void* data, float* latent,
+                                       int64_t size, sdg_error* error);
+/* Guidance rescale of this thread's next generation, 0 to 1. */
+SD_API void sdg_set_guidance_rescale(float rescale);
+
 /* Generation. The caller owns *images, an array of *count images: sdg_free frees each image's data and the array, each
  * once. Both calls refuse, with a text: a model that makes the other kind, sizes below 1, arrays and elements that are
  * NULL although they are counted, and images without pixels or with another number of channels than 3 (a mask: 1). */

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -19,14 +19,14 @@ import numpy as np
 from ..errors import UnsupportedParameterError
 from ..params.sampling import Guidance, SampleParams
 from ..params.struct import Struct
-from .words import PerCall, Word, replaced
+from .words import BESIDE, PerCall, Word, replaced
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .library import Library
 
-__all__ = ["Marshaller", "adopt_images", "adopt_pixels"]
+__all__ = ["Marshaller", "adopt_images", "adopt_pixels", "beside"]
 
 _Item = TypeVar("_Item")
 
@@ -81,6 +81,8 @@ class Marshaller:
         texts: dict[str, list[str]] = {}
         for name, value in params.native().items():
             where = f"{path}{name}"
+            if (params.C_STRUCT, name) in BESIDE:
+                continue
             if name in words:
                 texts.setdefault(words[name].field, []).append(self._said(words[name], value, where))
                 continue
@@ -138,13 +140,16 @@ class Marshaller:
             Of the type of `like`. Fields of other kinds, and numbers that are not finite, are None.
         """
         ctypes = dict(self._ffi.typeof(source).fields)
-        values = {**self._heard(source), **self.per_call(like)}
+        values = {**self._heard(source), **self.per_call(like), **beside(like)}
         for item in fields(like):  # type: ignore[arg-type]
             if item.name in values or item.name not in ctypes:
                 continue
             ctype, value = ctypes[item.name].type, getattr(source, item.name)
             if ctype.kind == "struct":
-                below = _ALWAYS_READ.get(ctype.cname, getattr(like, item.name))
+                given = getattr(like, item.name)
+                below = _ALWAYS_READ.get(ctype.cname, given)
+                if isinstance(given, Struct) and isinstance(below, Struct):
+                    below = replace(below, **beside(given))  # type: ignore[type-var]
                 values[item.name] = self.read(value, below) if isinstance(below, Struct) else None
             elif ctype.kind == "enum":
                 values[item.name] = self._name(ctype, value)
@@ -282,6 +287,11 @@ class Marshaller:
         target.data = self._ffi.from_buffer("uint8_t[]", pixels)
         self._alive.append(target.data)
         self._alive.append(pixels)
+
+
+def beside(params: Struct) -> dict[str, Any]:
+    """Return the values that are set and that functions take beside the C struct, by the names of the fields."""
+    return {name: value for name, value in params.given().items() if (params.C_STRUCT, name) in BESIDE}
 
 
 def _count_names(name: str) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from .callbacks import PreviewOptions, listening
 from .job import Job
 from .library import load
 from .lora_plans import as_report, fill_plans
-from .marshal import Marshaller, adopt_images, adopt_pixels
+from .marshal import Marshaller, adopt_images, adopt_pixels, beside
 from .plugins import plugins_of
 from .requests import (
     Conversion,
@@ -35,6 +35,7 @@ from .requests import (
     Resolved,
     UpscalerParams,
 )
+from .words import BESIDE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -182,6 +183,7 @@ class Session:
         if preview:
             marshaller.enum(library.ffi.typeof("enum preview_t"), preview.mode, "preview")
         with listening(library, job, preview=preview) as events:
+            self._set_beside(params)
             self._guarded(
                 lambda error: function(context, struct, images, count, error),
                 GenerationError,
@@ -201,6 +203,13 @@ class Session:
             steps = library.lib.sdg_reused_steps(index, count)
             passes.append(tuple(library.ffi.unpack(steps, count[0])) if count[0] else ())
         return tuple(passes)
+
+    def _set_beside(self, params: Struct) -> None:
+        """Hand over what this thread's next generation takes beside its C struct."""
+        sample = getattr(params, "sample_params", None)
+        given = beside(sample) if sample is not None else {}
+        for (_, name), function in BESIDE.items():
+            getattr(self._library.lib, function)(given.get(name, 0.0))
 
     def _fill_defaults(self, context: Any, sample: Any) -> None:
         """Write the engine's choice for the model into the fields of a struct that were not requested."""

@@ -12,7 +12,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["WORDS", "PerCall", "Word", "replaced"]
+__all__ = ["BESIDE", "WORDS", "PerCall", "Word", "replaced"]
+
+# Fields of dataclasses that no C struct has: a function of guard.h takes them before the call.
+BESIDE = {("sd_sample_params_t", "guidance_rescale"): "sdg_set_guidance_rescale"}
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from ..params.image import ImageParams
 from ..params.sampling import SampleParams, SkipLayerGuidance, Tiling
 from ..params.video import VideoParams
 from .prompt import check_prompt
+from .samplers import check_samplers
 from .step_cache import check_cache
 
 __all__ = [
@@ -41,11 +42,13 @@ def _check_sampling(sample: SampleParams, model: Model) -> None:
     check_integer("steps", sample.sample_steps, 1, MOST_STEPS)
     check_integer("shifted_timestep", sample.shifted_timestep, 0, 1000)
     check_number("flow_shift", sample.flow_shift, 0, MOST_SCALE)
+    check_number("guidance_rescale", sample.guidance_rescale, 0, 1)
     check_guidance(sample)
     if sample.custom_sigmas is not None:
         _check_sigmas(sample.custom_sigmas)
     else:
-        _check_scheduler(sample, model)
+        _check_scheduler(sample)
+    check_samplers(sample, model)
 
 
 def check_guidance(sample: SampleParams, prefix: str = "") -> None:
@@ -64,8 +67,8 @@ def check_guidance(sample: SampleParams, prefix: str = "") -> None:
     """
     guidance = sample.guidance
     check_number(f"{prefix}eta", sample.eta, 0, MOST_SCALE)
-    if sample.sample_method == "tcd":
-        check_number(f"{prefix}eta", sample.eta, 0, 1, "with the sampler tcd")
+    if sample.sample_method in ("tcd", "ddim_trailing"):
+        check_number(f"{prefix}eta", sample.eta, 0, 1, f"with the sampler {sample.sample_method}")
     if guidance:
         check_number(f"{prefix}cfg_scale", guidance.txt_cfg, -MOST_SCALE, MOST_SCALE)
         check_number(f"{prefix}guidance.img_cfg", guidance.img_cfg, -MOST_SCALE, MOST_SCALE)
@@ -73,20 +76,9 @@ def check_guidance(sample: SampleParams, prefix: str = "") -> None:
         _check_slg(guidance.slg, prefix)
 
 
-def _check_scheduler(sample: SampleParams, model: Model) -> None:
-    reasons = {
-        "karras": "its formula divides by steps - 1",
-        "exponential": "its formula divides by steps - 1",
-        "gits": "its table begins at 2 steps",
-    }
-    reason = reasons.get(str(sample.scheduler))
-    if sample.sample_steps == 1 and reason:
-        raise ValueError(f"steps must be at least 2 with the scheduler {sample.scheduler!r} ({reason}), not 1")
-    if sample.scheduler == "ays" and model.architecture and not model.architecture.has_ays:
-        raise ValueError(
-            f"scheduler 'ays' has no table for {model.architecture.title}, only for Stable Diffusion 1, XL and Stable"
-            " Video Diffusion: use another scheduler"
-        )
+def _check_scheduler(sample: SampleParams) -> None:
+    if sample.sample_steps == 1 and sample.scheduler == "gits":
+        raise ValueError("steps must be at least 2 with the scheduler 'gits' (its table begins at 2 steps), not 1")
 
 
 def _check_sigmas(sigmas: Any) -> None:

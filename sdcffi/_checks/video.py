@@ -12,6 +12,7 @@ from ..images.convert import Alpha
 from ..images.resize import Resize
 from ..params.video import VideoParams
 from .inputs import generated_size, requested_size, take_video_images
+from .samplers import check_samplers
 from .sampling import (
     MOST_SCALE,
     MOST_STEPS,
@@ -98,6 +99,7 @@ def _check_high_noise(params: VideoParams, model: Model) -> None:
     if sample:
         check_integer("high_noise_steps", sample.sample_steps, -1, MOST_STEPS, "-1: moe_boundary decides")
         check_guidance(sample, "high_noise_")
+        check_samplers(sample, model, "high_noise_")
 
 
 def _check_images(params: VideoParams, size: tuple[int, int], model: Model) -> None:

@@ -113,6 +113,9 @@ class Model:
         Whether it can encode input images: it has an encoder, and `vae_decode_only` is False. None: unknown.
     takes_hint : bool or None
         Whether `control_image` has an effect. None: unknown.
+    prediction : str or None
+        How its output is meant, as far as samplers differ by it: ``"flow"``, ``"edm_v"`` or ``"eps_or_v"``. None:
+        unknown.
     """
 
     files: tuple[ModelFile, ...] = ()
@@ -121,6 +124,7 @@ class Model:
     opaque: bool = True
     encodes: bool | None = None
     takes_hint: bool | None = None
+    prediction: str | None = None
 
     @property
     def pixel_multiple(self) -> int | None:
@@ -224,6 +228,7 @@ def _gathered(params: ContextParams, found: Iterable[ModelFile]) -> Model:
         opaque=opaque,
         encodes=_encodes(params, names, opaque),
         takes_hint=takes_hint if params.control_net_path is None else True,
+        prediction=_prediction(params, names, architecture, opaque),
     )
 
 
@@ -304,6 +309,20 @@ def _parts(files: tuple[ModelFile, ...], names: Mapping[str, Tensor]) -> frozens
         if part:
             parts.add(part)
     return frozenset(parts)
+
+
+def _prediction(
+    params: ContextParams, names: Mapping[str, Tensor], architecture: Architecture | None, opaque: bool
+) -> str | None:
+    """Return how the output of a model is meant: as the caller says, else as its tensors tell the engine."""
+    if params.prediction is not None:
+        asked = str(params.prediction)
+        return "flow" if asked.endswith("_flow") else {"edm_v": asked}.get(asked, "eps_or_v")
+    if architecture is None or opaque:
+        return None
+    if architecture.name == "sdxl" and "edm_vpred.sigma_max" in names:
+        return "edm_v"
+    return "eps_or_v" if architecture.is_unet or architecture.name == "svd" else "flow"
 
 
 def _encodes(params: ContextParams, names: Mapping[str, Tensor], opaque: bool) -> bool | None:

@@ -26,6 +26,11 @@ _SAMPLERS = {
     "dpm++2s_a": "DPM++ 2S a",
     "dpm++2m": "DPM++ 2M",
     "lcm": "LCM",
+    "lms": "LMS",
+    "dpm++_sde": "DPM++ SDE",
+    "dpm++2m_sde": "DPM++ 2M SDE",
+    "dpm++3m_sde": "DPM++ 3M SDE",
+    "unipc": "UniPC",
 }
 # sd_schedulers.py; the engine's "discrete" has evenly spaced timesteps, as k-diffusion's get_sigmas has.
 _SCHEDULERS = {
@@ -36,6 +41,7 @@ _SCHEDULERS = {
     "sgm_uniform": "SGM Uniform",
     "simple": "Simple",
     "kl_optimal": "KL Optimal",
+    "beta": "Beta",
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from .._checks.samplers import refused_samplers, refused_schedulers
 from .._models.weight_types import is_writable
 from .._public import public
 
@@ -107,8 +108,8 @@ def describe(offer: Offer, model: Model, device: Device) -> Capabilities:
         photo_maker=any(file.slot == "photo_maker_path" for file in model.files),
         embeddings=kind.takes_embeddings if kind else None,
         pixel_multiple=model.pixel_multiple,
-        samplers=names["sample_method_t"],
-        schedulers=_without(names["scheduler_t"], () if not kind or kind.has_ays else ("ays",)),
+        samplers=_without(names["sample_method_t"], refused_samplers(model)),
+        schedulers=_without(names["scheduler_t"], refused_schedulers(model)),
         default_sampler=offer.default_sampler,
         default_scheduler=offer.default_scheduler,
         cache_modes=_without(names["sd_cache_mode_t"], ("disabled", *(kind.idle_caches if kind else ()))),

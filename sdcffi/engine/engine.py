@@ -288,6 +288,7 @@ class Engine(Handle):
         sampler: str | None = None,
         scheduler: str | None = None,
         eta: float | None = None,
+        guidance_rescale: float | None = None,
         seed: int | None = None,
         batch_count: int | None = None,
         clip_skip: int | None = None,
@@ -337,13 +338,16 @@ class Engine(Handle):
         guidance : float, optional
             Guidance value that distilled models (FLUX.1 dev) take as input. None: the engine's 3.5.
         sampler : str, optional
-            Sampler, named as in sd-cli: ``"euler"``, ``"dpm++2m"``, ... None: the engine's choice for the model.
+            Sampler, named as in sd-cli: ``"euler"``, ``"dpm++2m"``, ``"unipc"``, ... None: the engine's choice for the
+            model.
         scheduler : str, optional
-            Spacing of the noise levels, named as in sd-cli: ``"karras"``, ``"simple"``, ... None: the engine's choice
-            for the model.
+            Spacing of the noise levels, named as in sd-cli: ``"karras"``, ``"simple"``, ``"beta"``, ... None: the
+            engine's choice for the model; for flow models that is the schedule of the model's family.
         eta : float, optional
             Amount of noise added back at each step, for samplers that add noise. None: the sampler's own, see
             `SampleParams`.
+        guidance_rescale : float, optional
+            Part by which the contrast that guidance adds is taken back, 0 to 1. None: 0.
         seed : int, optional
             Random seed, 0 to 2**63 - 1. Image `i` of a batch uses ``seed + i``. None, or a negative number: a random
             seed, which the result has.
@@ -490,6 +494,7 @@ class Engine(Handle):
                 sample_method=sampler,
                 sample_steps=steps,
                 eta=eta,
+                guidance_rescale=guidance_rescale,
             ),
         )
         defaults = self._opened.defaults.image
@@ -541,6 +546,7 @@ class Engine(Handle):
         sampler: str | None = None,
         scheduler: str | None = None,
         eta: float | None = None,
+        guidance_rescale: float | None = None,
         flow_shift: float | None = None,
         seed: int | None = None,
         init_image: ImageLike | None = None,
@@ -589,11 +595,11 @@ class Engine(Handle):
         steps : int, optional
             Number of denoising steps, at least 1; if there are two models, those of the low-noise model. None: the
             engine's 20.
-        cfg_scale, guidance, sampler, scheduler, eta : optional
+        cfg_scale, guidance, sampler, scheduler, eta, guidance_rescale : optional
             As in `generate`; if there are two models, for the low-noise model.
         flow_shift : float, optional
-            Shift of the noise levels, at least 0. None: the model's own, 5 (`default_flow_shift` of
-            stable-diffusion.cpp).
+            Shift of the noise levels, at least 0. None: as the authors' programs have it for the model: 12 for Wan
+            2.2 T2V, 16 for VACE and FLF2V, 3 for Wan 2.1 I2V at up to 480p, 5 for others.
         seed : int, optional
             Random seed, 0 to 2**63 - 1. None, or a negative number: a random seed, which the result has.
         init_image : image, optional
@@ -672,6 +678,7 @@ class Engine(Handle):
                 sample_method=sampler,
                 sample_steps=steps,
                 eta=eta,
+                guidance_rescale=guidance_rescale,
                 flow_shift=flow_shift,
             ),
             high_noise_sample_params=_high_noise(

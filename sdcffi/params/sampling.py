@@ -100,15 +100,16 @@ class SampleParams(Struct):
     guidance : Guidance, optional
         How strictly the image follows the prompt.
     scheduler : str, optional
-        Spacing of the noise levels: ``"discrete"``, ``"karras"``, ``"simple"``, ... None: the engine's choice for the
-        model.
+        Spacing of the noise levels: ``"discrete"``, ``"karras"``, ``"simple"``, ``"beta"``, ... None: the engine's
+        choice for the model. For flow models ``"discrete"`` is the schedule of the model's family.
     sample_method : str, optional
-        Sampler: ``"euler"``, ``"euler_a"``, ``"dpm++2m"``, ... None: the engine's choice for the model.
+        Sampler: ``"euler"``, ``"euler_a"``, ``"dpm++2m"``, ``"unipc"``, ... None: the engine's choice for the model.
     sample_steps : int, optional
         Number of denoising steps, at least 1. None: the engine's default.
     eta : float, optional
-        Amount of noise added back at each step, for samplers that add noise. None: the sampler's own, which is 1 for
-        euler_a, dpm++2s_a and er_sde, and 0 for others (`resolve_eta` of stable-diffusion.cpp).
+        Amount of noise added back at each step, for samplers that add noise; at most 1 for tcd and ddim_trailing.
+        None: the sampler's own, which is 1 for euler_a, dpm++2s_a, er_sde and those with ``sde`` in their names, and 0
+        for others (`resolve_eta` of stable-diffusion.cpp).
     shifted_timestep : int, optional
         Timestep shift of NitroSD models (based on SDXL), 0 to 1000; 0 turns it off. Other models ignore it. None: the
         engine's default, which is off.
@@ -116,9 +117,12 @@ class SampleParams(Struct):
         Noise levels from high to low, which replace the scheduler: at least 2, and all but the last above 0. None: the
         scheduler's.
     flow_shift : float, optional
-        Shift of flow models (SD3, Wan). None: the model's own (`default_flow_shift` of stable-diffusion.cpp), such as
-        1.15 for FLUX with guidance, 1 without, 5 for Wan and 4 for ERNIE-Image. Schedulers with a shift of their own
-        ignore it: ``"flux"`` and ``"flux2"``, where the engine has them.
+        Shift of flow models (SD3, Wan). For FLUX, FLUX.2, Chroma and Ovis it is an exponent, so that 0 is no shift;
+        for others 1 is none. None: the shift of the model's family, which may depend on size and steps. Schedulers
+        with a shift of their own ignore it: ``"flux"`` and ``"flux2"``, where the engine has them.
+    guidance_rescale : float, optional
+        Part by which the contrast that guidance adds is taken back, 0 to 1; 0.7 is usual for models that start from
+        noise alone. None: 0.
     """
 
     C_STRUCT = "sd_sample_params_t"
@@ -130,6 +134,7 @@ class SampleParams(Struct):
     shifted_timestep: int | None = None
     custom_sigmas: Sequence[float] | None = None
     flow_shift: float | None = None
+    guidance_rescale: float | None = None
 
 
 @public

@@ -43,8 +43,13 @@ def references(*images: str, scaled: bool = True, **values: Any) -> dict[str, An
     return {"ref_images": [IMAGES[name] for name in images], "params": params}
 
 
+OWN_SCHEDULERS = {
+    "discrete": "it is the model's own",
+    "flux2": "it is the model's own",
+    "simple": "its table of 10,000 levels has those of 4 steps",
+}
 # What the engine chooses for FLUX.2, by the revision.
-OWN_SCHEDULER = "flux2" if "flux2" in names("scheduler_t") else "discrete"
+NOT_OF_FLOW = {"ays", "gits", "tcd", "euler_cfg_pp", "euler_a_cfg_pp", "dpm++2m_sde_bt"}  # refused for this model
 OWN_PREDICTION = "flux2_flow" if "flux2_flow" in names("prediction_t") else "flux_flow"
 
 LITTLE = {"width": 32, "height": 32, "steps": 4}  # enough for what the picture's size does not matter to
@@ -110,13 +115,12 @@ CASES = {
     **{
         f"sampler {name}": case(beside=LITTLE, sampler=name, equal="it is the model's own" if name == "euler" else "")
         for name in names("sample_method_t")
+        if name not in NOT_OF_FLOW
     },
     **{
-        f"scheduler {name}": case(
-            beside=LITTLE, scheduler=name, equal="it is the model's own" if name == OWN_SCHEDULER else ""
-        )
+        f"scheduler {name}": case(beside=LITTLE, scheduler=name, equal=OWN_SCHEDULERS.get(name, ""))
         for name in names("scheduler_t")
-        if name != "ays"  # has no table for this model, and is refused
+        if name not in NOT_OF_FLOW
     },
     **{
         f"eta of {name}": case(
@@ -144,9 +148,7 @@ CASES = {
         beside={"params": sample(flow_shift=3.0)},
         params=sample(flow_shift=7.0),
     ),
-    "flow shift of FLUX.2": case(
-        "--flow-shift 7", params=sample(flow_shift=7.0), equal="FLUX.2 shifts by the picture's size"
-    ),
+    "flow shift of FLUX.2": case("--flow-shift 7", params=sample(flow_shift=7.0)),
     "timestep shift": case("--timestep-shift 250", params=sample(shifted_timestep=250), equal="for XL only"),
     "distilled guidance": case(guidance=9.0, equal="the model has no input for it"),
     "clip skip": case(clip_skip=2, equal="the model has no CLIP"),
