@@ -79,7 +79,7 @@ class Marshaller:
         ctypes = dict(self._ffi.typeof(target).fields)
         words = {word.name: word for word in replaced(params.C_STRUCT, ctypes)}
         texts: dict[str, list[str]] = {}
-        for name, value in params.given().items():
+        for name, value in params.native().items():
             where = f"{path}{name}"
             if name in words:
                 texts.setdefault(words[name].field, []).append(self._said(words[name], value, where))

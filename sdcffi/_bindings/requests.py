@@ -122,10 +122,11 @@ class Opened:
 
 @dataclass(frozen=True)
 class Resolved:
-    """Context and call with the engine's defaults filled in."""
+    """Context and call with the engine's defaults filled in, and what the engine has to say about the prompts."""
 
     context: ContextParams
     params: Struct
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

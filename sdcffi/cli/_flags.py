@@ -77,7 +77,7 @@ _MEANINGS = {
     "end_image": "last frame",
     "mask_image": "part of the init image to generate anew: an image that is white there, or LEFT,TOP,RIGHT,BOTTOM",
     "control_image": "image for the ControlNet",
-    "prompt": "what to generate, with weights as in (text:1.2)",
+    "prompt": "what to generate, with weights as in (text:1.2) where the model has them",
     "seed": "random seed, 0 to 2**63 - 1; image i of a batch uses SEED + i (default: a random one)",
     "vae_tiling": "decode and encode in tiles: less memory",
     "hires": "generate a second pass, at a larger size",

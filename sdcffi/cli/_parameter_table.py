@@ -165,10 +165,11 @@ NEWER = {
     "sd_set_backend_eval_callback": "for debuggers of graphs",
 }
 _TABLES = ("tiling", "cache", "hires", "slg", "high_noise")  # keywords that take a whole struct
-_OF_OURS = {  # defaults that Engine sets in place of the engine's own
+_OF_OURS = {  # defaults that sdcffi sets
     "n_threads": "the physical cores that the process may use",
     "vae_decode_only": "off (the engine's own: on)",
     "free_params_immediately": "off (the engine's own: on)",
+    "comma_backtrack": "20",
 }
 
 _HEAD = """\
@@ -220,7 +221,8 @@ def parameter_table(library: StrPath | None = None) -> Iterator[str]:
         for item in parameters(struct):
             name = ".".join(item.path)
             python, default = _python(item, call, keywords), _default(item, values.get(name, ""))
-            yield f"| {name} | `{python}` | `{item.flag}` | {default} |"
+            in_c = name if item.path[-1] not in item.struct.NOT_IN_C else ""
+            yield f"| {in_c} | `{python}` | `{item.flag}` | {default} |"
     yield from ("", "## Functions", "", "| C | Python |", "| --- | --- |")
     yield from (f"| {name} | `{python}` |" for name, python in sorted(FUNCTIONS.items()))
     yield from ("", "## Without a name in Python", "", "| C | why |", "| --- | --- |")

@@ -19,9 +19,10 @@ _Struct = TypeVar("_Struct", bound="Struct")
 
 
 class Struct:
-    """Base of the dataclasses, each for the C struct `C_STRUCT`."""
+    """Base of the dataclasses, each for the C struct `C_STRUCT`; it lacks the fields that are in `NOT_IN_C`."""
 
     C_STRUCT: ClassVar[str]
+    NOT_IN_C: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         for name, kind in _inner_structs(type(self)):  # type: ignore[arg-type]
@@ -50,6 +51,10 @@ class Struct:
             for item in fields(self)  # type: ignore[arg-type]
             if (value := getattr(self, item.name)) is not None
         }
+
+    def native(self) -> dict[str, Any]:
+        """Return the fields of the C struct that are set, by name."""
+        return {name: value for name, value in self.given().items() if name not in self.NOT_IN_C}
 
     def updated(self: _Struct, other: _Struct) -> _Struct:
         """Return a copy with the fields that are set in `other`; inner structs are updated in turn."""
