@@ -49,6 +49,10 @@ from .params.image import ImageParams as ImageParams
 from .params.image import PhotoMaker as PhotoMaker
 from .params.lora import Lora as Lora
 from .params.lora import LoraReport as LoraReport
+from .params.prompt_tokens import EncoderTokens as EncoderTokens
+from .params.prompt_tokens import PromptTokens as PromptTokens
+from .params.prompt_tokens import Token as Token
+from .params.prompt_tokens import TokenChunk as TokenChunk
 from .params.sampling import Cache as Cache
 from .params.sampling import Guidance as Guidance
 from .params.sampling import SampleParams as SampleParams

@@ -18,6 +18,9 @@ struct Refused : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
+// A call that only asks for the tokens of a prompt has them, and would now compute. The context stays usable.
+struct OnlyTokens {};
+
 // A bad_alloc that names what the memory was for.
 class OutOfMemory : public std::bad_alloc {
 public:
@@ -36,6 +39,9 @@ inline thread_local bool names_only = false;
 
 // Set while a file is read by somebody who looks at no result: the reader throws if some data cannot be read.
 inline thread_local bool all_data_needed = false;
+
+// Set while nothing may be computed, because only the tokens of a prompt are needed.
+inline thread_local bool only_tokens = false;
 
 // Set while kernels run on several threads: an exception cannot leave a parallel region.
 inline thread_local bool in_kernels = false;
@@ -61,6 +67,9 @@ inline bool cancelled() {
 }
 
 inline void stop_if_cancelled() {
+    if (only_tokens) {
+        throw OnlyTokens{};
+    }
     if (cancelled()) {
         throw Cancelled{};
     }

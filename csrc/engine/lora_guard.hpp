@@ -118,4 +118,6 @@ void sdg_set_lora_cache(sd_ctx_t* context, size_t bytes) {
     context->sd->sdcffi_loras.cache.limit = bytes;
 }
 
+#include "text/tokens_guard.hpp"
+
 #endif

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <string>
+#include <vector>
 
 #include "engine/finite.hpp"
 #include "engine/interrupts.hpp"
@@ -12,6 +13,8 @@
 #include "ggml.h"
 #include "guarded_call.hpp"
 #include "sampling/guidance.hpp"
+#include "text/chunks.hpp"
+#include "text/notes.hpp"
 #include "upstream_calls.hpp"
 
 namespace {
@@ -228,6 +231,7 @@ sdg_status sdg_generate_image(sd_ctx_t* context, const sd_img_gen_params_t* para
         refuse_if(!sd_ctx_supports_image_generation(context), "the model makes no images");
         check(*params);
         sdcffi::sampling_passes.clear();
+        sdcffi::notes().clear();
         return sdcffi::call_generate_image(&generate_image, context, params, images, count);
     });
 }
@@ -243,6 +247,7 @@ sdg_status sdg_generate_video(sd_ctx_t* context, const sd_vid_gen_params_t* para
         refuse_if(!sd_ctx_supports_video_generation(context), "the model makes no videos");
         check(*params);
         sdcffi::sampling_passes.clear();
+        sdcffi::notes().clear();
         return sdcffi::call_generate_video(&generate_video, context, params, frames, count);
     });
 }
@@ -302,4 +307,18 @@ sdg_status sdg_preprocess_canny(const sd_image_t* image, float high_threshold, f
 
 void sdg_free(void* memory) {
     std::free(memory);
+}
+
+void sdg_set_comma_backtrack(int tokens) {
+    sdcffi::comma_backtrack = static_cast<size_t>(std::max(tokens, 0));
+}
+
+const char* const* sdg_prompt_notes(size_t* count) {
+    static thread_local std::vector<const char*> rows;
+    rows.clear();
+    for (const std::string& note : sdcffi::notes()) {
+        rows.push_back(note.c_str());
+    }
+    *count = rows.size();
+    return rows.data();
 }

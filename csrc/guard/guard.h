@@ -123,6 +123,42 @@ SD_API enum sdg_status sdg_convert(const char* input, const char* vae, const cha
                                    const char* tensor_type_rules, bool convert_name, sdg_error* error);
 SD_API void sdg_free(void* memory);
 
+/* Prompts. */
+
+/* For the calls of this thread from now on: how many tokens back from the end of a chunk of CLIP a comma is looked for,
+ * after which the next chunk begins; 0: nowhere. It is 20 at first. */
+SD_API void sdg_set_comma_backtrack(int tokens);
+/* What the last generation of this thread has to say about its prompts, such as the text that was cut. The thread owns
+ * the rows; its next generation or call of this function replaces them. */
+SD_API const char* const* sdg_prompt_notes(size_t* count);
+
+typedef struct {
+    int32_t id;
+    float weight;
+    const char* text;
+} sdg_token;
+
+/* Tokens that an encoder computes together; `length` counts their padding, which is left out. */
+typedef struct {
+    const sdg_token* tokens;
+    size_t count;
+    size_t length;
+    int32_t padding; /* the token that fills it up */
+} sdg_chunk;
+
+typedef struct {
+    const char* encoder;   /* "clip_l", "clip_g", "t5xxl" or "llm" */
+    const sdg_chunk* chunks;
+    size_t chunk_count;
+    size_t limit;          /* of tokens; 0: none */
+    const char* cut;       /* the text beyond the limit */
+    const char* unknown;   /* characters that the vocabulary lacks */
+} sdg_encoder_tokens;
+
+/* What each text encoder of a context gets of a prompt. The thread owns the rows; its next call replaces them. */
+SD_API enum sdg_status sdg_tokens(sd_ctx_t* context, const char* prompt, const sdg_encoder_tokens** rows, size_t* count,
+                                  sdg_error* error);
+
 /* Upscaling networks. The caller owns *upscaler and frees it once, with sdg_free_upscaler. With a tile_size of 0 an
  * image is upscaled in one piece. */
 SD_API enum sdg_status sdg_new_upscaler(const char* path, bool offload_params_to_cpu, bool direct, int threads,

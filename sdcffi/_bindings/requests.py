@@ -122,18 +122,21 @@ class Opened:
 
 @dataclass(frozen=True)
 class Resolved:
-    """Context and call with the engine's defaults filled in, and what the sampler did.
+    """Context and call with the engine's defaults filled in, and what the engine has to say of the call.
 
     Attributes
     ----------
     context : ContextParams
     params : Struct
+    notes : tuple of str
+        What became of the prompts, where that is worth a warning.
     cached_steps : tuple of tuple of int
         Of each pass of the sampler, the steps that were reused from a step cache, counted from 1.
     """
 
     context: ContextParams
     params: Struct
+    notes: tuple[str, ...] = ()
     cached_steps: tuple[tuple[int, ...], ...] = ()
 
 

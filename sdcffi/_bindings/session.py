@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from .library import load
 from .lora_plans import as_report, fill_plans
 from .marshal import Marshaller, adopt_images, adopt_pixels, beside
 from .plugins import plugins_of
+from .prompts import COMMA_BACKTRACK, read_notes, read_tokens
 from .requests import (
     Conversion,
     Defaults,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..params.context import ContextParams
+    from ..params.prompt_tokens import PromptTokens
     from ..params.struct import Struct
 
 __all__ = ["Session"]
@@ -184,6 +187,7 @@ class Session:
             marshaller.enum(library.ffi.typeof("enum preview_t"), preview.mode, "preview")
         with listening(library, job, preview=preview) as events:
             self._set_beside(params)
+            backtrack = self._set_backtrack(params.comma_backtrack if isinstance(params, ImageParams) else None)
             self._guarded(
                 lambda error: function(context, struct, images, count, error),
                 GenerationError,
@@ -192,8 +196,33 @@ class Session:
             )
             arrays = adopt_images(library, images[0], count[0])
             self._fill_defaults(context, struct.sample_params)
-            resolved = Resolved(self._resolved, marshaller.read(struct[0], params), self._cached_steps())
-            return arrays, self._lora_reports(context), resolved
+            resolved = marshaller.read(struct[0], params)
+            if isinstance(resolved, ImageParams):
+                resolved = replace(resolved, comma_backtrack=backtrack)
+            outcome = Resolved(self._resolved, resolved, read_notes(library), self._cached_steps())
+            return arrays, self._lora_reports(context), outcome
+
+    def tokens(self, job: Job, prompt: str, comma_backtrack: int | None) -> PromptTokens:
+        """Return what each text encoder gets of a prompt.
+
+        Raises
+        ------
+        SDError
+            If the session is closed.
+        NativeError
+            If native code fails.
+        """
+        context, library = self._usable(), self._library
+        text = Marshaller(library).text(prompt, "prompt")
+        with listening(library, job) as events:
+            self._set_backtrack(comma_backtrack)
+            return read_tokens(library, functools.partial(library.lib.sdg_tokens, context, text), events.lines)
+
+    def _set_backtrack(self, tokens: int | None) -> int:
+        """Tell the engine where chunks of CLIP may end, and return it."""
+        chosen = COMMA_BACKTRACK if tokens is None else tokens
+        self._library.lib.sdg_set_comma_backtrack(chosen)
+        return chosen
 
     def _cached_steps(self) -> tuple[tuple[int, ...], ...]:
         library = self._library

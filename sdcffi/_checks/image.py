@@ -24,6 +24,7 @@ from .inputs import (
     scales_references,
     take_images,
 )
+from .prompt import MOST_BACKTRACK
 from .sampling import (
     MOST_SCALE,
     MOST_STEPS,
@@ -77,6 +78,7 @@ def check_image(
         raise ValueError(f"{model.architecture.title} generates videos only: use generate_video()")
     check_call(params, model, defaults)
     check_integer("batch_count", params.batch_count, 1, _MOST_BATCH)
+    check_integer("comma_backtrack", params.comma_backtrack, 0, MOST_BACKTRACK)
     check_number("control_strength", params.control_strength, 0, MOST_SCALE)
     scales = scales_references(params, model, defaults)
     params = _with_paste(take_images(params, model, resize, alpha, scales=scales))

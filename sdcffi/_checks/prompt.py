@@ -1,20 +1,21 @@
-"""Check prompts for the engine's parser, with the grammar of its `parse_prompt_attention` in util.cpp."""
+"""Check prompts for the engine."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-__all__ = ["check_prompt"]
+__all__ = ["MOST_BACKTRACK", "check_prompt"]
 
-_MOST = 50_000  # bytes; std::regex recurses for each one, and the stack overflows somewhat above this
-# The brackets and weights of the engine's re_attention; everything else is text.
-_TOKEN = re.compile(r"\\[()\[\]\\]|\(|:([+-]?[.0-9]+)\)|\)")
-_LARGEST, _SMALLEST = 3.4028234663852886e38, 1.1754943508222875e-38  # of normal floats; std::stof throws beyond
+MOST_BACKTRACK = 74  # tokens: a chunk of CLIP has 75
+_MOST = 50_000  # bytes; the tokenizers' regular expressions recurse for each one, and overflow the stack above this
+# The brackets and weights of csrc/text/prompt_syntax.cpp; everything else is text.
+_TOKEN = re.compile(r"\\[()\[\]\\]|\(|:\s*([+-]?[.\d]+)\s*\)|\)")
+_LARGEST, _SMALLEST = 3.4028234663852886e38, 1.1754943508222875e-38  # of normal floats
 
 
-def check_prompt(name: str, prompt: Any) -> None:
-    """Refuse a prompt that the engine would cut off, or that makes its parser throw.
+def check_prompt(name: str, prompt: Any, weighted: bool = True) -> None:
+    """Refuse a prompt that the engine would cut off or not understand.
 
     Parameters
     ----------
@@ -22,7 +23,8 @@ def check_prompt(name: str, prompt: Any) -> None:
         Name of the parameter, for messages.
     prompt : str or None
         The prompt. None is accepted.
-
+    weighted : bool
+        Whether the model has weights in prompts, so that they are checked.
 
     Raises
     ------
@@ -46,7 +48,8 @@ def check_prompt(name: str, prompt: Any) -> None:
         raise ValueError(f"{name} cannot be encoded as UTF-8: {error}") from error
     if length > _MOST:
         raise ValueError(f"{name} must have at most {_MOST} bytes in UTF-8, not {length}")
-    _check_weights(name, prompt)
+    if weighted:
+        _check_weights(name, prompt)
 
 
 def _check_weights(name: str, prompt: str) -> None:

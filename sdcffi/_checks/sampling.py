@@ -191,9 +191,13 @@ def check_call(params: ImageParams | VideoParams, model: Model, defaults: ImageP
     TypeError, ValueError
         With the value and the legal set.
     """
-    check_prompt("prompt", params.prompt)
-    check_prompt("negative_prompt", params.negative_prompt)
+    kind = model.architecture
+    check_prompt("prompt", params.prompt, kind is None or kind.is_unet)
+    check_prompt("negative_prompt", params.negative_prompt, kind is None or kind.is_unet)
     check_integers(1, MOST_SIDE, width=params.width, height=params.height)
+    if kind and kind.clip_layers:
+        most = kind.clip_layers + 1
+        check_integer("clip_skip", params.clip_skip, -1, most, f"{kind.title}'s CLIP has {most - 1} layers")
     check_integer("clip_skip", params.clip_skip, -1, 100)
     check_number("strength", params.strength, 0, 1)
     _check_sampling(params.sample_params or SampleParams(), model)

@@ -42,6 +42,9 @@ class Architecture:
         Whether it reads `ref_images`, and whether it reads `control_image` without a ControlNet.
     has_ays : bool
         Whether the scheduler ``"ays"`` has a table for it.
+    clip_layers : int or None
+        Number of layers of its CLIP, of which `clip_skip` chooses one; of two CLIPs the smaller. None: it has none
+        whose layers can be chosen.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Architecture:
     takes_hint: bool = False
     has_ays: bool = False
     video_inputs: tuple[str, ...] = ()
+    clip_layers: int | None = None
 
     @property
     def takes_embeddings(self) -> bool:
@@ -76,11 +80,13 @@ _UNET = Architecture("", "", 64, ("clip_l",), is_unet=True, takes_references=Fal
 _TABLE = {
     item.name: item
     for item in (
-        replace(_UNET, name="sd1", title="Stable Diffusion 1", has_ays=True),
-        replace(_UNET, name="sd2", title="Stable Diffusion 2"),
-        replace(_UNET, name="sdxl", title="Stable Diffusion XL", encoders=("clip_l", "clip_g"), has_ays=True),
+        replace(_UNET, name="sd1", title="Stable Diffusion 1", has_ays=True, clip_layers=12),
+        replace(_UNET, name="sd2", title="Stable Diffusion 2", clip_layers=24),
+        replace(
+            _UNET, name="sdxl", title="Stable Diffusion XL", encoders=("clip_l", "clip_g"), has_ays=True, clip_layers=12
+        ),
         Architecture("svd", "Stable Video Diffusion", 64, (), is_video=True, has_ays=True),
-        Architecture("sd3", "Stable Diffusion 3", 8, ("clip_l",), takes_references=False),
+        Architecture("sd3", "Stable Diffusion 3", 8, ("clip_l",), takes_references=False, clip_layers=12),
         Architecture("flux", "FLUX.1", 8, ("clip_l", "t5xxl")),
         Architecture("chroma", "Chroma", 8, ("t5xxl",)),
         Architecture("chroma_radiance", "Chroma Radiance", 1, ("t5xxl",), has_autoencoder=False),

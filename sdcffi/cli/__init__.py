@@ -11,7 +11,22 @@ from collections.abc import Callable, Sequence
 
 from .._version import __version__
 from ..errors import SDError
-from . import completion, convert, demo, devices, doctor, generate, info, lora, models, replay, tune, upscale, video
+from . import (
+    completion,
+    convert,
+    demo,
+    devices,
+    doctor,
+    generate,
+    info,
+    lora,
+    models,
+    replay,
+    tokens,
+    tune,
+    upscale,
+    video,
+)
 from ._flags import in_flags
 from ._parser import USAGE_STATUS, HelpAll, Parser
 from ._terminal import say, warnings_in_one_line
@@ -100,6 +115,7 @@ def parser() -> Parser:
         replay,
         tune,
         models,
+        tokens,
         lora,
         devices,
         doctor,

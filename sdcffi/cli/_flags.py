@@ -79,7 +79,7 @@ _MEANINGS = {
     "mask_blur": "blur the mask's edge outwards by this radius in pixels, where the original is put back (default: 4)",
     "paste_back": "put the original back outside of the mask (default)",
     "control_image": "image for the ControlNet",
-    "prompt": "what to generate, with weights as in (text:1.2)",
+    "prompt": "what to generate, with weights as in (text:1.2) where the model has them",
     "seed": "random seed, 0 to 2**63 - 1; image i of a batch uses SEED + i (default: a random one)",
     "vae_tiling": "decode and encode in tiles: less memory",
     "hires": "generate a second pass, at a larger size",

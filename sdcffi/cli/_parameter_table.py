@@ -171,6 +171,7 @@ _OF_OURS = {  # defaults that sdcffi sets
     "free_params_immediately": "off (the engine's own: on)",
     "mask_blur": "4",
     "paste_back": "on",
+    "comma_backtrack": "20",
 }
 
 _HEAD = """\

@@ -11,8 +11,10 @@ from .._bindings.requests import Edges, Opening
 from .._checks.context import check_context, check_lora_options, resolve_seed
 from .._checks.image import check_image
 from .._checks.memory import MemoryCheck
+from .._checks.prompt import MOST_BACKTRACK, check_prompt
 from .._checks.video import check_video
 from .._machine.backends import backend_choice
+from .._numbers import check_integer
 from .._process.aio import as_coroutine, as_stream
 from .._process.calls import GRACE
 from .._process.handle import Handle
@@ -27,6 +29,7 @@ from ..images.resize import Resize
 from ..params.context import ContextParams, Embedding
 from ..params.image import Hires, ImageParams
 from ..params.lora import LoraLike, LoraReport
+from ..params.prompt_tokens import PromptTokens
 from ..params.sampling import Cache, Guidance, SampleParams, SkipLayerGuidance, Tiling
 from ..params.struct import StrPath
 from ..params.video import VideoParams
@@ -292,6 +295,7 @@ class Engine(Handle):
         seed: int | None = None,
         batch_count: int | None = None,
         clip_skip: int | None = None,
+        comma_backtrack: int | None = None,
         loras: Iterable[LoraLike] | None = None,
         lora_tags: bool = True,
         strict: bool = True,
@@ -324,7 +328,7 @@ class Engine(Handle):
         Parameters
         ----------
         prompt : str
-            What to generate.
+            What to generate. ``docs/prompts.md`` has what brackets and BREAK mean, and how long a prompt may be.
         negative_prompt : str, optional
             What to leave out. Ignored when `cfg_scale` is 1. None: nothing.
         width, height : int, optional
@@ -354,7 +358,12 @@ class Engine(Handle):
         batch_count : int, optional
             Number of images, at least 1. None: the engine's 1.
         clip_skip : int, optional
-            Number of last layers of CLIP to leave out, at least 1. None: the model's own.
+            Layer of CLIP that is read, counted from the last: 1 to one more than the encoder has layers. None: the
+            model's own.
+        comma_backtrack : int, optional
+            A chunk of 75 tokens for CLIP ends early at a comma among its last so many tokens, 0 to 74, so that words
+            which belong together stay together. 0 turns that off. Only Stable Diffusion 1, 2 and XL have chunks. None:
+            20, as in AUTOMATIC1111's web interface.
         loras : iterable of Lora, path, or (path, multiplier), optional
             Adapters for this call, in any order: they add up. A path may be a folder of PEFT or diffusers. None: those
             of `set_loras`.
@@ -473,6 +482,7 @@ class Engine(Handle):
             prompt=prompt,
             negative_prompt=negative_prompt,
             clip_skip=clip_skip,
+            comma_backtrack=comma_backtrack,
             width=width,
             height=height,
             strength=strength,
@@ -756,6 +766,47 @@ class Engine(Handle):
             If an adapter was made for another family of models.
         """
         return self._generation.check_loras(loras, timeout)
+
+    def tokens(
+        self,
+        prompt: str,
+        *,
+        comma_backtrack: int | None = None,
+        lora_tags: bool = True,
+        timeout: float | None = None,
+    ) -> PromptTokens:
+        """Return what each text encoder gets of a prompt, without computing anything.
+
+        It is what `generate` makes of the prompt: the same code reads it. An engine that was opened with
+        ``load_weights=False`` can do it too.
+
+        Parameters
+        ----------
+        prompt : str
+            The prompt, or the negative prompt.
+        comma_backtrack, lora_tags
+            As for `generate`.
+        timeout : float, optional
+            Time limit for the call, in seconds. It includes the wait for earlier calls. None: no limit.
+
+        Returns
+        -------
+        PromptTokens
+            Plain data. Its `as_dict` is for JSON.
+
+        Raises
+        ------
+        TypeError, ValueError, LoraError
+            If an argument is wrong, as in `generate`.
+        NativeError, NativeCrashError
+            If native code failed.
+        """
+        text, _ = self._generation.adapters(prompt, None, None, lora_tags)
+        check_prompt("prompt", text)
+        check_integer("comma_backtrack", comma_backtrack, 0, MOST_BACKTRACK)
+        with self._calls.call(self._listeners, timeout) as call:
+            found: PromptTokens = self._calls.run(call, "tokens", text, comma_backtrack)
+        return found
 
     def capabilities(self) -> Capabilities:
         """Return what this build can do with this model: its inputs and outputs, and the legal names.

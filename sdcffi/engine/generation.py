@@ -18,6 +18,7 @@ from .._numbers import check_integer
 from .._process.calls import Call, Calls
 from .._records.digests import FileState
 from .._records.origin import Origin
+from .._warnings import warn
 from ..events import Listeners, LogFunction, PreviewFunction, ProgressFunction
 from ..params.context import ContextParams
 from ..params.image import ImageParams
@@ -213,6 +214,8 @@ class Generation:
             arrays, reports, resolved = self._calls.run(call, operation, params, options.previews, parameters=params)
         seconds = time.perf_counter() - started
         judge_applied(reports, strict)
+        for note in resolved.notes:
+            warn(note)
         origin = self._origin(resolved, states)
         return Generated(params, arrays, tuple(reports), seconds, origin, resolved.cached_steps)
 

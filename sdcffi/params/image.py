@@ -88,12 +88,16 @@ class ImageParams(Struct):
     loras : sequence of Lora, optional
         LoRA adapters. None: none.
     prompt : str, optional
-        What to generate, with weights as in ``(text:1.2)``; at most 50,000 bytes in UTF-8, without NUL. None: an empty
-        prompt.
+        What to generate, with weights as in ``(text:1.2)`` where the model has them; at most 50,000 bytes in UTF-8,
+        without NUL. None: an empty prompt.
     negative_prompt : str, optional
         What to leave out; ignored when `txt_cfg` is 1. None: nothing.
     clip_skip : int, optional
-        Number of last layers of CLIP to leave out, at least 1. None: the model's own.
+        Layer of CLIP that is read, counted from the last, at least 1, and at most one more than the encoder has. None:
+        the model's own.
+    comma_backtrack : int, optional
+        Number of tokens back from the end of a chunk of CLIP in which a comma ends the chunk, 0 to 74; 0 turns it off.
+        Only Stable Diffusion 1, 2 and XL have chunks. None: 20.
     init_image : image, optional
         Image to start from: whatever `Engine.generate` takes; in a `Result`'s parameters, a uint8 array (H, W, 3).
         None: start from noise.
@@ -140,11 +144,12 @@ class ImageParams(Struct):
     """
 
     C_STRUCT = "sd_img_gen_params_t"
-    NOT_IN_C = frozenset({"mask_blur", "paste_back"})
+    NOT_IN_C = frozenset({"comma_backtrack", "mask_blur", "paste_back"})
     loras: Sequence[Lora] | None = None
     prompt: str | None = None
     negative_prompt: str | None = None
     clip_skip: int | None = None
+    comma_backtrack: int | None = None
     init_image: Pixels | None = None
     ref_images: Sequence[Pixels] | None = None
     auto_resize_ref_image: bool | None = None

@@ -25,8 +25,7 @@ class VideoParams(Struct):
     loras : sequence of Lora, optional
         LoRA adapters; those with `is_high_noise` are for the high-noise model. None: none.
     prompt : str, optional
-        What to show, with weights as in ``(text:1.2)``; at most 50,000 bytes in UTF-8, without NUL. None: an empty
-        prompt.
+        What to show; at most 50,000 bytes in UTF-8, without NUL. None: an empty prompt.
     negative_prompt : str, optional
         What to leave out; ignored when `txt_cfg` is 1. None: nothing.
     clip_skip, strength : optional

@@ -67,3 +67,18 @@ def _language_model(vocabulary: int, width: int, heads: int, pairs: int, *, bias
     norms = (f"{layer}input_layernorm.weight", f"{layer}post_attention_layernorm.weight", "model.norm.weight")
     shapes.norms(width, *norms)
     return shapes
+
+
+def t5xxl(vocabulary: int = 32_128) -> Shapes:
+    """T5's encoder at full size, for files of zeros: the engine 2026-05 fixes its sizes."""
+    width, shapes = 4096, Shapes({"shared.weight": (vocabulary, 4096)})
+    shapes["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"] = (32, 64)
+    for i in range(24):
+        block = f"encoder.block.{i}.layer."
+        for name in "qkvo":
+            shapes[f"{block}0.SelfAttention.{name}.weight"] = (width, width)
+        shapes[f"{block}1.DenseReluDense.wi_0.weight"] = shapes[f"{block}1.DenseReluDense.wi_1.weight"] = (10240, width)
+        shapes[f"{block}1.DenseReluDense.wo.weight"] = (width, 10240)
+        shapes.norms(width, f"{block}0.layer_norm.weight", f"{block}1.layer_norm.weight")
+    shapes.norms(width, "encoder.final_layer_norm.weight")
+    return shapes

@@ -15,7 +15,15 @@ from sdcffi.params.plain import read_table
 
 PAGE = ROOT / "sdcffi" / "docs" / "differences.md"
 _BEGIN, _END = "<!-- differences: begin -->", "<!-- differences: end -->"
-_ORDER = ("tokens", "prompts", "conditioning", "transformers", "sampling", "modes", "engine")
+_TITLES = {
+    "tokens": "Tokens",
+    "prompts": "Prompts",
+    "conditioning": "What the denoiser gets of the text",
+    "transformers": "Positions, language models and tiles",
+    "sampling": "Samplers and schedules",
+    "modes": "Masks, passes and step caches",
+    "engine": "LoRA, files and weights",
+}
 
 
 @dataclass(frozen=True)
@@ -59,19 +67,18 @@ class Part:
 
 def read_parts() -> list[Part]:
     """Return what the files say, in the order of the page."""
-    directory = Path(__file__).with_name("differences")
-    files = {path.stem: path for path in sorted(directory.glob("*.toml"))}
-    names = [name for name in _ORDER if name in files]
-    names += [name for name in files if name not in names]
-    return [_part(read_table(files[name])) for name in names]
+    files = {path.stem: path for path in Path(__file__).with_name("differences").glob("*.toml")}
+    if unknown := set(files) - set(_TITLES):
+        raise ValueError(f"no title for {', '.join(sorted(unknown))}.toml in {Path(__file__).name}")
+    return [_part(title, read_table(files[name])) for name, title in _TITLES.items() if name in files]
 
 
-def _part(data: dict[str, Any]) -> Part:
+def _part(title: str, data: dict[str, Any]) -> Part:
     differences = tuple(
         Difference(**{**row, "revisions": tuple(row["revisions"]), "by": _several(row["by"])})
         for row in data.get("difference", ())
     )
-    return Part(data["title"], differences, tuple(data.get("same_image", ())))
+    return Part(title, differences, tuple(data.get("same_image", ())))
 
 
 def _several(value: str | list[str]) -> tuple[str, ...]:

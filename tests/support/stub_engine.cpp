@@ -19,6 +19,8 @@
 #include "ggml.h"
 #include "guard/guard.h"
 
+void log_printf(sd_log_level_t, const char*, int, const char*, ...) {}
+
 namespace {
 
 std::function<void()> wish;
