@@ -155,7 +155,7 @@ def ipndm_v(model: Denoiser, x: Array, sigmas: list[float], noises: Iterator[Arr
     slopes: list[Array] = []
     for i, sigma, to in steps_of(sigmas):
         slopes = [(x - model(x, sigma)) / sigma, *slopes][:4]
-        a, b, c, d = (to - sigma, *(sigmas[i - k] - sigmas[i - k - 1] if i > k else 1.0 for k in range(3)))
+        a, b, c, d = (to - sigma, *(sigmas[i - k] - sigmas[i - k - 1] if i > k else -1.0 for k in range(3)))
         third = (1 - a / (3 * (a + b)) * (a * (a + b)) / (b * (b + c))) / 2 if len(slopes) > 2 else 0.0
         fourth = (1 - a / (3 * (a + b))) / 2 + (1 - a / (2 * (a + b))) * a / (6 * (a + b + c))
         fourth *= (a * (a + b) * (a + b + c)) / (b * (b + c) * (b + c + d)) if len(slopes) > 3 else 0.0
