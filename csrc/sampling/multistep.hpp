@@ -1,4 +1,4 @@
-// Samplers without noise that remember earlier steps: Adams and Bashforth, DEIS, UniPC.
+// Samplers without noise that remember earlier steps: LMS, iPNDM, DEIS, UniPC.
 #ifndef SDCFFI_MULTISTEP_HPP
 #define SDCFFI_MULTISTEP_HPP
 
@@ -21,22 +21,60 @@ inline double lagrange_integral(const std::vector<double>& nodes, size_t index, 
     return total * (to - from);
 }
 
-// k-diffusion's sample_lms of order 4: the method of Adams and Bashforth for steps of any length. ipndm_v is the same
-// method: variable steps in the formulas of ipndm.
+// k-diffusion's sample_lms of order 4: the method of Adams and Bashforth for steps of any length.
+inline std::vector<double> lms_weights(const std::vector<double>& nodes, double to) {
+    std::vector<double> weights;
+    for (size_t k = 0; k < nodes.size(); k++) {
+        weights.push_back(lagrange_integral(nodes, k, nodes[0], to));
+    }
+    return weights;
+}
+
+// ipndm_v as the program of its authors (zju-pi's diff-sampler) and ComfyUI have it. From the third step on these are
+// not quite the weights of Adams and Bashforth, but those that the name stands for.
+inline std::vector<double> ipndm_v_weights(const std::vector<double>& nodes, double to) {
+    std::vector<double> h = {to - nodes[0]};  // the lengths of steps, the newest first
+    for (size_t k = 0; k + 1 < nodes.size(); k++) {
+        h.push_back(nodes[k] - nodes[k + 1]);
+    }
+    std::vector<double> weights = {1.0};
+    if (h.size() > 1) {
+        weights = {1.0 + h[0] / (2.0 * h[1]), -h[0] / (2.0 * h[1])};
+    }
+    if (h.size() > 2) {
+        const double third = (1.0 - h[0] * h[0] / (3.0 * h[1] * (h[1] + h[2]))) / 2.0, back = h[1] / h[2];
+        weights = {weights[0] + third, weights[1] - (1.0 + back) * third, back * third};
+    }
+    if (h.size() > 3) {
+        const double two = h[0] + h[1], three = two + h[2], back = h[1] / h[2];
+        const double far    = h[1] * (h[1] + h[2]) / (h[2] * (h[2] + h[3]));
+        const double fourth = ((1.0 - h[0] / (3.0 * two)) / 2.0 + (1.0 - h[0] / (2.0 * two)) * h[0] / (6.0 * three)) *
+                              h[0] * two * three / (h[1] * (h[1] + h[2]) * (h[1] + h[2] + h[3]));
+        weights = {weights[0] + fourth, weights[1] - (1.0 + back + far) * fourth,
+                   weights[2] + (back + far * (1.0 + h[2] / h[3])) * fourth, -far * back * fourth};
+    }
+    for (double& weight : weights) {
+        weight *= h[0];
+    }
+    return weights;
+}
+
+// A step along a weighted sum of the last four slopes, in the noise level.
 template <typename Model>
-Latent adams_bashforth(Run<Model>& run, Latent x, const std::vector<float>& sigmas) {
-    const size_t order = 4;
+Latent along_slopes(Run<Model>& run, Latent x, const std::vector<float>& sigmas,
+                    std::vector<double> (*weigh)(const std::vector<double>& nodes, double to)) {
     std::vector<Latent> slopes;  // the newest first
     for (size_t i = 0; i + 1 < sigmas.size(); i++) {
         const Latent denoised = run.denoise(x, {1.0, sigmas[i]}, static_cast<int>(i) + 1);
         slopes.insert(slopes.begin(), sum({{1.0 / sigmas[i], &x}, {-1.0 / sigmas[i], &denoised}}));
-        slopes.resize(std::min(slopes.size(), order));
+        slopes.resize(std::min<size_t>(slopes.size(), 4));
         std::vector<double> nodes;
         for (size_t k = 0; k < slopes.size(); k++) {
             nodes.push_back(sigmas[i - k]);
         }
+        const std::vector<double> weights = weigh(nodes, sigmas[i + 1]);
         for (size_t k = 0; k < slopes.size(); k++) {
-            x = sum({{1.0, &x}, {lagrange_integral(nodes, k, sigmas[i], sigmas[i + 1]), &slopes[k]}});
+            x = sum({{1.0, &x}, {weights[k], &slopes[k]}});
         }
     }
     return x;

@@ -37,8 +37,9 @@ std::optional<Latent> sample(sample_method_t method, Model& model, const Latent&
     try {
         switch (method) {
             case LMS_SAMPLE_METHOD:
+                return along_slopes(run, x, sigmas, lms_weights);
             case IPNDM_V_SAMPLE_METHOD:
-                return adams_bashforth(run, x, sigmas);
+                return along_slopes(run, x, sigmas, ipndm_v_weights);
             case DEIS_SAMPLE_METHOD:
                 return deis(run, x, sigmas);
             case UNIPC_SAMPLE_METHOD:

@@ -26,6 +26,8 @@ from reference_schedules import (
     spaced,
 )
 
+from sdcffi import Engine, ImageParams, SampleParams
+
 STEPS = (1, 2, 5, 12, 30)
 # A prediction of the engine's, and its table. A shift that is given is an exponent for flux_flow.
 TABLES = {
@@ -120,3 +122,18 @@ def test_the_schedules_of_flux_by_name_follow_the_size(tmp_path: Path) -> None:
         for name, mu in (("flux", linear_mu(32 * 48)), ("flux2", empirical_mu(32 * 48, 9))):
             found = schedule(context, name, 9, (512, 768), flow_shift=3.0)
             assert np.allclose(found[:-1], shifted(float(np.exp(mu)), evenly(9)), rtol=2e-5)
+
+
+def test_more_noise_levels_than_steps_are_counted_from_an_image_too(shared: Engine) -> None:
+    levels = ImageParams(sample_params=SampleParams(custom_sigmas=[1.0, 0.8, 0.6, 0.5, 0.3, 0.2, 0.0]))
+    image = np.random.default_rng(4).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    call: dict[str, Any] = {
+        "width": 64,
+        "height": 64,
+        "seed": 5,
+        "cfg_scale": 1.0,
+        "init_image": image,
+        "strength": 0.5,
+    }
+    few, right = (shared.generate("a cat", steps=steps, params=levels, **call).arrays[0] for steps in (2, 6))
+    assert np.array_equal(few, right)

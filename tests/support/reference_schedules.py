@@ -137,7 +137,9 @@ def _beta(steps: int, table: Table) -> list[float]:
     shares *= 0.5 / shares[-1]
 
     def quantile(p: float) -> float:
-        return 1 - quantile(1 - p) if p > 0.5 else float(np.interp(p, shares, edges)) ** (1 / 0.6)
+        if p >= 0.5:
+            return 1 - quantile(1 - p) if p > 0.5 else 0.5
+        return float(np.interp(p, shares, edges)) ** (1 / 0.6)
 
     last = len(table.sigmas) - 1
     return [table.sigmas[int(np.rint(quantile(1 - i / steps) * last))] for i in range(steps)]
