@@ -457,7 +457,6 @@ UNCHECKED = [
         lambda place: place.draw(ref_images=[picture(4, 4)], tiling=Tiling(tile_size_x=4, tile_size_y=4)),
         "draws" if has_field("sd_img_gen_params_t", "ref_image_args") else "dies",  # newer engines scale it first
     ),
-    Unchecked("prompt (cat:.)", lambda place: place.draw("(cat:.)"), "draws"),
     Unchecked("cfg NaN", lambda place: place.draw(cfg_scale=NAN)),
     Unchecked("generate_video on an image model", lambda place: place.film()),
     Unchecked("free_params_immediately, twice", drawn_twice),

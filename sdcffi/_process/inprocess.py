@@ -1,7 +1,7 @@
 """Run a session's operations on a thread of this process: ``Engine(..., isolated=False)``.
 
 It is a thread of its own for two reasons. The caller's thread must stay free to handle Ctrl-C and the time limit. And
-the engine parses prompts with a recursive std::regex, which overflows a stack of 8 MB at 30,000 characters, and a macOS
+the engine splits prompts with a recursive std::regex, which overflows a stack of 8 MB at 30,000 characters, and a macOS
 thread's stack of 512 KB at a sixteenth of that.
 """
 

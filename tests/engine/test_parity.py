@@ -69,8 +69,7 @@ CASES = {
     # prompt, guidance, seed, size
     "prompt": case(prompt="a dog in a hat"),
     "other letters": case(prompt="eine Katze, 猫"),
-    "weight in the prompt": case(prompt="a (lovely:1.6) cat"),
-    "brackets in the prompt": case(prompt="a ((lovely)) [cat]"),
+    "brackets in the prompt": case(prompt="a (lovely) [cat]"),
     "negative prompt": case(beside={"cfg_scale": 3.0}, negative_prompt="a dog"),
     "cfg_scale": case(cfg_scale=3.0),
     "cfg_scale below 1": case(cfg_scale=0.5),

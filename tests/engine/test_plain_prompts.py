@@ -31,7 +31,7 @@ MODELS: dict[str, tuple[Callable[[], dict[str, Shape]], dict[str, dict[str, Shap
     "ernie": (transformer_shapes.ernie, {"llm": text_shapes.ministral(transformer_shapes.TEXT)}),
 }
 # The most tokens of each encoder as the pipelines of diffusers 0.42 have it, and how many more their template has.
-LIMITS = {
+LIMITS: dict[str, dict[str, tuple[int | None, int]]] = {
     "sd3": {"clip_l": (77, 0)},
     "flux": {"clip_l": (77, 0)},
     "chroma": {"t5xxl": (512, 0)},
@@ -69,7 +69,7 @@ def engine_of() -> Iterator[Callable[[str], Engine]]:
 
 def open_model(family: str, directory: Path) -> Engine:
     shapes, encoders = MODELS[family]
-    files = {key: write_zeros(text, directory / f"{key}.safetensors") for key, text in encoders.items()}
+    files: dict[str, Any] = {key: write_zeros(text, directory / f"{key}.safetensors") for key, text in encoders.items()}
     diffusion = write_zeros(shapes(), directory / "diffusion.safetensors")
     vae = sd1_model.write_taesd(directory / "taesd.safetensors", 16)
     if family == "ernie":

@@ -104,8 +104,19 @@ def array(*more: Any) -> Field:
 
 PROMPT = text(
     ["a cat", "", "(a:1.2) cat", "[a] ((cat))", "\u732b \U0001f408", "a:1.5)", "(a:b)", "\\(cat\\)", "%n%s%d", "\n\t"],
-    ["(a:-3)", "a " * 2000, "(" * 3000, "[" * 300 + "]" * 300, "(a:1e", "\u202e\ufeff\ufffd", "<|im_end|>" * 9],
-    ["a\0b", "\0", "\ud800", "(cat:.)", "(a:+.)", "(a:" + "9" * 60 + ")", "(a:1.2.3.)" + "\0", "x" * 60_000],
+    [
+        "(a:-3)",
+        "(cat:.)",
+        "(a:+.)",
+        "(a:" + "9" * 60 + ")",
+        "a " * 2000,
+        "(" * 3000,
+        "[" * 300 + "]" * 300,
+        "(a:1e",
+        "\u202e\ufeff\ufffd",
+        "<|im_end|>" * 9,
+    ],
+    ["a\0b", "\0", "\ud800", "(a:1.2.3.)" + "\0", "x" * 60_000],
 )
 SAMPLERS = name(
     *("euler", "euler_a", "heun", "dpm2", "dpm++2s_a", "dpm++2m", "dpm++2mv2", "ipndm", "ipndm_v", "lcm"),
@@ -245,6 +256,7 @@ CALL: Table = {
     "seed": Field([None, 0, 7, -1, (1 << 63) - 2, np.int64(3)], [-(1 << 62)], ["7", 1.5, nan, 1 << 63, Strange()]),
     "batch_count": count([1, 2], [], [0, -1, (1 << 31) - 1]),
     "clip_skip": count([1, 2], [-1, 0, 100], [-(1 << 31), (1 << 31) - 1]),
+    "comma_backtrack": count([0, 20], [74], [-1, 75]),
     "loras": Field([None, [], ()], [], [7, "x", ["/does/not/exist.safetensors"], [("a", nan)], [None], [Strange()]]),
     "lora_tags": Field([True, False], ["", 0], []),
     "init_image": array(),

@@ -48,17 +48,18 @@ def parse(prompt: str) -> list[tuple[str, float]]:
             close(opened["["].pop(), 1 / 1.1)
         else:
             for index, text in enumerate(_BREAK.split(piece)):
-                parts += [["BREAK", -1.0]] * (index > 0) + [[text, 1.0]]
+                parts += [["BREAK", -1.0]] if index else []
+                parts.append([text, 1.0])
     for bracket, factor in (("(", 1.1), ("[", 1 / 1.1)):
         for start in opened[bracket]:
             close(start, factor)
     merged: list[list[str | float]] = []
-    for text, factor in parts or [["", 1.0]]:
-        if merged and merged[-1][1] == factor:
-            merged[-1][0] += text  # type: ignore[operator]
+    for part in parts or [["", 1.0]]:
+        if merged and merged[-1][1] == part[1]:
+            merged[-1][0] += part[0]  # type: ignore[operator]
         else:
-            merged.append([text, factor])
-    return [(str(text), _single(float(factor))) for text, factor in merged]
+            merged.append(list(part))
+    return [(str(text), _single(float(weight))) for text, weight in merged]
 
 
 def _number(text: str) -> float:

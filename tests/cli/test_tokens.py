@@ -1,0 +1,34 @@
+"""`sdcffi tokens`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from sdcli import flags
+from tiny_model import TinyModel
+
+from sdcffi import Engine, cli
+
+Capture = pytest.CaptureFixture[str]
+
+
+def test_the_command_prints_what_the_method_returns(tiny_model: TinyModel, capfd: Capture) -> None:
+    prompt = "a (cat:1.3)"
+    with Engine(**tiny_model.engine_arguments(), backend="cpu", load_weights=False) as engine:
+        found = engine.tokens(prompt)
+    arguments = ["tokens", prompt, *flags(**tiny_model.engine_arguments()), "--backend", "cpu"]
+    assert cli.main([*arguments, "--json"]) == 0
+    assert json.loads(capfd.readouterr().out) == json.loads(json.dumps(found.as_dict()))
+    assert cli.main(arguments) == 0
+    lines = capfd.readouterr().out.splitlines()
+    count = len(found.encoders[0].chunks[0].tokens)
+    assert lines[0] == f"llm: {count} tokens of at most 512, in 1 chunk"
+    assert "cat(" in lines[1]
+    assert lines[-1] == f"note: {found.notes[0]}"
+
+
+def test_a_wrong_backtrack_is_named_by_its_flag(tiny_model: TinyModel, capfd: Capture) -> None:
+    arguments = ["tokens", "a cat", *flags(**tiny_model.engine_arguments()), "--backend", "cpu"]
+    assert cli.main([*arguments, "--comma-backtrack", "75"]) == 2
+    assert "comma_backtrack must be from 0 to 74, not 75" in capfd.readouterr().err
