@@ -273,6 +273,12 @@ SD_API enum sdg_status sdg_lora_reports(sd_ctx_t* context, const sdg_lora_report
 /* Size of the cache of the files' tensors in the memory of the process, in bytes. */
 SD_API void sdg_set_lora_cache(sd_ctx_t* context, size_t bytes);
 
+/* What the denoiser gets of a prompt: states of its tokens, `rows` x `columns` values. The caller owns *values and frees
+ * it once, with sdg_free. */
+SD_API enum sdg_status sdg_text_condition(sd_ctx_t* context, const char* prompt, const sd_image_t* references,
+                                          int reference_count, float** values, int64_t* rows, int64_t* columns,
+                                          sdg_error* error);
+
 #ifdef __cplusplus
 }
 #endif

@@ -25,7 +25,8 @@ class Tiling(Struct):
     tile_size_y : int, optional
         Height of a tile in latent pixels, at least 4. 0 or None: the engine's 32.
     target_overlap : float, optional
-        Part of a tile that overlaps its neighbour, 0 to 0.5. None: the engine's default.
+        Part of a tile that is blended with its neighbour, 0 to 0.5. Tiles are as many as that takes, and spread evenly;
+        a larger part comes nearer to the image that is decoded at once. None: 0.5.
     rel_size_x : float, optional
         Width of a tile: up to 1, as a part of the image; above 1, as a number of tiles. 0 or None: `tile_size_x`.
     rel_size_y : float, optional

@@ -83,6 +83,33 @@ def _flux_blocks(shapes: Shapes, hidden: int, double: int, single: int, gated: b
     shapes.linear("final_layer.linear", 64, hidden)
 
 
+def flux2_dev(*, hidden: int = HEAD) -> Shapes:
+    """FLUX.2 dev: the engine tells it from FLUX.2 klein by its 48 single blocks."""
+    shapes = Shapes()
+    shapes.linear("img_in", hidden, 128, bias=False)
+    shapes.linear("txt_in", hidden, TEXT, bias=False)
+    for name in ("time_in", "guidance_in"):
+        shapes.linear(f"{name}.in_layer", hidden, 256, bias=False)
+        shapes.linear(f"{name}.out_layer", hidden, hidden, bias=False)
+    for stream in ("img", "txt"):
+        block = f"double_blocks.0.{stream}_"
+        shapes.linear(f"{block}attn.qkv", 3 * hidden, hidden, bias=False)
+        shapes.linear(f"{block}attn.proj", hidden, hidden, bias=False)
+        shapes.norms(HEAD, f"{block}attn.norm.query_norm.scale", f"{block}attn.norm.key_norm.scale")
+        shapes.linear(f"{block}mlp.0", 6 * hidden, hidden, bias=False)
+        shapes.linear(f"{block}mlp.2", hidden, 3 * hidden, bias=False)
+        shapes.linear(f"double_stream_modulation_{stream}.lin", 6 * hidden, hidden, bias=False)
+    for i in range(48):
+        block = f"single_blocks.{i}."
+        shapes.linear(f"{block}linear1", 9 * hidden, hidden, bias=False)
+        shapes.linear(f"{block}linear2", hidden, 4 * hidden, bias=False)
+        shapes.norms(HEAD, f"{block}norm.query_norm.scale", f"{block}norm.key_norm.scale")
+    shapes.linear("single_stream_modulation.lin", 3 * hidden, hidden, bias=False)
+    shapes.linear("final_layer.linear", 128, hidden, bias=False)
+    shapes.linear("final_layer.adaLN_modulation.1", 2 * hidden, hidden, bias=False)
+    return shapes
+
+
 def sd3(*, depth: int = 24, dual: int = 0) -> Shapes:
     """Stable Diffusion 3.5: 64 x depth wide, and the engine takes no fewer than 24 blocks.
 
