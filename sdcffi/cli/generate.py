@@ -105,6 +105,8 @@ def _run(options: argparse.Namespace) -> None:
             result = engine.generate(**given.generate, **previews, timeout=options.timeout)
         for report in result.loras:
             say(str(report))
+        if result.parameters.cache is not None:
+            say(f"the step cache reused {sum(map(len, result.cached_steps))} steps")
         with upscaling(options, given, shown) as enlarge:  # after the engine has freed its memory
             enlarged = enlarge(result)
     paths = enlarged.save(output, metadata=options.metadata, digests=options.digests, paths=options.paths)
@@ -127,7 +129,8 @@ def _report(result: Result, paths: list[Path], as_json: bool) -> None:
     images = [{"path": str(path), "seed": seed} for path, seed in zip(paths, result.seeds, strict=True)]
     if as_json:
         loras = [asdict(report) for report in result.loras]
-        print(json.dumps({"images": images, "seconds": result.seconds, "loras": loras}))
+        values = {"images": images, "seconds": result.seconds, "loras": loras, "cached_steps": result.cached_steps}
+        print(json.dumps(values))
         return
     for image in images:
         print(f"{image['path']} (seed {image['seed']})")

@@ -152,7 +152,7 @@ class Cache(Struct):
         How results are reused: ``"easycache"``, ``"ucache"``, ``"dbcache"``, ``"taylorseer"``, ``"cache_dit"`` or
         ``"spectrum"``.
     reuse_threshold : float, optional
-        EasyCache and UCache: largest estimated error with which a step is reused. None: 0.05 and UCACHE.
+        EasyCache and UCache: largest estimated error with which a step is reused. None: 0.05 and 0.25.
     start_percent : float, optional
         EasyCache and UCache: part of the steps after which reuse starts, 0 to 1.
     end_percent : float, optional

@@ -73,6 +73,14 @@ def test_a_combination_is_generated_as_by_sd_cli(
     check_case(row, engine, files, by_sd_cli)
 
 
+@pytest.mark.parametrize("steps", [8, 12])
+def test_ucache_stays_within_35_decibels_by_default(steps: int, engine: Engine) -> None:
+    call = {**SMALL, "steps": steps, "cfg_scale": 4.0, "sampler": "euler"}
+    cached = engine.generate(**call, cache=Cache(mode="ucache"))
+    assert cached.cached_steps[0]
+    assert compare(engine.generate(**call).arrays[0], cached.arrays[0]).psnr > 35
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_an_embedding_stands_for_its_word_as_in_sd_cli(
     dtype: str, engine: Engine, files: dict[str, Any], by_sd_cli: BySdCli, tmp_path: Path
