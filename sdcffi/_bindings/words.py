@@ -142,7 +142,7 @@ WORDS: tuple[Word, ...] = (
     PerCall(_CONTEXT, "circular_x", "bool", False),
     PerCall(_CONTEXT, "circular_y", "bool", False),
     _Pair(_CONTEXT, "chroma_use_dit_mask", "bool", True, "model_args", "chroma_use_dit_mask"),
-    _Pair(_CONTEXT, "chroma_use_t5_mask", "bool", False, "model_args", "chroma_use_t5_mask"),
+    _Pair(_CONTEXT, "chroma_use_t5_mask", "bool", True, "model_args", "chroma_use_t5_mask"),
     _Pair(_CONTEXT, "chroma_t5_mask_pad", "int", 1, "model_args", "chroma_t5_mask_pad"),
     _Pair(_CONTEXT, "qwen_image_zero_cond_t", "bool", False, "model_args", "qwen_image_zero_cond_t"),
     _Number(_CONTEXT, "max_vram", "float", 0.0, "max_vram"),

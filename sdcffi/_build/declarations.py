@@ -14,12 +14,13 @@ import cffi
 
 from ..errors import BuildError
 from .compilers import Compiler
+from .entities import html_entities
 
 _INCLUDE = re.compile(r"^[ \t]*#[ \t]*include\b.*$", re.MULTILINE)
 
 
 def write_declarations(headers: tuple[Path, ...], compiler: Compiler, directory: Path) -> Path:
-    """Write ``cdef.h`` and ``layout_fields.inc`` into `directory` and return the path of ``cdef.h``.
+    """Write ``cdef.h`` and what the sources include into `directory`, and return the path of ``cdef.h``.
 
     A file whose content does not change is not written, so that nothing is compiled again because of it.
     """
@@ -28,6 +29,7 @@ def write_declarations(headers: tuple[Path, ...], compiler: Compiler, directory:
     joined.write_text("\n".join(_INCLUDE.sub("", header.read_text("utf-8")) for header in headers), "utf-8")
     cdef = compiler.preprocess(joined, "__attribute__(x)=")
     _write_if_changed(directory / "layout_fields.inc", layout_fields(cdef))
+    _write_if_changed(directory / "html_entities.inc", html_entities())
     _write_if_changed(directory / "cdef.h", cdef)
     return directory / "cdef.h"
 

@@ -30,6 +30,8 @@ class Architecture:
         `get_diffusion_model_down_factor` of stable-diffusion.cpp.
     encoders : tuple of str
         Text encoders that it needs to load and to generate sensible images, as keywords of `Engine`.
+    one_of : tuple of str
+        Text encoders of which it needs at least one: those that are missing count as zeros.
     has_autoencoder : bool
         Whether it needs an autoencoder. False: it works on pixels.
     is_video : bool
@@ -51,6 +53,7 @@ class Architecture:
     title: str
     pixel_multiple: int
     encoders: tuple[str, ...]
+    one_of: tuple[str, ...] = ()
     has_autoencoder: bool = True
     is_video: bool = False
     is_unet: bool = False
@@ -86,7 +89,9 @@ _TABLE = {
             _UNET, name="sdxl", title="Stable Diffusion XL", encoders=("clip_l", "clip_g"), has_ays=True, clip_layers=12
         ),
         Architecture("svd", "Stable Video Diffusion", 64, (), is_video=True, has_ays=True),
-        Architecture("sd3", "Stable Diffusion 3", 8, ("clip_l",), takes_references=False, clip_layers=12),
+        Architecture(
+            "sd3", "Stable Diffusion 3", 8, (), ("clip_l", "clip_g", "t5xxl"), takes_references=False, clip_layers=12
+        ),
         Architecture("flux", "FLUX.1", 8, ("clip_l", "t5xxl")),
         Architecture("chroma", "Chroma", 8, ("t5xxl",)),
         Architecture("chroma_radiance", "Chroma Radiance", 1, ("t5xxl",), has_autoencoder=False),

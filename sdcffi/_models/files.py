@@ -357,6 +357,8 @@ def _check_together(model: Model, params: ContextParams) -> None:
 
 def _missing(model: Model, architecture: Architecture, params: ContextParams) -> list[str]:
     missing = [f"{encoder}=" for encoder in architecture.encoders if encoder not in model.parts]
+    if architecture.one_of and not model.parts.intersection(architecture.one_of):
+        missing.append(" or ".join(f"{encoder}=" for encoder in architecture.one_of))
     if "vae" not in model.parts and architecture.has_autoencoder:
         if params.tae_preview_only:
             missing.append("vae=")

@@ -121,7 +121,7 @@ class ContextParams(Struct):
     chroma_use_dit_mask : bool, optional
         Mask padded tokens in Chroma's transformer.
     chroma_use_t5_mask : bool, optional
-        Mask padded tokens in Chroma's text encoder.
+        Mask padded tokens in Chroma's text encoder. On by default, as the model was trained.
     qwen_image_zero_cond_t : bool, optional
         Use time step 0 for the reference images of Qwen-Image-Edit.
     chroma_t5_mask_pad : int, optional
