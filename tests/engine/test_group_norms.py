@@ -63,9 +63,8 @@ def changes(norm: str, size: float, weight: float) -> dict[str, npt.NDArray[Any]
     return found
 
 
-@pytest.mark.parametrize(
-    "norm", ["out", *(pytest.param(norm, marks=pytest.mark.slow) for norm in ("in_layers", "out_layers"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["out", "in_layers", "out_layers"])
 def test_epsilon_is_that_of_the_authors(norm: str, tmp_path: Path) -> None:
     variance = TINY**2 * (NOISE if norm == "in_layers" else 4)
     weight = math.sqrt(variance / (variance + EPSILON))
