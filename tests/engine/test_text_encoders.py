@@ -46,3 +46,14 @@ def test_chroma_masks_the_padding_within_t5(tmp_path: Path) -> None:
     files = text_models.chroma(tmp_path)
     assert psnr(image(files), "chroma") > 50
     assert psnr(image(files, context=ContextParams(chroma_use_t5_mask=False)), "chroma") < 25
+
+
+@pytest.mark.slow
+def test_a_prompt_for_wan_is_cleaned(tmp_path: Path) -> None:
+    with Engine(**text_models.wan(tmp_path), threads=THREADS, backend="cpu", rng="cpu") as engine:
+        plain, marked, other = (
+            engine.generate_video(prompt, **CALL, video_frames=1).frames[0].copy()
+            for prompt in ("a < a", " a\t&amp;lt;\u3000 a", "a a")
+        )
+    assert np.array_equal(plain, marked)
+    assert not np.array_equal(plain, other)

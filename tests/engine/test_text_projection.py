@@ -155,7 +155,7 @@ def taesd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def expected(taesd: Path, tmp_path_factory: pytest.TempPathFactory) -> Pixels:
     """The image for what numpy projected: the matrix is 1, which is its own transpose."""
-    given = {"ln_final.bias": PROJECTED, "text_projection": np.eye(1280)}
+    given: dict[str, Values] = {"ln_final.bias": PROJECTED, "text_projection": np.eye(1280)}
     return generate(checkpoint(tmp_path_factory.mktemp("sdxl") / "one.safetensors", given), taesd, {})[0]
 
 
@@ -174,7 +174,11 @@ def test_without_a_negative_prompt_the_pooled_part_is_zeros_too(taesd: Path, tmp
     """Only the positions where the texts "" and "a cat" end have values, so that the pooled text of "cat" is zeros."""
     positions = np.zeros((77, 1280), np.float32)
     positions[[1, 3]] = np.random.default_rng(4).standard_normal((2, 1280))
-    values = {"ln_final.weight": np.ones(1280), "positional_embedding": positions, "text_projection": MATRIX}
+    values: dict[str, Values] = {
+        "ln_final.weight": np.ones(1280),
+        "positional_embedding": positions,
+        "text_projection": MATRIX,
+    }
     model = checkpoint(tmp_path / "model.safetensors", values)
     guided = {"cfg_scale": 4.0}
     empty, zeros, other = generate(

@@ -1,8 +1,8 @@
 """A small model with random weights of each family that the engine knows, in the names of the original files.
 
 `FAMILIES` has a writer for each. Every kind of layer of a family is there at least once and has an effect on the image,
-but for what only the text reaches where the text encoder is T5: the engine 2026-05 fixes T5 at 4.7 billion weights, so
-it is left out, the prompt is zeros, and what multiplies it (`txt_in.weight`, `text_embedding.0.weight`) has no effect.
+but for what only the text reaches where the text encoder is T5: it is left out, so the prompt is zeros, and what
+multiplies it (`txt_in.weight`, `text_embedding.0.weight`) has no effect. `text_models` has small models with T5.
 """
 
 from __future__ import annotations

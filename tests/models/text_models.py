@@ -69,6 +69,12 @@ def sd3(directory: Path) -> dict[str, Any]:
     return files
 
 
+def wan(directory: Path) -> dict[str, Any]:
+    """Wan 2.1 with UMT5, which knows only the first tokens of its vocabulary."""
+    umt5 = t5(transformer_shapes.T5, vocabulary=8 * WORDS, relative=False)
+    return {**families.wan_t2v(directory).engine, "t5xxl": write_random(umt5, directory / "umt5.safetensors")}
+
+
 def zeros(shapes: Mapping[str, tuple[int, ...]], path: Path) -> Path:
     """Write a text encoder of zeros."""
     weights = wan_model.Weights(0, wan_model.TQ2_0)

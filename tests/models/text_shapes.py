@@ -8,8 +8,7 @@ from sparse import Shapes
 
 QWEN, QWEN_VL, MISTRAL = 151_936, 152_064, 131_072  # sizes of vocabularies: the tokenizers are part of the engine
 _HEAD = 128
-# Not in the engine's graph, but our check looks for the encoder: T5 has 4.7 billion weights at any depth, and without
-# them the engine takes zeros in the prompt's place.
+# The engine ignores it, our check looks for the encoder. Without T5 the engine takes zeros in the prompt's place.
 NO_T5 = Shapes({"text_encoders.t5xxl.transformer.encoder.embed_tokens.weight": (1, 1)})
 
 
