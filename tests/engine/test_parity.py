@@ -59,9 +59,10 @@ START = {"init_image": IMAGES["init"], "steps": 6}
 QUARTERS = Tiling(tile_size_x=4, tile_size_y=4)
 BLOCKS = {"Fn_compute_blocks": 1, "Bn_compute_blocks": 1, "residual_diff_threshold": 5.0, "max_warmup_steps": 2}
 BLOCKS_FLAGS = "--cache-option Fn=1,Bn=1,threshold=5,warmup=2"
-ETA_OF_1 = ("euler_a", "dpm++2s_a", "er_sde")  # samplers by the eta that the engine takes where none is set
-ETA_OF_0 = ("ddim_trailing", "tcd", "res_multistep", "res_2s")
-OWN_SCHEDULE = ("lcm", "tcd", "ddim_trailing")
+# Samplers by the eta that the engine takes where none is set.
+ETA_OF_1 = ("euler_a", "dpm++2s_a", "er_sde", "dpm++_sde", "dpm++2m_sde", "dpm++3m_sde")
+ETA_OF_0 = ("ddim_trailing", "res_multistep", "res_2s")
+OWN_SCHEDULE = ("lcm", "ddim_trailing")
 SAME_WEIGHTS = "the same numbers from another place"
 
 CASES = {
