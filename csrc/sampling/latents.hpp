@@ -21,7 +21,7 @@ inline Latent prediction_in(Latent output) {
     return output;
 }
 template <typename Output>
-auto prediction_in(Output output) -> decltype(std::move(output.pred)) {
+auto prediction_in(Output output) -> decltype(Latent(output.pred)) {
     return std::move(output.pred);
 }
 

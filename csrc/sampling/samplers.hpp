@@ -35,6 +35,9 @@ std::optional<Latent> sample(sample_method_t method, Model& model, const Latent&
     }
     Run<Model> run(model, std::move(rng), is_flow, eta);
     try {
+        if (name == "dpm++2m_sde_bt" && sigmas.size() == 2) {  // upstream's returns the noise: it has no span to draw
+            return dpmpp_multistep_sde(run, x, sigmas, 2);
+        }
         switch (method) {
             case LMS_SAMPLE_METHOD:
                 return along_slopes(run, x, sigmas, lms_weights);

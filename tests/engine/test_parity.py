@@ -60,9 +60,10 @@ QUARTERS = Tiling(tile_size_x=4, tile_size_y=4)
 BLOCKS = {"residual_diff_threshold": 5.0, "max_warmup_steps": 2}
 BLOCKS_FLAGS = "--cache-option threshold=5,warmup=2"
 SCM = "1,1,1,1,0,1,0,0,1,1,0,1"
-ETA_OF_1 = ("euler_a", "dpm++2s_a", "er_sde")  # samplers by the eta that the engine takes where none is set
-ETA_OF_0 = ("ddim_trailing", "tcd", "res_multistep", "res_2s")
-OWN_SCHEDULE = ("lcm", "tcd", "ddim_trailing")
+# Samplers by the eta that the engine takes where none is set.
+ETA_OF_1 = ("euler_a", "dpm++2s_a", "er_sde", "dpm++_sde", "dpm++2m_sde", "dpm++3m_sde")
+ETA_OF_0 = ("ddim_trailing", "res_multistep", "res_2s")
+OWN_SCHEDULE = ("lcm", "ddim_trailing")
 SAME_WEIGHTS = "the same numbers from another place"
 
 CASES = {

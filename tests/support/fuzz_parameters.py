@@ -120,10 +120,15 @@ PROMPT = text(
 )
 SAMPLERS = name(
     *("euler", "euler_a", "heun", "dpm2", "dpm++2s_a", "dpm++2m", "dpm++2mv2", "ipndm", "ipndm_v", "lcm"),
-    *("ddim_trailing", "tcd", "res_multistep", "res_2s", "er_sde"),
+    *("ddim_trailing", "res_multistep", "res_2s", "er_sde", "dpm++_sde", "dpm++2m_sde", "dpm++3m_sde", "unipc", "deis"),
+    "lms",
 )
-SCHEDULERS = name("discrete", "sgm_uniform", "simple", "smoothstep", "kl_optimal", "lcm", "bong_tangent")
-SCHEDULERS = Field(SCHEDULERS.legal, ["karras", "exponential", "gits", "ays"], SCHEDULERS.bad)
+SAMPLERS = Field(SAMPLERS.legal, ["tcd"], SAMPLERS.bad)
+SCHEDULERS = name(
+    *("discrete", "karras", "exponential", "sgm_uniform", "simple", "smoothstep", "kl_optimal", "lcm", "bong_tangent"),
+    "beta",
+)
+SCHEDULERS = Field(SCHEDULERS.legal, ["gits", "ays"], SCHEDULERS.bad)
 STEPS = Field([1, 2, 4, np.int64(2)], (), [*NOT_COUNTS, 0, -1, -(1 << 31), (1 << 31) - 1])
 SIDES = Field([16, 32, 48, 64, np.int32(32)], [1, 17, 63], [*NOT_COUNTS, 0, -1, -64, (1 << 31) - 1, 2_000_000])
 SCALES = number([1, 1.0, 0, 2.5, np.float32(3)], [-1, 1e-30, 30], [1e30])
@@ -231,6 +236,7 @@ SAMPLE: Table = {
     "sample_method": SAMPLERS,
     "sample_steps": STEPS,
     "eta": number([0, 0.5, 1], [5], [-1, 1e30]),
+    "guidance_rescale": number([0, 0.7, 1], [], [-0.1, 1.5]),
 }
 IMAGE: Table = {
     "pm_params": struct(PhotoMaker, PHOTOS),
@@ -253,6 +259,7 @@ CALL: Table = {
     "sampler": SAMPLERS,
     "scheduler": SCHEDULERS,
     "eta": number([0, 0.5, 1], [5], [-1, 1e30]),
+    "guidance_rescale": number([0, 0.7, 1], [], [-0.1, 1.5]),
     "seed": Field([None, 0, 7, -1, (1 << 63) - 2, np.int64(3)], [-(1 << 62)], ["7", 1.5, nan, 1 << 63, Strange()]),
     "batch_count": count([1, 2], [], [0, -1, (1 << 31) - 1]),
     "clip_skip": count([1, 2], [-1, 0, 100], [-(1 << 31), (1 << 31) - 1]),
