@@ -102,6 +102,12 @@ SD_API enum sdg_status sdg_convert(const char* input, const char* vae, const cha
                                    const char* tensor_type_rules, bool convert_name, sdg_error* error);
 SD_API void sdg_free(void* memory);
 
+/* Tokens. Splits `text`, which is UTF-8 of any kind, into the token ids of "clip", "qwen2", "mistral", "t5" or "umt5",
+ * without the tokens that a model has at the beginning and the end. Needs no context; vocabularies are kept once read.
+ * The caller owns *ids, an array of *count ids, NULL if there are none, and frees it with sdg_free. */
+SD_API enum sdg_status sdg_tokenize(const char* tokenizer, const char* text, int32_t** ids, size_t* count,
+                                    sdg_error* error);
+
 /* Upscaling networks. The caller owns *upscaler and frees it once, with sdg_free_upscaler. With a tile_size of 0 an
  * image is upscaled in one piece. */
 SD_API enum sdg_status sdg_new_upscaler(const char* path, bool offload_params_to_cpu, bool direct, int threads,
