@@ -93,23 +93,31 @@ def test_ids_are_those_of_the_published_tokenizer(name: str) -> None:
 
 
 def test_t5s_ids_are_those_of_sentencepiece() -> None:
+    """Or of Hugging Face, where two sums of scores are equal but for rounding: SentencePiece adds in float."""
     special = [added.content for added in published("t5").get_added_tokens_decoder().values()]
     rows = [
         row for row in zip(many(), ids_of_many()["t5"], strict=True) if not any(token in row[0] for token in special)
     ]
     assert len(rows) > 10_000
     texts, found = zip(*rows, strict=True)
-    assert differing(texts, found, published_tokenizers.spiece_t5().encode(list(texts))) == []
+    wanted = published_tokenizers.spiece_t5().encode(list(texts))
+    others = [index for index in range(len(rows)) if found[index] != wanted[index]]
+    assert len(others) < 5
+    assert [found[index] for index in others] == expected("t5", [texts[index] for index in others])
 
 
 def test_t5s_ids_are_those_of_hugging_face() -> None:
-    """All but a few: it replaces clusters of characters by what their beginning becomes, and so drops marks."""
+    """All but a few: it replaces clusters of characters by what their beginning becomes, and strips U+0085."""
     texts, found, wanted = many(), ids_of_many()["t5"], expected("t5", many())
     assert len(differing(texts, found, wanted)) < LINES / 100
-    plain = [index for index, text in enumerate(texts) if not any(unicodedata.category(c)[0] == "M" for c in text)]
+
+    def is_alone(character: str) -> bool:
+        return unicodedata.category(character)[0] != "M" and character not in "\x85\u0e33\u0eb3"
+
+    plain = [index for index, text in enumerate(texts) if all(map(is_alone, text))]
     assert len(plain) > LINES / 3
-    chosen = [[rows[index] for index in plain] for rows in (texts, found, wanted)]
-    assert differing(*chosen) == []  # type: ignore[arg-type]
+    one, other = ([rows[index] for index in plain] for rows in (found, wanted))
+    assert differing([texts[index] for index in plain], one, other) == []
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -178,27 +186,30 @@ def test_long_words_take_no_long_time(name: str) -> None:
     assert all(found[index] for index, word in enumerate(words) if word.strip() and word != "\u2581")
 
 
-def locales(directory: Path) -> list[str]:
-    """German, which writes 1.5 as 1,5, and Turkish, where I is no capital i: made here, in a directory for LOCPATH."""
+def locales(directory: Path, *names: str) -> list[str]:
+    """Locales that are made here, in a directory for LOCPATH; none where they cannot be made.
+
+    German writes 1.5 as 1,5, and in Turkish I is no capital i.
+    """
     if (localedef := shutil.which("localedef")) is None:
         return []
-    rows = [("de_DE", "UTF-8"), ("tr_TR", "UTF-8"), ("tr_TR", "ISO-8859-9")]
-    for language, charset in rows:
-        place = str(directory / f"{language}.{charset}")
-        subprocess.run([localedef, "-i", language, "-f", charset, place], capture_output=True, check=False)
+    for name in names:
+        language, charset = name.split(".")
+        command = [localedef, "-i", language, "-f", charset, str(directory / name)]
+        subprocess.run(command, capture_output=True, check=False)
     return sorted(path.name for path in directory.iterdir() if (path / "LC_CTYPE").is_file())
 
 
 @pytest.mark.slow
 def test_the_locale_has_no_say(tmp_path: Path) -> None:
-    if not (made := locales(tmp_path)):
+    if not (made := locales(tmp_path, "de_DE.UTF-8", "tr_TR.UTF-8", "tr_TR.ISO-8859-9")):
         pytest.skip("localedef makes no locales here: install it and the sources of locales")
     for locale in made:
         assert ids(NAMES, many(), locale, LOCPATH=str(tmp_path)) == ids_of_many(), locale
 
 
 def test_sentences_in_the_turkish_locale(tmp_path: Path) -> None:
-    if not (made := [name for name in locales(tmp_path) if name.startswith("tr")]):
+    if not (made := locales(tmp_path, "tr_TR.UTF-8")):
         pytest.skip("localedef makes no locales here: install it and the sources of locales")
     found = ids(NAMES, SENTENCES, made[0], LOCPATH=str(tmp_path))
     assert found == {name: ids_of_many()[name][: len(SENTENCES)] for name in NAMES}
