@@ -159,6 +159,12 @@ typedef struct {
 SD_API enum sdg_status sdg_tokens(sd_ctx_t* context, const char* prompt, const sdg_encoder_tokens** rows, size_t* count,
                                   sdg_error* error);
 
+/* Splits `text`, which is UTF-8 of any kind, into the token ids of "clip", "qwen2", "mistral", "t5" or "umt5",
+ * without the tokens that a model has at the beginning and the end. Needs no context; vocabularies are kept once read.
+ * The caller owns *ids, an array of *count ids, NULL if there are none, and frees it with sdg_free. */
+SD_API enum sdg_status sdg_tokenize(const char* tokenizer, const char* text, int32_t** ids, size_t* count,
+                                    sdg_error* error);
+
 /* Upscaling networks. The caller owns *upscaler and frees it once, with sdg_free_upscaler. With a tile_size of 0 an
  * image is upscaled in one piece. */
 SD_API enum sdg_status sdg_new_upscaler(const char* path, bool offload_params_to_cpu, bool direct, int threads,

@@ -34,6 +34,7 @@ from .patches import patch_tree
 from .plan import BuildPlan, make_plan
 from .request import BuildRequest
 from .toolkits import missing_for
+from .unicode_table import write_unicode_table
 from .verify import verify
 
 _PREPARED = "sdcffi-patches.json"
@@ -142,6 +143,7 @@ def _compile(plan: BuildPlan) -> None:
     plan.build_directory.mkdir(parents=True, exist_ok=True)
     headers = (plan.tree / "include" / "stable-diffusion.h", plan.csrc / "guard" / "guard.h")
     write_declarations(headers, plan.compiler, plan.generated)
+    write_unicode_table(plan.generated)
     for command in (plan.configure_command(), plan.compile_command()):
         run_logged(command, plan.log, plan.environment(), verbose=plan.request.verbose)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +24,7 @@ from .revisions import Revisions, read_revisions
 from .sources import Source, locate_source
 from .tools import CMAKE, NINJA
 
-_FORMAT = "3"
+_FORMAT = "4"
 """Part of every key: increase it when the same inputs lead to another result."""
 
 
@@ -77,6 +78,7 @@ class BuildPlan:
                 "revision": self.source.revision and self.source.revision.name,
                 "left out": self.allowed,
                 "csrc": tree_digest(self.csrc),
+                "unicode": unicodedata.unidata_version,
                 "options": self.options,
                 "compiler": [self.compiler.id, self.compiler.version, self.compiler.target, str(self.compiler.cxx)],
             }
