@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,13 +115,25 @@ def everything(models: Path) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(scope="module")
+def opened() -> Iterator[list[Image.Image]]:
+    """Pictures that stay until the last test: sd_parsers tells them apart by `id`, which one that follows may get."""
+    pictures: list[Image.Image] = []
+    yield pictures
+    for picture in pictures:
+        picture.close()
+
+
 @pytest.mark.parametrize("ending", FORMATS)
 @pytest.mark.parametrize("prompt", NASTY)
-def test_viewers_read_what_made_a_picture(prompt: str, ending: str, make_result: MakeResult, tmp_path: Path) -> None:
+def test_viewers_read_what_made_a_picture(
+    prompt: str, ending: str, make_result: MakeResult, tmp_path: Path, opened: list[Image.Image]
+) -> None:
     negative = prompt[::-1].strip()
     result = make_result(prompt=prompt, negative_prompt=negative, sample_params=SampleParams(sample_steps=5))
     (path,) = result.save(tmp_path / f"out.{ending}")
-    found = ParserManager().parse(path)
+    opened.append(Image.open(path))
+    found = ParserManager().parse(opened[-1])
     assert found is not None
     (sampler,) = found.samplers
     assert [str(text) for text in sampler.prompts] == [prompt]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from places import ROOT
-from tables import table
+from tables import put_between, table
 
 from sdcffi._files import replacing
 
@@ -21,7 +21,6 @@ from .works import AIMS, OURS, WORKS, Aim, contender
 
 PAGE = ROOT / "sdcffi" / "docs" / "speed.md"
 PLOT = PAGE.with_suffix(".png")
-_BEGIN, _END = "<!-- measured: begin -->", "<!-- measured: end -->"
 _MIB = 2**20
 _HOW_TO_READ = (
     "Median (smallest to largest): **what sdcffi takes in proportion to it**, the median of the rounds' ratios."
@@ -201,11 +200,9 @@ def grown(results: Results) -> str:
 
 def write_page(results: Results) -> None:
     """Put the tables into the documentation's page, between its two marks."""
-    text = PAGE.read_text("utf-8")
-    before, rest = text.split(_BEGIN)
-    after = rest.split(_END)[1]
+    text = put_between(PAGE.read_text("utf-8"), "measured", markdown(results).removesuffix("\n"))
     with replacing(PAGE) as temporary:
-        temporary.write_text(f"{before}{_BEGIN}\n\n{markdown(results)}\n{_END}{after}", "utf-8")
+        temporary.write_text(text, "utf-8")
 
 
 def _median(runs: Runs, part: str) -> str:

@@ -16,7 +16,6 @@ from sdcffi._files import replacing
 from .facts import FEATURES, Facts, load_facts
 
 PAGE = ROOT / "sdcffi" / "docs" / "engine-revisions.md"
-_BEGIN, _END = "<!-- {}: begin -->", "<!-- {}: end -->"
 
 
 def write_page() -> None:
@@ -38,7 +37,7 @@ def with_tables(text: str) -> str:
         ("counts", _counts(patches, revisions.names)),
         ("patches", _patches(patches, revisions.names)),
     ):
-        text = put_between(text, _BEGIN.format(name), _END.format(name), content)
+        text = put_between(text, name, content)
     return text
 
 

@@ -15,7 +15,6 @@ from sdcffi._files import replacing
 from sdcffi._models.lora_name_table import read_data
 
 PAGE = ROOT / "sdcffi" / "docs" / "lora-names.md"
-_BEGIN, _END = "<!-- {}: begin -->", "<!-- {}: end -->"
 _TITLES = {
     "unet": "Stable Diffusion 1, 2, XL",
     "flux": "FLUX.1, and the families made like it",
@@ -45,7 +44,7 @@ def with_tables(text: str) -> str:
         "names": _names,
     }
     for name, content in contents.items():
-        text = put_between(text, _BEGIN.format(name), _END.format(name), content(data))
+        text = put_between(text, name, content(data))
     return text
 
 

@@ -10,14 +10,15 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *rows])
 
 
-def put_between(text: str, begin: str, end: str, content: str) -> str:
-    """Return a page's text with other content between two marks.
+def put_between(text: str, name: str, content: str) -> str:
+    """Return a page's text with other content between the two marks of a name.
 
     Raises
     ------
     ValueError
         If the page lacks one of the marks.
     """
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     before, _, rest = text.partition(begin)
     _, found, after = rest.partition(end)
     if not found:
