@@ -14,7 +14,6 @@ from tables import put_between, table
 from sdcffi.params.plain import read_table
 
 PAGE = ROOT / "sdcffi" / "docs" / "differences.md"
-_BEGIN, _END = "<!-- differences: begin -->", "<!-- differences: end -->"
 _TITLES = {
     "tokens": "Tokens",
     "prompts": "Prompts",
@@ -93,7 +92,7 @@ def write_page() -> None:
 def with_tables(text: str) -> str:
     """Return the page's text with the tables of the differences that the repository has now."""
     parts = [f"## {part.title}\n\n{_table(part.differences)}" for part in read_parts() if part.differences]
-    return put_between(text, _BEGIN, _END, "\n\n".join(parts))
+    return put_between(text, "differences", "\n\n".join(parts))
 
 
 def _table(differences: Sequence[Difference]) -> str:
