@@ -142,7 +142,7 @@ def test_the_pinned_tree_is_as_itself(pinned: Path) -> None:
 
 def test_a_file_that_was_moved_is_told_with_the_patches_that_miss_it(pinned: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    shutil.copytree(pinned, other, ignore=lambda _, names: {"vocab", "thirdparty", "examples"} & set(names))
+    shutil.copytree(pinned, other, ignore=lambda _, names: {"vocab", "thirdparty"} & set(names))
     name = "src/stable-diffusion.cpp"
     (other / name).rename(other / "src" / "engine.cpp")
     found = report(Engine(pinned, "", None), Engine(other, "", None))

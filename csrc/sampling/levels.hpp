@@ -21,10 +21,10 @@ struct FlowShift {
 
 // Noise levels of a flow model as its family makes them of evenly spaced ones.
 struct OwnShift {
-    double factor   = 1.0;  // sigma = factor * t / (1 + (factor - 1) * t)
+    double factor   = 1.0;  // sigma = factor / (factor + 1 / t - 1), which is a number however small the factor
     double terminal = 0.0;  // the last level above 0; 0: as it comes
 
-    double operator()(double t) const { return factor * t / (1.0 + (factor - 1.0) * t); }
+    double operator()(double t) const { return factor / (factor + (1.0 / t - 1.0)); }
 };
 
 

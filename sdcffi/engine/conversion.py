@@ -126,7 +126,7 @@ _LEFT_OUT = (
     *("conditioner.embedders.0.model.logit_scale", "conditioner.embedders.1.model.logit_scale"),
     *("model.diffusion_model.time_embedding.cond_proj.weight", "unet.time_embedding.cond_proj.weight"),
     *("model_ema.decay", "model_ema.num_updates", "model_ema.diffusion_model"),
-    *("embedding_manager", "denoiser.sigmas", "ztsnr", "edm_vpred.sigma_min", "first_stage_model.bn."),
+    *("embedding_manager", "denoiser.sigmas", "edm_vpred.sigma_min", "first_stage_model.bn."),
     "text_encoders.t5xxl.transformer.encoder.embed_tokens.weight",
     *("text_encoders.llm.output.weight", "text_encoders.llm.lm_head."),
 )

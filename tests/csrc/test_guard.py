@@ -294,7 +294,7 @@ def test_an_assertion_on_a_loader_thread_is_an_error_and_leaves_no_weights(model
     status, text, again, grown = in_child(code, model)
     assert (status, again) == ("ASSERT", True)
     assert "GGML_ASSERT" in text
-    assert grown < 100  # MiB; one context's weights and tables are 100
+    assert grown < 200  # MiB: five dead threads keep 10 of address space each; five contexts would keep 370
 
 
 def test_weights_in_a_prompt_that_are_no_numbers_count_as_one(tmp_path: Path) -> None:

@@ -98,12 +98,12 @@ def test_values_of_floats_are_rounded_only(type: str, source: Path, tmp_path: Pa
 def test_a_tensor_without_elements_is_kept_but_for_what_the_engine_never_reads(
     name: str, type: str, tmp_path: Path
 ) -> None:
-    marks = {mark: np.ones(0, np.float32) for mark in ("v_pred", "ztsnr")}
+    marks = {mark: np.ones(0, np.float32) for mark in ("v_pred", "ztsnr", "denoiser.sigmas")}
     marked = small_model(tmp_path / "marked.safetensors", **marks)
     path = convert(marked, tmp_path / name, type=type, isolated=False)
     shapes = {name: tensor.shape for name, tensor in read_header(path, whole_model=True)[1].items()}
-    assert shapes["v_pred"] == (0,)
-    assert shapes.keys() == {*load_file(marked)} - {"ztsnr"}
+    assert shapes["v_pred"] == shapes["ztsnr"] == (0,)
+    assert shapes.keys() == {*load_file(marked)} - {"denoiser.sigmas"}
     again = convert(path, tmp_path / f"again-{name}", type="f32", isolated=False)
     assert read_header(again, whole_model=True)[1]["v_pred"].shape == (0,)
 

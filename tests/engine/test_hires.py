@@ -17,7 +17,7 @@ from sdcli import THREADS
 from tiny_model import TinyModel
 from upscaling_networks import random_weights, write_network
 
-from sdcffi import Engine, GenerationError, Hires, ImageParams, Progress
+from sdcffi import Engine, Hires, ImageParams, Progress
 from sdcffi._checks.image import check_image
 from sdcffi._models.files import Model
 
@@ -88,11 +88,11 @@ def test_a_file_that_is_no_network_is_refused(engine: Engine, tiny_model: TinyMo
         engine.generate(**DRAW, hires=hires)
 
 
-def test_a_schedule_of_one_step_that_is_no_number_is_an_error(engine: Engine) -> None:
-    """It is the second pass that has one step, and refuses before it divides by zero."""
+def test_a_schedule_of_one_step_is_divided_by_no_zero(engine: Engine) -> None:
+    """It is the second pass that has one step."""
     hires = Hires(steps=1, denoising_strength=1.0)
-    with pytest.raises(GenerationError, match="not finite"):
-        engine.generate(**DRAW, width=32, height=32, scheduler="karras", hires=hires)
+    image = engine.generate(**DRAW, width=32, height=32, scheduler="karras", hires=hires).arrays[0]
+    assert image.std() > 1
 
 
 @pytest.mark.parametrize("upscaler", ["Lanczos", "Nearest", "Model"])
