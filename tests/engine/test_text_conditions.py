@@ -39,7 +39,9 @@ def error_db(found: Array, expected: Array) -> float:
 
 
 def flux2_dev(directory: Path) -> dict[str, Path]:
-    shapes = transformer_shapes.flux2_dev().beginning("model.diffusion_model.")
+    shapes = transformer_shapes.flux2(transformer_shapes.TEXT, guided=True, single=48).beginning(
+        "model.diffusion_model."
+    )
     return {
         "diffusion_model": write_random(shapes, directory / "flux2.safetensors"),
         "llm": write_random(text_shapes.ministral(transformer_shapes.TEXT), directory / "mistral.safetensors"),

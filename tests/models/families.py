@@ -22,7 +22,7 @@ import tiny_model
 import transformer_shapes
 import wan_model
 from full_size import Layout, UNet
-from sparse import Shapes, random_rows, write_random
+from sparse import SIGNAL, Shapes, random_rows, write_random
 
 from sdcffi import ContextParams
 
@@ -56,27 +56,27 @@ class FamilyModel:
     text: Mapping[str, Path] = field(default_factory=dict)
 
 
-def _unet(family: str, layout: Layout, directory: Path) -> FamilyModel:
+def _unet(family: str, layout: Layout, directory: Path, gain: float) -> FamilyModel:
     tensors = {name: shape for name, shape in layout.tensors.items() if not name.startswith("first_stage_model.")}
-    path = write_random(tensors, directory / f"{family}.safetensors")
+    path = write_random(tensors, directory / f"{family}.safetensors", gain=gain)
     engine = {"model": path, "taesd": sd1_model.write_taesd(directory / "taesd.safetensors", gain=0.3)}
     return FamilyModel(family, engine, IMAGE, False, path)
 
 
-def sd1(directory: Path) -> FamilyModel:
-    return _unet("sd1", full_size.sd1(), directory)
+def sd1(directory: Path, gain: float = SIGNAL) -> FamilyModel:
+    return _unet("sd1", full_size.sd1(), directory, gain)
 
 
-def sd2(directory: Path) -> FamilyModel:
+def sd2(directory: Path, gain: float = SIGNAL) -> FamilyModel:
     layout = Layout()
     full_size.open_clip(layout.named("text_encoder", "cond_stage_model.model."), 1024, 24)
     full_size.unet(layout, SD2)
-    return _unet("sd2", layout, directory)
+    return _unet("sd2", layout, directory, gain)
 
 
-def sdxl(directory: Path) -> FamilyModel:
+def sdxl(directory: Path, gain: float = SIGNAL) -> FamilyModel:
     """Segmind-Vega, the smallest of this kind: no attention in the middle block."""
-    return _unet("sdxl", sdxl_model.vega(), directory)
+    return _unet("sdxl", sdxl_model.vega(), directory, gain)
 
 
 def _transformer(
@@ -84,6 +84,7 @@ def _transformer(
     shapes: Shapes,
     directory: Path,
     *,
+    gain: float,
     width: int = 0,
     zeros: Callable[[str], bool] | None = None,
     text: Mapping[str, Mapping[str, tuple[int, ...]]] | None = None,
@@ -94,9 +95,10 @@ def _transformer(
     `width` is that of its tokens, where that is large, and `zeros` tells the names that go into a file of zeros.
     """
     kept = {name: shape for name, shape in shapes.items() if not (zeros and zeros(name))}
-    weights = write_random(kept, directory / f"{family}.safetensors", width=width)
+    weights = write_random(kept, directory / f"{family}.safetensors", width=width, gain=gain)
     encoders = {
-        key: write_random(encoder, directory / f"{family}-{key}.safetensors") for key, encoder in (text or {}).items()
+        key: write_random(encoder, directory / f"{family}-{key}.safetensors", gain=gain)
+        for key, encoder in (text or {}).items()
     }
     if zeros:
         rest = ((_PREFIX + name, shape) for name, shape in shapes.items() if zeros(name))
@@ -123,12 +125,12 @@ def _taehv(directory: Path, size: wan_model.Size = wan_model.WAN21) -> Path:
     return wan_model.write_autoencoder(directory / f"taehv{size.latent}.gguf", size, gain=gain, brightness=brightness)
 
 
-def flux(directory: Path) -> FamilyModel:
+def flux(directory: Path, gain: float = SIGNAL) -> FamilyModel:
     text = {"clip_l": text_shapes.clip_l(), "t5xxl": text_shapes.NO_T5}
-    return _transformer("flux", transformer_shapes.flux(), directory, text=text, taesd=_taesd(directory, 16))
+    return _transformer("flux", transformer_shapes.flux(), directory, gain=gain, text=text, taesd=_taesd(directory, 16))
 
 
-def chroma(directory: Path) -> FamilyModel:
+def chroma(directory: Path, gain: float = SIGNAL) -> FamilyModel:
     """The mask of the prompt is off: without T5 it hides all of the text."""
     text = {"t5xxl": text_shapes.NO_T5}
     taesd = _taesd(directory, 16)
@@ -136,15 +138,16 @@ def chroma(directory: Path) -> FamilyModel:
         "chroma",
         transformer_shapes.chroma(),
         directory,
+        gain=gain,
         text=text,
         taesd=taesd,
         context=ContextParams(chroma_use_dit_mask=False),
     )
 
 
-def ovis(directory: Path) -> FamilyModel:
+def ovis(directory: Path, gain: float = SIGNAL) -> FamilyModel:
     text = {"llm": text_shapes.qwen3(transformer_shapes.TEXT)}
-    return _transformer("ovis", transformer_shapes.ovis(), directory, text=text, taesd=_taesd(directory, 16))
+    return _transformer("ovis", transformer_shapes.ovis(), directory, gain=gain, text=text, taesd=_taesd(directory, 16))
 
 
 def flux2(directory: Path) -> FamilyModel:
@@ -152,7 +155,7 @@ def flux2(directory: Path) -> FamilyModel:
     return FamilyModel("flux2", model.engine_arguments(), IMAGE, False, model.diffusion_model, "", {"llm": model.llm})
 
 
-def sd3(directory: Path) -> FamilyModel:
+def sd3(directory: Path, gain: float = SIGNAL) -> FamilyModel:
     """Stable Diffusion 3.5 medium at the least depth.
 
     Block 0 has a second attention, block 23 lacks half its layers, and the others are zeros.
@@ -162,6 +165,7 @@ def sd3(directory: Path) -> FamilyModel:
         "sd3",
         transformer_shapes.sd3(dual=1),
         directory,
+        gain=gain,
         width=1536,
         zeros=lambda name: name.startswith("joint_blocks.") and not name.startswith(kept),
         text={"clip_l": text_shapes.clip_l()},
@@ -186,7 +190,7 @@ def _clip_g(path: Path) -> Path:
     return weights.write(path)
 
 
-def qwen_image(directory: Path) -> FamilyModel:
+def qwen_image(directory: Path, gain: float = SIGNAL) -> FamilyModel:
     """Two blocks, as the last one's text leads nowhere; the second's feed-forwards are zeros but for biases."""
     shapes = transformer_shapes.qwen_image(layers=2)
     second = re.compile(r"transformer_blocks\.1\.(img|txt)_mlp\..*weight")
@@ -194,6 +198,7 @@ def qwen_image(directory: Path) -> FamilyModel:
         "qwen_image",
         shapes,
         directory,
+        gain=gain,
         width=3072,
         zeros=lambda name: second.fullmatch(name) is not None,
         text={"llm": text_shapes.qwen2_vl()},
@@ -201,13 +206,14 @@ def qwen_image(directory: Path) -> FamilyModel:
     )
 
 
-def z_image(directory: Path) -> FamilyModel:
+def z_image(directory: Path, gain: float = SIGNAL) -> FamilyModel:
     text = {"llm": text_shapes.qwen3(2560)}
     kept = ("layers.0.", "noise_refiner.0.", "context_refiner.0.")
     return _transformer(
         "z_image",
         transformer_shapes.z_image(),
         directory,
+        gain=gain,
         width=3840,
         zeros=lambda name: name.startswith(("layers.", "noise_", "context_")) and not name.startswith(kept),
         text=text,
@@ -215,13 +221,13 @@ def z_image(directory: Path) -> FamilyModel:
     )
 
 
-def anima(directory: Path) -> FamilyModel:
+def anima(directory: Path, gain: float = SIGNAL) -> FamilyModel:
     text = {"llm": text_shapes.qwen3(1024)}
     taesd = _taehv(directory)
-    return _transformer("anima", transformer_shapes.anima(), directory, width=2048, text=text, taesd=taesd)
+    return _transformer("anima", transformer_shapes.anima(), directory, gain=gain, width=2048, text=text, taesd=taesd)
 
 
-def ernie(directory: Path) -> FamilyModel:
+def ernie(directory: Path, gain: float = SIGNAL) -> FamilyModel:
     """The engine has no tiny autoencoder for it: this one is FLUX.2's, a quarter as wide."""
     text = {"llm": text_shapes.ministral(transformer_shapes.TEXT)}
     decoder, encoder = Layout(), Layout()
@@ -233,15 +239,16 @@ def ernie(directory: Path) -> FamilyModel:
     shapes = transformer_shapes.ernie()
     name = "x_embedder.proj.weight"  # read before the head's width, which is divided by the width that it tells
     first = write_random({_PREFIX + name: shapes[name]}, directory / "ernie-width.safetensors")
-    return _transformer("ernie", shapes, directory, text=text, vae=vae, model=first)
+    return _transformer("ernie", shapes, directory, gain=gain, text=text, vae=vae, model=first)
 
 
-def _wan(family: str, directory: Path, shapes: Shapes, size: wan_model.Size, **engine: Any) -> FamilyModel:
+def _wan(family: str, directory: Path, shapes: Shapes, size: wan_model.Size, gain: float, **engine: Any) -> FamilyModel:
     taesd = _taehv(directory, size)
     return _transformer(
         family,
         shapes,
         directory,
+        gain=gain,
         width=size.dim,
         zeros=lambda name: name.startswith("blocks.") and not name.startswith("blocks.0."),
         text={"t5xxl": text_shapes.NO_T5},
@@ -250,24 +257,24 @@ def _wan(family: str, directory: Path, shapes: Shapes, size: wan_model.Size, **e
     )
 
 
-def wan_t2v(directory: Path) -> FamilyModel:
-    return _wan("wan_t2v", directory, transformer_shapes.wan(), wan_model.WAN21)
+def wan_t2v(directory: Path, gain: float = SIGNAL) -> FamilyModel:
+    return _wan("wan_t2v", directory, transformer_shapes.wan(), wan_model.WAN21, gain)
 
 
-def wan_i2v(directory: Path) -> FamilyModel:
+def wan_i2v(directory: Path, gain: float = SIGNAL) -> FamilyModel:
     vision = wan_model.write_vision(directory / "vision.gguf")
-    model = _wan("wan_i2v", directory, transformer_shapes.wan(i2v=True), wan_model.WAN21, clip_vision=vision)
+    model = _wan("wan_i2v", directory, transformer_shapes.wan(i2v=True), wan_model.WAN21, gain, clip_vision=vision)
     rng = np.random.default_rng(0)
     start = rng.integers(0, 256, (64, 64, 3), np.uint8)
     return FamilyModel(**{**vars(model), "call": {**model.call, "init_image": start}})
 
 
-def wan_ti2v(directory: Path) -> FamilyModel:
+def wan_ti2v(directory: Path, gain: float = SIGNAL) -> FamilyModel:
     shapes = transformer_shapes.wan(transformer_shapes.TI2V, latent=48)
-    return _wan("wan_ti2v", directory, shapes, wan_model.TI2V)
+    return _wan("wan_ti2v", directory, shapes, wan_model.TI2V, gain)
 
 
-FAMILIES: Mapping[str, Callable[[Path], FamilyModel]] = {
+FAMILIES: Mapping[str, Callable[..., FamilyModel]] = {
     write.__name__: write
     for write in (
         *(sd1, sd2, sdxl, sd3, flux, chroma, flux2, ovis, qwen_image, z_image, anima, ernie),

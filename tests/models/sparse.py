@@ -34,7 +34,7 @@ _PASSES = re.compile(r".*blocks\.\d+\.\d\.(skip_connection|op|conv)\.weight")  #
 _QUERIES = re.compile(r"(^|[._])(q|k|query|key)_norm\.|\.norm_(q|k|k_img|added_q|added_k)\.|\.ln_[qk]\.")
 _SHARP = 2.0  # of norms of queries and keys: attention that tells one token from others, and from many that are empty
 # Standard deviation of biases, and of a layer's outputs where its inputs have 1: any, one of _PASSES, one of _OUTPUTS.
-_BIAS, _SIGNAL, _PASSED, _OUTPUT = 0.5, 2.0, 0.5, 0.5
+_BIAS, SIGNAL, _PASSED, _OUTPUT = 0.5, 2.0, 0.5, 0.5
 
 
 class Shapes(dict[str, Shape]):
@@ -53,8 +53,13 @@ class Shapes(dict[str, Shape]):
         return Shapes({prefix + name: shape for name, shape in self.items()})
 
 
-def write_random(shapes: Mapping[str, Shape], path: Path, *, width: int = 0, seed: int = 0) -> Path:
-    """Write a safetensors file: matrices in half precision, vectors in single."""
+def write_random(
+    shapes: Mapping[str, Shape], path: Path, *, width: int = 0, seed: int = 0, gain: float = SIGNAL
+) -> Path:
+    """Write a safetensors file: matrices in half precision, vectors in single.
+
+    `gain` is the standard deviation of a layer's outputs where its inputs have 1. Above 1, small differences grow.
+    """
     header: dict[str, Any] = {}
     offset = 0
     for name, shape in shapes.items():
@@ -71,7 +76,7 @@ def write_random(shapes: Mapping[str, Shape], path: Path, *, width: int = 0, see
         for name, shape in shapes.items():
             start = 8 + len(text) + header[name]["data_offsets"][0]
             kind, size = ("<f4", 4) if _is_vector(shape) else ("<f2", 2)
-            for row, values in random_rows(name, shape, rng, width):
+            for row, values in random_rows(name, shape, rng, width, gain):
                 file.seek(start + row * size * math.prod(shape[1:]))
                 file.write(values.astype(kind).tobytes())
     return path
@@ -84,7 +89,7 @@ def changed(path: Path, name: str, *, seed: int = 5) -> Iterator[None]:
         before, matrix = tensor.copy(), tensor.reshape(tensor.shape[0], -1)
         rng = np.random.default_rng(seed)
         rows, columns = (rng.standard_normal(size, np.float32) for size in matrix.shape)
-        matrix += np.outer(rows, columns * np.float32(_SIGNAL / math.sqrt(matrix.shape[1]))).astype(tensor.dtype)
+        matrix += np.outer(rows, columns * np.float32(SIGNAL / math.sqrt(matrix.shape[1]))).astype(tensor.dtype)
     try:
         yield
     finally:
@@ -105,7 +110,7 @@ def opened_tensor(path: Path, name: str) -> Iterator[npt.NDArray[Any]]:
     tensor.flush()
 
 
-def random_rows(name: str, shape: Shape, rng: np.random.Generator, width: int = 0) -> Rows:
+def random_rows(name: str, shape: Shape, rng: np.random.Generator, width: int = 0, gain: float = SIGNAL) -> Rows:
     """The values of a tensor that are not zero; `width` is that of the network, which tells the parts of a matrix."""
     if _is_vector(shape):
         values = rng.standard_normal(shape, np.float32)
@@ -116,7 +121,7 @@ def random_rows(name: str, shape: Shape, rng: np.random.Generator, width: int = 
         return []  # a large table, which no adapter changes
     if name.endswith(_EMBEDDINGS):
         return [(first, rng.standard_normal((count, *shape[1:]), np.float32)) for first, count in _words(shape)]
-    scale = _OUTPUT if _OUTPUTS.fullmatch(name) else _PASSED if _PASSES.fullmatch(name) else _SIGNAL
+    scale = _OUTPUT if _OUTPUTS.fullmatch(name) else _PASSED if _PASSES.fullmatch(name) else gain
     columns = _active(shape[1], (width, shape[0])) if shape[1] >= _WIDE else np.arange(shape[1])
     scale /= math.sqrt(len(columns) * math.prod(shape[2:]))
     if math.prod(shape) <= _DENSE:

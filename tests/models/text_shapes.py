@@ -38,10 +38,11 @@ def clip_g() -> Shapes:
     return shapes
 
 
-def qwen3(width: int, *, heads: int = 32) -> Shapes:
-    """One layer of Qwen3; the engine takes 16 heads instead where there are 28 layers."""
-    shapes = _language_model(QWEN, width, heads, 8)
-    shapes.norms(_HEAD, "model.layers.0.self_attn.q_norm.weight", "model.layers.0.self_attn.k_norm.weight")
+def qwen3(width: int, *, heads: int = 32, layers: int = 1) -> Shapes:
+    """Qwen3; the engine takes 16 heads instead where there are 28 layers."""
+    shapes = _language_model(QWEN, width, heads, 8, layers=layers)
+    for i in range(layers):
+        shapes.norms(_HEAD, *(f"model.layers.{i}.self_attn.{name}_norm.weight" for name in "qk"))
     return shapes
 
 
@@ -50,22 +51,29 @@ def qwen2_vl(width: int = 3584) -> Shapes:
     return _language_model(QWEN_VL, width, 28, 4, bias=True)
 
 
-def ministral(width: int) -> Shapes:
-    return _language_model(MISTRAL, width, 32, 8)
+def ministral(width: int, *, layers: int = 1) -> Shapes:
+    return _language_model(MISTRAL, width, 32, 8, layers=layers)
 
 
-def _language_model(vocabulary: int, width: int, heads: int, pairs: int, *, bias: bool = False) -> Shapes:
+def _language_model(
+    vocabulary: int, width: int, heads: int, pairs: int, *, bias: bool = False, layers: int = 1
+) -> Shapes:
     shapes = Shapes({"model.embed_tokens.weight": (vocabulary, width)})
-    layer, inner = "model.layers.0.", 192
+    for i in range(layers):
+        _layer(shapes, f"model.layers.{i}.", width, heads, pairs, bias)
+    shapes.norms(width, "model.norm.weight")
+    return shapes
+
+
+def _layer(shapes: Shapes, layer: str, width: int, heads: int, pairs: int, bias: bool) -> None:
+    inner = 192
     shapes.linear(f"{layer}self_attn.q_proj", heads * _HEAD, width, bias=bias)
     shapes.linear(f"{layer}self_attn.k_proj", pairs * _HEAD, width, bias=bias)
     shapes.linear(f"{layer}self_attn.v_proj", pairs * _HEAD, width, bias=bias)
     shapes.linear(f"{layer}self_attn.o_proj", width, heads * _HEAD, bias=False)
     for name, out, inp in (("gate_proj", inner, width), ("up_proj", inner, width), ("down_proj", width, inner)):
         shapes.linear(f"{layer}mlp.{name}", out, inp, bias=False)
-    norms = (f"{layer}input_layernorm.weight", f"{layer}post_attention_layernorm.weight", "model.norm.weight")
-    shapes.norms(width, *norms)
-    return shapes
+    shapes.norms(width, f"{layer}input_layernorm.weight", f"{layer}post_attention_layernorm.weight")
 
 
 def t5xxl(vocabulary: int = 32_128) -> Shapes:

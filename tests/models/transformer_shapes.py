@@ -83,30 +83,32 @@ def _flux_blocks(shapes: Shapes, hidden: int, double: int, single: int, gated: b
     shapes.linear("final_layer.linear", 64, hidden)
 
 
-def flux2_dev(*, hidden: int = HEAD) -> Shapes:
-    """FLUX.2 dev: the engine tells it from FLUX.2 klein by its 48 single blocks."""
-    shapes = Shapes()
+def flux2(text: int, *, hidden: int = HEAD, guided: bool = False, single: int = 2) -> Shapes:
+    """FLUX.2: klein, or dev with guidance, which the engine knows by its 48 single blocks."""
+    shapes, inner = Shapes(), 3 * hidden
     shapes.linear("img_in", hidden, 128, bias=False)
-    shapes.linear("txt_in", hidden, TEXT, bias=False)
-    for name in ("time_in", "guidance_in"):
+    shapes.linear("txt_in", hidden, text, bias=False)
+    for name in ("time_in", "guidance_in")[: 2 if guided else 1]:
         shapes.linear(f"{name}.in_layer", hidden, 256, bias=False)
         shapes.linear(f"{name}.out_layer", hidden, hidden, bias=False)
-    for stream in ("img", "txt"):
-        block = f"double_blocks.0.{stream}_"
-        shapes.linear(f"{block}attn.qkv", 3 * hidden, hidden, bias=False)
-        shapes.linear(f"{block}attn.proj", hidden, hidden, bias=False)
-        shapes.norms(HEAD, f"{block}attn.norm.query_norm.scale", f"{block}attn.norm.key_norm.scale")
-        shapes.linear(f"{block}mlp.0", 6 * hidden, hidden, bias=False)
-        shapes.linear(f"{block}mlp.2", hidden, 3 * hidden, bias=False)
-        shapes.linear(f"double_stream_modulation_{stream}.lin", 6 * hidden, hidden, bias=False)
-    for i in range(48):
+    for i in range(2):
+        for stream in ("img", "txt"):
+            block = f"double_blocks.{i}.{stream}_"
+            shapes.linear(f"{block}attn.qkv", 3 * hidden, hidden, bias=False)
+            shapes.linear(f"{block}attn.proj", hidden, hidden, bias=False)
+            shapes.norms(HEAD, f"{block}attn.norm.query_norm.scale", f"{block}attn.norm.key_norm.scale")
+            shapes.linear(f"{block}mlp.0", 2 * inner, hidden, bias=False)
+            shapes.linear(f"{block}mlp.2", hidden, inner, bias=False)
+    for i in range(single):
         block = f"single_blocks.{i}."
-        shapes.linear(f"{block}linear1", 9 * hidden, hidden, bias=False)
-        shapes.linear(f"{block}linear2", hidden, 4 * hidden, bias=False)
+        shapes.linear(f"{block}linear1", 3 * hidden + 2 * inner, hidden, bias=False)
+        shapes.linear(f"{block}linear2", hidden, hidden + inner, bias=False)
         shapes.norms(HEAD, f"{block}norm.query_norm.scale", f"{block}norm.key_norm.scale")
-    shapes.linear("single_stream_modulation.lin", 3 * hidden, hidden, bias=False)
     shapes.linear("final_layer.linear", 128, hidden, bias=False)
     shapes.linear("final_layer.adaLN_modulation.1", 2 * hidden, hidden, bias=False)
+    for name, parts in (("double_stream_modulation_img", 6), ("double_stream_modulation_txt", 6)):
+        shapes.linear(f"{name}.lin", parts * hidden, hidden, bias=False)
+    shapes.linear("single_stream_modulation.lin", 3 * hidden, hidden, bias=False)
     return shapes
 
 
