@@ -38,13 +38,13 @@ _DIFFUSERS = {  # files of a diffusers directory, with their prefixes; only the 
     "unet/diffusion_pytorch_model.safetensors": "unet.",
     "vae/diffusion_pytorch_model.safetensors": "vae.",
     "text_encoder/model.safetensors": "te.",
-    "text_encoder_2/model.safetensors": "te.1.",
+    "text_encoder_2/model.safetensors": "te2.",
 }
 # Parts of a model by the beginning of tensor names; the first match counts.
 _PARTS = {
     "diffusion_model": DIFFUSION,
     "clip_g": (
-        *("cond_stage_model.1.", "conditioner.embedders.1.", "te.1.", "te2.", "text_encoder.2.", "text_encoder_2."),
+        *("cond_stage_model.1.", "conditioner.embedders.1.", "te2.", "text_encoder.2.", "text_encoder_2."),
         "text_encoders.clip_g.",
     ),
     "clip_l": (

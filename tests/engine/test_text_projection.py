@@ -26,6 +26,7 @@ from sdcffi.images.compare import compare
 
 Values = npt.NDArray[Any]
 OPEN = "conditioner.embedders.1.model."
+_FIRST = "conditioner.embedders.0.transformer."
 OWN = "cond_stage_model.1.transformer.text_model."  # the engine's names
 FUSED = "encoder.layers.0.self_attn.in_proj.weight"
 WIDTH = 64
@@ -141,6 +142,34 @@ def checkpoint(path: Path, values: Mapping[str, Values], names: str = "original"
     return write_zeros(tensors, path, way_to_the_image(tensors) | encoder)
 
 
+def directory(path: Path, values: Mapping[str, Values]) -> Path:
+    """The checkpoint in diffusers' names, as diffusers saves it: a file for each network."""
+    layout = sdxl_model.vega()
+    image = way_to_the_image(layout.tensors)
+    encoders = {
+        "text_encoder": {
+            name.removeprefix(_FIRST): shape for name, shape in layout.tensors.items() if name.startswith(_FIRST)
+        },
+        "text_encoder_2": text_shapes.clip_g(),
+    }
+    renamed = {"ln_final.bias": "text_model.final_layer_norm.bias", "text_projection": "text_projection.weight"}
+    second = {renamed[name]: value for name, value in values.items()}
+    for part, tensors in encoders.items():
+        (path / part).mkdir(parents=True)
+        write_zeros(tensors, path / part / "model.safetensors", second if part == "text_encoder_2" else {})
+    (path / "unet").mkdir()
+    names = {
+        f"{sd1_model.UNET}{module.original}.{kind}": f"{module.name}.{kind}"
+        for module in layout.modules
+        for kind in ("weight", "bias")
+        if module.part == "unet"
+    }
+    unet = {names[name]: shape for name, shape in layout.tensors.items() if name in names}
+    drawn = {names[name]: value for name, value in image.items()}
+    write_zeros(unet, path / "unet" / "diffusion_pytorch_model.safetensors", drawn)
+    return path
+
+
 def generate(model: Path, taesd: Path, *calls: Mapping[str, Any]) -> list[Pixels]:
     call = {"prompt": "a cat", "width": 64, "height": 64, "steps": 1, "cfg_scale": 1.0, "seed": 1}
     with Engine(model=model, taesd=taesd, threads=THREADS, backend="cpu") as engine:
@@ -160,10 +189,14 @@ def expected(taesd: Path, tmp_path_factory: pytest.TempPathFactory) -> Pixels:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names", ["original", "diffusers", "engine"])
+@pytest.mark.parametrize("names", ["original", "diffusers", "engine", "directory"])
 def test_the_pooled_text_is_projected_as_numpy_does(names: str, expected: Pixels, taesd: Path, tmp_path: Path) -> None:
     matrix = MATRIX if names == "original" else MATRIX.T
-    model = checkpoint(tmp_path / "model.safetensors", {"ln_final.bias": BIAS, "text_projection": matrix}, names)
+    values = {"ln_final.bias": BIAS, "text_projection": matrix}
+    if names == "directory":
+        model = directory(tmp_path / "model", values)
+    else:
+        model = checkpoint(tmp_path / "model.safetensors", values, names)
     (made,) = generate(model, taesd, {})
     assert made.std() > 10
     assert compare(made, expected).psnr > 50
