@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "guard/guarded_call.hpp"
+#include "text/wan_text.hpp"
 
 sdg_status sdg_text_condition(sd_ctx_t* context, const char* prompt, const sd_image_t* references, int reference_count,
                               float** values, int64_t* rows, int64_t* columns, sdg_error* error) {
@@ -15,7 +16,7 @@ sdg_status sdg_text_condition(sd_ctx_t* context, const char* prompt, const sd_im
             images.push_back(sd_image_to_tensor(references[i]));
         }
         ConditionerParams params;
-        params.text                 = text_for(context->sd->version, prompt);
+        params.text                 = sdcffi::text_for(context->sd->version, prompt);
         params.ref_images           = &images;
         const SDCondition condition = context->sd->cond_stage_model->get_learned_condition(context->sd->n_threads, params);
         const auto& states          = condition.c_crossattn;

@@ -59,7 +59,7 @@ sdg_status sdg_tokens(sd_ctx_t* context, const char* prompt, const sdg_encoder_t
             sdcffi::Restored<std::vector<sdcffi::RecordedText>*> recording(sdcffi::record, &recorded);
             sdcffi::Restored<bool> nothing_computed(sdcffi::only_tokens, true);
             ConditionerParams params;
-            params.text = text_for(context->sd->version, prompt);
+            params.text = sdcffi::text_for(context->sd->version, prompt);
             try {
                 context->sd->cond_stage_model->get_learned_condition(1, params);
             } catch (const sdcffi::OnlyTokens&) {
