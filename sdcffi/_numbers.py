@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any, SupportsFloat, SupportsIndex
 
-__all__ = ["check_integer", "check_integers", "check_number"]
+__all__ = ["check_integer", "check_integers", "check_number", "is_finite", "shown"]
+
+_LONGEST = 60  # characters of a value in a message
 
 
 def check_integer(name: str, value: Any, low: float, high: float, why: str = "") -> None:
@@ -36,7 +38,7 @@ def check_integer(name: str, value: Any, low: float, high: float, why: str = "")
     if _is_bool(value) or not isinstance(value, SupportsIndex):
         raise TypeError(f"{name} must be an integer, not {value!r}")
     if not low <= value.__index__() <= high:
-        raise ValueError(f"{name} must be {_range(low, high)}{why and f' ({why})'}, not {value!r}")
+        raise ValueError(f"{name} must be {_range(low, high)}{why and f' ({why})'}, not {shown(value)}")
 
 
 def check_integers(low: float, high: float, **values: Any) -> None:
@@ -71,10 +73,27 @@ def check_number(name: str, value: Any, low: float = -math.inf, high: float = ma
         raise TypeError(f"{name} must be a number, not {value!r}")
     if getattr(value, "ndim", 0):
         raise TypeError(f"{name} must be a number, not an array of shape {value.shape}")  # type: ignore[union-attr]
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be finite, not {value!r}")
+    if not is_finite(value):
+        raise ValueError(f"{name} must be finite, not {shown(value)}")
     if not low <= float(value) <= high:
-        raise ValueError(f"{name} must be {_range(low, high)}{why and f' ({why})'}, not {value!r}")
+        raise ValueError(f"{name} must be {_range(low, high)}{why and f' ({why})'}, not {shown(value)}")
+
+
+def is_finite(value: SupportsFloat | SupportsIndex) -> bool:
+    """Return whether a number is finite as a float: an integer may be larger than any."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def shown(value: object) -> str:
+    """Return a value's `repr` for a message, of which a long one loses its middle."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integers of more than 4300 digits
+        return "an integer of thousands of digits"
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}...{text[-_LONGEST // 4 :]}"
 
 
 def _is_bool(value: Any) -> bool:

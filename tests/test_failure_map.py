@@ -30,6 +30,7 @@ from model_headers import ALONE, CONTROL, FLUX, FLUX2, LLM, SD1
 from tiny_model import TinyModel, write_model
 
 from sdcffi import (
+    Cache,
     ContextParams,
     Engine,
     Hires,
@@ -265,6 +266,25 @@ CALLS = [
     Row("eta 5 with TCD", lambda place: place.draw(sampler="tcd", eta=5), ValueError, "with the sampler tcd"),
     Row("cfg NaN", lambda place: place.draw(cfg_scale=NAN), ValueError, "cfg_scale must be finite"),
     Row("cfg inf", lambda place: place.draw(cfg_scale=float("inf")), ValueError, "cfg_scale must be finite"),
+    Row(
+        "cfg of 400 digits",
+        lambda place: place.draw(cfg_scale=10**400),
+        ValueError,
+        "cfg_scale must be finite, not 1000",
+    ),
+    Row("seed of 5000 digits", lambda place: place.draw(seed=10**5000), ValueError, "thousands of digits"),
+    Row(
+        "LoRA of 400 digits",
+        lambda place: place.draw(loras=[Lora(place.model.lora, 10**400)]),
+        ValueError,
+        "must be finite, not 1000",
+    ),
+    Row(
+        "scm_mask of a list",
+        lambda place: place.draw(cache=Cache(mode="dbcache", scm_mask=[1, 0])),  # type: ignore[arg-type]
+        TypeError,
+        "cache.scm_mask must be a text like '1,1,0,1', not [1, 0]",
+    ),
     Row("seed 2^63", lambda place: place.draw(seed=1 << 63), ValueError, f"seed must be at most {(1 << 63) - 1}"),
     Row(
         "seeds up to 2^63",

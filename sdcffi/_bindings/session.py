@@ -182,7 +182,7 @@ class Session:
         count = library.ffi.new("int *")
         context = self._usable()
         if not self._opening.weights:
-            raise SDError("an engine without weights cannot generate: open it with weights=True")
+            raise SDError("an engine without weights cannot generate: open it without load_weights=False")
         if preview:
             marshaller.enum(library.ffi.typeof("enum preview_t"), preview.mode, "preview")
         with listening(library, job, preview=preview) as events:

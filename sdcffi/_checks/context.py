@@ -13,7 +13,7 @@ from typing import Any
 from .._machine.limits import MOST_THREADS
 from .._models.files import Model, read_model
 from .._models.weight_types import check_rules, check_type
-from .._numbers import check_integer, check_number
+from .._numbers import check_integer, check_number, shown
 from ..errors import PathNotFoundError
 from ..params.context import ContextParams, Embedding
 from ..params.struct import StrPath
@@ -157,5 +157,5 @@ def resolve_seed(seed: int | None, batch_count: int | None) -> int:
         return secrets.randbelow(last + 1)
     check_integer("seed", seed, -math.inf, math.inf)
     if seed > last:
-        raise ValueError(f"seed must be at most {last}, not {seed!r}")
+        raise ValueError(f"seed must be at most {last}, not {shown(seed)}")
     return secrets.randbelow(last + 1) if seed < 0 else int(seed)

@@ -52,6 +52,8 @@ def _check_numbers(cache: Cache) -> None:
         check_integer(f"cache.{name}", getattr(cache, name), -1, _MOST_STEPS, "-1: no limit")
     for name in (*FORECAST, "taylorseer_skip_interval", "spectrum_m", "spectrum_window_size"):
         check_integer(f"cache.{name}", getattr(cache, name), 1, 100)
+    if cache.scm_mask is not None and not isinstance(cache.scm_mask, str):
+        raise TypeError(f"cache.scm_mask must be a text like '1,1,0,1', not {cache.scm_mask!r}")
     if cache.scm_mask and not re.fullmatch(r"[01](,[01])*", cache.scm_mask):
         raise ValueError(f"cache.scm_mask must be like '1,1,0,1', not {cache.scm_mask!r}")
 

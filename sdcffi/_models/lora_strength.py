@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .._numbers import is_finite, shown
 from .headers import HeaderError
 from .lora_checks import Parts, rank_of
 
@@ -233,8 +234,8 @@ def _by_settings(module: str, kind: str, rank: int | None, settings: Settings) -
     if rank is None:
         rank = _by_pattern(values, "rank_pattern", key, source) or values.get("r") or _DEFAULT_ALPHA
     for value, what in ((alpha, name), (rank, "r")):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise HeaderError(f"{source}: {what} of {module!r} must be a finite number, not {value!r}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not is_finite(value):
+            raise HeaderError(f"{source}: {what} of {module!r} must be a finite number, not {shown(value)}")
     if rank <= 0:
         raise HeaderError(f"{source}: r of {module!r} must be at least 1, not {rank!r}")
     under = math.sqrt(rank) if values.get("use_rslora") else rank

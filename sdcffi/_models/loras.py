@@ -6,13 +6,13 @@ A name is looked up in one directory and never outside of it, since names also c
 from __future__ import annotations
 
 import difflib
-import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from .._numbers import is_finite, shown
 from ..errors import LoraError, LoraNotFoundError
 from ..params.lora import Lora, LoraLike
 from ..params.lora_tags import Tag, add_weights, parse_tags
@@ -117,8 +117,8 @@ def _as_lora(item: LoraLike, lora_dir: StrPath | None) -> Lora:
     multiplier = item.multiplier
     if isinstance(multiplier, bool) or not isinstance(multiplier, (int, float)):
         raise TypeError(f"multiplier of LoRA {item.path} must be a number, not {multiplier!r}")
-    if not math.isfinite(multiplier):
-        raise ValueError(f"multiplier of LoRA {item.path} must be finite, not {multiplier!r}")
+    if not is_finite(multiplier):
+        raise ValueError(f"multiplier of LoRA {item.path} must be finite, not {shown(multiplier)}")
     weights = check_weights(item.weights, f"weights of LoRA {item.path}")
     is_name = isinstance(item.path, str) and not item.path.lower().endswith(_ENDINGS)
     path = _find_lora(str(item.path), lora_dir) if lora_dir is not None and is_name else Path(item.path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +43,12 @@ def _run(options: argparse.Namespace) -> None:
     from ..engine.engine import Engine
 
     with Engine(**arguments_of(options).engine, load_weights=False, on_log=logger(options)) as engine:
-        found = engine.tokens(options.prompt, comma_backtrack=options.comma_backtrack, lora_tags=False)
-    print(json.dumps(found.as_dict(), indent=2, ensure_ascii=False) if options.json else "\n".join(_lines(found)))
+        found = engine.tokens(options.prompt, comma_backtrack=options.comma_backtrack)
+    print(
+        json.dumps(found.as_dict(), indent=2, ensure_ascii="utf" not in (sys.stdout.encoding or "").lower())
+        if options.json
+        else "\n".join(_lines(found))
+    )
 
 
 def _lines(found: PromptTokens) -> Iterator[str]:

@@ -14,7 +14,7 @@ from .._checks.memory import MemoryCheck
 from .._checks.prompt import MOST_BACKTRACK, check_prompt
 from .._checks.video import check_video
 from .._machine.backends import backend_choice
-from .._numbers import check_integer
+from .._numbers import check_integer, shown
 from .._process.aio import as_coroutine, as_stream
 from .._process.calls import GRACE
 from .._process.handle import Handle
@@ -245,7 +245,7 @@ class Engine(Handle):
             llm_vision_path=llm_vision,
             control_net_path=control_net,
             photo_maker_path=photo_maker,
-            embeddings=[Embedding(name=name, path=path) for name, path in (embeddings or {}).items()] or None,
+            embeddings=_embeddings(embeddings),
             wtype=type,
             tensor_type_rules=tensor_type_rules,
             n_threads=threads,
@@ -802,7 +802,8 @@ class Engine(Handle):
             If native code failed.
         """
         text, _ = self._generation.adapters(prompt, None, None, lora_tags)
-        check_prompt("prompt", text)
+        kind = self._model.architecture
+        check_prompt("prompt", text, kind is None or kind.is_unet)
         check_integer("comma_backtrack", comma_backtrack, 0, MOST_BACKTRACK)
         with self._calls.call(self._listeners, timeout) as call:
             found: PromptTokens = self._calls.run(call, "tokens", text, comma_backtrack)
@@ -818,6 +819,12 @@ class Engine(Handle):
         """
         with self._calls.call(self._listeners) as call:
             return describe(self._calls.run(call, "offer"), self._model, self.device)
+
+
+def _embeddings(paths: Mapping[str, StrPath] | None) -> list[Embedding] | None:
+    if paths is not None and not isinstance(paths, Mapping):
+        raise TypeError(f"embeddings must be a mapping of names to paths, as {{'word': path}}, not {shown(paths)}")
+    return [Embedding(name=name, path=path) for name, path in (paths or {}).items()] or None
 
 
 def _high_noise(

@@ -8,12 +8,13 @@ block that a list has no number for gets 0, layers outside of the blocks get 1.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from .._numbers import is_finite, shown
 
 __all__ = ["Weights", "check_weights"]
 
@@ -108,8 +109,8 @@ def _number(value: Any, where: str) -> float:
         value = value[0]
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{where} must be a number, not {value!r}")
-    if not math.isfinite(value):
-        raise ValueError(f"{where} must be finite, not {value!r}")
+    if not is_finite(value):
+        raise ValueError(f"{where} must be finite, not {shown(value)}")
     return float(value)
 
 
