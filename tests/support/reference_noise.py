@@ -1,4 +1,4 @@
-"""Random numbers of the other programs in numpy: of CUDA as AUTOMATIC1111 has them, and of torch on the CPU."""
+"""Random numbers of other programs in numpy: CUDA's as AUTOMATIC1111 has them, torch's on the CPU, and GNU's C++."""
 
 from __future__ import annotations
 
@@ -30,3 +30,23 @@ def cpu(size: int, seed: int, draw: int = 0) -> Array:
     pairs = ((words & 0xFFFFFF) / 2**24).reshape(-1, 2, 8)
     length, angle = np.sqrt(-2 * np.log(1 - pairs[:, 0])), 2 * np.pi * pairs[:, 1]
     return np.stack([length * np.cos(angle), length * np.sin(angle)], axis=1).reshape(-1)
+
+
+def libstdcxx(size: int, seed: int, draw: int = 0) -> Array:
+    """std::default_random_engine (MINSTD) and std::normal_distribution<float>, Marsaglia's polar method."""
+    state, one, found = seed % (2**31 - 1) or 1, np.float32(1), []
+
+    def uniform() -> np.float32:
+        """From -1 to 1."""
+        nonlocal state
+        state = state * 16807 % (2**31 - 1)
+        return np.float32(2) * min(np.float32(state - 1) / np.float32(2**31 - 2), np.nextafter(one, -one)) - one
+
+    for _ in range((draw + 1) * size // 2):
+        square = np.float32(0)
+        while square == 0 or square > 1:
+            saved, first = uniform(), uniform()
+            square = saved * saved + first * first
+        length = np.sqrt(-2 * np.log(float(square)) / float(square))
+        found += [float(first) * length, float(saved) * length]
+    return np.array(found[draw * size :])
