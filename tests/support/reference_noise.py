@@ -40,7 +40,8 @@ def libstdcxx(size: int, seed: int, draw: int = 0) -> Array:
         """From -1 to 1."""
         nonlocal state
         state = state * 16807 % (2**31 - 1)
-        return np.float32(2) * min(np.float32(state - 1) / np.float32(2**31 - 2), np.nextafter(one, -one)) - one
+        share = min(np.float32(state - 1) / np.float32(2**31 - 2), np.nextafter(one, -one))
+        return np.float32(2 * share - one)
 
     for _ in range((draw + 1) * size // 2):
         square = np.float32(0)
