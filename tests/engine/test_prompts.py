@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import re
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +19,9 @@ import sd1_model
 import webui_prompts
 from families import SD2
 from full_size import Layout, open_clip, unet, write_zeros
+from locales import locales
 from parity import SMALL
+from places import ROOT
 from sdcli import THREADS
 
 from sdcffi import Engine, PromptTokens, SDError
@@ -165,6 +171,34 @@ def test_the_texts_of_tokens_are_those_of_the_prompt(engine: Engine) -> None:
     texts = [(token.text, token.weight) for token in chunk.tokens[:5]]
     assert texts == [("<|startoftext|>", 1), ("a", 1), ("cat", 1), (",", 1), ("dog", 1.5)]
     assert chunk.tokens[-1].text == "<|endoftext|>"
+
+
+IN_A_LOCALE = """
+import ctypes, json, locale, sys
+locale.setlocale(locale.LC_ALL, sys.argv[1])
+strtof = ctypes.CDLL(None).strtof
+strtof.restype = ctypes.c_float
+from sdcffi import Engine
+files = {"model": sys.argv[2], "taesd": sys.argv[3]}
+with Engine(**files, backend="cpu", threads=1, load_weights=False, isolated=False) as engine:
+    tokens = engine.tokens(sys.argv[4]).encoders[0].chunks[0].tokens
+print(json.dumps([strtof(b"1.5", None), [token.weight for token in tokens]]))
+"""
+
+
+@pytest.mark.slow
+def test_weights_are_read_alike_where_the_locale_has_a_decimal_comma(model: Path, tmp_path: Path) -> None:
+    """The engine is in the process whose locale it is: C's own numbers end at the point there."""
+    if not (made := locales(tmp_path, "de_DE.UTF-8")):
+        pytest.skip("localedef makes no locales here: install it and the sources of locales")
+    taesd = sd1_model.write_taesd(tmp_path / "taesd.safetensors")
+    program = [sys.executable, "-c", IN_A_LOCALE, made[0], str(model), str(taesd), "a (cat:1.5) [dog]"]
+    environment = {**os.environ, "LOCPATH": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(program, capture_output=True, text=True, check=False, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    by_c, weights = json.loads(done.stdout.splitlines()[-1])
+    assert by_c == 1, "the locale has no decimal comma"
+    assert weights == [1, 1, 1.5, float(np.float32(1 / 1.1)), 1]
 
 
 def test_padding_is_what_each_model_was_trained_with(engine: Engine, directory: Path) -> None:

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import sd1_model
-from families import FAMILIES
+from families import FAMILIES, SD2
+from full_size import Layout, open_clip, unet
 from native_sampling import RefusedError, context_of, names, prediction, schedule
 from reference_schedules import (
+    GITS,
     SPACINGS,
     Table,
     edm_table,
@@ -21,14 +23,19 @@ from reference_schedules import (
     flow_table,
     linear_mu,
     own_levels,
+    published_ays,
+    published_gits,
     sd_table,
     shifted,
     spaced,
 )
+from shift_models import SHIFTED
 
 from sdcffi import Engine, ImageParams, SampleParams
 
 STEPS = (1, 2, 5, 12, 30)
+SIZES = ((1024, 1024), (512, 768), (2048, 1536))
+WAN_SIZES = ((832, 480), (480, 832), (1280, 720), (720, 1280))
 # A prediction of the engine's, and its table. A shift that is given is an exponent for flux_flow.
 TABLES = {
     "eps": (sd_table(), None),
@@ -73,6 +80,29 @@ def _expected(spacing: str, steps: int, table: Table) -> Any:
     return spaced(spacing, steps, table)
 
 
+@pytest.mark.parametrize("kind", ["eps", "v"])
+def test_ays_and_gits_have_the_levels_that_were_published(kind: str, contexts: dict[str, Any]) -> None:
+    """Between them too: AYS publishes ten steps, GITS up to twenty."""
+    for steps in (1, 2, 7, 10, 13, 20, 30):
+        assert np.allclose(schedule(contexts[kind], "ays", steps), [*published_ays("sd1", steps), 0.0], rtol=5e-5)
+    for steps in (*GITS, 21, 30):
+        assert np.allclose(schedule(contexts[kind], "gits", steps), [*published_gits(steps), 0.0], rtol=5e-5), steps
+
+
+@pytest.mark.slow
+def test_ays_has_other_levels_for_sdxl_and_none_for_stable_diffusion_2(tmp_path: Path) -> None:
+    with context_of(dict(FAMILIES["sdxl"](tmp_path).engine)) as context:
+        for steps in (1, 2, 7, 10, 13, 20, 30):
+            assert np.allclose(schedule(context, "ays", steps), [*published_ays("sdxl", steps), 0.0], rtol=5e-5)
+    layout = Layout()
+    open_clip(layout.named("text_encoder", "cond_stage_model.model."), 1024, 24)
+    unet(layout, SD2)
+    taesd = sd1_model.write_taesd(tmp_path / "taesd.safetensors")
+    second = {"model": layout.write(tmp_path / "sd2.safetensors"), "taesd": taesd}
+    with context_of(second) as context, pytest.raises(RefusedError, match="ays with 10 steps gives no noise levels"):
+        schedule(context, "ays", 10)
+
+
 @pytest.mark.parametrize("kind", ["eps", "edm_v", "sd3_flow", "flux_flow"])
 def test_every_spacing_is_computed_or_refused(kind: str, contexts: dict[str, Any]) -> None:
     said = prediction(contexts[kind])
@@ -100,12 +130,22 @@ def test_beta_keeps_its_steps_apart_where_rounding_would_merge_them(contexts: di
 def test_the_default_is_the_familys_own(family: str, tmp_path: Path) -> None:
     model = FAMILIES[family](tmp_path)
     with context_of(dict(model.engine)) as context:
-        for size in ((1024, 1024), (512, 768), (2048, 1536)):
+        for size in SIZES:
             for steps in (1, 4, 28):
                 expected = [*own_levels(family, steps, *size), 0.0]
                 for scheduler in (None, "discrete"):
                     found = schedule(context, scheduler, steps, size)
                     assert np.allclose(found, expected, rtol=3e-5), (size, steps, scheduler)
+
+
+@pytest.mark.parametrize("kind", [pytest.param(name, marks=pytest.mark.slow) for name in SHIFTED])
+def test_the_default_is_that_of_the_kind_of_model(kind: str, tmp_path: Path) -> None:
+    """FLUX.1 schnell, and what Wan's models are made for, which their files show."""
+    with context_of(dict(SHIFTED[kind](tmp_path))) as context:
+        for size in (*SIZES, *WAN_SIZES):
+            for steps in (1, 4, 28):
+                found = schedule(context, None, steps, size)
+                assert np.allclose(found, [*own_levels(kind, steps, *size), 0.0], rtol=3e-5), (size, steps)
 
 
 def test_a_shift_that_is_given_rules(tmp_path: Path) -> None:

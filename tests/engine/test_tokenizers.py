@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shutil
 import subprocess
 import sys
 import unicodedata
@@ -16,6 +15,7 @@ from pathlib import Path
 import published_tokenizers
 import pytest
 import token_ids
+from locales import locales
 from places import HELPERS, ROOT
 from token_lines import SENTENCES, lines
 from tokenizers import Tokenizer, normalizers
@@ -184,20 +184,6 @@ def test_long_words_take_no_long_time(name: str) -> None:
     texts = [word * (size // len(word.encode())) for word in words]
     found = ids([name], texts)[name]
     assert all(found[index] for index, word in enumerate(words) if word.strip() and word != "\u2581")
-
-
-def locales(directory: Path, *names: str) -> list[str]:
-    """Locales that are made here, in a directory for LOCPATH; none where they cannot be made.
-
-    German writes 1.5 as 1,5, and in Turkish I is no capital i.
-    """
-    if (localedef := shutil.which("localedef")) is None:
-        return []
-    for name in names:
-        language, charset = name.split(".")
-        command = [localedef, "-i", language, "-f", charset, str(directory / name)]
-        subprocess.run(command, capture_output=True, check=False)
-    return sorted(path.name for path in directory.iterdir() if (path / "LC_CTYPE").is_file())
 
 
 @pytest.mark.slow

@@ -53,8 +53,15 @@ def own_levels(family: str, steps: int, width: int, height: int) -> Array:
         sigmas = shifted(math.exp(linear_mu(tokens, 0.9, 8192)), evenly(steps))
         return _stretched(sigmas, 0.02) if steps > 1 else sigmas
     fixed = {"sd3": 3.0, "z_image": 3.0, "anima": 3.0, "ernie": 4.0, "schnell": 1.0}
-    fixed |= {"wan_t2v": 5.0, "wan_ti2v": 5.0, "wan_i2v": 3.0 if width * height <= 832 * 480 else 5.0}
-    return shifted(fixed[family], evenly(steps))
+    return shifted(fixed[family] if family in fixed else wan_shift(family, width, height), evenly(steps))
+
+
+def wan_shift(family: str, width: int, height: int) -> float:
+    """sample_shift of Wan's configurations, and for 2.1 I2V at 480p that of its generate.py."""
+    if family in ("wan_i2v", "wan_i2v_14b"):
+        return 3.0 if width * height <= 832 * 480 else 5.0
+    own = {"wan_t2v": 5.0, "wan_ti2v": 5.0, "wan22_i2v": 5.0, "wan22_t2v": 12.0, "wan_vace": 16.0, "wan_flf2v": 16.0}
+    return own[family]
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,39 @@ def flow_table(factor: float, size: int) -> Table:
     """ComfyUI's ModelSamplingDiscreteFlow (1,000 levels) and ModelSamplingFlux (10,000)."""
     times = np.arange(1, size + 1) / size
     return Table(shifted(factor, times), True, lambda t: float(shifted(factor, t)))
+
+
+# "Align Your Steps", 2404.14507: the ten steps of NVIDIA's quickstart guide, as Stable Diffusion's timesteps.
+AYS = {
+    "sd1": (999, 850, 736, 645, 545, 455, 343, 233, 124, 24, 0),
+    "sdxl": (999, 845, 730, 587, 443, 310, 193, 116, 53, 13, 0),
+}
+# GITS, 2405.11326: the levels of diff-sampler and ComfyUI for the coefficient 1.2, in hundredths of the last timestep.
+GITS = {
+    2: (100, 29, 0),
+    5: (100, 66, 42, 21, 6, 0),
+    7: (100, 83, 62, 42, 23, 8, 1, 0),
+    10: (100, 83, 66, 51, 38, 27, 17, 9, 4, 1, 0),
+    14: (100, 86, 71, 62, 50, 40, 31, 23, 17, 12, 8, 5, 3, 1, 0),
+    20: (100, 88, 78, 68, 59, 50, 42, 34, 27, 21, 17, 13, 10, 8, 6, 5, 4, 3, 2, 1, 0),
+}
+
+
+def published_ays(family: str, steps: int) -> Array:
+    """Without the final 0, which takes the place of the last level."""
+    return _stretched_logarithms(sd_table().sigmas[list(AYS[family])], steps)[:-1]
+
+
+def published_gits(steps: int) -> Array:
+    """Without the final 0, which takes the place of the last level."""
+    table, shares = sd_table(), GITS[min(steps, 20)]
+    return _stretched_logarithms(np.array([table.at(999 * share / 100) for share in shares]), steps)[:-1]
+
+
+def _stretched_logarithms(levels: Array, steps: int) -> Array:
+    """As many levels as wanted, with logarithms between those that there are."""
+    places = np.linspace(0, len(levels) - 1, steps + 1)
+    return np.exp(np.interp(places, np.arange(len(levels)), np.log(levels)))
 
 
 def spaced(scheduler: str, steps: int, table: Table) -> Array:
