@@ -24,6 +24,7 @@ from sdcffi.params.image import Hires, ImageParams, PhotoMaker
 from sdcffi.params.sampling import Cache, Guidance, SampleParams, SkipLayerGuidance, Tiling
 
 UNKNOWN = Model()
+SD3: Shapes = {"joint_blocks.0.x_block.attn.qkv.weight": (2, 2)}
 WAN: Shapes = {"blocks.0.cross_attn.norm_k.weight": (2,)}
 
 
@@ -36,6 +37,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
         "edit": {"model": {**unet(768, channels=8), **CLIP, **VAE}},
         "control": {"model": SD1, "control_net": CONTROL},
         "flux2": {"diffusion_model": FLUX2, "llm": LLM, "vae": ALONE},
+        "sd3": {"diffusion_model": SD3, "clip_l": CLIP, "vae": ALONE},
         "wan": {"diffusion_model": WAN, "t5xxl": LLM, "vae": ALONE},
     }
     known = {name: read(tmp_path_factory.mktemp(name), **slots) for name, slots in files.items()}
@@ -94,6 +96,10 @@ CALLS: list[tuple[str, ImageParams, type[Exception], str]] = [
     ("unknown", ImageParams(batch_count=0), ValueError, "batch_count must be from 1 to 10000, not 0"),
     ("unknown", ImageParams(batch_count=-1), ValueError, "batch_count must be from 1"),
     ("unknown", ImageParams(clip_skip=101), ValueError, "clip_skip must be from -1 to 100, not 101"),
+    ("sd1", ImageParams(clip_skip=14), ValueError, "from -1 to 13 (Stable Diffusion 1's CLIP has 12 layers), not 14"),
+    ("sd2", ImageParams(clip_skip=26), ValueError, "from -1 to 25 (Stable Diffusion 2's CLIP has 24 layers), not 26"),
+    ("sdxl", ImageParams(clip_skip=14), ValueError, "to 13 (Stable Diffusion XL's CLIP has 12 layers), not 14"),
+    ("sd3", ImageParams(clip_skip=14), ValueError, "to 13 (Stable Diffusion 3's CLIP has 12 layers), not 14"),
     ("unknown", ImageParams(strength=-0.5), ValueError, "strength must be from 0 to 1, not -0.5"),
     ("unknown", ImageParams(strength=math.nan), ValueError, "strength must be finite, not nan"),
     ("unknown", ImageParams(strength=1.01), ValueError, "strength must be from 0 to 1, not 1.01"),
@@ -175,6 +181,9 @@ def test_a_bad_call_is_refused(
         ("sd1", ImageParams(width=np.int64(512), height=np.int32(64), strength=np.float32(0.5))),  # type: ignore[arg-type]
         ("sd1", sampled(sample_steps=1, scheduler="simple")),
         ("sd1", sampled(scheduler="ays")),
+        ("sd2", ImageParams(clip_skip=25)),
+        ("sdxl", ImageParams(clip_skip=13)),
+        ("sd3", ImageParams(clip_skip=13)),
         ("unknown", sampled(scheduler="ays")),
         ("unknown", sampled(scheduler="one of a newer engine", sample_method="tcd", eta=1)),
         ("sd1", sampled(custom_sigmas=np.array([14.6, 1.0, 0.0], np.float32))),

@@ -18,10 +18,17 @@ from full_size import Shape, write_zeros
 
 from sdcffi import EncoderTokens, Engine, PromptTokens
 
+
+def flux_schnell() -> dict[str, Shape]:
+    shapes = transformer_shapes.flux()
+    return {name: shape for name, shape in shapes.items() if not name.startswith("guidance_in.")}
+
+
 # The encoders of each family, and the transformer's shapes.
 MODELS: dict[str, tuple[Callable[[], dict[str, Shape]], dict[str, dict[str, Shape]]]] = {
     "sd3": (transformer_shapes.sd3, {"clip_l": text_shapes.clip_l(), "t5xxl": text_shapes.t5xxl()}),
     "flux": (transformer_shapes.flux, {"clip_l": text_shapes.clip_l(), "t5xxl": text_shapes.t5xxl()}),
+    "flux schnell": (flux_schnell, {"clip_l": text_shapes.clip_l(), "t5xxl": text_shapes.t5xxl()}),
     "chroma": (transformer_shapes.chroma, {"t5xxl": text_shapes.t5xxl()}),
     "wan": (transformer_shapes.wan, {"t5xxl": text_shapes.t5xxl(256_384)}),
     "ovis": (transformer_shapes.ovis, {"llm": text_shapes.qwen3(transformer_shapes.TEXT)}),
@@ -32,8 +39,9 @@ MODELS: dict[str, tuple[Callable[[], dict[str, Shape]], dict[str, dict[str, Shap
 }
 # The most tokens of each encoder as the pipelines of diffusers 0.42 have it, and how many more their template has.
 LIMITS: dict[str, dict[str, tuple[int | None, int]]] = {
-    "sd3": {"clip_l": (77, 0)},
-    "flux": {"clip_l": (77, 0)},
+    "sd3": {"clip_l": (77, 0), "t5xxl": (256, 0)},
+    "flux": {"clip_l": (77, 0), "t5xxl": (512, 0)},
+    "flux schnell": {"clip_l": (77, 0), "t5xxl": (256, 0)},
     "chroma": {"t5xxl": (512, 0)},
     "wan": {"t5xxl": (512, 0)},
     "ovis": {"llm": (256, 28)},

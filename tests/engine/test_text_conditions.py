@@ -17,10 +17,11 @@ import text_shapes
 import transformer_shapes
 import wan_model
 from conditions import text_conditions
-from families import ernie, ovis
+from families import ernie, ovis, z_image
+from full_size import write_zeros
 from language_models import Rotation, llama_cpp_rows, states
 from safetensors.numpy import load_file
-from sparse import write_random
+from sparse import Shape, opened_tensor, random_rows, write_random
 from tiny_model import write_model
 
 Array = npt.NDArray[Any]
@@ -28,7 +29,7 @@ DATA = Path(__file__).parents[1] / "data"
 PROMPT = "a cat on a red chair"
 CAT = [1097, 7990, 1408, 1261, 4804, 13971]  # the prompt, in Mistral's tokens
 TOKENS = json.loads((DATA / "prompt_tokens.json").read_text("utf-8"))
-OVIS, FLUX2 = TOKENS["ovis"], TOKENS["flux2 dev"]
+OVIS, FLUX2, Z_IMAGE = TOKENS["ovis"], TOKENS["flux2 dev"], TOKENS["z_image"]
 LONG = 70  # times the prompt: 421 tokens, far enough for YaRN to tell
 MISTRAL, MINISTRAL = Rotation(1e9), Rotation(1e6, factor=16)
 
@@ -92,6 +93,32 @@ def test_ovis_has_no_states_of_padding(files: Callable[[str], Mapping[str, Any]]
     (found,) = text_conditions(files("ovis"), [PROMPT])
     expected = np.zeros((256, transformer_shapes.TEXT))
     expected[: len(OVIS) - 28] = states(load_file(files("ovis")["llm"]), np.array(OVIS), Rotation(1e6))[28:]
+    assert found.shape == expected.shape
+    assert error_db(found, expected) > 55
+
+
+def dense(name: str, shape: Shape, rng: np.random.Generator) -> Array:
+    values = np.zeros(shape, np.float16)
+    for first, rows in random_rows(name, shape, rng):
+        values[first : first + len(rows)] = rows
+    return values
+
+
+@pytest.mark.slow
+def test_z_image_has_the_states_before_the_last_layer(tmp_path: Path) -> None:
+    """Of Qwen3's 36 layers the first and the last have values; its template leaves room for thoughts."""
+    shapes, rng = text_shapes.qwen3(2560, layers=36), np.random.default_rng(0)
+    kept = ("model.layers.0.", "model.layers.35.", "model.norm.")
+    values = {name: dense(name, shape, rng) for name, shape in shapes.items() if name.startswith(kept)}
+    llm, embedding = tmp_path / "qwen3.safetensors", "model.embed_tokens.weight"
+    write_zeros(shapes, llm, values)
+    tokens, places = np.unique(Z_IMAGE, return_inverse=True)
+    values[embedding] = rng.standard_normal((len(tokens), 2560)).astype(np.float16)
+    with opened_tensor(llm, embedding) as table:
+        table[tokens] = values[embedding]
+    (found,) = text_conditions({**z_image(tmp_path).engine, "llm": llm}, [PROMPT])
+    first = {name: value for name, value in values.items() if ".35." not in name}
+    expected = states(first, places, Rotation(1e6), normed=False)
     assert found.shape == expected.shape
     assert error_db(found, expected) > 55
 

@@ -70,6 +70,7 @@ def states(
     mask: Array | None = None,
     positions: Array | None = None,
     images: Mapping[int, Array] | None = None,
+    normed: bool = True,
 ) -> Array:
     """Return the states of the last layer, after the norm.
 
@@ -83,6 +84,8 @@ def states(
         Positions of the tokens along each axis; their numbers by default.
     images : mapping, optional
         By its first token, what takes the place of tokens.
+    normed : bool
+        False for the states before the norm.
     """
     named = {name.removeprefix("model."): value for name, value in weights.items()}
     x = named.pop("embed_tokens.weight")[tokens].astype(np.float64)
@@ -104,7 +107,7 @@ def states(
         gate = y @ layer["mlp.gate_proj.weight"].T
         inner = gate / (1 + np.exp(-gate)) * (y @ layer["mlp.up_proj.weight"].T)
         x = x + inner @ layer["mlp.down_proj.weight"].T
-    return _norm(x, w["norm.weight"], epsilon)
+    return _norm(x, w["norm.weight"], epsilon) if normed else x
 
 
 def _attention(layer: Mapping[str, Array], x: Array, angles: Array, seen: Array, epsilon: float) -> Array:
