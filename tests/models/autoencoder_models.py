@@ -75,6 +75,14 @@ def _sd3(directory: Path) -> dict[str, Any]:
     return {"diffusion_model": text_models.zeros(transformer_shapes.sd3(), directory / "sd3.gguf"), "clip_l": clip_l}
 
 
+def _flux2() -> Mapping[str, Shape]:
+    return transformer_shapes.flux2(transformer_shapes.TEXT)
+
+
+def _qwen3() -> Mapping[str, Shape]:
+    return text_shapes.qwen3(transformer_shapes.TEXT)
+
+
 def _no_t5() -> Mapping[str, Shape]:
     return text_shapes.NO_T5
 
@@ -86,6 +94,7 @@ AUTOENCODERS: Mapping[str, Autoencoder] = {
     "flux": Autoencoder(
         _parts(transformer_shapes.flux, clip_l=text_shapes.clip_l, t5xxl=_no_t5), 16, False, (1.0, 0.15, 0.0)
     ),
+    "flux2": Autoencoder(_parts(_flux2, llm=_qwen3), 32, True, (1.0, 1e-5, 0.0)),  # without what scales its latent
 }
 
 

@@ -17,7 +17,13 @@ import torch
 from diffusers import AutoencoderKL
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
-_FACTORS = {"sd1": (0.18215, 0.0), "sdxl": (0.13025, 0.0), "sd3": (1.5305, 0.0609), "flux": (0.3611, 0.1159)}
+_FACTORS = {
+    "sd1": (0.18215, 0.0),
+    "sdxl": (0.13025, 0.0),
+    "sd3": (1.5305, 0.0609),
+    "flux": (0.3611, 0.1159),
+    "flux2": (1.0, 0.0),
+}
 _DATA = Path(__file__).parents[1] / "data" / "autoencoders.npz"
 
 
