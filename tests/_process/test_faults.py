@@ -48,7 +48,7 @@ def is_gone(pid: int) -> bool:
 
 MOMENTS: dict[str, Callable[[Event], bool]] = {
     "load": lambda event: isinstance(event, Progress) and event.phase == "load" and event.step > 10,
-    "encode": lambda event: isinstance(event, Log) and "parse '" in event.text,
+    "encode": lambda event: isinstance(event, Log) and "split prompt" in event.text,
     "step 0": lambda event: isinstance(event, Progress) and (event.phase, event.step) == ("sample", 0),
     "step 1": lambda event: isinstance(event, Progress) and (event.phase, event.step) == ("sample", 1),
     "step 2": lambda event: isinstance(event, Progress) and (event.phase, event.step) == ("sample", 2),

@@ -153,11 +153,11 @@ CASES = {
     "timestep shift": case("--timestep-shift 250", params=sample(shifted_timestep=250), equal="for XL only"),
     "distilled guidance": case(guidance=9.0, equal="the model has no input for it"),
     "clip skip": case(clip_skip=2, equal="the model has no CLIP"),
+    **{f"prediction {name}": case(engine={"prediction": name}) for name in ("eps", "v", "edm_v", "sd3_flow")},
     **{
-        f"prediction {name}": case(engine={"prediction": name})
-        for name in ("eps", "v", "edm_v", "sd3_flow", "flux_flow")
+        f"prediction {name}": case(engine={"prediction": name}, equal="it is the model's own")
+        for name in {"flux_flow", OWN_PREDICTION}
     },
-    f"prediction {OWN_PREDICTION}": case(engine={"prediction": OWN_PREDICTION}, equal="it is the model's own"),
     # random numbers
     **{f"rng {name}": case(beside=LITTLE, engine={"rng": name}) for name in ("std_default", "cuda")},
     "sampler_rng": case(beside=LITTLE | {"sampler": "euler_a"}, engine={"sampler_rng": "cuda"}),
