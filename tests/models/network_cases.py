@@ -14,6 +14,7 @@ from typing import Any
 
 import network_models
 import numpy as np
+import numpy.typing as npt
 from families import FamilyModel
 
 # Levels of Stable Diffusion's schedule for timesteps 900 and 400, and of a flow.
@@ -28,6 +29,11 @@ class Case:
 
     Attributes
     ----------
+    strength : float
+        Of the change of `picture`; 0 begins with noise alone. As in AUTOMATIC1111's web UI, one step more is taken
+        than the strength's part of the steps.
+    levels : tuple of float
+        Noise levels, or timesteps, instead of the network's.
     least : float
         PSNR that a right engine has; less where attention is so sharp that half precision alone takes more away.
     """
@@ -50,6 +56,11 @@ class Case:
         """The noise levels, down to 0."""
         levels = self.levels or network.levels
         return discrete_levels(levels) if network.is_discrete else [*levels, 0.0]
+
+    def shown(self, levels: tuple[float, ...]) -> tuple[float, ...]:
+        """The levels that there are steps at, where the network has `levels`."""
+        levels = self.levels or levels
+        return levels[-int(len(levels) * self.strength) - 1 :] if self.strength else levels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,19 +97,31 @@ def discrete_levels(timesteps: tuple[float, ...] = DISCRETE) -> list[float]:
     return [float(((1 - kept[int(t)]) / kept[int(t)]) ** 0.5) for t in timesteps] + [0.0]
 
 
+def picture(case: Case) -> npt.NDArray[np.uint8]:
+    """An image to begin with: a slope of each color, and squares."""
+    rows, columns = np.mgrid[: case.height, : case.width] / max(case.height, case.width)
+    squares = np.random.default_rng(case.seed).uniform(-0.3, 0.3, (case.height // 16, case.width // 16, 3))
+    slopes = np.stack([rows, columns, 1 - rows], -1) + squares.repeat(16, 0).repeat(16, 1)
+    return (slopes.clip(0, 1) * 255).astype(np.uint8)
+
+
 def _sharp(cases: Mapping[str, Case], least: float = 45.0) -> Mapping[str, Case]:
     return {name: replace(case, least=least) for name, case in cases.items()}
 
 
+_SMALL: Mapping[str, Any] = {"width": 64}
 _UNET = {
     "plain": Case(part="U-Net and text"),
     "cfg": Case(part="U-Net and text, cfg 4", cfg=4.0, negative="cat"),
+    "weighted": Case(part="weights in the prompt", prompt="a (cat:1.5) [dog]", **_SMALL),
+    "chunks": Case(part="a prompt of 100 words", prompt=" ".join(f"a cat {n % 7} !" for n in range(25)), **_SMALL),
 }
 _FLOW = {
     "plain": Case(part="transformer and text"),
     "cfg": Case(part="transformer and text, cfg 4", cfg=4.0, negative="cat"),
     "tall": Case(part="transformer, 64x96", width=64, height=96),
 }
+_ODD = {"odd": Case(part="transformer, 5x7 tokens", width=80, height=112)}
 _VIDEO = {
     "plain": Case(part="transformer, 1 frame, 96x64", frames=1, width=96),
     "frames": Case(part="transformer, 5 frames, 64x96", frames=5, width=64, height=96),
@@ -107,7 +130,15 @@ NETWORKS: Mapping[str, Network] = {
     "sd1": Network(
         title="Stable Diffusion 1.5",
         write=network_models.calm("sd1"),
-        cases={**_UNET, "tall": Case(part="U-Net, 64x128", width=64, height=128)},
+        cases={
+            **_UNET,
+            "tall": Case(part="U-Net, 64x128", width=64, height=128),
+            "skip_2": Case(part="text of the last layer but one", more={"clip_skip": 2}, **_SMALL),
+            "skip_6": Case(part="text of the 6th layer from the end", more={"clip_skip": 6}, **_SMALL),
+            "strong": Case(part="cfg 12", cfg=12.0, negative="cat", **_SMALL),
+            "weak": Case(part="cfg 0.5", cfg=0.5, negative="cat", **_SMALL),
+            "image": Case(part="from an image", strength=0.5, levels=(900, 700, 500, 250), **_SMALL),
+        },
         levels=DISCRETE,
         is_discrete=True,
         reference="UNet2DConditionModel, CLIPTextModel, AutoencoderTiny",
@@ -135,6 +166,7 @@ NETWORKS: Mapping[str, Network] = {
         cases={
             "plain": Case(part="transformer and pooled text, guidance 3.5"),
             "guidance": Case(part="transformer, guidance 1.5, 64x96", guidance=1.5, width=64, height=96),
+            "image": Case(part="from an image", strength=0.5, levels=(1.0, 0.8, 0.6, 0.3), **_SMALL),
         },
         reference="FluxTransformer2DModel, CLIPTextModel, AutoencoderTiny",
         quick=True,
@@ -148,14 +180,14 @@ NETWORKS: Mapping[str, Network] = {
     "ovis": Network(
         title="Ovis-Image",
         write=network_models.calm("ovis"),
-        cases=_FLOW,
+        cases={**_FLOW, **_ODD},
         reference="OvisImageTransformer2DModel, Qwen3Model, AutoencoderTiny",
         quick=True,
     ),
     "flux2_klein": Network(
         title="FLUX.2 klein",
         write=network_models.flux2_klein,
-        cases=_FLOW,
+        cases={**_FLOW, **_ODD},
         reference="Flux2Transformer2DModel, Qwen3Model",
     ),
     "flux2_dev": Network(
@@ -170,7 +202,7 @@ NETWORKS: Mapping[str, Network] = {
     "sd3": Network(
         title="Stable Diffusion 3.5",
         write=network_models.calm("sd3"),
-        cases=_sharp({**_FLOW, "plain": Case(part="transformer and CLIP")}),
+        cases=_sharp({**_FLOW, **_ODD, "plain": Case(part="transformer and CLIP")}),
         reference="SD3Transformer2DModel, CLIPTextModel, CLIPTextModelWithProjection, AutoencoderTiny",
     ),
     "qwen_image": Network(
@@ -200,9 +232,8 @@ NETWORKS: Mapping[str, Network] = {
     "ernie": Network(
         title="ERNIE-Image",
         write=network_models.ernie,
-        cases=_FLOW,
+        cases={**_FLOW, **_ODD},
         reference="ErnieImageTransformer2DModel, MistralModel",
-        revisions=("2026-08",),
         quick=True,
     ),
 }

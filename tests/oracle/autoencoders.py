@@ -11,7 +11,7 @@ from diffusers import AutoencoderTiny
 
 from .files import fill, read
 
-__all__ = ["pixels", "tiny"]
+__all__ = ["encoded", "pixels", "tiny"]
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -27,3 +27,10 @@ def pixels(image: torch.Tensor) -> Pixels:
     """Return an image of -1 to 1, shape (1, 3, height, width), as the engine writes it."""
     values = ((image[0] + 1) / 2).clamp(0, 1).permute(1, 2, 0).numpy()
     return (values * 255 + 0.5).astype(np.uint8)
+
+
+def encoded(autoencoder: AutoencoderTiny, image: Pixels) -> torch.Tensor:
+    """Return the latent of an image."""
+    values = torch.from_numpy(image).float().permute(2, 0, 1)[None] / 255
+    latent: torch.Tensor = autoencoder.encode(values * 2 - 1).latents
+    return latent

@@ -2,24 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
+from typing import Any
 
 import torch
 from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedModel
+from webui_prompts import chunks
 
 from .files import Weights, fill
 
-__all__ = ["ids", "large", "open_clip", "with_zeros"]
+__all__ = ["ids", "large", "normed", "open_clip", "weighted", "with_zeros"]
 
-_BEGIN, _END = 49406, 49407
-_WORDS = {"a": 320, "cat": 2368, "!": 256}  # of openai/clip-vit-large-patch14's vocabulary
+_BEGIN, _END, _COMMA = 49406, 49407, 267
+_DIGITS = {str(digit): 271 + digit for digit in range(10)}
+_WORDS = {"a": 320, "cat": 2368, "dog": 1929, "!": 256, **_DIGITS}  # of openai/clip-vit-large-patch14's vocabulary
+
+
+def _words(text: str) -> list[int]:
+    return [_WORDS[word] for word in text.split()]
 
 
 def ids(prompt: str, padding: int = _END) -> torch.Tensor:
     """Return the prompt's tokens; OpenCLIP pads with 0."""
-    words = [_BEGIN, *(_WORDS[word] for word in prompt.split()), _END]
+    words = [_BEGIN, *_words(prompt), _END]
     return torch.tensor([words + [padding] * (77 - len(words))])
+
+
+def weighted(
+    encoder: PreTrainedModel, prompt: str, choose: Callable[[Any], torch.Tensor], padding: int = _END
+) -> tuple[torch.Tensor, Any]:
+    """Return a prompt's states as AUTOMATIC1111's web UI computes them, and the output for the first chunk.
+
+    Each chunk of 75 tokens is encoded by itself. Its states, which `choose` takes of the output, are multiplied by the
+    weights of the tokens, and then by what keeps their mean.
+    """
+    found, outputs = [], []
+    for chunk in chunks(prompt, _words, _COMMA):
+        tokens, weights = chunk.padded(_BEGIN, _END, padding)
+        outputs.append(encoder(torch.tensor([tokens]), output_hidden_states=True))
+        states = choose(outputs[-1])
+        changed = states * torch.tensor(weights)[None, :, None]
+        found.append(changed * (states.mean() / changed.mean()))
+    return torch.cat(found, 1), outputs[0]
+
+
+def normed(encoder: PreTrainedModel, skip: int) -> Callable[[Any], torch.Tensor]:
+    """Return what takes the states of the `skip`-th layer from the end, and norms them as the last ones."""
+    if skip == 1:
+        return lambda output: output.last_hidden_state
+    norm = getattr(encoder, "text_model", encoder).final_layer_norm
+    return lambda output: norm(output.hidden_states[-skip])
 
 
 def large(weights: Weights) -> PreTrainedModel:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from network_cases import Case
+from network_cases import Case, picture
 
-from .autoencoders import Pixels, pixels
+from .autoencoders import Pixels, encoded, pixels
 from .loop import euler, guided, noise
 
 __all__ = ["Flow", "image_ids", "packed", "unpacked"]
@@ -44,7 +44,10 @@ class Flow:
     def image(self, case: Case, levels: tuple[float, ...]) -> Pixels:
         text = self.text(case.prompt)
         other = self.text(case.negative) if case.cfg != 1 else None
+        levels = case.shown(levels)
         start = noise(case.seed, *self.shape(case)) * levels[0]
+        if case.strength:
+            start = start + (1 - levels[0]) * encoded(self.autoencoder, picture(case))  # type: ignore[attr-defined]
 
         def slope(x: Tensor, level: float) -> Tensor:
             return guided(

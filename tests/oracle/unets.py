@@ -10,14 +10,15 @@ from diffusers import UNet2DConditionModel
 from diffusers.loaders import single_file_utils as convert
 from families import FamilyModel
 from full_size import Layout
-from network_cases import Case, discrete_levels
+from network_cases import Case, discrete_levels, picture
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from . import clip
-from .autoencoders import Pixels, pixels, tiny
+from .autoencoders import Pixels, encoded, pixels, tiny
 from .files import Weights, fill, read
 from .loop import euler, guided, noise
 
+Tensor = torch.Tensor
 Text = dict[str, Any]
 _PREFIX = "model.diffusion_model."
 
@@ -48,28 +49,31 @@ class _Unet:
         return self.text("", case)
 
     def image(self, case: Case, levels: tuple[float, ...]) -> Pixels:
+        levels = case.shown(levels)
         sigmas, steps = discrete_levels(levels), dict(zip(discrete_levels(levels), levels, strict=False))
         text = self.text(case.prompt, case)
         other = self.text(case.negative, case) if case.negative else self.absent(case)
 
-        def slope(x: torch.Tensor, sigma: float) -> torch.Tensor:
+        def slope(x: Tensor, sigma: float) -> Tensor:
             scaled = x / (sigma**2 + 1) ** 0.5
-            given = self.beside(scaled, case)
             found = guided(
                 case.cfg,
-                lambda: self.unet(given, steps[sigma], **text).sample,
-                lambda: self.unet(given, steps[sigma], **other).sample,
+                lambda: self.predict(scaled, steps[sigma], text, case),
+                lambda: self.predict(scaled, steps[sigma], other, case),
             )
             if self.prediction == "epsilon":
                 return found
             return x * sigma / (sigma**2 + 1) + found / (sigma**2 + 1) ** 0.5
 
         start = noise(case.seed, 1, 4, case.height // 8, case.width // 8) * sigmas[0]
+        if case.strength:
+            start = start + encoded(self.autoencoder, picture(case))
         return pixels(self.autoencoder.decode(euler(start, sigmas, slope)).sample)
 
-    def beside(self, x: torch.Tensor, case: Case) -> torch.Tensor:
-        """The U-Net's input."""
-        return x
+    def predict(self, x: Tensor, step: float, text: Text, case: Case) -> Tensor:
+        """Return what the U-Net predicts of its scaled input."""
+        found: Tensor = self.unet(x, step, **text).sample
+        return found
 
 
 class Sd1(_Unet):
@@ -80,7 +84,8 @@ class Sd1(_Unet):
         self.encoder = clip.large(read(self.path, "cond_stage_model.transformer."))
 
     def text(self, prompt: str, case: Case) -> Text:
-        return {"encoder_hidden_states": self.encoder(clip.ids(prompt)).last_hidden_state}
+        states, _ = clip.weighted(self.encoder, prompt, clip.normed(self.encoder, case.more.get("clip_skip", 1)))
+        return {"encoder_hidden_states": states}
 
 
 class Sd2(_Unet):
@@ -103,7 +108,7 @@ class Sd2(_Unet):
         self.encoder = clip.open_clip(encoder, read(self.path, "cond_stage_model.model."))
 
     def text(self, prompt: str, case: Case) -> Text:
-        return {"encoder_hidden_states": self.encoder(clip.ids(prompt, 0)).last_hidden_state}
+        return {"encoder_hidden_states": clip.weighted(self.encoder, prompt, clip.normed(self.encoder, 1), 0)[0]}
 
 
 class Sdxl(_Unet):
@@ -148,14 +153,14 @@ class Sdxl(_Unet):
         return found
 
     def text(self, prompt: str, case: Case) -> Text:
-        first = self.first(clip.ids(prompt), output_hidden_states=True).hidden_states[-2]
-        second = self.second(clip.ids(prompt, 0), output_hidden_states=True)
-        return self._condition(torch.cat([first, second.hidden_states[-2]], -1), second.text_embeds, case)
+        first, _ = clip.weighted(self.first, prompt, lambda output: output.hidden_states[-2])
+        second, output = clip.weighted(self.second, prompt, lambda output: output.hidden_states[-2], 0)
+        return self._condition(torch.cat([first, second], -1), output.text_embeds, case)
 
     def absent(self, case: Case) -> Text:
         return self._condition(torch.zeros(1, 77, 2048), torch.zeros(1, 1280), case)
 
-    def _condition(self, states: torch.Tensor, pooled: torch.Tensor, case: Case) -> Text:
+    def _condition(self, states: Tensor, pooled: Tensor, case: Case) -> Text:
         size = (case.height, case.width)
         added = {"text_embeds": pooled, "time_ids": torch.tensor([[*size, 0, 0, *size]])}
         return {"encoder_hidden_states": states, "added_cond_kwargs": added}

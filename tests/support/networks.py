@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from families import FamilyModel
-from network_cases import FINGERPRINT, Case, Network, fingerprint
+from network_cases import FINGERPRINT, Case, Network, fingerprint, picture
 from places import ROOT
 from sdcli import THREADS
 
@@ -57,6 +57,8 @@ def generate(engine: Engine, network: Network, case: Case) -> Pixels:
         "negative_prompt": case.negative,
         **case.more,
     }
+    if case.strength:
+        call |= {"init_image": picture(case), "strength": case.strength}
     if case.frames:
         call |= {"video_frames": case.frames, "params": VideoParams(sample_params=sample)}
         return np.concatenate(engine.generate_video(case.prompt, **call).arrays)
