@@ -155,7 +155,12 @@ NETWORKS: Mapping[str, Network] = {
     "sdxl": Network(
         title="Segmind-Vega (SDXL)",
         write=network_models.calm("sdxl"),
-        cases={**_UNET, "absent": Case(part="no negative prompt, cfg 4", cfg=4.0)},
+        cases={
+            **_UNET,
+            # The means of the two encoders' states change by 2 and by 14 %, which one for both would mix.
+            "weighted": Case(part="weights", prompt="a (cat 1 2:3) 3 ! (dog 4:3) 5 (6 7 8:3)", **_SMALL),
+            "absent": Case(part="no negative prompt, cfg 4", cfg=4.0),
+        },
         levels=DISCRETE,
         is_discrete=True,
         reference="UNet2DConditionModel, CLIPTextModel, CLIPTextModelWithProjection, AutoencoderTiny",
