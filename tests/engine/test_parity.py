@@ -156,7 +156,7 @@ CASES = {
     **{f"prediction {name}": case(engine={"prediction": name}) for name in ("eps", "v", "edm_v", "sd3_flow")},
     **{
         f"prediction {name}": case(engine={"prediction": name}, equal="it is the model's own")
-        for name in {"flux_flow", OWN_PREDICTION}
+        for name in sorted({"flux_flow", OWN_PREDICTION})
     },
     # random numbers
     **{f"rng {name}": case(beside=LITTLE, engine={"rng": name}) for name in ("std_default", "cuda")},
