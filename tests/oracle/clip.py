@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
-from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, PreTrainedModel
 from webui_prompts import chunks
 
 from .files import Weights, fill
 
-__all__ = ["ids", "large", "normed", "open_clip", "weighted", "with_zeros"]
+__all__ = ["big_g", "ids", "large", "normed", "open_clip", "weighted", "with_zeros"]
 
 _BEGIN, _END, _COMMA = 49406, 49407, 267
 _DIGITS = {str(digit): 271 + digit for digit in range(10)}
@@ -27,6 +27,16 @@ def ids(prompt: str, padding: int = _END) -> torch.Tensor:
     """Return the prompt's tokens; OpenCLIP pads with 0."""
     words = [_BEGIN, *_words(prompt), _END]
     return torch.tensor([words + [padding] * (77 - len(words))])
+
+
+def big_g(layers: int) -> PreTrainedModel:
+    """Return OpenCLIP's bigG without weights, which SDXL and Stable Diffusion 3 have, with as many layers as wanted."""
+    config = CLIPTextConfig(
+        hidden_size=1280, intermediate_size=5120, num_attention_heads=20, num_hidden_layers=layers, hidden_act="gelu",
+        projection_dim=1280,
+    )  # fmt: skip
+    with torch.device("meta"):
+        return CLIPTextModelWithProjection(config)
 
 
 def weighted(

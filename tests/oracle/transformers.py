@@ -21,7 +21,6 @@ from diffusers.loaders import single_file_utils as convert
 from diffusers.models.transformers import transformer_cosmos
 from families import FamilyModel
 from network_cases import Case
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from . import clip
 from .autoencoders import Pixels, pixels, tiny
@@ -45,13 +44,7 @@ class Sd3(Flow):
             )  # fmt: skip
         self.network = fill(network, convert.convert_sd3_transformer_checkpoint_to_diffusers(weights))
         self.first = clip.large(read(model.engine["clip_l"]))
-        config = CLIPTextConfig(
-            hidden_size=1280, intermediate_size=5120, num_attention_heads=20, num_hidden_layers=2, hidden_act="gelu",
-            projection_dim=1280,
-        )  # fmt: skip
-        with torch.device("meta"):
-            second = CLIPTextModelWithProjection(config)
-        self.second = clip.with_zeros(second, read(model.engine["clip_g"]))
+        self.second = clip.with_zeros(clip.big_g(2), read(model.engine["clip_g"]))
         self.autoencoder = tiny(model.engine["taesd"], 16)
 
     def text(self, prompt: str) -> tuple[Tensor, Tensor]:

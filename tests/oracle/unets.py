@@ -11,7 +11,7 @@ from diffusers.loaders import single_file_utils as convert
 from families import FamilyModel
 from full_size import Layout
 from network_cases import Case, discrete_levels, picture
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from . import clip
 from .autoencoders import Pixels, encoded, pixels, tiny
@@ -131,13 +131,7 @@ class Sdxl(_Unet):
     def __init__(self, model: FamilyModel) -> None:
         super().__init__(model)
         self.first = clip.large(read(self.path, "conditioner.embedders.0.transformer."))
-        config = CLIPTextConfig(
-            hidden_size=1280, intermediate_size=5120, num_attention_heads=20, num_hidden_layers=32, hidden_act="gelu",
-            projection_dim=1280,
-        )  # fmt: skip
-        with torch.device("meta"):
-            second = CLIPTextModelWithProjection(config)
-        self.second = clip.open_clip(second, read(self.path, "conditioner.embedders.1.model."))
+        self.second = clip.open_clip(clip.big_g(32), read(self.path, "conditioner.embedders.1.model."))
 
     def convert(self, weights: Weights, unet: UNet2DConditionModel) -> Weights:
         from sdxl_model import vega
