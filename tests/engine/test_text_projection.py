@@ -30,6 +30,10 @@ _FIRST = "conditioner.embedders.0.transformer."
 OWN = "cond_stage_model.1.transformer.text_model."  # the engine's names
 FUSED = "encoder.layers.0.self_attn.in_proj.weight"
 WIDTH = 64
+RENAMED = {
+    "ln_final.bias": "text_model.final_layer_norm.bias",
+    "text_projection": "text_projection.weight",
+}  # as transformers has them
 
 
 # --- conversion ---
@@ -131,12 +135,11 @@ def checkpoint(path: Path, values: Mapping[str, Values], names: str = "original"
         prefix = "te2." if names == "diffusers" else "cond_stage_model.1.transformer."
         tensors = {name: shape for name, shape in tensors.items() if not name.startswith(OPEN)}
         tensors |= {prefix + name: shape for name, shape in text_shapes.clip_g().items()}
-        renamed = {"ln_final.bias": "text_model.final_layer_norm.bias", "text_projection": "text_projection.weight"}
         own = {"text_projection.weight": "text_model.text_projection"} if names == "engine" else {}
         if own:
             del tensors[f"{prefix}text_projection.weight"]
             tensors[f"{prefix}text_model.text_projection"] = (1280, 1280)
-        encoder = {prefix + own.get(renamed[name], renamed[name]): value for name, value in values.items()}
+        encoder = {prefix + own.get(RENAMED[name], RENAMED[name]): value for name, value in values.items()}
     else:
         encoder = {OPEN + name: value for name, value in values.items()}
     return write_zeros(tensors, path, way_to_the_image(tensors) | encoder)
@@ -152,8 +155,7 @@ def directory(path: Path, values: Mapping[str, Values]) -> Path:
         },
         "text_encoder_2": text_shapes.clip_g(),
     }
-    renamed = {"ln_final.bias": "text_model.final_layer_norm.bias", "text_projection": "text_projection.weight"}
-    second = {renamed[name]: value for name, value in values.items()}
+    second = {RENAMED[name]: value for name, value in values.items()}
     for part, tensors in encoders.items():
         (path / part).mkdir(parents=True)
         write_zeros(tensors, path / part / "model.safetensors", second if part == "text_encoder_2" else {})
