@@ -254,23 +254,6 @@ class Session:
         with job.using(library):
             return self._tensors(lambda rows, count, error: library.lib.sdg_weights(context, rows, count, error))
 
-    def list_lora(self, job: Job, path: str) -> dict[str, NativeTensor]:
-        """Return the tensors of a LoRA file as the engine reads it.
-
-        Raises
-        ------
-        LoraError
-            If it cannot be read.
-        """
-        context, library = self._usable(), self._library
-        text = Marshaller(library).text(path, "LoRA")
-        with listening(library, job, "lora") as events, self._no_weight_changes():
-            return self._tensors(
-                lambda rows, count, error: library.lib.sdg_list_lora(context, text, rows, count, error),
-                f"the LoRA {path} could not be read",
-                events.lines,
-            )
-
     def _tensors(
         self,
         call: Callable[[Any, Any, Any], int],

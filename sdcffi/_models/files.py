@@ -6,15 +6,18 @@ rubbish, or ends the process. Tensor names get the prefixes of `StableDiffusionG
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from .._numbers import shown
 from ..errors import PathNotFoundError
 from ..params.context import ContextParams
 from ..params.struct import StrPath
 from .architectures import Architecture, identify
+from .companions import sort_companions
 from .headers import INTEGERS, HeaderError, Tensor, read_header
 from .kinds import DIFFUSION, check_place, kind_of
 
@@ -60,6 +63,7 @@ _PARTS = {
 # The engine keeps the vectors of XL's two encoders in one buffer and reads one encoder's with the other's offsets.
 _EMBEDDING_WIDTHS = {"sd1": (768,), "sd2": (1024,)}
 _EMBEDDING_TYPES = ("F32", "F16", "BF16")
+_MOST_VECTORS = 1000
 
 
 @dataclass(frozen=True)
@@ -74,13 +78,16 @@ class ModelFile:
     format : str
         ``"safetensors"``, ``"gguf"`` or ``"torch"``.
     tensors : mapping of str to Tensor
-        Empty for ``"torch"``.
+        Those that the engine reads.
+    unused : mapping of str to str
+        Names of the others, and why they are of no use.
     """
 
     slot: str
     path: Path
     format: str
     tensors: Mapping[str, Tensor]
+    unused: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def keyword(self) -> str:
@@ -107,8 +114,6 @@ class Model:
     parts : frozenset of str
         ``"diffusion_model"``, ``"clip_l"``, ``"clip_g"``, ``"t5xxl"``, ``"clip_vision"``, ``"llm"``, ``"vae"``,
         ``"taesd"``: those that it has.
-    opaque : bool
-        Whether it has PyTorch files, whose tensors only the engine can read.
     encodes : bool or None
         Whether it can encode input images: it has an encoder, and `vae_decode_only` is False. None: unknown.
     takes_hint : bool or None
@@ -121,7 +126,6 @@ class Model:
     files: tuple[ModelFile, ...] = ()
     architecture: Architecture | None = None
     parts: frozenset[str] = frozenset()
-    opaque: bool = True
     encodes: bool | None = None
     takes_hint: bool | None = None
     prediction: str | None = None
@@ -205,14 +209,13 @@ def examine(path: Path) -> tuple[str, Model, ContextParams, list[str]]:
         model, whole = _gathered(alone, files), alone
     if model.architecture is None:
         return kind or UNKNOWN, model, whole, []
-    missing = [] if model.opaque else _missing(model, model.architecture, whole)
+    missing = _missing(model, model.architecture, whole)
     kind = "a whole model" if model.parts - {"diffusion_model"} else "a diffusion model"
     return kind, model, whole, missing
 
 
 def _gathered(params: ContextParams, found: Iterable[ModelFile]) -> Model:
     files = tuple(found)
-    opaque = any(file.format == "torch" for file in files)
     names = {name: tensor for file in files for name, tensor in file.prefixed}
     diffusion = {
         name.removeprefix(prefix): tensor.shape
@@ -224,11 +227,10 @@ def _gathered(params: ContextParams, found: Iterable[ModelFile]) -> Model:
     return Model(
         files=files,
         architecture=architecture,
-        parts=_parts(files, names),
-        opaque=opaque,
-        encodes=_encodes(params, names, opaque),
+        parts=_parts(names),
+        encodes=_encodes(params, names),
         takes_hint=takes_hint if params.control_net_path is None else True,
-        prediction=_prediction(params, names, architecture, opaque),
+        prediction=_prediction(params, names, architecture),
     )
 
 
@@ -283,13 +285,14 @@ def read_file(slot: str, path: Path) -> ModelFile:
     try:
         if path.stat().st_size == 0:
             raise HeaderError("it is empty")
-        kind, tensors = read_header(path, whole_model=True)
-        if kind != "torch" and not tensors:
+        kind, found = read_header(path, whole_model=True)
+        if not found:
             raise HeaderError("it has no tensors")
+        tensors, unused = sort_companions(path, kind, found)
         _check_numbers(tensors)
     except (HeaderError, OSError) as error:
         raise HeaderError(f"{keyword}: {path} cannot be read: {error}") from error
-    return ModelFile(slot, path, kind, tensors)
+    return ModelFile(slot, path, kind, tensors, unused)
 
 
 def _check_numbers(tensors: Mapping[str, Tensor]) -> None:
@@ -302,8 +305,8 @@ def _keyword(slot: str) -> str:
     return slot.removesuffix("_path")
 
 
-def _parts(files: tuple[ModelFile, ...], names: Mapping[str, Tensor]) -> frozenset[str]:
-    parts = {file.keyword for file in files if file.format == "torch"}
+def _parts(names: Mapping[str, Tensor]) -> frozenset[str]:
+    parts = set()
     for name in names:
         part = next((part for part, starts in _PARTS.items() if name.startswith(starts)), None)
         if part:
@@ -311,26 +314,24 @@ def _parts(files: tuple[ModelFile, ...], names: Mapping[str, Tensor]) -> frozens
     return frozenset(parts)
 
 
-def _prediction(
-    params: ContextParams, names: Mapping[str, Tensor], architecture: Architecture | None, opaque: bool
-) -> str | None:
+def _prediction(params: ContextParams, names: Mapping[str, Tensor], architecture: Architecture | None) -> str | None:
     """Return how the output of a model is meant: as the caller says, else as its tensors tell the engine."""
     if params.prediction is not None:
         asked = str(params.prediction)
         return "flow" if asked.endswith("_flow") else {"edm_v": asked}.get(asked, "eps_or_v")
-    if architecture is None or opaque:
+    if architecture is None:
         return None
     if architecture.name == "sdxl" and "edm_vpred.sigma_max" in names:
         return "edm_v"
     return "eps_or_v" if architecture.is_unet or architecture.name == "svd" else "flow"
 
 
-def _encodes(params: ContextParams, names: Mapping[str, Tensor], opaque: bool) -> bool | None:
+def _encodes(params: ContextParams, names: Mapping[str, Tensor]) -> bool | None:
     if params.vae_decode_only is not False:
         return False
     starts = _PARTS["taesd"] if params.taesd_path and not params.tae_preview_only else _PARTS["vae"]
     inner = [name for name in names if name.startswith(starts)]
-    if opaque or not any("decoder." in name for name in inner):
+    if not any("decoder." in name for name in inner):
         return None
     return any("encoder." in name for name in inner)
 
@@ -346,7 +347,7 @@ def _check_together(model: Model, params: ContextParams) -> None:
         raise ValueError(f"embeddings: {architecture.title} takes no embeddings; use Stable Diffusion 1 or 2")
     if params.high_noise_diffusion_model_path is not None and architecture.name != "wan":
         raise ValueError(f"high_noise_diffusion_model: {architecture.title} has none, only Wan 2.2 does; leave it out")
-    missing = [] if model.opaque else _missing(model, architecture, params)
+    missing = _missing(model, architecture, params)
     if missing:
         first = model.files[0]
         held = "only the diffusion model" if model.parts == {"diffusion_model"} else " and ".join(sorted(model.parts))
@@ -378,17 +379,19 @@ def _check_unprefixed(model: Model) -> None:
 
 
 def _check_embedding(file: ModelFile, model: Model) -> None:
-    """Refuse an embedding that the engine would silently ignore."""
-    if file.format == "torch":
-        return
+    """Refuse an embedding that the engine would ignore or misread: it takes one tensor, and stops at any other."""
     widths = _EMBEDDING_WIDTHS.get(model.architecture.name if model.architecture else "", (768, 1024))
-    words = {name: tensor for name, tensor in file.tensors.items() if tensor.shape[-1:] and tensor.shape[-1] in widths}
-    if not words:
-        shapes = ", ".join(f"{name} {tensor.shape}" for name, tensor in list(file.tensors.items())[:3])
+    wanted = f"one tensor of width {' or '.join(map(str, widths))}"
+    shapes = ", ".join(f"{shown(name)} {tensor.shape}" for name, tensor in list(file.tensors.items())[:3])
+    name, tensor = next(iter(file.tensors.items()))
+    if len(file.tensors) != 1 or tensor.shape[-1:] not in [(width,) for width in widths]:
+        more = f" and {len(file.tensors) - 3} more" if len(file.tensors) > 3 else ""
+        family = f" for {model.architecture.title}" if model.architecture else ""
+        raise ValueError(f"{file.keyword}: {file.path} must have {wanted}{family}; it has {shapes}{more}")
+    if len(tensor.shape) > 2 or math.prod(tensor.shape[:-1]) not in range(1, _MOST_VECTORS + 1):
         raise ValueError(
-            f"{file.keyword}: {file.path} must have a tensor of width {' or '.join(map(str, widths))}; it has {shapes}"
+            f"{file.keyword}: {file.path} must have 1 to {_MOST_VECTORS} vectors, not shape {tensor.shape}"
         )
-    for name, tensor in words.items():
-        if tensor.dtype not in _EMBEDDING_TYPES:
-            legal = ", ".join(_EMBEDDING_TYPES)
-            raise ValueError(f"{file.keyword}: {file.path}: tensor {name!r} must be one of {legal}, not {tensor.dtype}")
+    if tensor.dtype not in _EMBEDDING_TYPES:
+        legal = ", ".join(_EMBEDDING_TYPES)
+        raise ValueError(f"{file.keyword}: {file.path}: tensor {name!r} must be one of {legal}, not {tensor.dtype}")

@@ -133,7 +133,7 @@ _LEFT_OUT = (
 _LEFT_OUT_BY_NEW_NAME = ("position_ids", "logit_scale")  # suffixes, if names are converted
 
 
-def source_tensors(source: ModelFile, vae: ModelFile | None) -> dict[str, Tensor] | None:
+def source_tensors(source: ModelFile, vae: ModelFile | None) -> dict[str, Tensor]:
     """Return the tensors of the input files, under the names that they keep.
 
     Parameters
@@ -145,17 +145,13 @@ def source_tensors(source: ModelFile, vae: ModelFile | None) -> dict[str, Tensor
 
     Returns
     -------
-    dict of str to Tensor, or None
-        None: only the engine can read a file (PyTorch's format).
+    dict of str to Tensor
 
     Raises
     ------
     ValueError
         If a name is too long to be kept.
     """
-    files = [file for file in (source, vae) if file]
-    if any(file.format == "torch" for file in files):
-        return None
     tensors = dict(source.tensors)
     if vae:
         tensors |= {name if name.startswith("vae.") else f"vae.{name}": item for name, item in vae.tensors.items()}
@@ -182,9 +178,7 @@ def check_writable(target: Path, type: str, rules: str | None) -> None:
                 raise ValueError(f"type {kind!r} needs a .gguf file; legal in .safetensors: {legal}")
 
 
-def _check_written(
-    path: Path, source: Mapping[str, Tensor] | None, type: str, rules: str | None, *, renamed: bool
-) -> None:
+def _check_written(path: Path, source: Mapping[str, Tensor], type: str, rules: str | None, *, renamed: bool) -> None:
     """Check the header of a written file: every tensor must be there, with its size, in the requested type or its own.
 
     The engine keeps the type of biases, some small layers, single rows, and tensors that cannot be divided into the
@@ -194,8 +188,8 @@ def _check_written(
     ----------
     path : Path
         The written file.
-    source : mapping of str to Tensor, or None
-        Tensors of the input. None: not known, so only types are checked.
+    source : mapping of str to Tensor
+        Tensors of the input.
     type : str
         Requested weight type.
     rules : str or None
@@ -212,17 +206,17 @@ def _check_written(
         written = read_file("output", path).tensors
     except ValueError as error:
         raise SDError(f"the written file cannot be read again: {error}") from error
-    if source is not None and renamed:
+    if renamed:
         _check_counts(written.values(), source)
-    elif source is not None:
+    else:
         _check_names(written, source)
     patterns = parse_rules(rules)
     reached = False
     for name, tensor in written.items():
         wanted = next((kind for pattern, kind in patterns if pattern.search(name)), type).upper()
         reached = reached or tensor.dtype == wanted
-        kept = None if source is None else _kept(source.values() if renamed else [source[name]])
-        if kept is not None and tensor.dtype != wanted and tensor.dtype not in kept:
+        kept = _kept(source.values() if renamed else [source[name]])
+        if tensor.dtype != wanted and tensor.dtype not in kept:
             legal = " or ".join(sorted({wanted, *kept}))
             raise SDError(f"tensor {name!r} was written as {tensor.dtype}, not as {legal}")
     if not reached:
