@@ -131,8 +131,6 @@ def _check_factor(name: str, tensor: Tensor, tensors: Mapping[str, Tensor], cont
             f"tensor {name!r} is the scale of weights of type {weight.dtype}; only {' and '.join(_EIGHT_BITS)} are"
             f" scaled here: {_INSTEAD}"
         )
-    if any(value != 1 for value in values):
-        raise HeaderError(f"tensor {name!r}: weights with scales other than 1 are not read here: {_INSTEAD}")
 
 
 def _values(tensor: Tensor, content: bytes) -> list[float] | None:

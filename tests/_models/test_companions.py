@@ -46,12 +46,15 @@ def text(value: Any) -> tuple[str, str, tuple[int, ...], bytes]:
     [
         [("a.scale_weight", "F32", (), one(1)), ("scaled_fp8", "F8_E4M3", (0,), None)],
         [("a.weight_scale", "F32", (1,), one(1)), text({"format": "float8_e4m3fn"})],
+        [("a.weight_scale", "F32", (4, 1), one(2) * 4)],
+        [("a.weight_scale", "BF16", (4,), b"\0\x40" * 4)],
+        [("a.scale_weight", "F32", (), one(0.25))],
         [("a.scale_input", "F32", (), one(3)), ("a.input_scale", "F32", (), one(3))],
         [("spiece_model", "U8", (9,), None), ("tekken_model", "U8", (9,), None)],
         [("model.diffusion_model.scaled_fp8", "F8_E5M2", (2,), None)],
     ],
 )
-def test_what_changes_nothing_is_left_out(tensors: Any, tmp_path: Path) -> None:
+def test_what_is_applied_or_of_no_use_is_no_tensor_of_the_model(tensors: Any, tmp_path: Path) -> None:
     file = read_file("diffusion_model_path", made(tmp_path, WEIGHT, *tensors))
     assert file.tensors.keys() == {"a.weight"}
     assert file.unused.keys() <= {name for name, *_ in tensors}
