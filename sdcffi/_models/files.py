@@ -20,8 +20,9 @@ from .architectures import Architecture, identify
 from .companions import sort_companions
 from .headers import INTEGERS, HeaderError, Tensor, read_header
 from .kinds import DIFFUSION, check_place, kind_of
+from .places import components, file_at, parts_of
 
-__all__ = ["UNKNOWN", "Model", "ModelFile", "examine", "read_file", "read_model"]
+__all__ = ["UNKNOWN", "Model", "ModelFile", "examine", "locate", "read_file", "read_model"]
 
 UNKNOWN = "a file of unknown kind"
 
@@ -75,12 +76,15 @@ class ModelFile:
     slot : str
         Field of `ContextParams` that names the file.
     path : Path
+        The file, or the first of its parts.
     format : str
         ``"safetensors"``, ``"gguf"`` or ``"torch"``.
     tensors : mapping of str to Tensor
         Those that the engine reads.
     unused : mapping of str to str
         Names of the others, and why they are of no use.
+    parts : tuple of Path
+        All of its parts; just the file if it is whole.
     """
 
     slot: str
@@ -88,6 +92,7 @@ class ModelFile:
     format: str
     tensors: Mapping[str, Tensor]
     unused: Mapping[str, str] = field(default_factory=dict)
+    parts: tuple[Path, ...] = ()
 
     @property
     def keyword(self) -> str:
@@ -147,6 +152,50 @@ class Model:
         return self.architecture is not None and self.architecture.is_video
 
 
+def locate(files: Mapping[str, Path]) -> dict[str, Path]:
+    """Find the files that the paths of a model stand for.
+
+    Parameters
+    ----------
+    files : mapping of str to Path
+        By field of `ContextParams`: files, indexes of files in parts, directories.
+
+    Returns
+    -------
+    dict of str to Path
+        Files, and as ``model_path`` a diffusers directory that the engine reads itself. A directory of a transformer
+        becomes its files; those that are given themselves count.
+
+    Raises
+    ------
+    ValueError
+        If a directory has no file of weights, or several.
+    """
+    model = files.get("model_path")
+    if model is None or not os.path.isdir(model):
+        return {slot: file_at(_keyword(slot), path) for slot, path in files.items()}
+    rest = {slot: path for slot, path in files.items() if slot != "model_path"}
+    if (model / next(iter(_DIFFUSERS))).is_file():
+        return {"model_path": model, **locate(rest)}
+    if (model / "unet").is_dir():
+        _of_diffusers(model)
+    if slots := components(model):
+        _check_transformer(model, slots["diffusion_model_path"])
+        return {**slots, **locate(rest)}
+    return {"model_path": file_at("model", model), **locate(rest)}
+
+
+def _check_transformer(directory: Path, path: Path) -> None:
+    tensors = read_file("diffusion_model_path", path).tensors
+    if identify({name: tensor.shape for name, tensor in tensors.items()}) is None:
+        first = ", ".join(repr(name) for name in list(tensors)[:2])
+        raise ValueError(
+            f"model: the transformer in {directory} has names of diffusers, which the engine does not know ({first}, ...):"
+            " pass the model's original single file as diffusion_model=, and the folders of its text encoders and vae as"
+            " clip_l=, t5xxl=, llm= and vae="
+        )
+
+
 def read_model(params: ContextParams) -> Model:
     """Read and check the files of a model.
 
@@ -198,6 +247,14 @@ def examine(path: Path) -> tuple[str, Model, ContextParams, list[str]]:
     ValueError
         If it cannot be read.
     """
+    slots = components(path) if os.path.isdir(path) else {}
+    if slots:
+        params = ContextParams(**{name: str(file) for name, file in slots.items()}, vae_decode_only=False)
+        model = _gathered(params, [read_file(slot, file) for slot, file in slots.items()])
+        missing = _missing(model, model.architecture, params) if model.architecture else []
+        return "a whole model", model, params, missing
+    if not os.path.isfile(os.path.join(path, next(iter(_DIFFUSERS)))):
+        path = file_at("model", path)
     whole = ContextParams(model_path=path, vae_decode_only=False)
     files = _of_diffusers(path) if os.path.isdir(path) else [read_file("model_path", path)]
     model, kind = _gathered(whole, files), kind_of(files[0].tensors)
@@ -247,7 +304,8 @@ def _of_diffusers(path: Path) -> list[ModelFile]:
     first = next(iter(_DIFFUSERS))
     if not (path / first).is_file():
         raise ValueError(
-            f"model: the directory {path} has no {first}: pass a file, or the directory of a diffusers model"
+            f"model: the directory {path} has no {first}: give the file of its weights that name (one of fp16, for"
+            " example), or pass a single file"
         )
     found = []
     for name, prefix in _DIFFUSERS.items():
@@ -274,7 +332,8 @@ def read_file(slot: str, path: Path) -> ModelFile:
     Raises
     ------
     HeaderError
-        If it is not a regular file, is empty, or has a malformed header or less data than the header describes.
+        If it is not a regular file, is empty, or has a malformed header or less data than the header describes. The
+        same for each of its parts.
     """
     path = path.expanduser()
     keyword = _keyword(slot)
@@ -282,17 +341,28 @@ def read_file(slot: str, path: Path) -> ModelFile:
         raise PathNotFoundError(f"{keyword}: {os.fspath(path)!r} does not exist")
     if not path.is_file():
         raise HeaderError(f"{keyword}: {path} is not a regular file")
+    parts = parts_of(keyword, path)
+    read = [_read_part(keyword, part) for part in parts]
+    kinds = {kind for kind, _, _ in read}
+    tensors = {name: tensor for _, own, _ in read for name, tensor in own.items()}
+    unused = {name: why for _, _, unused in read for name, why in unused.items()}
+    if len(kinds) > 1 or len(tensors) != sum(len(own) for _, own, _ in read):
+        raise HeaderError(f"{keyword}: the {len(parts)} parts of {path} do not belong together: download them again")
+    if not tensors:
+        raise HeaderError(f"{keyword}: {path} cannot be read: it has no tensors")
+    return ModelFile(slot, path, kinds.pop(), tensors, unused, tuple(parts))
+
+
+def _read_part(keyword: str, path: Path) -> tuple[str, dict[str, Tensor], dict[str, str]]:
     try:
         if path.stat().st_size == 0:
             raise HeaderError("it is empty")
         kind, found = read_header(path, whole_model=True)
-        if not found:
-            raise HeaderError("it has no tensors")
         tensors, unused = sort_companions(path, kind, found)
         _check_numbers(tensors)
     except (HeaderError, OSError) as error:
         raise HeaderError(f"{keyword}: {path} cannot be read: {error}") from error
-    return ModelFile(slot, path, kind, tensors, unused)
+    return kind, tensors, unused
 
 
 def _check_numbers(tensors: Mapping[str, Tensor]) -> None:

@@ -47,7 +47,7 @@ def inspect_model(path: Path) -> dict[str, Any]:
     image = ImageParams(width=_SIDE, height=_SIDE)
     return {
         "path": str(path),
-        "bytes": sum(file.path.stat().st_size for file in model.files),
+        "bytes": sum(part.stat().st_size for file in model.files for part in file.parts),
         "format": model.files[0].format,
         "kind": kind,
         "family": architecture and architecture.title,

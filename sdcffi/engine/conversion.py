@@ -13,6 +13,7 @@ from .._files import check_directory, replacing
 from .._machine.backends import CPU
 from .._models.files import ModelFile, read_file
 from .._models.headers import Tensor
+from .._models.places import file_at
 from .._models.weight_types import IN_SAFETENSORS, check_rules, check_type, parse_rules
 from .._process.calls import run_alone
 from ..errors import SDError
@@ -44,7 +45,7 @@ def convert(
     Parameters
     ----------
     input : path
-        Model file. It must be a single file.
+        Model file, the index of one in parts, or a directory with one.
     output : path
         File to write: ``.gguf``, or ``.safetensors`` for f32, f16 and bf16. It is written under a temporary name and
         its header is checked: every tensor must be there, in the requested type, or in its own type if the engine keeps
@@ -78,9 +79,9 @@ def convert(
     SDError
         If the engine cannot convert the file, or wrote something else than requested. No file is left then.
     """
-    source, target = Path(input).expanduser(), Path(output).expanduser()
+    source, target = file_at("input", Path(input).expanduser()), Path(output).expanduser()
     model = read_file("input", source)
-    autoencoder = None if vae is None else read_file("vae", Path(vae))
+    autoencoder = None if vae is None else read_file("vae", file_at("vae", Path(vae).expanduser()))
     check_type("type", type)
     check_rules("tensor_type_rules", tensor_type_rules)
     if target.suffix not in (".gguf", ".safetensors"):
