@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from .._numbers import shown
 from ..errors import PathNotFoundError
@@ -190,9 +191,9 @@ def _check_transformer(directory: Path, path: Path) -> None:
     if identify({name: tensor.shape for name, tensor in tensors.items()}) is None:
         first = ", ".join(repr(name) for name in list(tensors)[:2])
         raise ValueError(
-            f"model: the transformer in {directory} has names of diffusers, which the engine does not know ({first}, ...):"
-            " pass the model's original single file as diffusion_model=, and the folders of its text encoders and vae as"
-            " clip_l=, t5xxl=, llm= and vae="
+            f"model: the transformer in {directory} has names of diffusers, which the engine does not know ({first},"
+            " ...): pass the model's original single file as diffusion_model=, and the folders of its text encoders and"
+            " autoencoder as clip_l=, t5xxl=, llm= and vae="
         )
 
 
@@ -249,7 +250,7 @@ def examine(path: Path) -> tuple[str, Model, ContextParams, list[str]]:
     """
     slots = components(path) if os.path.isdir(path) else {}
     if slots:
-        params = ContextParams(**{name: str(file) for name, file in slots.items()}, vae_decode_only=False)
+        params = replace(ContextParams(vae_decode_only=False), **dict[str, Any](slots))
         model = _gathered(params, [read_file(slot, file) for slot, file in slots.items()])
         missing = _missing(model, model.architecture, params) if model.architecture else []
         return "a whole model", model, params, missing

@@ -161,7 +161,8 @@ def _by_index(keyword: str, path: Path) -> Path:
     if match is None or os.path.basename(names[0]) != names[0] or names != expected or int(match[3]) != len(names):
         listed = ", ".join(map(shown, names[:3]))
         raise ValueError(
-            f"{keyword}: the parts that {path} lists must be all of NAME-00001-of-0000N and so on beside it, not {listed}"
+            f"{keyword}: the parts that {path} lists must be all of NAME-00001-of-0000N and so on beside it, not"
+            f" {listed}"
         )
     return path.with_name(names[0])
 
