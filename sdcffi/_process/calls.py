@@ -20,7 +20,7 @@ from contextvars import ContextVar
 from dataclasses import is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from .._bindings.callbacks import KEPT_LINES
+from .._bindings.causes import KEPT_LINES
 from .._bindings.requests import Opening
 from .._numbers import check_number
 from ..errors import CancelledError, GenerationTimeoutError, NativeCrashError, NativeError, SDError
