@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..events import Log, Preview
-from .causes import KeptLines
+from .causes import KeptLines, unused_tensor
 from .phases import Phases
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ class Events:
     ----------
     error : BaseException or None
         The first exception in a callback.
+    unused : list of str
+        Tensors of the model's files that no part of it has.
     """
 
     def __init__(self, job: Job, phase: str, preview_interval: int) -> None:
@@ -73,6 +75,7 @@ class Events:
         self._preview_interval = preview_interval
         self._previewed = 0, 0  # the sampling's number, and its step
         self._kept = KeptLines()
+        self.unused: list[str] = []
 
     def lines(self) -> tuple[str, ...]:
         """Return the last lines of the native log, oldest first, without debug lines."""
@@ -83,6 +86,8 @@ class Events:
         record = Log(_LEVELS[level] if 0 <= level < len(_LEVELS) else _LEVELS[-1], text.rstrip())
         if record.level != "debug":
             self._kept.add(record.level, record.text)
+            if name := unused_tensor(record.text):
+                self.unused.append(name)
         self._job.emit(record)
         self._phases.read_line(record.text)
 

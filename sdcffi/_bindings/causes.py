@@ -10,12 +10,20 @@ import re
 from collections import deque
 from collections.abc import Sequence
 
-__all__ = ["KEPT_LINES", "KeptLines", "cause"]
+__all__ = ["KEPT_LINES", "KeptLines", "cause", "unused_tensor"]
 
 KEPT_LINES = 50
 _KEPT_ERRORS = 20
 _ERROR = "error: "
 _MORE = re.compile(r"error: \.\.\. and (\d+) more errors")
+_UNKNOWN = re.compile(r"unknown tensor '(\S+) \|.*' in model file")
+# Tensors of real checkpoints that no part of a model needs: counters, buffers that are computed, what training needs,
+# the projection of a CLIP whose pooled text is not used, and what else a language model has than its text layers.
+_NEEDLESS = re.compile(
+    r"position_ids|logit_scale|num_batches_tracked|(^|\.)(v_pred|ztsnr|loss|lpips|discriminator)(\.|$)|edm_vpred\.|model_ema"
+    r"|rotary_emb\.inv_freq|text_projection(\.weight)?$|visual\.|vision_tower\.|vision_model\.|multi_modal_projector\."
+    r"|audio_tower\.|lm_head\."
+)
 _PLACE = re.compile(r"[\w.-]+\.\w+:\d+ +- ")
 
 
@@ -43,6 +51,12 @@ class KeptLines:
         more = self._errors - _KEPT_ERRORS
         last = [f"error: ... and {more} more errors"] if more > 0 else []
         return (*first, *self._lines, *last)
+
+
+def unused_tensor(line: str) -> str | None:
+    """Return the tensor that a line of the log says to be of no part of the model, unless no model needs it."""
+    match = _UNKNOWN.search(line)
+    return match[1] if match and not _NEEDLESS.search(match[1]) else None
 
 
 def cause(lines: Sequence[str]) -> str:

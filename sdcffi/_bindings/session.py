@@ -98,15 +98,16 @@ class Session:
             marshaller.read(video[0], VideoParams(cache=cache)),
         )
 
-    def load(self, job: Job, params: ContextParams | UpscalerParams) -> None:
-        """Load the model, or the upscaling network."""
+    def load(self, job: Job, params: ContextParams | UpscalerParams) -> list[str]:
+        """Load the model, or the upscaling network. Return the tensors of its files that nothing uses."""
         if isinstance(params, UpscalerParams):
             self._context = self._new_upscaler(job, params)
-        else:
-            self._context = self._new_context(job, params)
-            self._library.lib.sdg_set_lora_cache(self._context, self._opening.lora_cache)
+            return []
+        self._context, unused = self._new_context(job, params)
+        self._library.lib.sdg_set_lora_cache(self._context, self._opening.lora_cache)
+        return unused
 
-    def _new_context(self, job: Job, params: ContextParams) -> Any:
+    def _new_context(self, job: Job, params: ContextParams) -> tuple[Any, list[str]]:
         library = self._library
         marshaller = Marshaller(library)
         struct = marshaller.struct(params if params.n_threads else replace(params, n_threads=self._cores))
@@ -121,7 +122,7 @@ class Session:
             )
         self._resolved = marshaller.read(struct[0], params)
         self._per_call = marshaller.per_call(params)
-        return out[0]
+        return out[0], events.unused
 
     def _new_upscaler(self, job: Job, params: UpscalerParams) -> Any:
         library = self._library
