@@ -39,7 +39,7 @@ inline std::vector<std::string> parts_of(const std::string& path) {
     const int count = std::atoi(path.substr(count_at, 5).c_str());
     std::vector<std::string> parts;
     for (int part = 1; count > 1 && part <= count; part++) {
-        char number[8];
+        char number[16];
         std::snprintf(number, sizeof(number), "-%05d", part);
         parts.push_back(path.substr(0, at) + number + path.substr(at + 6));
     }

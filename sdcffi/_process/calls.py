@@ -378,8 +378,8 @@ def run_alone(
 
 def _warn_of_unused(names: list[str]) -> None:
     if names:
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        listed = ", ".join(map(shown, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         warn(
-            f"nothing uses {len(names)} of the tensors in the model's files: {', '.join(map(shown, names[:3]))}{more}; if"
+            f"nothing uses {len(names)} of the tensors in the model's files: {listed}; if"
             " images are not as expected, the files are of another model, or of a kind that the engine reads in part"
         )
