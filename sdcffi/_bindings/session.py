@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -252,26 +251,20 @@ class Session:
     def weights(self, job: Job) -> dict[str, NativeTensor]:
         """Return the model's weights, by the engine's names."""
         context, library = self._usable(), self._library
-        with job.using(library):
-            return self._tensors(lambda rows, count, error: library.lib.sdg_weights(context, rows, count, error))
-
-    def _tensors(
-        self,
-        call: Callable[[Any, Any, Any], int],
-        message: str = "the weights could not be listed",
-        log: Callable[[], tuple[str, ...]] = tuple,
-    ) -> dict[str, NativeTensor]:
-        library = self._library
         rows, count = library.ffi.new("sdg_tensor **"), library.ffi.new("size_t *")
-        library.check(lambda error: call(rows, count, error), LoraError, message, log)
-        return {
-            library.text(row.name): NativeTensor(
-                library.text(row.type),
-                tuple(row.shape[index] for index in range(row.dimensions)),
-                None if math.isnan(row.value) else float(row.value),
+        with job.using(library):
+            library.check(
+                lambda error: library.lib.sdg_weights(context, rows, count, error),
+                NativeError,
+                "the weights could not be listed",
+                tuple,
             )
-            for row in library.ffi.unpack(rows[0], count[0])
-        }
+            return {
+                library.text(row.name): NativeTensor(
+                    library.text(row.type), tuple(row.shape[index] for index in range(row.dimensions))
+                )
+                for row in library.ffi.unpack(rows[0], count[0])
+            }
 
     def check_loras(self, job: Job, plans: Sequence[LoraPlan]) -> list[LoraReport]:
         """Take the plans of LoRA files, and report what each would do. No weight changes; the files stay in the cache.

@@ -23,7 +23,7 @@ __all__ = ["is_pickle", "read_pickled", "read_zipped"]
 
 _AS_SAFETENSORS = "save its tensors as safetensors"
 _MOST_PICKLE = 16 << 20  # bytes; that of a checkpoint with 2,000 tensors has 0.3 MiB
-_MOST_STEPS = 4_000_000
+_MOST_STEPS = 2_000_000  # a second or two; a checkpoint with 2,000 tensors has 130,000
 _MOST_COPIES = 20_000_000  # values; the engine copies each value that it stores or fetches
 _MOST_DEPTH = 100
 _MOST_ZIPPED = 10_000  # tensors; the engine looks through all of the archive's entries for each
