@@ -186,11 +186,15 @@ def _safetensor(name: str, entry: Any, start: int, may_be_empty: bool) -> Tensor
             " get the model in one of these, or as gguf"
         )
     if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
-        raise HeaderError(f"tensor {name!r}: shape {shape!r} and data_offsets {offsets!r} must be lists of counts")
+        raise HeaderError(
+            f"tensor {shown(name)}: shape {shown(shape)} and data_offsets {shown(offsets)} must be lists of counts"
+        )
     begin, end = offsets
     size = elements(name, shape, "safetensors", may_be_empty or dtype == "U8") * _SAFETENSORS[dtype]
     if end - begin != size:
-        raise HeaderError(f"tensor {name!r}: {dtype} of shape {shape} has {size} bytes, not {end - begin}")
+        raise HeaderError(
+            f"tensor {name!r}: {dtype} of shape {shown(shape)} has {shown(size)} bytes, not {shown(end - begin)}"
+        )
     return Tensor(dtype, tuple(shape), start + begin, size)
 
 

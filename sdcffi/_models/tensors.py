@@ -8,6 +8,8 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from .._numbers import shown
+
 __all__ = ["HeaderError", "Reader", "Tensor", "elements", "named"]
 
 _CHUNK = 1 << 20  # bytes read at a time while strings are skipped
@@ -111,5 +113,5 @@ def elements(name: str, shape: list[int], format_name: str, may_be_empty: bool =
     if len(shape) > most:
         raise HeaderError(f"tensor {name!r} must have at most {most} dimensions in {format_name}, not {len(shape)}")
     if 0 in shape and not may_be_empty:
-        raise HeaderError(f"tensor {name!r}: shape {shape} has no elements")
+        raise HeaderError(f"tensor {name!r}: shape {shown(shape)} has no elements")
     return math.prod(shape)

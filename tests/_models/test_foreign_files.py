@@ -108,3 +108,16 @@ def test_a_header_says_more_than_the_file_has(tmp_path: Path) -> None:
     path.write_bytes(struct.pack("<Q", 1 << 40) + json.dumps({}).encode() + bytes(9))
     with pytest.raises(HeaderError, match="the header claims 1099511627776 bytes"):
         read_file("llm_path", path)
+
+
+def test_what_a_header_says_is_shortened_in_messages(tmp_path: Path) -> None:
+    for entry in (
+        {"dtype": "F16", "shape": [1e5] * 100_000, "data_offsets": [0, 2]},
+        {"dtype": "F16" * 100_000, "shape": [1], "data_offsets": [0, 2]},
+        {"dtype": "F16", "shape": [10**4000], "data_offsets": [0, 2]},
+        {"dtype": "F16", "shape": [0, 10**4000], "data_offsets": [0, 2]},
+    ):
+        path = safetensors(tmp_path / "a.safetensors", {"m.weight": entry}, b"12")
+        with pytest.raises(HeaderError) as caught:
+            read_file("vae_path", path)
+        assert len(str(caught.value)) < 1000
