@@ -31,18 +31,13 @@ inline const sdg_lora_report* as_rows(LoraState& state, const std::vector<LoraRe
     return state.rows.data();
 }
 
-inline void add_tensor(LoraState& state, const std::string& name, ggml_type type, int dimensions, const int64_t* ne, float value) {
+inline void add_tensor(LoraState& state, const std::string& name, ggml_type type, int dimensions, const int64_t* ne) {
     state.names.push_back(name);
-    sdg_tensor row{state.names.back().c_str(), ggml_type_name(type), dimensions, {}, value};
+    sdg_tensor row{state.names.back().c_str(), ggml_type_name(type), dimensions, {}};
     for (int i = 0; i < dimensions; i++) {
         row.shape[i] = ne[dimensions - 1 - i];
     }
     state.tensors.push_back(row);
-}
-
-inline void return_tensors(LoraState& state, const sdg_tensor** rows, size_t* count) {
-    *rows  = state.tensors.data();
-    *count = state.tensors.size();
 }
 
 }  // namespace sdcffi
@@ -53,36 +48,10 @@ sdg_status sdg_weights(sd_ctx_t* context, const sdg_tensor** rows, size_t* count
         state.tensors.clear();
         state.names.clear();
         for (auto& [name, tensor] : state.weights) {
-            sdcffi::add_tensor(state, name, tensor->type, ggml_n_dims(tensor), tensor->ne, NAN);
+            sdcffi::add_tensor(state, name, tensor->type, ggml_n_dims(tensor), tensor->ne);
         }
-        sdcffi::return_tensors(state, rows, count);
-        return true;
-    });
-}
-
-sdg_status sdg_list_lora(sd_ctx_t* context, const char* path, const sdg_tensor** rows, size_t* count, sdg_error* error) {
-    return sdcffi::guard(error, [&] {
-        sdcffi::LoraState& state = context->sd->sdcffi_loras;
-        state.tensors.clear();
-        state.names.clear();
-        auto open = [&](ModelLoader& loader) { return loader.init_from_file(path); };
-        ModelLoader loader;
-        if (!open(loader)) {
-            throw std::runtime_error(std::string("LoRA ") + path + " cannot be read");
-        }
-        std::set<std::string> numbers;
-        for (auto& [name, storage] : loader.get_tensor_storage_map()) {
-            if (storage.nelements() == 1) {
-                numbers.insert(name);
-            }
-        }
-        const sdcffi::LoraFile file(path, numbers, context->sd->n_threads, open);
-        for (auto& [name, storage] : loader.get_tensor_storage_map()) {
-            const ggml_tensor* number = file.find(name);
-            sdcffi::add_tensor(state, name, storage.type, storage.n_dims, storage.ne,
-                               number != nullptr ? sdcffi::values_of(number)[0] : NAN);
-        }
-        sdcffi::return_tensors(state, rows, count);
+        *rows  = state.tensors.data();
+        *count = state.tensors.size();
         return true;
     });
 }

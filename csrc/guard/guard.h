@@ -82,7 +82,7 @@ SD_API void sdg_catch_crashes(void);
 /* Contexts. The caller owns *context and frees it once, with sdg_free_context. */
 SD_API enum sdg_status sdg_new_context(const sd_ctx_params_t* params, sd_ctx_t** context, sdg_error* error);
 /* The same without the weights, of which it has names, types and shapes: it may be passed to sdg_weights,
- * sdg_list_lora, sdg_check_loras and sdg_free_context only. */
+ * sdg_check_loras and sdg_free_context only. */
 SD_API enum sdg_status sdg_new_empty_context(const sd_ctx_params_t* params, sd_ctx_t** context, sdg_error* error);
 SD_API enum sdg_status sdg_free_context(sd_ctx_t* context, sdg_error* error);
 SD_API bool sdg_supports_image(const sd_ctx_t* context);
@@ -244,14 +244,10 @@ typedef struct {
     const char* type; /* as ggml names it */
     int dimensions;
     int64_t shape[5]; /* outermost first */
-    float value;      /* of a LoRA's tensor with one element; else NaN */
 } sdg_tensor;
 
-/* The weights of a context, and the tensors of a LoRA file by its own names. The context owns the rows of both calls;
- * the next of them replaces them. */
+/* The weights of a context, which owns the rows; the next call replaces them. */
 SD_API enum sdg_status sdg_weights(sd_ctx_t* context, const sdg_tensor** rows, size_t* count, sdg_error* error);
-SD_API enum sdg_status sdg_list_lora(sd_ctx_t* context, const char* path, const sdg_tensor** rows, size_t* count,
-                                     sdg_error* error);
 
 /* What one file did or would do. */
 typedef struct {

@@ -17,7 +17,6 @@ first exception and cancels the native call. `listening` raises it again when th
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,15 +26,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..events import Log, Preview
+from .causes import KeptLines, unused_tensor
 from .phases import Phases
 
 if TYPE_CHECKING:
     from .job import Job
     from .library import Library
 
-__all__ = ["KEPT_LINES", "Events", "PreviewOptions", "listening"]
+__all__ = ["Events", "PreviewOptions", "listening"]
 
-KEPT_LINES = 50
 _LEVELS = ("debug", "info", "warn", "error")
 
 
@@ -65,6 +64,8 @@ class Events:
     ----------
     error : BaseException or None
         The first exception in a callback.
+    unused : list of str
+        Tensors of the model's files that no part of it has.
     """
 
     def __init__(self, job: Job, phase: str, preview_interval: int) -> None:
@@ -73,17 +74,20 @@ class Events:
         self._phases = Phases(phase, job.emit)
         self._preview_interval = preview_interval
         self._previewed = 0, 0  # the sampling's number, and its step
-        self._kept: deque[str] = deque(maxlen=KEPT_LINES)
+        self._kept = KeptLines()
+        self.unused: list[str] = []
 
     def lines(self) -> tuple[str, ...]:
         """Return the last lines of the native log, oldest first, without debug lines."""
-        return tuple(self._kept)
+        return self._kept.lines()
 
     def log(self, level: int, text: str) -> None:
         """Receive a log line."""
         record = Log(_LEVELS[level] if 0 <= level < len(_LEVELS) else _LEVELS[-1], text.rstrip())
         if record.level != "debug":
-            self._kept.append(f"{record.level}: {record.text}")
+            self._kept.add(record.level, record.text)
+            if name := unused_tensor(record.text):
+                self.unused.append(name)
         self._job.emit(record)
         self._phases.read_line(record.text)
 

@@ -23,6 +23,7 @@ from ..errors import (
     OutOfMemoryError,
     SDError,
 )
+from .causes import cause
 from .layout import check_layout, declared_layout, layout_table
 
 __all__ = ["Library", "load"]
@@ -95,8 +96,7 @@ class Library:
             self.lib.SDG_CANCELLED: CancelledError,
         }
         lines = log()
-        reported = (line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: "))
-        reason = self.text(error.text) or next(reported, "")
+        reason = self.text(error.text) or cause(lines)
         raise kinds.get(status, failure)(f"{message}: {reason}" if reason else message, lines)
 
     def enum(self, ctype: Any) -> dict[str, int]:

@@ -45,7 +45,7 @@ class UpscalerParams:
 
 @dataclass(frozen=True)
 class NativeTensor:
-    """A weight of the model, or a tensor of a LoRA file.
+    """A weight of the model.
 
     Attributes
     ----------
@@ -53,13 +53,10 @@ class NativeTensor:
         As ggml names it: ``"f16"``, ``"q8_0"``, ...
     shape : tuple of int
         Rows first. ggml knows no dimensions of one element before others.
-    value : float or None
-        Of a LoRA's tensor with one element. None: of others.
     """
 
     type: str
     shape: tuple[int, ...]
-    value: float | None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -98,15 +97,16 @@ class Session:
             marshaller.read(video[0], VideoParams(cache=cache)),
         )
 
-    def load(self, job: Job, params: ContextParams | UpscalerParams) -> None:
-        """Load the model, or the upscaling network."""
+    def load(self, job: Job, params: ContextParams | UpscalerParams) -> list[str]:
+        """Load the model, or the upscaling network. Return the tensors of its files that nothing uses."""
         if isinstance(params, UpscalerParams):
             self._context = self._new_upscaler(job, params)
-        else:
-            self._context = self._new_context(job, params)
-            self._library.lib.sdg_set_lora_cache(self._context, self._opening.lora_cache)
+            return []
+        self._context, unused = self._new_context(job, params)
+        self._library.lib.sdg_set_lora_cache(self._context, self._opening.lora_cache)
+        return unused
 
-    def _new_context(self, job: Job, params: ContextParams) -> Any:
+    def _new_context(self, job: Job, params: ContextParams) -> tuple[Any, list[str]]:
         library = self._library
         marshaller = Marshaller(library)
         struct = marshaller.struct(params if params.n_threads else replace(params, n_threads=self._cores))
@@ -121,7 +121,7 @@ class Session:
             )
         self._resolved = marshaller.read(struct[0], params)
         self._per_call = marshaller.per_call(params)
-        return out[0]
+        return out[0], events.unused
 
     def _new_upscaler(self, job: Job, params: UpscalerParams) -> Any:
         library = self._library
@@ -251,43 +251,20 @@ class Session:
     def weights(self, job: Job) -> dict[str, NativeTensor]:
         """Return the model's weights, by the engine's names."""
         context, library = self._usable(), self._library
-        with job.using(library):
-            return self._tensors(lambda rows, count, error: library.lib.sdg_weights(context, rows, count, error))
-
-    def list_lora(self, job: Job, path: str) -> dict[str, NativeTensor]:
-        """Return the tensors of a LoRA file as the engine reads it.
-
-        Raises
-        ------
-        LoraError
-            If it cannot be read.
-        """
-        context, library = self._usable(), self._library
-        text = Marshaller(library).text(path, "LoRA")
-        with listening(library, job, "lora") as events, self._no_weight_changes():
-            return self._tensors(
-                lambda rows, count, error: library.lib.sdg_list_lora(context, text, rows, count, error),
-                f"the LoRA {path} could not be read",
-                events.lines,
-            )
-
-    def _tensors(
-        self,
-        call: Callable[[Any, Any, Any], int],
-        message: str = "the weights could not be listed",
-        log: Callable[[], tuple[str, ...]] = tuple,
-    ) -> dict[str, NativeTensor]:
-        library = self._library
         rows, count = library.ffi.new("sdg_tensor **"), library.ffi.new("size_t *")
-        library.check(lambda error: call(rows, count, error), LoraError, message, log)
-        return {
-            library.text(row.name): NativeTensor(
-                library.text(row.type),
-                tuple(row.shape[index] for index in range(row.dimensions)),
-                None if math.isnan(row.value) else float(row.value),
+        with job.using(library):
+            library.check(
+                lambda error: library.lib.sdg_weights(context, rows, count, error),
+                NativeError,
+                "the weights could not be listed",
+                tuple,
             )
-            for row in library.ffi.unpack(rows[0], count[0])
-        }
+            return {
+                library.text(row.name): NativeTensor(
+                    library.text(row.type), tuple(row.shape[index] for index in range(row.dimensions))
+                )
+                for row in library.ffi.unpack(rows[0], count[0])
+            }
 
     def check_loras(self, job: Job, plans: Sequence[LoraPlan]) -> list[LoraReport]:
         """Take the plans of LoRA files, and report what each would do. No weight changes; the files stay in the cache.

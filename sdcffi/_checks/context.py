@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .._machine.limits import MOST_THREADS
-from .._models.files import Model, read_model
+from .._models.files import Model, locate, read_model
 from .._models.weight_types import check_rules, check_type
 from .._numbers import check_integer, check_number, shown
 from ..errors import PathNotFoundError
@@ -50,7 +50,8 @@ def check_context(params: ContextParams) -> tuple[ContextParams, Model]:
     files = {name: _expanded(name, value) for name, value in given.items() if name.endswith("_path")}
     if not files.keys() & {"model_path", "diffusion_model_path"}:
         raise ValueError("there is no model to load: pass model= or diffusion_model=")
-    expanded: dict[str, Any] = dict(files)
+    files = locate(files)
+    expanded: dict[str, Any] = {"model_path": None, **files}
     if params.embeddings is not None:
         expanded["embeddings"] = _embeddings(params.embeddings)
     params = replace(params, **expanded)

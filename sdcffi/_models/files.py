@@ -6,19 +6,24 @@ rubbish, or ends the process. Tensor names get the prefixes of `StableDiffusionG
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from .._numbers import shown
 from ..errors import PathNotFoundError
 from ..params.context import ContextParams
 from ..params.struct import StrPath
 from .architectures import Architecture, identify
+from .companions import sort_companions
 from .headers import INTEGERS, HeaderError, Tensor, read_header
 from .kinds import DIFFUSION, check_place, kind_of
+from .places import components, file_at, parts_of
 
-__all__ = ["UNKNOWN", "Model", "ModelFile", "examine", "read_file", "read_model"]
+__all__ = ["UNKNOWN", "Model", "ModelFile", "examine", "locate", "read_file", "read_model"]
 
 UNKNOWN = "a file of unknown kind"
 
@@ -60,6 +65,7 @@ _PARTS = {
 # The engine keeps the vectors of XL's two encoders in one buffer and reads one encoder's with the other's offsets.
 _EMBEDDING_WIDTHS = {"sd1": (768,), "sd2": (1024,)}
 _EMBEDDING_TYPES = ("F32", "F16", "BF16")
+_MOST_VECTORS = 1000
 
 
 @dataclass(frozen=True)
@@ -71,16 +77,23 @@ class ModelFile:
     slot : str
         Field of `ContextParams` that names the file.
     path : Path
+        The file, or the first of its parts.
     format : str
         ``"safetensors"``, ``"gguf"`` or ``"torch"``.
     tensors : mapping of str to Tensor
-        Empty for ``"torch"``.
+        Those that the engine reads.
+    unused : mapping of str to str
+        Names of the others, and why they are of no use.
+    parts : tuple of Path
+        All of its parts; just the file if it is whole.
     """
 
     slot: str
     path: Path
     format: str
     tensors: Mapping[str, Tensor]
+    unused: Mapping[str, str] = field(default_factory=dict)
+    parts: tuple[Path, ...] = ()
 
     @property
     def keyword(self) -> str:
@@ -107,8 +120,6 @@ class Model:
     parts : frozenset of str
         ``"diffusion_model"``, ``"clip_l"``, ``"clip_g"``, ``"t5xxl"``, ``"clip_vision"``, ``"llm"``, ``"vae"``,
         ``"taesd"``: those that it has.
-    opaque : bool
-        Whether it has PyTorch files, whose tensors only the engine can read.
     encodes : bool or None
         Whether it can encode input images: it has an encoder, and `vae_decode_only` is False. None: unknown.
     takes_hint : bool or None
@@ -121,7 +132,6 @@ class Model:
     files: tuple[ModelFile, ...] = ()
     architecture: Architecture | None = None
     parts: frozenset[str] = frozenset()
-    opaque: bool = True
     encodes: bool | None = None
     takes_hint: bool | None = None
     prediction: str | None = None
@@ -141,6 +151,50 @@ class Model:
     def is_video(self) -> bool:
         """Whether it generates videos only."""
         return self.architecture is not None and self.architecture.is_video
+
+
+def locate(files: Mapping[str, Path]) -> dict[str, Path]:
+    """Find the files that the paths of a model stand for.
+
+    Parameters
+    ----------
+    files : mapping of str to Path
+        By field of `ContextParams`: files, indexes of files in parts, directories.
+
+    Returns
+    -------
+    dict of str to Path
+        Files, and as ``model_path`` a diffusers directory that the engine reads itself. A directory of a transformer
+        becomes its files; those that are given themselves count.
+
+    Raises
+    ------
+    ValueError
+        If a directory has no file of weights, or several.
+    """
+    model = files.get("model_path")
+    if model is None or not os.path.isdir(model):
+        return {slot: file_at(_keyword(slot), path) for slot, path in files.items()}
+    rest = {slot: path for slot, path in files.items() if slot != "model_path"}
+    if (model / next(iter(_DIFFUSERS))).is_file():
+        return {"model_path": model, **locate(rest)}
+    if (model / "unet").is_dir():
+        _of_diffusers(model)
+    if slots := components(model):
+        _check_transformer(model, slots["diffusion_model_path"])
+        return {**slots, **locate(rest)}
+    return {"model_path": file_at("model", model), **locate(rest)}
+
+
+def _check_transformer(directory: Path, path: Path) -> None:
+    tensors = read_file("diffusion_model_path", path).tensors
+    if identify({name: tensor.shape for name, tensor in tensors.items()}) is None:
+        first = ", ".join(repr(name) for name in list(tensors)[:2])
+        raise ValueError(
+            f"model: the transformer in {directory} has names of diffusers, which the engine does not know ({first},"
+            " ...): pass the model's original single file as diffusion_model=, and the folders of its text encoders and"
+            " autoencoder as clip_l=, t5xxl=, llm= and vae="
+        )
 
 
 def read_model(params: ContextParams) -> Model:
@@ -194,6 +248,14 @@ def examine(path: Path) -> tuple[str, Model, ContextParams, list[str]]:
     ValueError
         If it cannot be read.
     """
+    slots = components(path) if os.path.isdir(path) else {}
+    if slots:
+        params = replace(ContextParams(vae_decode_only=False), **dict[str, Any](slots))
+        model = _gathered(params, [read_file(slot, file) for slot, file in slots.items()])
+        missing = _missing(model, model.architecture, params) if model.architecture else []
+        return "a whole model", model, params, missing
+    if not os.path.isfile(os.path.join(path, next(iter(_DIFFUSERS)))):
+        path = file_at("model", path)
     whole = ContextParams(model_path=path, vae_decode_only=False)
     files = _of_diffusers(path) if os.path.isdir(path) else [read_file("model_path", path)]
     model, kind = _gathered(whole, files), kind_of(files[0].tensors)
@@ -205,14 +267,13 @@ def examine(path: Path) -> tuple[str, Model, ContextParams, list[str]]:
         model, whole = _gathered(alone, files), alone
     if model.architecture is None:
         return kind or UNKNOWN, model, whole, []
-    missing = [] if model.opaque else _missing(model, model.architecture, whole)
+    missing = _missing(model, model.architecture, whole)
     kind = "a whole model" if model.parts - {"diffusion_model"} else "a diffusion model"
     return kind, model, whole, missing
 
 
 def _gathered(params: ContextParams, found: Iterable[ModelFile]) -> Model:
     files = tuple(found)
-    opaque = any(file.format == "torch" for file in files)
     names = {name: tensor for file in files for name, tensor in file.prefixed}
     diffusion = {
         name.removeprefix(prefix): tensor.shape
@@ -224,11 +285,10 @@ def _gathered(params: ContextParams, found: Iterable[ModelFile]) -> Model:
     return Model(
         files=files,
         architecture=architecture,
-        parts=_parts(files, names),
-        opaque=opaque,
-        encodes=_encodes(params, names, opaque),
+        parts=_parts(names),
+        encodes=_encodes(params, names),
         takes_hint=takes_hint if params.control_net_path is None else True,
-        prediction=_prediction(params, names, architecture, opaque),
+        prediction=_prediction(params, names, architecture),
     )
 
 
@@ -245,7 +305,8 @@ def _of_diffusers(path: Path) -> list[ModelFile]:
     first = next(iter(_DIFFUSERS))
     if not (path / first).is_file():
         raise ValueError(
-            f"model: the directory {path} has no {first}: pass a file, or the directory of a diffusers model"
+            f"model: the directory {path} has no {first}: give the file of its weights that name (one of fp16, for"
+            " example), or pass a single file"
         )
     found = []
     for name, prefix in _DIFFUSERS.items():
@@ -272,7 +333,8 @@ def read_file(slot: str, path: Path) -> ModelFile:
     Raises
     ------
     HeaderError
-        If it is not a regular file, is empty, or has a malformed header or less data than the header describes.
+        If it is not a regular file, is empty, or has a malformed header or less data than the header describes. The
+        same for each of its parts.
     """
     path = path.expanduser()
     keyword = _keyword(slot)
@@ -280,16 +342,28 @@ def read_file(slot: str, path: Path) -> ModelFile:
         raise PathNotFoundError(f"{keyword}: {os.fspath(path)!r} does not exist")
     if not path.is_file():
         raise HeaderError(f"{keyword}: {path} is not a regular file")
+    parts = parts_of(keyword, path)
+    read = [_read_part(keyword, part) for part in parts]
+    kinds = {kind for kind, _, _ in read}
+    tensors = {name: tensor for _, own, _ in read for name, tensor in own.items()}
+    unused = {name: why for _, _, unused in read for name, why in unused.items()}
+    if len(kinds) > 1 or len(tensors) != sum(len(own) for _, own, _ in read):
+        raise HeaderError(f"{keyword}: the {len(parts)} parts of {path} do not belong together: download them again")
+    if not tensors:
+        raise HeaderError(f"{keyword}: {path} cannot be read: it has no tensors")
+    return ModelFile(slot, path, kinds.pop(), tensors, unused, tuple(parts))
+
+
+def _read_part(keyword: str, path: Path) -> tuple[str, dict[str, Tensor], dict[str, str]]:
     try:
         if path.stat().st_size == 0:
             raise HeaderError("it is empty")
-        kind, tensors = read_header(path, whole_model=True)
-        if kind != "torch" and not tensors:
-            raise HeaderError("it has no tensors")
+        kind, found = read_header(path, whole_model=True)
+        tensors, unused = sort_companions(path, kind, found)
         _check_numbers(tensors)
     except (HeaderError, OSError) as error:
         raise HeaderError(f"{keyword}: {path} cannot be read: {error}") from error
-    return ModelFile(slot, path, kind, tensors)
+    return kind, tensors, unused
 
 
 def _check_numbers(tensors: Mapping[str, Tensor]) -> None:
@@ -302,8 +376,8 @@ def _keyword(slot: str) -> str:
     return slot.removesuffix("_path")
 
 
-def _parts(files: tuple[ModelFile, ...], names: Mapping[str, Tensor]) -> frozenset[str]:
-    parts = {file.keyword for file in files if file.format == "torch"}
+def _parts(names: Mapping[str, Tensor]) -> frozenset[str]:
+    parts = set()
     for name in names:
         part = next((part for part, starts in _PARTS.items() if name.startswith(starts)), None)
         if part:
@@ -311,26 +385,24 @@ def _parts(files: tuple[ModelFile, ...], names: Mapping[str, Tensor]) -> frozens
     return frozenset(parts)
 
 
-def _prediction(
-    params: ContextParams, names: Mapping[str, Tensor], architecture: Architecture | None, opaque: bool
-) -> str | None:
+def _prediction(params: ContextParams, names: Mapping[str, Tensor], architecture: Architecture | None) -> str | None:
     """Return how the output of a model is meant: as the caller says, else as its tensors tell the engine."""
     if params.prediction is not None:
         asked = str(params.prediction)
         return "flow" if asked.endswith("_flow") else {"edm_v": asked}.get(asked, "eps_or_v")
-    if architecture is None or opaque:
+    if architecture is None:
         return None
     if architecture.name == "sdxl" and "edm_vpred.sigma_max" in names:
         return "edm_v"
     return "eps_or_v" if architecture.is_unet or architecture.name == "svd" else "flow"
 
 
-def _encodes(params: ContextParams, names: Mapping[str, Tensor], opaque: bool) -> bool | None:
+def _encodes(params: ContextParams, names: Mapping[str, Tensor]) -> bool | None:
     if params.vae_decode_only is not False:
         return False
     starts = _PARTS["taesd"] if params.taesd_path and not params.tae_preview_only else _PARTS["vae"]
     inner = [name for name in names if name.startswith(starts)]
-    if opaque or not any("decoder." in name for name in inner):
+    if not any("decoder." in name for name in inner):
         return None
     return any("encoder." in name for name in inner)
 
@@ -346,7 +418,7 @@ def _check_together(model: Model, params: ContextParams) -> None:
         raise ValueError(f"embeddings: {architecture.title} takes no embeddings; use Stable Diffusion 1 or 2")
     if params.high_noise_diffusion_model_path is not None and architecture.name != "wan":
         raise ValueError(f"high_noise_diffusion_model: {architecture.title} has none, only Wan 2.2 does; leave it out")
-    missing = [] if model.opaque else _missing(model, architecture, params)
+    missing = _missing(model, architecture, params)
     if missing:
         first = model.files[0]
         held = "only the diffusion model" if model.parts == {"diffusion_model"} else " and ".join(sorted(model.parts))
@@ -378,17 +450,19 @@ def _check_unprefixed(model: Model) -> None:
 
 
 def _check_embedding(file: ModelFile, model: Model) -> None:
-    """Refuse an embedding that the engine would silently ignore."""
-    if file.format == "torch":
-        return
+    """Refuse an embedding that the engine would ignore or misread: it takes one tensor, and stops at any other."""
     widths = _EMBEDDING_WIDTHS.get(model.architecture.name if model.architecture else "", (768, 1024))
-    words = {name: tensor for name, tensor in file.tensors.items() if tensor.shape[-1:] and tensor.shape[-1] in widths}
-    if not words:
-        shapes = ", ".join(f"{name} {tensor.shape}" for name, tensor in list(file.tensors.items())[:3])
+    wanted = f"one tensor of width {' or '.join(map(str, widths))}"
+    shapes = ", ".join(f"{shown(name)} {tensor.shape}" for name, tensor in list(file.tensors.items())[:3])
+    name, tensor = next(iter(file.tensors.items()))
+    if len(file.tensors) != 1 or tensor.shape[-1:] not in [(width,) for width in widths]:
+        more = f" and {len(file.tensors) - 3} more" if len(file.tensors) > 3 else ""
+        family = f" for {model.architecture.title}" if model.architecture else ""
+        raise ValueError(f"{file.keyword}: {file.path} must have {wanted}{family}; it has {shapes}{more}")
+    if len(tensor.shape) > 2 or math.prod(tensor.shape[:-1]) not in range(1, _MOST_VECTORS + 1):
         raise ValueError(
-            f"{file.keyword}: {file.path} must have a tensor of width {' or '.join(map(str, widths))}; it has {shapes}"
+            f"{file.keyword}: {file.path} must have 1 to {_MOST_VECTORS} vectors, not shape {tensor.shape}"
         )
-    for name, tensor in words.items():
-        if tensor.dtype not in _EMBEDDING_TYPES:
-            legal = ", ".join(_EMBEDDING_TYPES)
-            raise ValueError(f"{file.keyword}: {file.path}: tensor {name!r} must be one of {legal}, not {tensor.dtype}")
+    if tensor.dtype not in _EMBEDDING_TYPES:
+        legal = ", ".join(_EMBEDDING_TYPES)
+        raise ValueError(f"{file.keyword}: {file.path}: tensor {name!r} must be one of {legal}, not {tensor.dtype}")

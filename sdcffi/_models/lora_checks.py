@@ -59,7 +59,7 @@ def check_module(parts: Parts) -> list[str]:
         If a tensor is missing, or shapes do not fit. The message has the tensor and the reason.
     """
     for role, part in parts.items():
-        if part.dtype in INTEGERS and role not in _NUMBERS:
+        if part.dtype == "U8" or (part.dtype in INTEGERS and role not in _NUMBERS):
             legal = f"{', '.join(_NUMBERS[:-1])} and {_NUMBERS[-1]}"
             raise HeaderError(f"tensor {part.name!r} has type {part.dtype}, but only {legal} may be integers")
     kinds = [kind for kind, roles in KINDS.items() if roles & parts.keys()]

@@ -1,7 +1,7 @@
 """Read and check the header of a LoRA file before native code reads the file.
 
 On a faulty adapter the engine mostly logs an error and generates without it, or ends the process. A file's tensors are
-sorted into modules here, from its header and its tensors of one element. PyTorch files are listed by the engine.
+sorted into modules here, from its header and its tensors of one element.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -20,12 +20,13 @@ from .headers import HeaderError, Tensor, read_header, read_metadata
 from .lora_checks import Part
 from .lora_families import Shape, guess_architecture, guess_naming
 from .lora_modules import Adapter, sort_tensors
-from .lora_strength import ADAPTER_FILE, Settings, read_settings, unsupported
+from .lora_strength import ADAPTER_FILES, Settings, read_settings, unsupported
 
 __all__ = ["LoraFile", "file_of", "has_adapter", "read_lora"]
 
-_FOLDER_FILES = (ADAPTER_FILE, "pytorch_lora_weights.safetensors")  # of PEFT, of diffusers
-_OLD_FILES = ("adapter_model.bin", "pytorch_lora_weights.bin")
+_FOLDER_FILES = tuple(  # of PEFT, of diffusers
+    f"{stem}.{ending}" for ending in ("safetensors", "bin") for stem in ("adapter_model", "pytorch_lora_weights")
+)
 _SCALAR = {"F32": "<f", "F16": "<e", "F64": "<d", "I32": "<i", "I64": "<q"}
 
 
@@ -36,9 +37,10 @@ class LoraFile:
     Attributes
     ----------
     path : Path
-        Absolute path, symbolic links followed, except for a link to PEFT's file beside its configuration.
+        Absolute path. Symbolic links of folders are followed, one of the file itself is not: links of Hugging Face's
+        cache lead to files that are named by their contents, away from PEFT's configuration.
     format : str
-        ``"safetensors"``, ``"gguf"``, or ``"torch"``, whose contents only the engine reads.
+        ``"safetensors"``, ``"gguf"`` or ``"torch"``.
     size : int
         Size of the file, in bytes.
     tensors : mapping of str to (str, tuple of int)
@@ -49,8 +51,7 @@ class LoraFile:
         Names of tensors that belong to no adapter, and the reason.
     kinds : tuple of str
         Kinds that it has: ``"lora"``, ``"locon"`` (on convolutions), ``"loha"``, ``"lokr"``, ``"glora"``, ``"diff"``,
-        ``"oft"``, ``"ia3"``, ``"dora"``. ``("unknown",)`` for ``"torch"`` that is not listed. Empty if nothing in the
-        file is an adapter.
+        ``"oft"``, ``"ia3"``, ``"dora"``. Empty if nothing in the file is an adapter.
     metadata : mapping of str to str
         Of the file.
     architecture : str or None
@@ -78,29 +79,6 @@ class LoraFile:
     naming: str | None
     is_certain: bool = False
     settings: tuple[Settings, ...] = ()
-
-    @classmethod
-    def from_listing(cls, path: Path, tensors: Iterable[tuple[str, str, tuple[int, ...], float | None]]) -> LoraFile:
-        """Describe a file by a list of its tensors, for formats that only the engine reads.
-
-        Parameters
-        ----------
-        path : Path
-            The file.
-        tensors : iterable of (str, str, tuple of int, float or None)
-            Name, dtype, shape (rows first), and the value if it has one element.
-
-        Raises
-        ------
-        LoraError
-            If the tensors of a module do not fit together.
-        """
-        parts = [Part(name, dtype, tuple(shape), value) for name, dtype, shape, value in tensors]
-        try:
-            resolved = path.expanduser().resolve()
-            return _described(resolved, "torch", resolved.stat().st_size, parts, {})
-        except (OSError, ValueError, RuntimeError) as error:
-            raise LoraError(f"LoRA {path} cannot be used: {error}") from error
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -135,7 +113,8 @@ def read_lora(path: Path) -> LoraFile:
     ----------
     path : Path
         The file, or a folder of PEFT (``adapter_model.safetensors``) or of diffusers
-        (``pytorch_lora_weights.safetensors``). Symbolic links are followed, ``~`` is expanded.
+        (``pytorch_lora_weights.safetensors``), or the same ending in ``.bin``. Symbolic links are followed, ``~`` is
+        expanded.
 
     Returns
     -------
@@ -158,10 +137,9 @@ def read_lora(path: Path) -> LoraFile:
         if status.st_size == 0:
             raise LoraError(f"LoRA {path} is empty")
         config = found.with_name("adapter_config.json")
-        if found.name != ADAPTER_FILE or not config.is_file():
-            return _read(resolved, status.st_size, status.st_mtime_ns, 0)
-        # Links of Hugging Face's cache lead to files of other names, away from the configuration.
-        return _read(found.parent.resolve() / found.name, status.st_size, status.st_mtime_ns, config.stat().st_mtime_ns)
+        time = config.stat().st_mtime_ns if found.name in ADAPTER_FILES and config.is_file() else 0
+        path_of_file = found.parent.resolve() / found.name
+        return _read(path_of_file, (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, time))
     except LoraError:
         raise
     except (OSError, ValueError, RuntimeError, struct.error) as error:  # RuntimeError: symbolic links that form a loop
@@ -170,7 +148,7 @@ def read_lora(path: Path) -> LoraFile:
 
 def has_adapter(path: Path) -> bool:
     """Return whether a path is a folder that PEFT or diffusers wrote."""
-    return path.is_dir() and any((path / name).exists() for name in (*_FOLDER_FILES, *_OLD_FILES))
+    return path.is_dir() and any((path / name).exists() for name in _FOLDER_FILES)
 
 
 def file_of(path: Path) -> Path:
@@ -179,39 +157,25 @@ def file_of(path: Path) -> Path:
     Raises
     ------
     LoraError
-        If the folder has none, or only a pickle.
+        If the folder has none.
     """
     if not path.is_dir():
         return path
     for name in _FOLDER_FILES:
         if (path / name).exists():
             return path / name
-    for name in _OLD_FILES:
-        if (path / name).exists():
-            raise LoraError(
-                f"LoRA {path}: {name} is a pickle, which may run any code; save the adapter as safetensors"
-                " (save_pretrained(..., safe_serialization=True))"
-            )
     raise LoraError(f"LoRA {path} is a folder without {' or '.join(_FOLDER_FILES)}; pass the path of a file in it")
 
 
 @lru_cache(maxsize=32)
-def _read(path: Path, size: int, mtime_ns: int, config_mtime_ns: int) -> LoraFile:
+def _read(path: Path, state: tuple[int, ...]) -> LoraFile:
     kind, tensors = read_header(path)
-    if kind == "torch":
-        return _opaque(path, size)
     if not tensors:
         raise HeaderError("it has no tensors")
     metadata = read_metadata(path) if kind == "safetensors" else {}
     values = _read_numbers(path, tensors)
     parts = [Part(name, tensor.dtype, tensor.shape, values.get(name)) for name, tensor in tensors.items()]
-    return _described(path, kind, size, parts, metadata)
-
-
-def _opaque(path: Path, size: int) -> LoraFile:
-    nothing: Mapping[str, str] = MappingProxyType({})
-    reason = "the contents of PyTorch files are not read"
-    return LoraFile(path, "torch", size, MappingProxyType({}), (), nothing, ("unknown",), nothing, None, reason, None)
+    return _described(path, kind, state[1], parts, metadata)
 
 
 def _described(path: Path, kind: str, size: int, parts: Sequence[Part], metadata: Mapping[str, str]) -> LoraFile:

@@ -38,7 +38,7 @@ def plan_lora(file: LoraFile, names: Finder, lora: Lora) -> LoraPlan:
     Parameters
     ----------
     file : LoraFile
-        The file; one of PyTorch must be listed (see `LoraFile.from_listing`).
+        The file.
     names : Names
         Finds the model's weights.
     lora : Lora

@@ -19,9 +19,9 @@ from .._numbers import is_finite, shown
 from .headers import HeaderError
 from .lora_checks import Parts, rank_of
 
-__all__ = ["ADAPTER_FILE", "Settings", "Strength", "read_settings", "settings_for", "strength_of", "unsupported"]
+__all__ = ["ADAPTER_FILES", "Settings", "Strength", "read_settings", "settings_for", "strength_of", "unsupported"]
 
-ADAPTER_FILE = "adapter_model.safetensors"
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _CONFIG_FILE = "adapter_config.json"
 _MOST_PATTERN = 1000  # characters
 _MOST_CONFIG = 4 << 20  # bytes
@@ -81,7 +81,7 @@ def read_settings(path: Path, metadata: Mapping[str, str]) -> tuple[Settings, ..
         If they are malformed.
     """
     config = path.with_name(_CONFIG_FILE)
-    if path.name == ADAPTER_FILE and config.is_file():
+    if path.name in ADAPTER_FILES and config.is_file():
         if config.stat().st_size > _MOST_CONFIG:
             raise HeaderError(f"{config} must have at most {_MOST_CONFIG} bytes")
         return (Settings("", _CONFIG_FILE, _table(config.read_bytes(), str(config))),)

@@ -18,7 +18,7 @@ from ..params.lora import Lora, LoraLike
 from ..params.lora_tags import Tag, add_weights, parse_tags
 from ..params.lora_weights import check_weights
 from ..params.struct import StrPath
-from .lora_file import file_of, has_adapter, read_lora
+from .lora_file import has_adapter, read_lora
 
 __all__ = ["as_loras", "merge_tags"]
 
@@ -37,7 +37,7 @@ def as_loras(items: Iterable[LoraLike], lora_dir: StrPath | None = None) -> tupl
     Returns
     -------
     tuple of Lora
-        With absolute paths, symbolic links followed.
+        With absolute paths.
 
     Raises
     ------
@@ -50,10 +50,10 @@ def as_loras(items: Iterable[LoraLike], lora_dir: StrPath | None = None) -> tupl
     """
     if isinstance(items, (str, bytes, Lora)) or not isinstance(items, Iterable):
         raise TypeError(f"loras must be a sequence of Lora, path or (path, multiplier), not {items!r}")
-    checked: dict[tuple[StrPath, bool], Lora] = {}
+    checked: dict[tuple[str, bool], Lora] = {}
     for item in items:
         lora = _as_lora(item, lora_dir)
-        if checked.setdefault((lora.path, lora.is_high_noise), lora) is not lora:
+        if checked.setdefault(_key(lora), lora) is not lora:
             raise ValueError(
                 f"LoRA {lora.path} is given twice, and the engine would use only one multiplier; pass it once"
             )
@@ -92,15 +92,19 @@ def merge_tags(prompt: str, loras: Iterable[LoraLike], lora_dir: StrPath | None 
             f"the prompt names LoRA {tags[0].name!r}, but lora_dir is not set; pass lora_dir= to Engine, or"
             " lora_tags=False to leave tags in the prompt"
         )
-    merged = {(lora.path, lora.is_high_noise): lora for lora in as_loras(loras, lora_dir)}
+    merged = {_key(lora): lora for lora in as_loras(loras, lora_dir)}
     for tag in tags:
         found = _find_lora(tag.name, lora_dir or "")
         lora = _as_lora(Lora(found, tag.multiplier, tag.is_high_noise, tag.name, tag.weights), None)
-        key = lora.path, lora.is_high_noise
+        key = _key(lora)
         if before := merged.get(key):
             lora = _as_lora(_added(before, tag), None)
         merged[key] = lora
     return prompt, tuple(merged.values())
+
+
+def _key(lora: Lora) -> tuple[str, bool]:
+    return os.path.realpath(lora.path), lora.is_high_noise
 
 
 def _added(lora: Lora, tag: Tag) -> Lora:
@@ -127,7 +131,7 @@ def _as_lora(item: LoraLike, lora_dir: StrPath | None) -> Lora:
     return Lora(str(file.path), float(multiplier), item.is_high_noise, label, weights)
 
 
-_ENDINGS = (".safetensors", ".gguf", ".ckpt", ".pt")
+_ENDINGS = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin")
 _MOST_LISTED = 10_000  # files among which similar names are searched
 
 
@@ -144,12 +148,12 @@ def _find_lora(name: str, lora_dir: StrPath) -> Path:
     Returns
     -------
     Path
-        Path of the file, symbolic links followed.
+        Path of the file, or of the folder. A symbolic link may lead anywhere: the owner of the directory made it.
 
     Raises
     ------
     LoraError
-        If the name leads out of the directory (also by a symbolic link), or matches no file or several files.
+        If the name leads out of the directory, or matches no file or several files.
     """
     root = Path(lora_dir).expanduser()
     if not root.is_dir():
@@ -170,12 +174,7 @@ def _find_lora(name: str, lora_dir: StrPath) -> Path:
         near = _near(name, root)
         hint = f"; similar names: {', '.join(near)}" if near else ""
         raise LoraNotFoundError(f"LoRA {name!r} was not found; tried {', '.join(map(str, tried))}{hint}")
-    resolved = found[0].resolve()
-    if not all(path.is_relative_to(root.resolve()) for path in (resolved, file_of(found[0]).resolve())):
-        raise LoraError(
-            f"LoRA {name!r}: {found[0]} is a link to {resolved}, outside of lora_dir {root}; pass that path instead"
-        )
-    return found[0] if has_adapter(found[0].parent) else resolved  # PEFT's configuration is beside the link
+    return found[0]
 
 
 def _is_inside(name: str) -> bool:

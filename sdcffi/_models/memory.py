@@ -57,9 +57,9 @@ def weight_bytes(model: Model, params: ContextParams) -> int:
     Returns
     -------
     int
-        In bytes. PyTorch files count with their size on disk.
+        In bytes.
     """
-    size = sum(file.path.stat().st_size for file in model.files if file.format == "torch")
+    size = 0
     rules = parse_rules(params.tensor_type_rules)
     for name, tensor in _loaded(model, params):
         kind = next((kind for pattern, kind in rules if pattern.search(name)), params.wtype)

@@ -36,15 +36,15 @@ class Network:
     Attributes
     ----------
     path : Path
-    blocks : int or None
-        Number of residual blocks. None for a PyTorch file, which only the engine reads.
-    factor : int or None
-        Factor by which it enlarges width and height: 1, 2 or 4. None for a PyTorch file.
+    blocks : int
+        Number of residual blocks.
+    factor : int
+        Factor by which it enlarges width and height: 1, 2 or 4.
     """
 
     path: Path
-    blocks: int | None = None
-    factor: int | None = None
+    blocks: int
+    factor: int
 
 
 def read_network(keyword: str, path: Path) -> Network:
@@ -66,8 +66,6 @@ def read_network(keyword: str, path: Path) -> Network:
         If it cannot be read, or is no such network. The message names tensors that are missing or have another shape.
     """
     file = read_file(keyword, path)
-    if file.format == "torch":
-        return Network(file.path)
     shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
     old = "model.0.weight" in shapes
     if not old and "conv_first.weight" not in shapes:

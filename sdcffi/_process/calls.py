@@ -20,9 +20,10 @@ from contextvars import ContextVar
 from dataclasses import is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from .._bindings.callbacks import KEPT_LINES
+from .._bindings.causes import KEPT_LINES
 from .._bindings.requests import Opening
-from .._numbers import check_number
+from .._numbers import check_number, shown
+from .._warnings import warn
 from ..errors import CancelledError, GenerationTimeoutError, NativeCrashError, NativeError, SDError
 from ..events import Listeners, Log
 from .crash import crash_error
@@ -215,7 +216,8 @@ class Calls:
             opened = self._perform(call, "open", (self.opening,), self.opening.params)
             if self.opening.params is not None:
                 params = self._prepare(opened) if self._prepare else self.opening.params
-                self._perform(call, "load", (params,), self.opening.params)
+                unused: list[str] = self._perform(call, "load", (params,), self.opening.params)
+                _warn_of_unused(unused if self.opened is None else [])
             self.opened = opened
         except BaseException:
             self.runner.close()
@@ -372,3 +374,12 @@ def run_alone(
             return calls.run(call, name, *arguments)
     finally:
         calls.close()
+
+
+def _warn_of_unused(names: list[str]) -> None:
+    if names:
+        listed = ", ".join(map(shown, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        warn(
+            f"nothing uses {len(names)} of the tensors in the model's files: {listed}; if"
+            " images are not as expected, the files are of another model, or of a kind that the engine reads in part"
+        )

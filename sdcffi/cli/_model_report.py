@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,15 @@ def inspect_model(path: Path) -> dict[str, Any]:
     Parameters
     ----------
     path : Path
-        A safetensors or gguf file, or a diffusers directory. The tensors of PyTorch's formats are not read.
+        A model file, or a diffusers directory.
 
     Returns
     -------
     dict
         ``path``, ``bytes``, ``format``, ``kind``, ``family`` (None if it is not known), ``parts``, ``needs``
         (keywords of `Engine`), ``tensors``, ``parameters``, ``types`` (tensors, parameters and bytes of each weight
-        type), ``pixel_multiple`` and ``memory``, in bytes, estimated as before each call.
+        type), ``unused`` (names of tensors that are not read, with the reason), ``pixel_multiple`` and ``memory``, in
+        bytes, estimated as before each call.
 
     Raises
     ------
@@ -45,7 +47,7 @@ def inspect_model(path: Path) -> dict[str, Any]:
     image = ImageParams(width=_SIDE, height=_SIDE)
     return {
         "path": str(path),
-        "bytes": sum(file.path.stat().st_size for file in model.files),
+        "bytes": sum(part.stat().st_size for file in model.files for part in file.parts),
         "format": model.files[0].format,
         "kind": kind,
         "family": architecture and architecture.title,
@@ -54,6 +56,7 @@ def inspect_model(path: Path) -> dict[str, Any]:
         "tensors": sum(count["tensors"] for count in types.values()),
         "parameters": sum(count["parameters"] for count in types.values()),
         "types": types,
+        "unused": {name: why for file in model.files for name, why in file.unused.items()},
         "pixel_multiple": model.pixel_multiple,
         "memory": {
             "weights": weight_bytes(model, params),
@@ -67,7 +70,7 @@ def _network(path: Path) -> str | None:
         network = read_network("model", path)
     except ValueError:
         return None
-    return f"an upscaling network of factor {network.factor}" if network.factor else None
+    return f"an upscaling network of factor {network.factor}"
 
 
 def _types(model: Model) -> dict[str, dict[str, int]]:
@@ -85,13 +88,12 @@ def model_lines(report: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of a report of `inspect_model`, for people."""
     family = f" of {report['family']}" if report["family"] else ""
     yield f"{report['path']}: {report['kind']}{family}, {report['format']}, {_size(report['bytes'])}"
-    if report["format"] == "torch":
-        yield "the tensors of this format are not read; convert the file to safetensors or gguf for a full report"
-        return
     yield f"{report['tensors']} tensors, {_count(report['parameters'])} parameters"
     for name, count in report["types"].items():
         share = count["parameters"] / max(1, report["parameters"])
         yield f"  {name}: {count['tensors']} tensors, {share:.1%} of the parameters, {_size(count['bytes'])}"
+    for why, count in Counter(report["unused"].values()).items():
+        yield f"not read: {count} tensors: {why}"
     if report["parts"]:
         yield f"parts: {', '.join(report['parts'])}"
     if report["needs"]:

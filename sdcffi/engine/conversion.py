@@ -13,6 +13,7 @@ from .._files import check_directory, replacing
 from .._machine.backends import CPU
 from .._models.files import ModelFile, read_file
 from .._models.headers import Tensor
+from .._models.places import file_at
 from .._models.weight_types import IN_SAFETENSORS, check_rules, check_type, parse_rules
 from .._process.calls import run_alone
 from ..errors import SDError
@@ -44,7 +45,7 @@ def convert(
     Parameters
     ----------
     input : path
-        Model file. It must be a single file.
+        Model file, the index of one in parts, or a directory with one.
     output : path
         File to write: ``.gguf``, or ``.safetensors`` for f32, f16 and bf16. It is written under a temporary name and
         its header is checked: every tensor must be there, in the requested type, or in its own type if the engine keeps
@@ -78,9 +79,9 @@ def convert(
     SDError
         If the engine cannot convert the file, or wrote something else than requested. No file is left then.
     """
-    source, target = Path(input).expanduser(), Path(output).expanduser()
+    source, target = file_at("input", Path(input).expanduser()), Path(output).expanduser()
     model = read_file("input", source)
-    autoencoder = None if vae is None else read_file("vae", Path(vae))
+    autoencoder = None if vae is None else read_file("vae", file_at("vae", Path(vae).expanduser()))
     check_type("type", type)
     check_rules("tensor_type_rules", tensor_type_rules)
     if target.suffix not in (".gguf", ".safetensors"):
@@ -133,7 +134,7 @@ _LEFT_OUT = (
 _LEFT_OUT_BY_NEW_NAME = ("position_ids", "logit_scale")  # suffixes, if names are converted
 
 
-def source_tensors(source: ModelFile, vae: ModelFile | None) -> dict[str, Tensor] | None:
+def source_tensors(source: ModelFile, vae: ModelFile | None) -> dict[str, Tensor]:
     """Return the tensors of the input files, under the names that they keep.
 
     Parameters
@@ -145,17 +146,13 @@ def source_tensors(source: ModelFile, vae: ModelFile | None) -> dict[str, Tensor
 
     Returns
     -------
-    dict of str to Tensor, or None
-        None: only the engine can read a file (PyTorch's format).
+    dict of str to Tensor
 
     Raises
     ------
     ValueError
         If a name is too long to be kept.
     """
-    files = [file for file in (source, vae) if file]
-    if any(file.format == "torch" for file in files):
-        return None
     tensors = dict(source.tensors)
     if vae:
         tensors |= {name if name.startswith("vae.") else f"vae.{name}": item for name, item in vae.tensors.items()}
@@ -182,9 +179,7 @@ def check_writable(target: Path, type: str, rules: str | None) -> None:
                 raise ValueError(f"type {kind!r} needs a .gguf file; legal in .safetensors: {legal}")
 
 
-def _check_written(
-    path: Path, source: Mapping[str, Tensor] | None, type: str, rules: str | None, *, renamed: bool
-) -> None:
+def _check_written(path: Path, source: Mapping[str, Tensor], type: str, rules: str | None, *, renamed: bool) -> None:
     """Check the header of a written file: every tensor must be there, with its size, in the requested type or its own.
 
     The engine keeps the type of biases, some small layers, single rows, and tensors that cannot be divided into the
@@ -194,8 +189,8 @@ def _check_written(
     ----------
     path : Path
         The written file.
-    source : mapping of str to Tensor, or None
-        Tensors of the input. None: not known, so only types are checked.
+    source : mapping of str to Tensor
+        Tensors of the input.
     type : str
         Requested weight type.
     rules : str or None
@@ -212,17 +207,17 @@ def _check_written(
         written = read_file("output", path).tensors
     except ValueError as error:
         raise SDError(f"the written file cannot be read again: {error}") from error
-    if source is not None and renamed:
+    if renamed:
         _check_counts(written.values(), source)
-    elif source is not None:
+    else:
         _check_names(written, source)
     patterns = parse_rules(rules)
     reached = False
     for name, tensor in written.items():
         wanted = next((kind for pattern, kind in patterns if pattern.search(name)), type).upper()
         reached = reached or tensor.dtype == wanted
-        kept = None if source is None else _kept(source.values() if renamed else [source[name]])
-        if kept is not None and tensor.dtype != wanted and tensor.dtype not in kept:
+        kept = _kept(source.values() if renamed else [source[name]])
+        if tensor.dtype != wanted and tensor.dtype not in kept:
             legal = " or ".join(sorted({wanted, *kept}))
             raise SDError(f"tensor {name!r} was written as {tensor.dtype}, not as {legal}")
     if not reached:

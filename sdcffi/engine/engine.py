@@ -60,7 +60,8 @@ class Engine(Handle):
     Parameters
     ----------
     model : path, optional
-        Whole checkpoint: a safetensors, gguf or ckpt file, or a diffusers directory.
+        Whole checkpoint: a safetensors, gguf or ckpt file, or a diffusers directory. A model in parts is given by one of
+        them, its index, or its folder; so are the other files below.
     diffusion_model : path, optional
         Diffusion model alone. It needs text encoders and an autoencoder from other files.
     high_noise_diffusion_model : path, optional

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .._models.lora_file import LoraFile, read_lora
+from .._models.lora_file import read_lora
 from .._models.lora_names import Names
 from .._models.lora_plan import plan_lora
 from .._warnings import warn
@@ -48,20 +48,12 @@ class Planner:
         return [self._plan(call, lora) for lora in loras]
 
     def _plan(self, call: Call, lora: Lora) -> LoraPlan:
-        file, names = self._file(call, lora), self._named(call, lora.is_high_noise)
+        file, names = read_lora(Path(lora.path)), self._named(call, lora.is_high_noise)
         plan = plan_lora(file, names, lora)
         message = describe_other_base(file, names.family.name if names.family else None)
         if message and plan.modules:
             warn(message, LoraWarning)
         return plan
-
-    def _file(self, call: Call, lora: Lora) -> LoraFile:
-        file = read_lora(Path(lora.path))
-        if file.format != "torch":
-            return file
-        listing: dict[str, NativeTensor] = self._calls.run(call, "list_lora", str(file.path))
-        rows = ((name, tensor.type.upper(), tensor.shape, tensor.value) for name, tensor in listing.items())
-        return LoraFile.from_listing(Path(file.path), rows)
 
     def _named(self, call: Call, is_high_noise: bool) -> Names:
         if self._weights is None:

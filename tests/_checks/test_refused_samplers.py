@@ -62,5 +62,5 @@ def test_the_prediction_is_read_from_the_files_or_given(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("key", "expected"), [("edm_vpred.sigma_max", "edm_v"), ("v_pred", "eps_or_v")])
 def test_cosxl_is_known_by_its_key(key: str, expected: str) -> None:
-    found = _prediction(ContextParams(), {key: Tensor("F32", (1,), 0, 4)}, _TABLE["sdxl"], False)
+    found = _prediction(ContextParams(), {key: Tensor("F32", (1,), 0, 4)}, _TABLE["sdxl"])
     assert found == expected

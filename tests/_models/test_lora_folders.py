@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from torch_files import write_torch
 
 from sdcffi import LoraError
 from sdcffi._models.lora_file import read_lora
@@ -62,12 +63,14 @@ def test_a_changed_configuration_is_read_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["adapter_model.bin", "pytorch_lora_weights.bin"])
-def test_a_pickle_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_pickle_is_read_with_its_configuration(name: str, tmp_path: Path) -> None:
+    tensors = {"x.lora_A.weight": np.ones((4, 8), np.float32), "x.lora_B.weight": np.ones((6, 4), np.float32)}
     (tmp_path / "old").mkdir()
-    (tmp_path / "old" / name).write_bytes(b"x")
+    write_torch(tensors, tmp_path / "old" / name)
+    (tmp_path / "old" / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 2}))
     for items, lora_dir in (([tmp_path / "old"], None), (["old"], tmp_path)):
-        with pytest.raises(LoraError, match=f"{name} is a pickle.*safetensors"):
-            as_loras(items, lora_dir)
+        (lora,) = as_loras(items, lora_dir)
+        assert read_lora(Path(lora.path)).adapters[0].strength.scale == (0.5 if name.startswith("adapter") else 1)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
@@ -78,9 +81,16 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         as_loras(["empty"], tmp_path)
 
 
-def test_a_file_in_a_folder_does_not_lead_out_of_the_directory(tmp_path: Path) -> None:
-    secret = write(tmp_path / "out")
+def test_links_of_the_directory_s_owner_are_followed_and_keep_their_names(tmp_path: Path) -> None:
+    file = write(tmp_path / "disk", DIFFUSERS)
     (tmp_path / "loras" / "style").mkdir(parents=True)
-    (tmp_path / "loras" / "style" / PEFT).symlink_to(secret)
-    with pytest.raises(LoraError, match="outside of lora_dir"):
-        as_loras(["style"], tmp_path / "loras")
+    for link in (f"style/{DIFFUSERS}", "line.safetensors"):
+        (tmp_path / "loras" / link).symlink_to(file)
+    (tmp_path / "loras" / "other").symlink_to(tmp_path / "disk")
+    for name, kept in (("style", f"style/{DIFFUSERS}"), ("line", "line.safetensors")):
+        (lora,) = as_loras([name], tmp_path / "loras")
+        assert lora.path == str((tmp_path / "loras").resolve() / kept)
+    (lora,) = as_loras(["other"], tmp_path / "loras")
+    assert read_lora(Path(lora.path)).targets
+    with pytest.raises(ValueError, match="given twice"):
+        as_loras(["style", "line"], tmp_path / "loras")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from torch_files import write_torch
 
 from sdcffi import LoraError
 from sdcffi._models.lora_file import LoraFile, read_lora
@@ -373,15 +374,12 @@ def test_a_configuration_of_peft_counts_beside_its_own_file_only(tmp_path: Path)
     assert read_lora(tmp_path / "adapter_model.safetensors").adapters[0].strength.scale == 2
 
 
-# A listing by the engine.
+# Files of PyTorch.
 
 
-def test_a_listing_is_described_as_the_file_is(tmp_path: Path) -> None:
+def test_a_file_of_pytorch_is_described_as_safetensors(tmp_path: Path) -> None:
     tensors = PAIR | {"m.alpha": number(2)}
     file = read(tmp_path, tensors)
-    rows = [(name, *file.tensors[name], 2.0 if name == "m.alpha" else None) for name in file.tensors]
-    (tmp_path / "a.pt").write_bytes(b"x")
-    listed = LoraFile.from_listing(tmp_path / "a.pt", rows)
-    assert (listed.format, listed.adapters, listed.kinds) == ("torch", file.adapters, ("lora",))
-    with pytest.raises(LoraError, match="missing"):
-        LoraFile.from_listing(tmp_path / "a.pt", rows[:-1])
+    found = read_lora(write_torch(tensors, tmp_path / "a.pt"))
+    assert (found.format, found.adapters, found.kinds) == ("torch", file.adapters, ("lora",))
+    assert found.alphas == {"m": 2.0}

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from torch_files import write_torch
 
 from sdcffi import Lora, LoraError
-from sdcffi._models.lora_file import LoraFile, read_lora
+from sdcffi._models.lora_file import read_lora
 from sdcffi._models.lora_plan import plan_lora
 from sdcffi.params.lora_plan import LoraPlan, Place
 
@@ -95,10 +96,9 @@ def test_strengths_of_parts_reach_the_modules(tmp_path: Path) -> None:
         plan(tmp_path, pair("x.to_q"), weights={"unet": {"nothing": 0.5}})
 
 
-def test_a_file_that_is_not_listed_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_pytorch_is_planned_as_any_other(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(b"\x80\x02}q\x00.")
-    with pytest.raises(LoraError, match="no tensors that could be applied"):
+    with pytest.raises(LoraError, match=r"not of torch\.save"):
         plan_lora(read_lora(tmp_path / "a.pt"), Model(), Lora(tmp_path / "a.pt"))
-    rows = [("x.to_q.diff", "F32", (6, 8), None)]
-    listed = LoraFile.from_listing(tmp_path / "a.pt", rows)
-    assert plan_lora(listed, Model(), Lora(tmp_path / "a.pt")).modules[0].kind == "diff"
+    write_torch({"x.to_q.diff": np.ones((6, 8), np.float32)}, tmp_path / "a.pt")
+    assert plan_lora(read_lora(tmp_path / "a.pt"), Model(), Lora(tmp_path / "a.pt")).modules[0].kind == "diff"

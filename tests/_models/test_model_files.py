@@ -14,6 +14,7 @@ import pytest
 from header_files import Shapes, gguf_bytes, metadata, mutated, safetensors, write, write_gguf
 from model_headers import ALONE, CLIP, CONTROL, FLUX, FLUX2, LLM, LORA, SD1, SDXL, TINY, VAE, prefixed, read, unet
 from tiny_model import TinyModel
+from torch_files import write_torch
 
 from sdcffi import PathNotFoundError
 from sdcffi._models.files import read_file, read_model
@@ -105,11 +106,14 @@ def test_what_the_table_does_not_know_passes(files: dict[str, Shapes], tmp_path:
     assert model.pixel_multiple is None
 
 
-def test_a_pytorch_file_is_left_to_the_engine(tmp_path: Path) -> None:
-    (tmp_path / "a.ckpt").write_bytes(b"\x80\x02}q\x00.")
-    model = read(tmp_path, model=tmp_path / "a.ckpt")
-    assert (model.opaque, model.architecture, model.encodes) == (True, None, None)
-    assert read(tmp_path, diffusion_model=FLUX2, llm=tmp_path / "a.ckpt").architecture, "companions may be in it"
+def test_a_pytorch_file_is_known_as_any_other(tmp_path: Path) -> None:
+    arrays = {name: np.zeros(shape, np.float16) for name, shape in SD1.items()}
+    model = read(tmp_path, model=write_torch(arrays, tmp_path / "a.ckpt"))
+    assert model.architecture
+    assert (model.architecture.name, model.encodes) == ("sd1", True)
+    language = write_torch({name: np.zeros(shape, np.float16) for name, shape in LLM.items()}, tmp_path / "b.bin")
+    with pytest.raises(ValueError, match="it also needs vae= or taesd="):
+        read(tmp_path, diffusion_model=FLUX2, llm=language)
 
 
 def test_a_diffusers_directory_is_read(tmp_path: Path) -> None:
@@ -191,7 +195,10 @@ def test_whether_pictures_can_be_encoded_is_told(tmp_path: Path) -> None:
     ("shapes", "dtype", "said"),
     [
         ({"emb_params": (2, 768)}, np.int64, "must be one of F32, F16, BF16, not I64"),
-        ({"emb_params": (2, 1024)}, np.float32, "must have a tensor of width 768"),
+        ({"emb_params": (2, 1024)}, np.float32, "must have one tensor of width 768 for Stable Diffusion 1"),
+        ({"clip_l": (2, 768), "clip_g": (2, 1280)}, np.float32, "it has 'clip_l' (2, 768), 'clip_g' (2, 1280)"),
+        ({"emb_params": (2, 3, 768)}, np.float32, "not shape (2, 3, 768)"),
+        ({"emb_params": (1001, 768)}, np.float32, "must have 1 to 1000 vectors"),
     ],
 )
 def test_an_embedding_that_is_misread_is_refused(
@@ -225,7 +232,7 @@ ENTRY = {"dtype": "F16", "shape": [1], "data_offsets": [0, 2]}
         (None, "does not exist"),
         ({"m.weight": {"dtype": "I32", "shape": [1], "data_offsets": [0, 4]}}, "I32, but the engine takes no integers"),
         (b"", "it is empty"),
-        (b"hello, this is no model at all", "not a safetensors file"),
+        (b"hello, this is no model at all", "it is text, which begins 'hello, this"),
         (b"\2\0\0\0\0\0\0\0{}", "it has no tensors"),
         (b"PK\x03\x04" + bytes(90), "PyTorch archive is truncated"),
         *(

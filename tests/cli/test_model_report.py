@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from full_size import sd1
 from safetensors import safe_open
 from tiny_model import TinyModel
+from torch_files import write_torch
 from upscaling_networks import random_weights, write_network
 
 from sdcffi.cli._model_report import inspect_model, model_lines
@@ -46,12 +48,11 @@ def test_a_whole_checkpoint_needs_nothing_else(tmp_path: Path) -> None:
     assert any("1.07 billion parameters" in line for line in model_lines(report))
 
 
-def test_a_pytorch_file_says_that_it_is_not_read(tmp_path: Path) -> None:
-    import zipfile
-
-    with zipfile.ZipFile(tmp_path / "old.ckpt", "w") as archive:
-        archive.writestr("archive/data.pkl", b"x")
-    assert "are not read" in "\n".join(model_lines(inspect_model(tmp_path / "old.ckpt")))
+def test_a_pytorch_file_is_reported_as_any_other(tmp_path: Path) -> None:
+    weights = {name: array.astype(np.float32) for name, array in random_weights(4).items()}
+    report = inspect_model(write_torch(weights, tmp_path / "old.pth"))
+    assert (report["format"], report["tensors"]) == ("torch", len(weights))
+    assert report["kind"].endswith("of factor 4")
 
 
 def test_an_upscaling_network_is_told_from_a_file_of_unknown_kind(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 from sdcli import Pixels, SdCli
 from tiny_model import TinyModel
+from torch_files import write_torch
 from upscaling_networks import forward, in_old_names, random_weights, write_network
 
 from sdcffi import (
@@ -205,7 +206,7 @@ def pixel_unshuffled() -> dict[str, Any]:
         (pixel_unshuffled, r"'conv_first.weight' must have shape \(64, 3, 3, 3\) .* not \(64, 12, 3, 3\)"),
         (
             lambda: {**random_weights(2), "body.999999999.x": np.ones(1)},
-            "must have at most 1000 blocks, not 1000000000",
+            "a number within a name may be at most 1000, not '999999999'",
         ),
     ],
 )
@@ -340,7 +341,10 @@ def test_an_engine_and_an_upscaler_of_one_process_do_not_disturb_each_other(
         assert np.array_equal(engine.generate("a cat", **arguments).arrays[0], expected)
 
 
-def test_a_network_that_only_the_engine_reads_is_not_judged(tmp_path: Path) -> None:
-    path = tmp_path / "network.pth"
-    path.write_bytes(b"\x80\x02}q\x00.")
-    assert read_network("model", path).factor is None
+def test_a_network_of_pytorch_is_judged_as_any_other(tmp_path: Path) -> None:
+    weights = {name: array.astype(np.float32) for name, array in random_weights(2).items()}
+    path = write_torch(weights, tmp_path / "network.pth")
+    assert read_network("model", path).factor == 2
+    del weights["conv_last.bias"]
+    with pytest.raises(ValueError, match=r"1 of \d+ tensors are missing: conv_last\.bias"):
+        Upscaler(write_torch(weights, path))

@@ -41,6 +41,29 @@ class _Pickler(pickle.Pickler):
 
 def write_torch(tensors: Mapping[str, npt.NDArray[Any]], path: Path) -> Path:
     """Write arrays of float32 or float16 as PyTorch's archive."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for key, array in enumerate(tensors.values()):
+            archive.writestr(f"archive/data/{key}", np.ascontiguousarray(array).tobytes())
+        archive.writestr("archive/data.pkl", _pickled(tensors))
+        archive.writestr("archive/version", "3\n")
+    return path
+
+
+def write_old_torch(tensors: Mapping[str, npt.NDArray[Any]], path: Path) -> Path:
+    """Write arrays as PyTorch did before version 1.6: five pickles, then the storages in the order of their keys."""
+    keys = sorted(str(key) for key in range(len(tensors)))
+    arrays = [list(tensors.values())[int(key)] for key in keys]
+    with path.open("wb") as file:
+        for value in (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True}):
+            pickle.dump(value, file, protocol=2)
+        file.write(_pickled(tensors))
+        pickle.dump(keys, file, protocol=2)
+        for array in arrays:
+            file.write(array.size.to_bytes(8, "little") + np.ascontiguousarray(array).tobytes())
+    return path
+
+
+def _pickled(tensors: Mapping[str, npt.NDArray[Any]]) -> bytes:
     torch, utils = ModuleType("torch"), ModuleType("torch._utils")
     for name in _STORAGES.values():
         setattr(torch, name, type(name, (), {"__module__": "torch"}))
@@ -50,15 +73,12 @@ def write_torch(tensors: Mapping[str, npt.NDArray[Any]], path: Path) -> Path:
     _rebuild_tensor_v2.__module__, _rebuild_tensor_v2.__qualname__ = "torch._utils", "_rebuild_tensor_v2"
     utils._rebuild_tensor_v2 = _rebuild_tensor_v2  # type: ignore[attr-defined]
     content = io.BytesIO()
-    with mock.patch.dict(sys.modules, {"torch": torch, "torch._utils": utils}), zipfile.ZipFile(path, "w") as archive:
+    with mock.patch.dict(sys.modules, {"torch": torch, "torch._utils": utils}):
         values: OrderedDict[str, Any] = OrderedDict()
         for key, (name, array) in enumerate(tensors.items()):
             storage = _Storage(getattr(torch, _STORAGES[array.dtype.name]), str(key), array.size)
             strides = tuple(stride // array.itemsize for stride in array.strides)
             arguments = (storage, 0, array.shape, strides, False, OrderedDict())
             values[name] = _Tensor(_rebuild_tensor_v2, arguments)
-            archive.writestr(f"archive/data/{key}", np.ascontiguousarray(array).tobytes())
         _Pickler(content, protocol=2).dump(values)
-        archive.writestr("archive/data.pkl", content.getvalue())
-        archive.writestr("archive/version", "3\n")
-    return path
+    return content.getvalue()

@@ -1,0 +1,70 @@
+"""The last lines of the native log, and the cause of a failure among them.
+
+The engine reports a failure from the inside out: first what is wrong, perhaps for a thousand tensors one by one, then
+each function that could not go on. So the first error is the cause, and must not be pushed out by those that follow.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Sequence
+
+__all__ = ["KEPT_LINES", "KeptLines", "cause", "unused_tensor"]
+
+KEPT_LINES = 50
+_KEPT_ERRORS = 20
+_ERROR = "error: "
+_MORE = re.compile(r"error: \.\.\. and (\d+) more errors")
+_UNKNOWN = re.compile(r"unknown tensor '(\S+) \|.*' in model file")
+# Tensors of real checkpoints that no part of a model needs: counters, buffers that are computed, what training needs,
+# the projection of a CLIP whose pooled text is not used, and what else a language model has than its text layers.
+_NEEDLESS = re.compile(
+    r"position_ids|logit_scale|num_batches_tracked|(^|\.)(v_pred|ztsnr|loss|lpips|discriminator)(\.|$)|edm_vpred\.|model_ema"
+    r"|rotary_emb\.inv_freq|text_projection(\.weight)?$|visual\.|vision_tower\.|vision_model\.|multi_modal_projector\."
+    r"|audio_tower\.|lm_head\."
+)
+_PLACE = re.compile(r"[\w.-]+\.\w+:\d+ +- ")
+
+
+class KeptLines:
+    """Keeps the last lines of a log, and of its errors the first ones."""
+
+    def __init__(self) -> None:
+        self._lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._first: str | None = None
+        self._errors = 0
+
+    def add(self, level: str, text: str) -> None:
+        """Receive a line."""
+        line = f"{level}: {text}"
+        if line.startswith(_ERROR):
+            self._errors += 1
+            self._first = self._first or line
+            if self._errors > _KEPT_ERRORS:
+                return
+        self._lines.append(line)
+
+    def lines(self) -> tuple[str, ...]:
+        """Return the lines, oldest first."""
+        first = [self._first] if self._first and self._first not in self._lines else []
+        more = self._errors - _KEPT_ERRORS
+        last = [f"error: ... and {more} more errors"] if more > 0 else []
+        return (*first, *self._lines, *last)
+
+
+def unused_tensor(line: str) -> str | None:
+    """Return the tensor that a line of the log says to be of no part of the model, unless no model needs it."""
+    match = _UNKNOWN.search(line)
+    return match[1] if match and not _NEEDLESS.search(match[1]) else None
+
+
+def cause(lines: Sequence[str]) -> str:
+    """Return the first error of a log, without its place in the source, and how many follow. Empty if there is none."""
+    errors = [line for line in lines if line.startswith(_ERROR)]
+    if not errors:
+        return ""
+    more = _MORE.fullmatch(errors[-1])
+    count = len(errors) - 1 + int(more[1]) if more else len(errors)
+    first = _PLACE.sub("", errors[0].removeprefix(_ERROR), count=1).strip()
+    return f"{first} (the first of {count} errors)" if count > 1 else first
