@@ -235,7 +235,7 @@ CONTEXT = [
         )
         for kind in ("q8_1", "q8_K", "i8", "i16", "i32", "i64", "f64")
     ),
-    Row("wtype of a removed number", lambda place: place.open(type=4), TypeError, "wtype must be one of the names"),
+    Row("wtype of a removed number", lambda place: place.open(type=4), TypeError, "type must be one of the names"),
     Row("wtype of an unknown name", lambda place: place.open(type="q9_0"), ValueError, "wtype must be one of f32, f16"),
     Row(
         "rules: bad regex", lambda place: place.open(tensor_type_rules="[=f16"), ValueError, "not a regular expression"

@@ -13,7 +13,8 @@ from typing import Any
 from .._machine.limits import MOST_THREADS
 from .._models.files import Model, read_model
 from .._models.weight_types import check_rules, check_type
-from .._numbers import check_integer, check_number, shown
+from .._numbers import check_integer, check_number
+from .._quoting import shown
 from ..errors import PathNotFoundError
 from ..params.context import ContextParams, Embedding
 from ..params.struct import StrPath
@@ -59,10 +60,10 @@ def check_context(params: ContextParams) -> tuple[ContextParams, Model]:
 
 
 def _check_settings(params: ContextParams) -> None:
-    check_integer("n_threads", params.n_threads, 1, MOST_THREADS, "with more, the system may end the process")
+    check_integer("threads", params.n_threads, 1, MOST_THREADS, "with more, the system may end the process")
     check_number("max_vram", params.max_vram, 0)
     check_integer("chroma_t5_mask_pad", params.chroma_t5_mask_pad, 0, 4096)
-    check_type("wtype", params.wtype)
+    check_type("type", params.wtype)
     check_rules("tensor_type_rules", params.tensor_type_rules)
 
 
@@ -70,9 +71,9 @@ def _expanded(name: str, value: Any) -> Path:
     try:
         path = Path(value)
     except TypeError as error:
-        raise TypeError(f"{name.removesuffix('_path')} must be a path, not {value!r}") from error
+        raise TypeError(f"{name.removesuffix('_path')} must be a path, not {shown(value)}") from error
     if "\0" in str(path):
-        raise ValueError(f"{name.removesuffix('_path')} must not contain a NUL character: {str(path)!r}")
+        raise ValueError(f"{name.removesuffix('_path')} must not contain a NUL character: {shown(str(path))}")
     return path.expanduser()
 
 
@@ -86,13 +87,13 @@ def _absolute(params: ContextParams) -> ContextParams:
 
 def _embeddings(embeddings: Any) -> list[Embedding]:
     if isinstance(embeddings, (str, bytes)) or not isinstance(embeddings, Sequence):
-        raise TypeError(f"embeddings must be a sequence of Embedding, not {embeddings!r}")
+        raise TypeError(f"embeddings must be a sequence of Embedding, not {shown(embeddings)}")
     for item in embeddings:
         if not isinstance(item, Embedding) or not isinstance(item.name, str):
-            raise TypeError(f"embeddings must be a sequence of Embedding, each with a name, not {item!r}")
+            raise TypeError(f"embeddings must be a sequence of Embedding, each with a name, not {shown(item)}")
         if not item.name.strip():
-            raise ValueError(f"embeddings: the name of {item.path!r} must not be empty")
-    return [replace(item, path=_expanded(f"embeddings[{item.name!r}]", item.path)) for item in embeddings]
+            raise ValueError(f"embeddings: the name of {shown(item.path)} must not be empty")
+    return [replace(item, path=_expanded(f"embeddings[{shown(item.name)}]", item.path)) for item in embeddings]
 
 
 def check_lora_options(lora_dir: StrPath | None, lora_cache: int) -> Path | None:

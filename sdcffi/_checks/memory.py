@@ -6,6 +6,7 @@ from .._machine.devices import Device
 from .._machine.limits import free_memory
 from .._models.files import Model
 from .._models.memory import compute_bytes, weight_bytes
+from .._quoting import shown
 from .._warnings import warn
 from ..errors import OutOfMemoryError
 from ..params.context import ContextParams
@@ -35,7 +36,7 @@ class MemoryCheck:
 
     def __init__(self, mode: str, model: Model, params: ContextParams) -> None:
         if mode not in ("warn", "strict", "off"):
-            raise ValueError(f"memory_check must be one of warn, strict, off, not {mode!r}")
+            raise ValueError(f"memory_check must be one of warn, strict, off, not {shown(mode)}")
         self._mode = mode
         self._model = model
         self.params = params

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .._numbers import is_finite, shown
+from .._numbers import is_finite
+from .._quoting import shown
 from .headers import HeaderError
 from .lora_checks import Parts, rank_of
 

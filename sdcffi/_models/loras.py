@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from .._numbers import is_finite, shown
+from .._numbers import as_number, is_finite
+from .._quoting import shown, shown_path
 from ..errors import LoraError, LoraNotFoundError
 from ..params.lora import Lora, LoraLike
 from ..params.lora_tags import Tag, add_weights, parse_tags
@@ -28,7 +29,7 @@ def as_loras(items: Iterable[LoraLike], lora_dir: StrPath | None = None) -> tupl
 
     Parameters
     ----------
-    items : iterable of Lora, path, or (path, multiplier)
+    items : iterable of Lora, path, or (path, multiplier), or mapping of path to multiplier
         The multiplier is a finite number, by default 1.
     lora_dir : path, optional
         Directory in which a string without the ending of a LoRA file is looked up, as ``"name"`` or
@@ -49,7 +50,9 @@ def as_loras(items: Iterable[LoraLike], lora_dir: StrPath | None = None) -> tupl
         If a file does not exist or cannot be used (see `read_lora`), or if a name matches no file or several files.
     """
     if isinstance(items, (str, bytes, Lora)) or not isinstance(items, Iterable):
-        raise TypeError(f"loras must be a sequence of Lora, path or (path, multiplier), not {items!r}")
+        raise TypeError(f"loras must be a sequence of Lora, path or (path, multiplier), not {shown(items)}")
+    if isinstance(items, Mapping):
+        items = items.items()
     checked: dict[tuple[StrPath, bool], Lora] = {}
     for item in items:
         lora = _as_lora(item, lora_dir)
@@ -89,7 +92,7 @@ def merge_tags(prompt: str, loras: Iterable[LoraLike], lora_dir: StrPath | None 
     prompt, tags = parse_tags(prompt)
     if tags and lora_dir is None:
         raise LoraError(
-            f"the prompt names LoRA {tags[0].name!r}, but lora_dir is not set; pass lora_dir= to Engine, or"
+            f"the prompt names LoRA {shown(tags[0].name)}, but lora_dir is not set; pass lora_dir= to Engine, or"
             " lora_tags=False to leave tags in the prompt"
         )
     merged = {(lora.path, lora.is_high_noise): lora for lora in as_loras(loras, lora_dir)}
@@ -114,11 +117,11 @@ def _as_lora(item: LoraLike, lora_dir: StrPath | None) -> Lora:
         item = Lora(*item)
     elif not isinstance(item, Lora):
         item = Lora(item)
-    multiplier = item.multiplier
-    if isinstance(multiplier, bool) or not isinstance(multiplier, (int, float)):
-        raise TypeError(f"multiplier of LoRA {item.path} must be a number, not {multiplier!r}")
+    if not isinstance(item.path, (str, os.PathLike)):
+        raise TypeError(f"loras must have Lora, path or (path, multiplier), not {shown(item.path)}")
+    multiplier = as_number(f"multiplier of LoRA {shown_path(item.path)}", item.multiplier)
     if not is_finite(multiplier):
-        raise ValueError(f"multiplier of LoRA {item.path} must be finite, not {shown(multiplier)}")
+        raise ValueError(f"multiplier of LoRA {shown_path(item.path)} must be finite, not {shown(multiplier)}")
     weights = check_weights(item.weights, f"weights of LoRA {item.path}")
     is_name = isinstance(item.path, str) and not item.path.lower().endswith(_ENDINGS)
     path = _find_lora(str(item.path), lora_dir) if lora_dir is not None and is_name else Path(item.path)
@@ -158,22 +161,23 @@ def _find_lora(name: str, lora_dir: StrPath) -> Path:
         raise LoraError(f"lora_dir {root} is not a directory")
     if not _is_inside(name):
         raise LoraError(
-            f"LoRA {name!r} is not a valid name inside lora_dir {root}: it must be relative and have no '..'"
+            f"LoRA {shown(name)} is not a valid name inside lora_dir {root}: it must be relative and have no '..'"
         )
     tried = [root / name] if name.lower().endswith(_ENDINGS) else [root / (name + ending) for ending in _ENDINGS]
     found = [path for path in tried if path.exists()]
     if not found and has_adapter(root / name):
         found = [root / name]
     if len(found) > 1:
-        raise LoraError(f"LoRA {name!r} may be {' or '.join(map(str, found))}; add the ending")
+        raise LoraError(f"LoRA {shown(name)} may be {' or '.join(map(str, found))}; add the ending")
     if not found:
         near = _near(name, root)
         hint = f"; similar names: {', '.join(near)}" if near else ""
-        raise LoraNotFoundError(f"LoRA {name!r} was not found; tried {', '.join(map(str, tried))}{hint}")
+        raise LoraNotFoundError(f"LoRA {shown(name)} was not found; tried {', '.join(map(str, tried))}{hint}")
     resolved = found[0].resolve()
     if not all(path.is_relative_to(root.resolve()) for path in (resolved, file_of(found[0]).resolve())):
         raise LoraError(
-            f"LoRA {name!r}: {found[0]} is a link to {resolved}, outside of lora_dir {root}; pass that path instead"
+            f"LoRA {shown(name)}: {found[0]} is a link to {resolved}, outside of lora_dir {root}; pass that path"
+            " instead"
         )
     return found[0] if has_adapter(found[0].parent) else resolved  # PEFT's configuration is beside the link
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from .._files import replacing
 from .._public import public
+from .._quoting import shown
 from .._version import __version__
 from ..images.texts import read_texts
 from ..params.context import ContextParams
@@ -171,7 +172,8 @@ class Record:
             raise ValueError(f"{source} is not a record of sdcffi: it has no key 'sdcffi'")
         if data["sdcffi"] != _FORMAT:
             raise ValueError(
-                f"{source} has format {data['sdcffi']!r}, and this sdcffi reads format {_FORMAT}: install a newer one"
+                f"{source} has format {shown(data['sdcffi'])}, and this sdcffi reads format {_FORMAT}: install a newer"
+                " one"
             )
         values = {name: value for name, value in data.items() if name != "sdcffi"}
         names = [item.name for item in fields(cls)]
@@ -180,7 +182,7 @@ class Record:
         if missing := [name for name in names if name not in values and name not in optional]:
             raise ValueError(f"{source} is damaged: it has no {', '.join(missing)}")
         if values["kind"] not in _KINDS:
-            raise ValueError(f"{source}: kind must be one of {', '.join(_KINDS)}, not {values['kind']!r}")
+            raise ValueError(f"{source}: kind must be one of {', '.join(_KINDS)}, not {shown(values['kind'])}")
         try:
             return cls(**_decoded(values, source))
         except (TypeError, KeyError, AttributeError) as error:
@@ -312,7 +314,7 @@ def _decoded(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     integers = {name: values[name] for name in ("seed", "index", "width", "height")}
     for name, value in integers.items():
         if type(value) is not int or value < 0:
-            raise ValueError(f"{source} is damaged: {name} must be an integer of at least 0, not {value!r}")
+            raise ValueError(f"{source} is damaged: {name} must be an integer of at least 0, not {shown(value)}")
     return {
         **values,
         "context": decode(ContextParams, values["context"], f"{source}: context"),

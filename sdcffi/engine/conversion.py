@@ -17,6 +17,7 @@ from .._models.weight_types import IN_SAFETENSORS, check_rules, check_type, pars
 from .._process.calls import run_alone
 from ..errors import SDError
 from ..events import Listeners
+from ..params.spellings import spelled
 
 if TYPE_CHECKING:
     from ..events import LogFunction, ProgressFunction
@@ -81,6 +82,7 @@ def convert(
     source, target = Path(input).expanduser(), Path(output).expanduser()
     model = read_file("input", source)
     autoencoder = None if vae is None else read_file("vae", Path(vae))
+    type = spelled("wtype", type) if isinstance(type, str) else type
     check_type("type", type)
     check_rules("tensor_type_rules", tensor_type_rules)
     if target.suffix not in (".gguf", ".safetensors"):

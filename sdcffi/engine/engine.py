@@ -14,11 +14,12 @@ from .._checks.memory import MemoryCheck
 from .._checks.prompt import MOST_BACKTRACK, check_prompt
 from .._checks.video import check_video
 from .._machine.backends import backend_choice
-from .._numbers import check_integer, shown
+from .._numbers import check_flags, check_integer
 from .._process.aio import as_coroutine, as_stream
 from .._process.calls import GRACE
 from .._process.handle import Handle
 from .._public import public
+from .._quoting import shown
 from .._records.origin import Origin
 from .._warnings import warn
 from ..events import Listeners, LogFunction, PreviewFunction, ProgressFunction
@@ -267,8 +268,7 @@ class Engine(Handle):
             max_vram=max_vram,
         )
         given, self._model = check_context(_USABLE.updated(ContextParams.of(context, "context")).updated(keywords))
-        if not isinstance(tuned, bool):
-            raise TypeError(f"tuned must be True or False, not {tuned!r}")
+        check_flags(tuned=tuned, load_weights=load_weights)
         directory = check_lora_options(lora_dir, lora_cache)
         self._memory = MemoryCheck(memory_check, self._model, given)
         opening = Opening(library, backend_choice(backend), given, load_weights, lora_cache)
@@ -476,7 +476,8 @@ class Engine(Handle):
         Its bars are black, so the bars of `init_image` are kept.
         """
         params = ImageParams.of(params, "params")
-        prompt, adapters = self._generation.adapters(prompt, loras, params, lora_tags)
+        check_flags(lora_tags=lora_tags, strict=strict, canny=canny)
+        prompt, adapters = self._generation.adapters(prompt, loras, params, lora_tags, negative_prompt)
         keywords = ImageParams(
             loras=adapters,
             prompt=prompt,
@@ -509,8 +510,6 @@ class Engine(Handle):
         )
         defaults = self._opened.defaults.image
         given = check_image(params.updated(keywords), self._model, defaults, resize, alpha)
-        if not isinstance(canny, bool):
-            raise TypeError(f"canny must be True or False, not {canny!r}")
         if canny and given.control_image is None:
             raise ValueError("canny=True needs control_image; pass the image whose edges to use")
         self._memory.check_image(defaults.updated(given), self.device)
@@ -666,7 +665,8 @@ class Engine(Handle):
         """
         check_rate(fps)
         params = VideoParams.of(params, "params")
-        prompt, adapters = self._generation.adapters(prompt, loras, params, lora_tags)
+        check_flags(lora_tags=lora_tags, strict=strict)
+        prompt, adapters = self._generation.adapters(prompt, loras, params, lora_tags, negative_prompt)
         keywords = VideoParams(
             loras=adapters,
             prompt=prompt,
@@ -801,6 +801,7 @@ class Engine(Handle):
         NativeError, NativeCrashError
             If native code failed.
         """
+        check_flags(lora_tags=lora_tags)
         text, _ = self._generation.adapters(prompt, None, None, lora_tags)
         kind = self._model.architecture
         check_prompt("prompt", text, kind is None or kind.is_unet)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._files import check_directory, replacing
 from .._public import public
+from .._quoting import shown
 from ..images.convert import to_pillow
 from ..images.movies import WRITERS, check_rate
 from ..params.lora import LoraReport
@@ -68,7 +69,7 @@ class Recorded:
         from .._records.record import record_of  # imported late: the child imports this module and must start fast
 
         if not 0 <= index < len(self.arrays):
-            raise ValueError(f"index must be from 0 to {len(self.arrays) - 1}, not {index!r}")
+            raise ValueError(f"index must be from 0 to {len(self.arrays) - 1}, not {shown(index)}")
         if self.origin is None:
             raise ValueError(
                 "this result has no record, because its origin is None; use the result that an Engine returned"

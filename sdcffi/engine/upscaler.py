@@ -20,6 +20,7 @@ from .._process.aio import as_coroutine
 from .._process.calls import GRACE, Call
 from .._process.handle import Handle
 from .._public import public
+from .._quoting import shown
 from .._records.digests import file_state
 from .._records.origin import Origin, Upscaling
 from ..events import Listeners, LogFunction, Progress, ProgressFunction
@@ -155,7 +156,7 @@ class Upscaler(Handle):
         check_integer("tile_size", tile_size, 0, _MOST_TILE)
         for name, flag in {"conv_direct": conv_direct, "offload_to_cpu": offload_to_cpu}.items():
             if not isinstance(flag, bool):
-                raise TypeError(f"{name} must be True or False, not {flag!r}")
+                raise TypeError(f"{name} must be True or False, not {shown(flag)}")
         network = read_network("model", Path(model))
         self._params = UpscalerParams(network.path.absolute(), threads, tile_size, conv_direct, offload_to_cpu)
         self._states = {self._params.path: file_state(self._params.path)}
@@ -295,7 +296,7 @@ def _plan(factor: float | None, own: int) -> tuple[float, int]:
         return own, 1
     if factor > own**MOST_PASSES:
         legal = f"from 1 to {own**MOST_PASSES}" if own > 1 else "1"
-        raise ValueError(f"factor must be {legal} with a network whose own factor is {own}, not {factor!r}")
+        raise ValueError(f"factor must be {legal} with a network whose own factor is {own}, not {shown(factor)}")
     return factor, next(count for count in range(1, MOST_PASSES + 1) if own**count >= factor)
 
 

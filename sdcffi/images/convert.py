@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 
 from .._files import unreadable
+from .._quoting import shown
 from ..errors import PathNotFoundError
 from .pixels import Alpha, from_array, from_pillow, without_alpha
 
@@ -144,10 +145,10 @@ def box_mask(box: Sequence[int], size: tuple[int, int], name: str) -> NDArray[np
     """
     width, height = size
     if len(box) != 4 or not all(isinstance(side, (int, np.integer)) and type(side) is not bool for side in box):
-        raise TypeError(f"{name} must be an image or a box (left, top, right, bottom) of integers, not {box!r}")
+        raise TypeError(f"{name} must be an image or a box (left, top, right, bottom) of integers, not {shown(box)}")
     left, top, right, bottom = box
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-        raise ValueError(f"{name} must be a box inside the image, (0, 0, {width}, {height}), not {tuple(box)!r}")
+        raise ValueError(f"{name} must be a box inside the image, (0, 0, {width}, {height}), not {shown(tuple(box))}")
     mask = np.zeros((height, width, 1), np.uint8)
     mask[top:bottom, left:right] = 255
     return mask

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from .._quoting import shown
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
@@ -166,10 +168,10 @@ def parse_alpha(alpha: object) -> Alpha:
     if isinstance(alpha, (tuple, list)):
         numbers = tuple(alpha)
         if len(numbers) != 3 or not all(type(number) is int and 0 <= number <= 255 for number in numbers):
-            raise ValueError(f"alpha must be {legal}, not {alpha!r}")
+            raise ValueError(f"alpha must be {legal}, not {shown(alpha)}")
         return numbers
     if not isinstance(alpha, str):
-        raise TypeError(f"alpha must be {legal}, not {alpha!r}")
+        raise TypeError(f"alpha must be {legal}, not {shown(alpha)}")
     if alpha in ("refuse", "ignore"):
         return alpha
     from PIL import ImageColor
@@ -177,7 +179,7 @@ def parse_alpha(alpha: object) -> Alpha:
     try:
         red, green, blue = ImageColor.getrgb(alpha)[:3]
     except ValueError:
-        raise ValueError(f"alpha must be {legal}, not {alpha!r}") from None
+        raise ValueError(f"alpha must be {legal}, not {shown(alpha)}") from None
     return red, green, blue
 
 

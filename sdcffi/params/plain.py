@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .._files import unreadable
+from .._quoting import shown
 from .struct import StrPath, Struct, struct_named
 
 __all__ = ["attach_files", "attach_images", "check_keys", "decode", "detach", "encode", "plain", "read_table"]
@@ -141,7 +142,7 @@ def decode(kind: type[_S], data: Any, where: str) -> _S:
         If `data` is not a mapping, has a key that is not a field, or lacks a field that is required.
     """
     if not isinstance(data, Mapping):
-        raise TypeError(f"{where} must be a table of parameters, not {data!r}")
+        raise TypeError(f"{where} must be a table of parameters, not {shown(data)}")
     kinds = {item.name: _inner_struct(item.type) for item in fields(kind)}  # type: ignore[arg-type]
     check_keys(data, kinds, where)
     values = {name: _decoded(kinds[name], value, f"{where}.{name}") for name, value in data.items()}
@@ -177,7 +178,7 @@ def check_keys(data: Iterable[str], legal: Iterable[str], where: str) -> None:
         if key not in names:
             near = difflib.get_close_matches(str(key), names, 3)
             hint = f"did you mean {' or '.join(near)}?" if near else f"legal: {', '.join(names)}"
-            raise ValueError(f"{where}: unknown parameter {key!r}; {hint}")
+            raise ValueError(f"{where}: unknown parameter {shown(key)}; {hint}")
 
 
 def read_table(path: StrPath) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class Tiling(Struct):
     """
 
     C_STRUCT = "sd_tiling_params_t"
+    KEYWORD = "tiling"
     enabled: bool = True
     tile_size_x: int | None = None
     tile_size_y: int | None = None
@@ -60,6 +61,7 @@ class SkipLayerGuidance(Struct):
     """
 
     C_STRUCT = "sd_slg_params_t"
+    KEYWORD = "slg"
     layers: Sequence[int] | None = None
     layer_start: float | None = None
     layer_end: float | None = None
@@ -201,6 +203,7 @@ class Cache(Struct):
     """
 
     C_STRUCT = "sd_cache_params_t"
+    KEYWORD = "cache"
     mode: str
     reuse_threshold: float | None = None
     start_percent: float | None = None
