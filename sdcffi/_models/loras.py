@@ -131,7 +131,8 @@ def _as_lora(item: LoraLike, lora_dir: StrPath | None) -> Lora:
 
 
 _ENDINGS = (".safetensors", ".gguf", ".ckpt", ".pt")
-_MOST_LISTED = 10_000  # files among which similar names are searched
+_MOST_LISTED = 10_000  # files, and folders, among which similar names are searched
+_LONGEST_NAME = 200  # characters of a name that similar ones are searched for
 
 
 def _find_lora(name: str, lora_dir: StrPath) -> Path:
@@ -189,6 +190,8 @@ def _is_inside(name: str) -> bool:
 
 
 def _near(name: str, root: Path) -> list[str]:
+    if len(name) > _LONGEST_NAME:  # comparing takes as long as both are
+        return []
     names = list(islice(_names(root), _MOST_LISTED))
     wanted = name.removesuffix(PurePosixPath(name).suffix) if name.lower().endswith(_ENDINGS) else name
     last = wanted.rpartition("/")[2].lower()
@@ -197,7 +200,7 @@ def _near(name: str, root: Path) -> list[str]:
 
 
 def _names(root: Path) -> Iterator[str]:
-    for folder, _, files in os.walk(root):
+    for folder, _, files in islice(os.walk(root), _MOST_LISTED):
         for file in sorted(files):
             if file.lower().endswith(_ENDINGS):
                 yield (Path(folder) / file).relative_to(root).with_suffix("").as_posix()

@@ -81,7 +81,7 @@ def parse_tags(prompt: str) -> tuple[str, list[Tag]]:
         name, _, text = prompt[match.end() : end - 1].partition(":")
         if not name.removeprefix(_HIGH_NOISE).strip():
             raise ValueError(f"tag {whole} names no LoRA: write <lora:name:weight>")
-        multiplier, weights = parse_strength(text, whole) if text.strip() else (1.0, None)
+        multiplier, weights = parse_strength(text, whole) if text else (1.0, None)
         tags.append(Tag(name.removeprefix(_HIGH_NOISE), multiplier, name.startswith(_HIGH_NOISE), weights))
     return "".join(texts) + prompt[end:], tags
 

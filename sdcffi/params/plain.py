@@ -24,6 +24,7 @@ from .struct import StrPath, Struct, struct_named
 
 __all__ = ["attach_files", "attach_images", "check_keys", "decode", "detach", "encode", "plain", "read_table"]
 
+_LONGEST_KEY = 100  # characters that are compared with the legal names
 _S = TypeVar("_S", bound=Struct)
 
 
@@ -176,7 +177,7 @@ def check_keys(data: Iterable[str], legal: Iterable[str], where: str) -> None:
     names = sorted(legal)
     for key in data:
         if key not in names:
-            near = difflib.get_close_matches(str(key), names, 3)
+            near = difflib.get_close_matches(str(key)[:_LONGEST_KEY], names, 3)
             hint = f"did you mean {' or '.join(near)}?" if near else f"legal: {', '.join(names)}"
             raise ValueError(f"{where}: unknown parameter {shown(key)}; {hint}")
 
