@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import secrets
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .._files import expanded
 from .._machine.limits import MOST_THREADS
 from .._models.files import Model, read_model
 from .._models.weight_types import check_rules, check_type
@@ -74,7 +76,7 @@ def _expanded(name: str, value: Any) -> Path:
         raise TypeError(f"{name.removesuffix('_path')} must be a path, not {shown(value)}") from error
     if "\0" in str(path):
         raise ValueError(f"{name.removesuffix('_path')} must not contain a NUL character: {shown(str(path))}")
-    return path.expanduser()
+    return expanded(path, name.removesuffix("_path"))
 
 
 def _absolute(params: ContextParams) -> ContextParams:
@@ -123,7 +125,9 @@ def check_lora_options(lora_dir: StrPath | None, lora_cache: int) -> Path | None
     check_integer("lora_cache", lora_cache, 0, _MOST_BYTES)
     if lora_dir is None:
         return None
-    directory = Path(lora_dir).expanduser()
+    if not isinstance(lora_dir, (str, os.PathLike)):
+        raise TypeError(f"lora_dir must be a path, not {shown(lora_dir)}")
+    directory = _expanded("lora_dir", lora_dir)
     if not directory.exists():
         raise PathNotFoundError(f"lora_dir {directory} does not exist")
     if not directory.is_dir():

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from .._files import expanded
 from ..errors import PathNotFoundError
 from ..params.context import ContextParams
 from ..params.struct import StrPath
@@ -274,7 +275,7 @@ def read_file(slot: str, path: Path) -> ModelFile:
     HeaderError
         If it is not a regular file, is empty, or has a malformed header or less data than the header describes.
     """
-    path = path.expanduser()
+    path = expanded(path)
     keyword = _keyword(slot)
     if not os.path.exists(path):  # Path.exists raises for names that are too long
         raise PathNotFoundError(f"{keyword}: {os.fspath(path)!r} does not exist")

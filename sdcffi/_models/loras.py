@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from .._files import expanded
 from .._numbers import as_number, is_finite
 from .._quoting import shown, shown_path
 from ..errors import LoraError, LoraNotFoundError
@@ -126,7 +127,7 @@ def _as_lora(item: LoraLike, lora_dir: StrPath | None) -> Lora:
     is_name = isinstance(item.path, str) and not item.path.lower().endswith(_ENDINGS)
     path = _find_lora(str(item.path), lora_dir) if lora_dir is not None and is_name else Path(item.path)
     file = read_lora(path)
-    label = item.name or (path.expanduser().resolve().name if path.expanduser().is_dir() else None)
+    label = item.name or (expanded(path).resolve().name if expanded(path).is_dir() else None)
     return Lora(str(file.path), float(multiplier), item.is_high_noise, label, weights)
 
 
@@ -155,7 +156,7 @@ def _find_lora(name: str, lora_dir: StrPath) -> Path:
     LoraError
         If the name leads out of the directory (also by a symbolic link), or matches no file or several files.
     """
-    root = Path(lora_dir).expanduser()
+    root = expanded(lora_dir, "lora_dir")
     if not root.is_dir():
         if not root.exists():
             raise LoraNotFoundError(f"lora_dir {root} does not exist")

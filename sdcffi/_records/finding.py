@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from .._files import expanded
 from ..errors import PathNotFoundError
 from ..params.struct import StrPath
 from .digests import file_state, sha256
@@ -33,7 +34,7 @@ def find_files(record: Record, models: StrPath | Iterable[StrPath] | None = None
     ValueError
         If a file is not found, or a directory does not exist; the message names it.
     """
-    folders = [Path(folder).expanduser() for folder in _as_paths(models)]
+    folders = [expanded(folder, "models") for folder in _as_paths(models)]
     for folder in folders:
         if not folder.exists():
             raise PathNotFoundError(f"models: directory {folder} does not exist")

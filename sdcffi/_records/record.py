@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from .._files import replacing
+from .._files import expanded, replacing
 from .._public import public
 from .._quoting import shown
 from .._version import __version__
@@ -222,7 +222,7 @@ class Record:
         ValueError
             If the ending is another one.
         """
-        target = Path(path).expanduser()
+        target = expanded(path)
         if target.suffix.lower() != ".json":
             raise ValueError(f"{target} must end in .json: records are written as JSON")
         with replacing(target) as temporary:
@@ -243,7 +243,7 @@ class Record:
         ValueError
             If the file has no record, or a damaged one; a `PathNotFoundError` if it does not exist.
         """
-        source = Path(path).expanduser()
+        source = expanded(path)
         if source.suffix.lower() in (".json", ".toml"):
             return cls.from_dict(read_table(source), str(path))
         parameters, record = read_texts(source)

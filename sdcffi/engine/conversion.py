@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._bindings.requests import Conversion, Opening
-from .._files import check_directory, replacing
+from .._files import check_directory, expanded, replacing
 from .._machine.backends import CPU
 from .._models.files import ModelFile, read_file
 from .._models.headers import Tensor
@@ -79,7 +79,7 @@ def convert(
     SDError
         If the engine cannot convert the file, or wrote something else than requested. No file is left then.
     """
-    source, target = Path(input).expanduser(), Path(output).expanduser()
+    source, target = expanded(input, "input"), expanded(output, "output")
     model = read_file("input", source)
     autoencoder = None if vae is None else read_file("vae", Path(vae))
     type = spelled("wtype", type) if isinstance(type, str) else type

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
 from .._bindings.requests import Opening, UpscalerParams
-from .._files import replacing
+from .._files import expanded, replacing
 from .._machine.backends import backend_choice
 from .._machine.limits import MOST_THREADS
 from .._models.upscaler_file import MOST_PASSES, read_network
@@ -85,7 +85,7 @@ class UpscaleResult:
         ValueError
             If the ending is not that of an image format, or the directory does not exist.
         """
-        target = Path(path).expanduser()
+        target = expanded(path)
         image_format = check_image_path(target)
         with replacing(target) as temporary:
             self.image.save(temporary, format=image_format)

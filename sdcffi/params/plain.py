@@ -18,13 +18,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .._files import unreadable
-from .._quoting import shown
+from .._files import expanded, read_whole, unreadable
+from .._quoting import shortened, shown, shown_path
 from .struct import StrPath, Struct, struct_named
 
 __all__ = ["attach_files", "attach_images", "check_keys", "decode", "detach", "encode", "plain", "read_table"]
 
 _LONGEST_KEY = 100  # characters that are compared with the legal names
+_MOST_TABLE = 4 << 20  # bytes; a record with the longest prompts has less than 2 MiB
 _S = TypeVar("_S", bound=Struct)
 
 
@@ -190,18 +191,18 @@ def read_table(path: StrPath) -> dict[str, Any]:
     ValueError
         If it is neither, does not exist, or has no table at its top level.
     """
-    source = Path(path).expanduser()
+    source = expanded(path)
     try:
-        text = source.read_text(encoding="utf-8")
+        text = read_whole(source, _MOST_TABLE).decode("utf-8-sig")
         if source.suffix.lower() == ".toml":
             return _toml(text)
         if source.suffix.lower() != ".json":
             raise ValueError("its name must end in .json or .toml")
         data = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
-        raise unreadable(f"{source} cannot be read: {error}", error) from error
+        raise unreadable(f"{shown_path(source)} cannot be read: {shortened(error)}", error) from error
     if not isinstance(data, dict):
-        raise ValueError(f"{source} must contain a table of parameters, not {type(data).__name__}")
+        raise ValueError(f"{shown_path(source)} must contain a table of parameters, not {type(data).__name__}")
     return data
 
 

@@ -364,7 +364,7 @@ def test_a_picture_that_the_engine_would_scale_is_refused(
             "type must be one of f32, f16, q4_0, q4_1, q5_0, q5_1, q8_0, q2_K, q3_K, q4_K,",
         ),
         ({"tensor_type_rules": "(=q8_0"}, ValueError, "'(' is not a regular expression"),
-        ({"tensor_type_rules": "(?i)a=q8_0"}, ValueError, "of groups that begin with (? the engine supports only"),
+        ({"tensor_type_rules": "(?i)a=q8_0"}, ValueError, "begins with (?; of those the engine supports only"),
         ({"tensor_type_rules": "(([a-z_.0-9])*)*!=f16"}, ValueError, "repeats a group, which can take for ever"),
         ({"tensor_type_rules": "a" * 10_001}, ValueError, "must have at most 10000 characters, not 10001"),
         ({"tensor_type_rules": "attn=q9_9"}, ValueError, "type 'q9_9' in 'attn=q9_9' is not one of f32, f16"),

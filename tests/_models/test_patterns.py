@@ -69,7 +69,7 @@ def test_patterns_of_people_are_taken_and_are_fast(pattern: str) -> None:
 @pytest.mark.parametrize("pattern", BAD)
 def test_patterns_that_might_not_end_are_refused_at_once(pattern: str) -> None:
     started = time.perf_counter()
-    with pytest.raises(ValueError, match="^rules: ") as caught:
+    with pytest.raises(ValueError, match=r"^rules: ") as caught:
         compiled("rules", pattern)
     assert BAD[pattern] in str(caught.value)
     assert time.perf_counter() - started < 0.5
@@ -79,6 +79,6 @@ def test_patterns_that_might_not_end_are_refused_at_once(pattern: str) -> None:
 @pytest.mark.parametrize("part", ["[", "(", "\\", "{1,", "[a", "(?:", "|", "]", "{", "a{1,2}", ".*", "[^]"])
 def test_no_pattern_takes_long_to_check(part: str) -> None:
     started = time.perf_counter()
-    with pytest.raises(ValueError, match="^rules: "):
+    with pytest.raises(ValueError, match=r"^rules: "):
         compiled("rules", part * (MOST_PATTERN // len(part)) + "(")
     assert time.perf_counter() - started < 0.5
