@@ -25,7 +25,10 @@ from .struct import StrPath, Struct, struct_named
 __all__ = ["attach_files", "attach_images", "check_keys", "decode", "detach", "encode", "plain", "read_table"]
 
 _LONGEST_KEY = 100  # characters that are compared with the legal names
-_MOST_TABLE = 4 << 20  # bytes; a record with the longest prompts has less than 2 MiB
+_MOST_JSON = 4 << 20  # bytes; a record with the longest prompts has less than 2 MiB
+_MOST_TOML = 1 << 20  # bytes; its parser is written in Python
+# A key of a hundred parts, for which the parser takes time by the square of them.
+_LONG_KEY = re.compile(r"""(?<![\w"'-])(?:[\w"'-]+[ \t]*\.[ \t]*){100}""")
 _S = TypeVar("_S", bound=Struct)
 
 
@@ -193,12 +196,11 @@ def read_table(path: StrPath) -> dict[str, Any]:
     """
     source = expanded(path)
     try:
-        text = read_whole(source, _MOST_TABLE).decode("utf-8-sig")
         if source.suffix.lower() == ".toml":
-            return _toml(text)
+            return _toml(read_whole(source, _MOST_TOML).decode("utf-8-sig"))
         if source.suffix.lower() != ".json":
             raise ValueError("its name must end in .json or .toml")
-        data = json.loads(text)
+        data = json.loads(read_whole(source, _MOST_JSON).decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise unreadable(f"{shown_path(source)} cannot be read: {shortened(error)}", error) from error
     if not isinstance(data, dict):
@@ -211,4 +213,6 @@ def _toml(text: str) -> dict[str, Any]:
         import tomllib
     else:
         import tomli as tomllib
+    if found := _LONG_KEY.search(text):
+        raise ValueError(f"{shown(found[0])} is a key of more than 100 parts")
     return tomllib.loads(text)

@@ -315,6 +315,7 @@ def test_foreign_files_are_refused_with_a_reason(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "bare.jpg")
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "cut.png").write_bytes((tmp_path / "foreign.png").read_bytes()[:60])
+    (tmp_path / "dotted.toml").write_text("a = {" + "b." * 100_000 + "c = 1}")
     (tmp_path / "deep.json").write_text("[" * 100_000)
     (tmp_path / "deep.toml").write_text("a = " + "[" * 100_000)
     for name in ("sparse.json", "sparse.png"):
@@ -330,6 +331,7 @@ def test_foreign_files_are_refused_with_a_reason(tmp_path: Path) -> None:
         "pipe.png": "cannot be read as an image: it is not a regular file",
         "deep.json": "cannot be read: ",
         "deep.toml": "cannot be read: ",
+        "dotted.toml": "is a key of more than 100 parts",
         "sparse.json": "cannot be read: it has more than 4 MiB",
         "sparse.png": "cannot be read as an image: it has more than 512 MiB",
         "pipe.toml": "cannot be read: it is not a regular file",
