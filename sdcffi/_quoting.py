@@ -34,8 +34,8 @@ class _Repr(reprlib.Repr):
         return repr(_without_middle(value, 2 * _LONGEST))
 
     def repr_int(self, value: int, _level: int) -> str:
-        if value.bit_length() > 4 * 8 * _LONGEST:  # Python writes no integers of more than 4300 digits, and slowly
-            return "an integer of thousands of digits" if value.bit_length() > 10_000 else hex(value)
+        if value.bit_length() > 10_000:  # Python writes no integers of more than 4300 digits, and slowly
+            return "an integer of thousands of digits"
         return repr(value)
 
     def repr_ndarray(self, value: Any, _level: int) -> str:
@@ -73,4 +73,10 @@ def _without_middle(text: str, most: int) -> str:
 
 def printable(text: str) -> str:
     r"""Return a text for a terminal, with control characters written as ``\x1b``, which would else be obeyed."""
-    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _CONTROLS.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    r"""Write what JSON may hold as it is in its own way, ``\u202e``."""
+    number = ord(found[0])
+    return f"\\x{number:02x}" if number < 0x20 else f"\\u{number:04x}"
