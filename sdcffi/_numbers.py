@@ -117,7 +117,7 @@ def as_integer(name: str, value: Any) -> int:
     """
     if type(value) is int:
         return value
-    if _is_bool(value) or not isinstance(value, SupportsIndex) or getattr(value, "ndim", 0):
+    if _is_bool(value) or not isinstance(value, SupportsIndex) or getattr(value, "ndim", None):
         raise TypeError(f"{name} must be an integer, not {shown(value)}")
     with naming(name):
         try:
@@ -155,7 +155,7 @@ def naming(name: str) -> Iterator[None]:
         yield
     except Exception as error:
         notes = [*getattr(error, "__notes__", ()), f"It was raised while the parameter {name} was read."]
-        error.__notes__ = notes  # type: ignore[attr-defined]  # add_note() of Python 3.11
+        error.__notes__ = notes  # as add_note() of Python 3.11 does
         raise
 
 

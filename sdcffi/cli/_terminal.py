@@ -40,7 +40,7 @@ def printable_output() -> Iterator[None]:
     if stream is None:  # closed
         yield
         return
-    sys.stdout = _Printable(stream)  # type: ignore[assignment]
+    sys.stdout = _Printable(stream)
     try:
         yield
     finally:

@@ -152,7 +152,8 @@ class Engine(Handle):
         the child process is killed.
     memory_check : str
         What to do if the estimated memory of loading, or of a call, is more than is free: ``"warn"``, ``"strict"``
-        (raise `OutOfMemoryError` before it begins) or ``"off"``. On a GPU only the weights are estimated.
+        (raise `OutOfMemoryError` before it begins) or ``"off"``. ``"warn"`` raises it too for an image that needs more
+        than one and a half times of what is free, swap included. On a GPU only the weights are estimated.
     on_log : callable, optional
         Function that is called with each `Log`. This one and the next two run on the thread that makes the call.
     on_progress : callable, optional
@@ -444,7 +445,8 @@ class Engine(Handle):
         GenerationError
             If the engine reports that it failed.
         OutOfMemoryError
-            If the call needs more memory than is free: before it begins with ``memory_check="strict"``, else during it.
+            If the call needs more memory than is free: before it begins if that is certain or with
+            ``memory_check="strict"``, else during it.
         NativeError
             If native code failed in a way that its process cannot recover from. With ``isolated=False`` this engine
             cannot be used any more.

@@ -65,7 +65,8 @@ def parse_tags(prompt: str) -> tuple[str, list[Tag]]:
         If a tag has no name or no end, if a weight is not a finite number, if a preset is unknown, if there are more
         than 1000 tags, or if a tag is for a hypernetwork. (sd-cli ignores such a tag, and any text after a number.)
     """
-    tags, texts, end = [], [], 0
+    tags: list[Tag] = []
+    texts, end = [], 0
     while match := _START.search(prompt, end):
         texts.append(prompt[end : match.start()])
         end = prompt.find(">", match.end()) + 1

@@ -60,7 +60,7 @@ class Struct:
         for name, kind in _inner_structs(type(self)):  # type: ignore[arg-type]
             if (value := getattr(self, name)) is not None:
                 kind.of(value, name)
-        for name, shown_name, annotation, is_required in _plain_fields(type(self)):
+        for name, shown_name, annotation, is_required in _plain_fields(type(self)):  # type: ignore[arg-type]
             value = getattr(self, name)
             if value is None and not is_required:
                 continue

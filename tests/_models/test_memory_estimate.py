@@ -160,6 +160,7 @@ def test_too_little_memory_is_a_warning_or_an_error(demo: ContextParams, monkeyp
     picture = ImageParams(width=2048, height=2048)
     said = "the image would need about [0-9,]+ MiB of memory, and 50 MiB are free"
     monkeypatch.setattr(memory_check, "free_memory", lambda: 50 * MIB)
+    monkeypatch.setattr(memory_check, "free_swap", lambda: None)
     for mode in ("warn", "strict", "off"):
         MemoryCheck(mode, model, demo).check_weights(CPU)  # 28 MiB
     MemoryCheck("off", model, demo).check_image(picture, CPU)
@@ -171,6 +172,23 @@ def test_too_little_memory_is_a_warning_or_an_error(demo: ContextParams, monkeyp
         MemoryCheck("loud", model, demo)
     monkeypatch.setattr(memory_check, "free_memory", lambda: None)
     MemoryCheck("strict", model, demo).check_image(picture, CPU)
+
+
+def test_what_is_certain_not_to_fit_is_refused_before_it_is_tried(
+    demo: ContextParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = read_model(demo)
+    needed = compute_bytes(model, picture := ImageParams(width=2048, height=2048), demo)
+    assert needed
+    monkeypatch.setattr(memory_check, "free_memory", lambda: int(needed / 1.5) - 50 * MIB)
+    monkeypatch.setattr(memory_check, "free_swap", lambda: 0)
+    with pytest.raises(OutOfMemoryError, match=r"the image would need .* or pass memory_check='off' to try it"):
+        MemoryCheck("warn", model, demo).check_image(picture, CPU)
+    MemoryCheck("off", model, demo).check_image(picture, CPU)
+    for swap in (60 * MIB, None):
+        monkeypatch.setattr(memory_check, "free_swap", lambda swap=swap: swap)
+        with pytest.warns(UserWarning, match="the image would need"):
+            MemoryCheck("warn", model, demo).check_image(picture, CPU)
 
 
 def test_a_gpus_own_memory_counts_where_it_is_to_hold_all_weights(
