@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "_numbers": {"_quoting"},
     "_quoting": set(),
     "errors": {"_public"},
-    "events": {"_public"},
+    "events": {"_public", "_quoting"},
     "_files": {"errors", "_quoting"},
     "images": set(),
     "_machine": set(),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .._files import expanded
+from .._quoting import shown_path
 from ..errors import PathNotFoundError
 from ..params.context import ContextParams
 from ..params.struct import StrPath
@@ -278,7 +279,7 @@ def read_file(slot: str, path: Path) -> ModelFile:
     path = expanded(path)
     keyword = _keyword(slot)
     if not os.path.exists(path):  # Path.exists raises for names that are too long
-        raise PathNotFoundError(f"{keyword}: {os.fspath(path)!r} does not exist")
+        raise PathNotFoundError(f"{keyword}: {shown_path(path)!r} does not exist")
     if not path.is_file():
         raise HeaderError(f"{keyword}: {path} is not a regular file")
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -115,6 +115,8 @@ def _added(lora: Lora, tag: Tag) -> Lora:
 
 def _as_lora(item: LoraLike, lora_dir: StrPath | None) -> Lora:
     if isinstance(item, tuple):
+        if not 1 <= len(item) <= len(fields(Lora)):
+            raise TypeError(f"loras must have Lora, path or (path, multiplier), not {shown(item)}")
         item = Lora(*item)
     elif not isinstance(item, Lora):
         item = Lora(item)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._bindings.requests import Edges, Opening
 from .._machine.backends import CPU
-from .._numbers import check_number
+from .._numbers import check_flags, check_number
 from .._process.calls import run_alone
 from .._quoting import shown
 from ..events import Listeners
@@ -97,5 +97,4 @@ def check_edges(edges: Edges) -> None:
         check_number(name, value, 0, 1)
     if edges.weak == edges.strong:
         raise ValueError(f"weak and strong must differ, but both are {shown(edges.weak)}")
-    if not isinstance(edges.inverse, bool):
-        raise TypeError(f"inverse must be True or False, not {shown(edges.inverse)}")
+    check_flags(inverse=edges.inverse)

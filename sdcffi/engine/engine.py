@@ -233,6 +233,8 @@ class Engine(Handle):
         on_progress: ProgressFunction | None = None,
         on_preview: PreviewFunction | None = None,
     ) -> None:
+        check_flags(tuned=tuned, load_weights=load_weights, isolated=isolated)
+        listeners = Listeners(on_log, on_progress, on_preview)
         keywords = ContextParams(
             model_path=model,
             diffusion_model_path=diffusion_model,
@@ -269,12 +271,10 @@ class Engine(Handle):
             max_vram=max_vram,
         )
         given, self._model = check_context(_USABLE.updated(ContextParams.of(context, "context")).updated(keywords))
-        check_flags(tuned=tuned, load_weights=load_weights)
         directory = check_lora_options(lora_dir, lora_cache)
         self._memory = MemoryCheck(memory_check, self._model, given)
         opening = Opening(library, backend_choice(backend), given, load_weights, lora_cache)
         states = Origin.look(given)
-        listeners = Listeners(on_log, on_progress, on_preview)
         prepare = _Preparation(opening, given, self._memory, states if tuned else None)
         self._open(opening, isolated, restart, grace, timeout, listeners, prepare)
         self._generation = Generation(self._calls, self._model, listeners, directory, states)

@@ -15,7 +15,7 @@ from .._files import expanded, replacing
 from .._machine.backends import backend_choice
 from .._machine.limits import MOST_THREADS
 from .._models.upscaler_file import MOST_PASSES, read_network
-from .._numbers import check_integer, check_number
+from .._numbers import check_flags, check_integer, check_number
 from .._process.aio import as_coroutine
 from .._process.calls import GRACE, Call
 from .._process.handle import Handle
@@ -154,9 +154,7 @@ class Upscaler(Handle):
         if tile_size is None:
             raise TypeError("tile_size must be an integer, not None")
         check_integer("tile_size", tile_size, 0, _MOST_TILE)
-        for name, flag in {"conv_direct": conv_direct, "offload_to_cpu": offload_to_cpu}.items():
-            if not isinstance(flag, bool):
-                raise TypeError(f"{name} must be True or False, not {shown(flag)}")
+        check_flags(conv_direct=conv_direct, offload_to_cpu=offload_to_cpu)
         network = read_network("model", Path(model))
         self._params = UpscalerParams(network.path.absolute(), threads, tile_size, conv_direct, offload_to_cpu)
         self._states = {self._params.path: file_state(self._params.path)}

@@ -37,6 +37,7 @@ KEYWORDS = {
     "sample_steps": "steps",
     "txt_cfg": "cfg_scale",
     "distilled_guidance": "guidance",
+    "vae_tiling_params": "tiling",
 }
 """Keywords of `Engine` and its calls for fields whose C name is another one: messages have the keyword."""
 
@@ -59,7 +60,7 @@ class Struct:
     def __post_init__(self) -> None:
         for name, kind in _inner_structs(type(self)):  # type: ignore[arg-type]
             if (value := getattr(self, name)) is not None:
-                kind.of(value, name)
+                kind.of(value, KEYWORDS.get(name, name))
         for name, shown_name, annotation, is_required in _plain_fields(type(self)):  # type: ignore[arg-type]
             value = getattr(self, name)
             if value is None and not is_required:
