@@ -343,8 +343,8 @@ class Engine(Handle):
         guidance : float, optional
             Guidance value that distilled models (FLUX.1 dev) take as input. None: the engine's 3.5.
         sampler : str, optional
-            Sampler, named as in sd-cli: ``"euler"``, ``"dpm++2m"``, ``"unipc"``, ... None: the engine's choice for the
-            model.
+            Sampler, named as in sd-cli: ``"euler"``, ``"dpm++2m"``, ``"unipc"``, ...; or as AUTOMATIC1111 labels it:
+            ``"Euler a"``. None: the engine's choice for the model.
         scheduler : str, optional
             Spacing of the noise levels, named as in sd-cli: ``"karras"``, ``"simple"``, ``"beta"``, ... None: the
             engine's choice for the model; for flow models that is the schedule of the model's family.
@@ -365,23 +365,26 @@ class Engine(Handle):
             A chunk of 75 tokens for CLIP ends early at a comma among its last so many tokens, 0 to 74, so that words
             which belong together stay together. 0 turns that off. Only Stable Diffusion 1, 2 and XL have chunks. None:
             20, as in AUTOMATIC1111's web interface.
-        loras : iterable of Lora, path, or (path, multiplier), optional
+        loras : iterable of Lora, path, or (path, multiplier), or mapping of path to multiplier, optional
             Adapters for this call, in any order: they add up. A path may be a folder of PEFT or diffusers. None: those
             of `set_loras`.
         lora_tags : bool
-            True removes ``<lora:name:weight>`` from the prompt and adds these adapters; ``<lora:name:unet:te>`` and
-            ``<lora:name:1:lbw=OUTALL>`` have strengths of parts and blocks. False passes the prompt unchanged.
+            True removes ``<lora:name:weight>`` from the prompt and adds these adapters; without a weight it is 1.
+            ``<lora:name:unet:te>`` and ``<lora:name:1:lbw=OUTALL>`` have strengths of parts and blocks. A tag in the
+            negative prompt is an error. False passes both prompts unchanged.
         strict : bool
             True raises `LoraError` for an adapter that does not fit the model, or of which nothing applies to it. False
             leaves it out, with a `LoraWarning`.
         init_image : image, optional
-            Image to start from: a Pillow image, a path, a file's bytes, or an array (also a torch tensor on the CPU) of
-            shape (H, W) or (H, W, 1|3|4), uint8 or floats from 0 to 1. None: start from noise.
+            Image to start from: a Pillow image, a path, a file's bytes (also as base64 or ``data:`` URL), or an array
+            (also a torch tensor on the CPU) of shape (H, W) or (H, W, 1|3|4), uint8 or floats from 0 to 1. None: start
+            from noise.
         mask_image : image or box, optional
             Part of `init_image` to generate anew: white is generated, black is kept. An image, as `init_image` or of
             bools, of the same size; or a box ``(left, top, right, bottom)`` in pixels of `init_image`, white inside.
-            Gray is a mixture. The engine generates every latent pixel (8 or 16 pixels a side) that has white in it.
-            Inpainting models know black and white only, from 128 on. None: all of it.
+            Gray is a mixture. If it has transparent pixels, its alpha channel is the mask. The engine generates every
+            latent pixel (8 or 16 pixels a side) that has white in it. Inpainting models know black and white only, from
+            128 on. None: all of it.
         mask_blur : float, optional
             Radius in pixels by which the edge of `mask_image` is blurred outwards where the original is put back, as of
             Pillow's GaussianBlur, 0 to 1000. None: 4, as in AUTOMATIC1111's web interface.
