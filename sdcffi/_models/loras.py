@@ -168,9 +168,12 @@ def _find_lora(name: str, lora_dir: StrPath) -> Path:
             f"LoRA {shown(name)} is not a valid name inside lora_dir {root}: it must be relative and have no '..'"
         )
     tried = [root / name] if name.lower().endswith(_ENDINGS) else [root / (name + ending) for ending in _ENDINGS]
-    found = [path for path in tried if path.exists()]
-    if not found and has_adapter(root / name):
-        found = [root / name]
+    try:
+        found = [path for path in tried if path.exists()]
+        if not found and has_adapter(root / name):
+            found = [root / name]
+    except OSError as error:  # such as a name that is too long for the file system
+        raise LoraNotFoundError(f"LoRA {shown(name)} was not found: {error.strerror}") from error
     if len(found) > 1:
         raise LoraError(f"LoRA {shown(name)} may be {' or '.join(map(str, found))}; add the ending")
     if not found:

@@ -44,6 +44,13 @@ def test_weights_are_what_the_engine_logs(demo: ContextParams, sd1: ContextParam
     assert weight_bytes(read_model(sd1), sd1) / MIB == pytest.approx(2035.00, rel=0.02)
 
 
+def test_rules_are_matched_for_a_limited_time(demo: ContextParams, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ruled = read_model(demo), replace(demo, tensor_type_rules="attn=q8_0")
+    assert weight_bytes(model, ruled) < weight_bytes(model, demo)
+    monkeypatch.setattr(memory, "_LONGEST_MATCHING", -1.0)
+    assert weight_bytes(model, ruled) == weight_bytes(model, demo)
+
+
 # Largest buffers that the engine logged: unet 559.62 MB and vae 704.06 MB at 512x512, and so on.
 @pytest.mark.parametrize(("side", "logged"), [(256, 176.02), (512, 704.06)])
 def test_computing_stable_diffusion_is_near_what_the_engine_logs(side: int, logged: float, sd1: ContextParams) -> None:
