@@ -17,6 +17,7 @@ from engine_defaults import IMAGE
 from header_files import Shapes, write
 from model_headers import ALONE, CLIP, CLIP_G, CONTROL, FLUX2, LLM, SD1, VAE, read, unet
 
+from sdcffi import Engine
 from sdcffi._checks.context import check_context, resolve_seed
 from sdcffi._checks.image import check_image
 from sdcffi._models.files import Model
@@ -403,6 +404,27 @@ def test_a_good_context_gives_expanded_paths_and_the_model(tmp_path: Path, monke
     assert params.embeddings[0].path == tmp_path / "word.safetensors"
     assert model.architecture
     assert model.architecture.name == "sd1"
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "said"),
+    [
+        *(
+            (name, value, "must be True or False")
+            for name in ("isolated", "load_weights", "tuned")
+            for value in ("no", 1, [])
+        ),
+        *((name, 3, "must be a function, not 3") for name in ("on_log", "on_progress", "on_preview")),
+        ("type", 8, "must be one of the names"),
+        ("threads", "2", "must be an integer, not '2'"),
+        ("mmap", 1, "must be True or False, not 1"),
+    ],
+)
+def test_a_keyword_of_a_wrong_type_is_named_as_it_was_given(
+    keyword: str, value: Any, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(TypeError, match=f"^{keyword} {said}"):
+        Engine(write(tmp_path / "model.safetensors", SD1, np.float16), **{keyword: value})
 
 
 @pytest.mark.parametrize("seed", [True, 1.0, "1"])

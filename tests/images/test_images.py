@@ -387,6 +387,16 @@ def test_a_mapped_file_that_was_truncated_is_refused_and_another_is_copied(tmp_p
             as_rgb(view, "init_image")
 
 
+def test_what_an_object_raises_goes_through_with_the_parameters_name() -> None:
+    class Broken:
+        def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        as_rgb(Broken(), "init_image")
+    assert caught.value.__notes__ == ["It was raised while the parameter init_image was read."]  # type: ignore[attr-defined]
+
+
 def test_a_closed_image_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     Image.fromarray(PIXELS).save(path)
