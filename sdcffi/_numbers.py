@@ -1,13 +1,30 @@
-"""Check that numbers are in their legal ranges."""
+"""Check that numbers are in their legal ranges, and take them as plain Python numbers.
+
+Objects that can be a number run code of their own when they are asked for it. What that raises goes to the caller as it
+is, with a note that names the parameter.
+"""
 
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, SupportsFloat, SupportsIndex
 
-__all__ = ["check_integer", "check_integers", "check_number", "is_finite", "shown"]
+from ._quoting import shown
 
-_LONGEST = 60  # characters of a value in a message
+__all__ = [
+    "as_flag",
+    "as_integer",
+    "as_number",
+    "check_flags",
+    "check_integer",
+    "check_integers",
+    "check_number",
+    "is_finite",
+    "naming",
+]
 
 
 def check_integer(name: str, value: Any, low: float, high: float, why: str = "") -> None:
@@ -33,11 +50,7 @@ def check_integer(name: str, value: Any, low: float, high: float, why: str = "")
     ValueError
         If it is out of range.
     """
-    if value is None:
-        return
-    if _is_bool(value) or not isinstance(value, SupportsIndex):
-        raise TypeError(f"{name} must be an integer, not {value!r}")
-    if not low <= value.__index__() <= high:
+    if value is not None and not low <= as_integer(name, value) <= high:
         raise ValueError(f"{name} must be {_range(low, high)}{why and f' ({why})'}, not {shown(value)}")
 
 
@@ -68,15 +81,82 @@ def check_number(name: str, value: Any, low: float = -math.inf, high: float = ma
     """
     if value is None:
         return
-    is_text = isinstance(value, (str, bytes))
+    number = as_number(name, value)
+    if not is_finite(number):
+        raise ValueError(f"{name} must be finite, not {shown(value)}")
+    if not low <= float(number) <= high:
+        raise ValueError(f"{name} must be {_range(low, high)}{why and f' ({why})'}, not {shown(value)}")
+
+
+def check_flags(**values: Any) -> None:
+    """Refuse values that are neither True nor False; any other object would be taken for one of them."""
+    for name, value in values.items():
+        as_flag(name, value)
+
+
+def as_flag(name: str, value: Any) -> bool:
+    """Return True or False, also numpy's, as a bool.
+
+    Raises
+    ------
+    TypeError
+        If the value is something else.
+    """
+    if not _is_bool(value):
+        raise TypeError(f"{name} must be True or False, not {shown(value)}")
+    return bool(value)
+
+
+def as_integer(name: str, value: Any) -> int:
+    """Return an integer, also numpy's, as an int.
+
+    Raises
+    ------
+    TypeError
+        If the value is not an integer.
+    """
+    if type(value) is int:
+        return value
+    if _is_bool(value) or not isinstance(value, SupportsIndex) or getattr(value, "ndim", None):
+        raise TypeError(f"{name} must be an integer, not {shown(value)}")
+    with naming(name):
+        try:
+            return operator.index(value)
+        except TypeError as error:  # such as of a numpy array of floats
+            raise TypeError(f"{name} must be an integer, not {shown(value)}") from error
+
+
+def as_number(name: str, value: Any) -> float:
+    """Return a number, also numpy's, as an int or a float.
+
+    Raises
+    ------
+    TypeError
+        If the value is not a number.
+    """
+    if type(value) in (int, float):
+        return value  # type: ignore[no-any-return]
+    is_text = isinstance(value, (str, bytes, bytearray))
     if is_text or _is_bool(value) or not isinstance(value, (SupportsFloat, SupportsIndex)):
-        raise TypeError(f"{name} must be a number, not {value!r}")
+        raise TypeError(f"{name} must be a number, not {shown(value)}")
     if getattr(value, "ndim", 0):
         raise TypeError(f"{name} must be a number, not an array of shape {value.shape}")  # type: ignore[union-attr]
-    if not is_finite(value):
-        raise ValueError(f"{name} must be finite, not {shown(value)}")
-    if not low <= float(value) <= high:
-        raise ValueError(f"{name} must be {_range(low, high)}{why and f' ({why})'}, not {shown(value)}")
+    with naming(name):
+        try:
+            return operator.index(value)  # type: ignore[arg-type]
+        except TypeError:
+            return float(value)
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Add a parameter's name to what an object raises whose code runs while the parameter is read."""
+    try:
+        yield
+    except Exception as error:
+        notes = [*getattr(error, "__notes__", ()), f"It was raised while the parameter {name} was read."]
+        error.__notes__ = notes  # as add_note() of Python 3.11 does
+        raise
 
 
 def is_finite(value: SupportsFloat | SupportsIndex) -> bool:
@@ -85,15 +165,6 @@ def is_finite(value: SupportsFloat | SupportsIndex) -> bool:
         return math.isfinite(value)
     except OverflowError:
         return False
-
-
-def shown(value: object) -> str:
-    """Return a value's `repr` for a message, of which a long one loses its middle."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python writes no integers of more than 4300 digits
-        return "an integer of thousands of digits"
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}...{text[-_LONGEST // 4 :]}"
 
 
 def _is_bool(value: Any) -> bool:

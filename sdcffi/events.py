@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, TypeAlias
 
 from ._public import public
+from ._quoting import shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -122,6 +123,12 @@ class Listeners:
     on_progress: ProgressFunction | None = None
     on_preview: PreviewFunction | None = None
 
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            function = getattr(self, item.name)
+            if function is not None and not callable(function):
+                raise TypeError(f"{item.name} must be a function, not {shown(function)}")
+
     def overridden(
         self,
         on_log: LogFunction | None = None,
@@ -129,7 +136,11 @@ class Listeners:
         on_preview: PreviewFunction | None = None,
     ) -> Listeners:
         """Return these functions, each replaced by the one that a call brings."""
-        return Listeners(on_log or self.on_log, on_progress or self.on_progress, on_preview or self.on_preview)
+        return Listeners(
+            self.on_log if on_log is None else on_log,
+            self.on_progress if on_progress is None else on_progress,
+            self.on_preview if on_preview is None else on_preview,
+        )
 
     def notify(self, event: Event) -> None:
         """Call the function for this kind of event."""

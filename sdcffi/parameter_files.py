@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ._quoting import shown
 from ._records.finding import find_files
 from ._records.record import Record
 from .engine.engine import Engine
@@ -172,7 +173,7 @@ def _leaves(
         elif isinstance(value, Mapping):
             yield from _leaves(struct, value, f"{where}.{name}", (*above, name))
         else:
-            raise TypeError(f"{where}.{name} must be a table of parameters, not {value!r}")
+            raise TypeError(f"{where}.{name} must be a table of parameters, not {shown(value)}")
 
 
 def _value(parameter: Parameter, value: Any, source: str) -> Any:
@@ -187,7 +188,7 @@ def _value(parameter: Parameter, value: Any, source: str) -> Any:
 
 def _listed(value: Any, where: str) -> list[Any]:
     if not isinstance(value, list):
-        raise TypeError(f"{where} must be a list, not {value!r}")
+        raise TypeError(f"{where} must be a list, not {shown(value)}")
     return value
 
 

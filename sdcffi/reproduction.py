@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._files import expanded
 from ._public import public
 from ._records.digests import file_state, sha256
 from ._records.finding import find_files, is_same
@@ -22,6 +23,7 @@ from .engine.upscaler import Upscaler
 from .errors import BackendUnavailableError, UnsupportedParameterError
 from .images.compare import compare
 from .images.convert import Alpha, Box, ImageLike, MaskLike, as_mask, as_rgb, box_mask, to_pillow
+from .images.files import read_image
 from .images.resize import RULES, resized
 from .params.context import ContextParams
 from .params.image import ImageParams
@@ -176,7 +178,7 @@ def replay(
     listed in `differences`. Image `i` of a batch is generated alone from ``seed + i``. If the batch has input images,
     the images before it are generated too, because the noise of the autoencoder comes from the first seed.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     record = Record.from_file(path)
     one = {"init_image": init_image, "control_image": control_image, "mask_image": mask_image, "end_image": end_image}
     several = {"ref_images": ref_images, "control_frames": control_frames, "pm_params.id_images": id_images}
@@ -368,10 +370,8 @@ def _difference(what: str, recorded: object, now: object) -> Iterator[Mismatch]:
 
 
 def _compared(path: Path, generated: NDArray[np.uint8]) -> tuple[int | None, float | None]:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        pixels = np.asarray(image.convert("RGB")) if image.format == "PNG" else None
+    image = None if path.suffix.lower() in (".json", ".toml") else read_image(path)
+    pixels = np.asarray(image.convert("RGB")) if image is not None and image.format == "PNG" else None
     if pixels is None or pixels.shape != generated.shape:
         return None, None
     difference = compare(pixels, generated)

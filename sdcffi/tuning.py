@@ -21,6 +21,7 @@ from ._machine.limits import usable_cores, usable_processors
 from ._models.files import Model, read_model
 from ._numbers import check_integer, check_number
 from ._public import public
+from ._quoting import shown
 from .engine.bench import SMALLEST, Bench, Measured, Settings
 from .engine.engine import Engine
 from .engine.tuned import TUNED, keep_choice, subject_of
@@ -206,7 +207,7 @@ def tune(
 def _check(size: int | None, budget: float, engine: Mapping[str, Any]) -> None:
     check_integer("size", size, SMALLEST, 4096)
     if size is not None and size % SMALLEST:
-        raise ValueError(f"size must be a multiple of {SMALLEST}, not {size!r}")
+        raise ValueError(f"size must be a multiple of {SMALLEST}, not {shown(size)}")
     if budget is None:
         raise TypeError("budget must be a number of seconds, not None")
     check_number("budget", budget, 0)
@@ -214,7 +215,9 @@ def _check(size: int | None, budget: float, engine: Mapping[str, Any]) -> None:
         raise ValueError("budget must be above 0 seconds, not 0")
     known = inspect.signature(Engine).parameters.keys() - set(_OURS)
     if unknown := [name for name in engine if name not in known]:
-        raise TypeError(f"tune() has no keyword {unknown[0]!r}; it takes these of Engine: {', '.join(sorted(known))}")
+        raise TypeError(
+            f"tune() has no keyword {shown(unknown[0])}; it takes these of Engine: {', '.join(sorted(known))}"
+        )
 
 
 def _check_measured(trials: list[Trial], budget: float) -> None:

@@ -231,18 +231,18 @@ CONTEXT = [
             f"wtype {kind}",
             lambda place, kind=kind: place.open(type=kind),
             ValueError,
-            f"wtype {kind!r} only exists inside the engine",
+            f"type {kind!r} only exists inside the engine",
         )
         for kind in ("q8_1", "q8_K", "i8", "i16", "i32", "i64", "f64")
     ),
-    Row("wtype of a removed number", lambda place: place.open(type=4), TypeError, "wtype must be one of the names"),
-    Row("wtype of an unknown name", lambda place: place.open(type="q9_0"), ValueError, "wtype must be one of f32, f16"),
+    Row("wtype of a removed number", lambda place: place.open(type=4), TypeError, "type must be one of the names"),
+    Row("wtype of an unknown name", lambda place: place.open(type="q9_0"), ValueError, "type must be one of f32, f16"),
     Row(
         "rules: bad regex", lambda place: place.open(tensor_type_rules="[=f16"), ValueError, "not a regular expression"
     ),
     Row("rules: unknown type", lambda place: place.open(tensor_type_rules="a=q9"), ValueError, "type 'q9'"),
-    Row("n_threads 0", lambda place: place.open(threads=0), ValueError, "n_threads must be from 1 to 512"),
-    Row("n_threads -1", lambda place: place.open(threads=-1), ValueError, "n_threads must be from 1 to 512"),
+    Row("n_threads 0", lambda place: place.open(threads=0), ValueError, "threads must be from 1 to 512"),
+    Row("n_threads -1", lambda place: place.open(threads=-1), ValueError, "threads must be from 1 to 512"),
     Row("n_threads 10000", lambda place: place.open(threads=10_000), ValueError, "not 10000"),
     Row("embeddings NULL", lambda place: place.open(embeddings={"a": None}), TypeError, "must be a path, not None"),
     Row("params NULL", lambda place: place.open(diffusion_model=None), ValueError, "there is no model to load"),

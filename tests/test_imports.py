@@ -15,15 +15,16 @@ from sdcffi.params.struct import StrPath
 PACKAGE = Path(sdcffi.__file__).parent
 
 # What each folder, or file at the top of the package, imports besides `GROUND`, in the order in which data flows.
-GROUND = {"errors", "events", "_files", "_numbers", "_public", "_version", "_warnings"}
+GROUND = {"errors", "events", "_files", "_numbers", "_public", "_quoting", "_version", "_warnings"}
 ALLOWED: dict[str, set[str]] = {
     "_public": set(),
     "_version": set(),
     "_warnings": set(),
-    "_numbers": set(),
+    "_numbers": {"_quoting"},
+    "_quoting": set(),
     "errors": {"_public"},
-    "events": {"_public"},
-    "_files": {"errors"},
+    "events": {"_public", "_quoting"},
+    "_files": {"errors", "_quoting"},
     "images": set(),
     "_machine": set(),
     "params": {"images"},

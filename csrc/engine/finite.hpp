@@ -1,4 +1,4 @@
-// Refuses noise levels, latents and images that are not numbers.
+// Refuses noise levels, latents and images that are not finite numbers.
 #ifndef SDCFFI_FINITE_HPP
 #define SDCFFI_FINITE_HPP
 
@@ -14,11 +14,11 @@
 namespace sdcffi {
 
 // `what` says what the values are, as in "the latent".
-inline void refuse_nan(const float* values, int64_t size, const std::string& what) {
-    const int64_t count = std::count_if(values, values + size, [](float value) { return value != value; });
+inline void require_finite(const float* values, int64_t size, const std::string& what) {
+    const int64_t count = std::count_if(values, values + size, [](float value) { return !std::isfinite(value); });
     if (count > 0) {
         throw Refused(std::to_string(count) + " of " + std::to_string(size) + " values of the " + what +
-                      " are not numbers: the weights are broken, or weights and parameters overflow their type");
+                      " are not finite numbers: the weights are broken, or weights and parameters overflow their type");
     }
 }
 

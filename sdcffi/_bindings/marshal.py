@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from .._quoting import shown
 from ..errors import UnsupportedParameterError
 from ..params.sampling import Guidance, SampleParams
+from ..params.spellings import bare
 from ..params.struct import Struct
 from .words import BESIDE, PerCall, Word, replaced
 
@@ -107,7 +109,7 @@ class Marshaller:
         text = word.said(self._scalar(self._ffi.typeof(word.kind), value, where))
         if text is None:
             raise UnsupportedParameterError(
-                f"{self._engine} cannot do {where}={value!r}, because there {word.meaning}: leave it out"
+                f"{self._engine} cannot do {where}={shown(value)}, because there {word.meaning}: leave it out"
             )
         return text
 
@@ -195,10 +197,10 @@ class Marshaller:
             If it contains a NUL character or cannot be encoded.
         """
         if not isinstance(value, (str, os.PathLike)):
-            raise TypeError(f"{where} must be a string or a path, not {value!r}")
+            raise TypeError(f"{where} must be a string or a path, not {shown(value)}")
         text = os.fspath(value)
         if "\0" in text:
-            raise ValueError(f"{where} must not contain a NUL character: {text!r}")
+            raise ValueError(f"{where} must not contain a NUL character: {shown(text)}")
         try:
             encoded = text.encode() if isinstance(value, str) and not os.path.exists(value) else os.fsencode(text)
         except UnicodeEncodeError as error:
@@ -213,24 +215,24 @@ class Marshaller:
             return self.enum(ctype, value, where)
         if ctype.cname in ("bool", "_Bool"):
             if not isinstance(value, (bool, np.bool_)):
-                raise TypeError(f"{where} must be True or False, not {value!r}")
+                raise TypeError(f"{where} must be True or False, not {shown(value)}")
             return bool(value)
         if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
-            raise TypeError(f"{where} must be a number, not {value!r}")
+            raise TypeError(f"{where} must be a number, not {shown(value)}")
         if ctype.cname in ("float", "double"):
             if not math.isfinite(float(self._ffi.cast(ctype, float(value)))):  # also if it overflows single precision
-                raise ValueError(f"{where} must be finite, not {value!r}")
+                raise ValueError(f"{where} must be finite, not {shown(value)}")
             return float(value)
         return self._integer(ctype, value, where)
 
     def _integer(self, ctype: Any, value: Any, where: str) -> int:
         if not isinstance(value, (int, np.integer)):
-            raise TypeError(f"{where} must be an integer, not {value!r}")
+            raise TypeError(f"{where} must be an integer, not {shown(value)}")
         bits = 8 * self._ffi.sizeof(ctype)
         signed = int(self._ffi.cast(ctype, -1)) < 0
         low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
         if not low <= value <= high:
-            raise ValueError(f"{where} must be from {low} to {high}, not {value!r}")
+            raise ValueError(f"{where} must be from {low} to {high}, not {shown(value)}")
         return int(value)
 
     def enum(self, ctype: Any, value: Any, where: str) -> int:
@@ -245,10 +247,12 @@ class Marshaller:
         """
         names = self._library.enum(ctype)
         if not isinstance(value, str):
-            raise TypeError(f"{where} must be one of the names {', '.join(names)}, not {value!r}")
+            raise TypeError(f"{where} must be one of the names {', '.join(names)}, not {shown(value)}")
+        if value not in names:
+            value = next((name for name in names if bare(name) == bare(value)), value)
         if value not in names:
             raise UnsupportedParameterError(
-                f"{where} must be one of {', '.join(names)}, not {value!r}: {self._engine} has no other"
+                f"{where} must be one of {', '.join(names)}, not {shown(value)}: {self._engine} has no other"
             )
         return names[value]
 
@@ -261,7 +265,7 @@ class Marshaller:
             If `values` is not a sequence, or an item does not fit.
         """
         if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, np.ndarray)):
-            raise TypeError(f"{where} must be a sequence, not {values!r}")
+            raise TypeError(f"{where} must be a sequence, not {shown(values)}")
         ctype = self._ffi.typeof(item) if isinstance(item, str) else item
         array = self._ffi.new(self._ffi.getctype(ctype, "[]"), len(values))
         for index, element in enumerate(values):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import secrets
 import sys
 from collections.abc import Sequence
@@ -10,10 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .._files import expanded
 from .._machine.limits import MOST_THREADS
 from .._models.files import Model, locate, read_model
 from .._models.weight_types import check_rules, check_type
-from .._numbers import check_integer, check_number, shown
+from .._numbers import check_integer, check_number
+from .._quoting import shown
 from ..errors import PathNotFoundError
 from ..params.context import ContextParams, Embedding
 from ..params.struct import StrPath
@@ -60,10 +63,10 @@ def check_context(params: ContextParams) -> tuple[ContextParams, Model]:
 
 
 def _check_settings(params: ContextParams) -> None:
-    check_integer("n_threads", params.n_threads, 1, MOST_THREADS, "with more, the system may end the process")
+    check_integer("threads", params.n_threads, 1, MOST_THREADS, "with more, the system may end the process")
     check_number("max_vram", params.max_vram, 0)
     check_integer("chroma_t5_mask_pad", params.chroma_t5_mask_pad, 0, 4096)
-    check_type("wtype", params.wtype)
+    check_type("type", params.wtype)
     check_rules("tensor_type_rules", params.tensor_type_rules)
 
 
@@ -71,10 +74,10 @@ def _expanded(name: str, value: Any) -> Path:
     try:
         path = Path(value)
     except TypeError as error:
-        raise TypeError(f"{name.removesuffix('_path')} must be a path, not {value!r}") from error
+        raise TypeError(f"{name.removesuffix('_path')} must be a path, not {shown(value)}") from error
     if "\0" in str(path):
-        raise ValueError(f"{name.removesuffix('_path')} must not contain a NUL character: {str(path)!r}")
-    return path.expanduser()
+        raise ValueError(f"{name.removesuffix('_path')} must not contain a NUL character: {shown(str(path))}")
+    return expanded(path, name.removesuffix("_path"))
 
 
 def _absolute(params: ContextParams) -> ContextParams:
@@ -87,13 +90,13 @@ def _absolute(params: ContextParams) -> ContextParams:
 
 def _embeddings(embeddings: Any) -> list[Embedding]:
     if isinstance(embeddings, (str, bytes)) or not isinstance(embeddings, Sequence):
-        raise TypeError(f"embeddings must be a sequence of Embedding, not {embeddings!r}")
+        raise TypeError(f"embeddings must be a sequence of Embedding, not {shown(embeddings)}")
     for item in embeddings:
         if not isinstance(item, Embedding) or not isinstance(item.name, str):
-            raise TypeError(f"embeddings must be a sequence of Embedding, each with a name, not {item!r}")
+            raise TypeError(f"embeddings must be a sequence of Embedding, each with a name, not {shown(item)}")
         if not item.name.strip():
-            raise ValueError(f"embeddings: the name of {item.path!r} must not be empty")
-    return [replace(item, path=_expanded(f"embeddings[{item.name!r}]", item.path)) for item in embeddings]
+            raise ValueError(f"embeddings: the name of {shown(item.path)} must not be empty")
+    return [replace(item, path=_expanded(f"embeddings[{shown(item.name)}]", item.path)) for item in embeddings]
 
 
 def check_lora_options(lora_dir: StrPath | None, lora_cache: int) -> Path | None:
@@ -123,7 +126,9 @@ def check_lora_options(lora_dir: StrPath | None, lora_cache: int) -> Path | None
     check_integer("lora_cache", lora_cache, 0, _MOST_BYTES)
     if lora_dir is None:
         return None
-    directory = Path(lora_dir).expanduser()
+    if not isinstance(lora_dir, (str, os.PathLike)):
+        raise TypeError(f"lora_dir must be a path, not {shown(lora_dir)}")
+    directory = _expanded("lora_dir", lora_dir)
     if not directory.exists():
         raise PathNotFoundError(f"lora_dir {directory} does not exist")
     if not directory.is_dir():

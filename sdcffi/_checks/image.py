@@ -12,6 +12,7 @@ from typing import Any
 from .._models.files import Model, read_file
 from .._models.upscaler_file import read_network
 from .._numbers import check_integer, check_number
+from .._quoting import shown
 from ..images.convert import Alpha
 from ..images.pixels import MOST_SIDE
 from ..images.resize import Resize
@@ -95,8 +96,6 @@ def check_image(
 def _with_paste(params: ImageParams) -> ImageParams:
     """Check how the original is put back outside of the mask, and fill in the defaults, for the record."""
     check_number("mask_blur", params.mask_blur, 0, _MOST_BLUR)
-    if not isinstance(params.paste_back, (bool, type(None))):
-        raise TypeError(f"paste_back must be True or False, not {params.paste_back!r}")
     if params.mask_image is not None:
         blur = MASK_BLUR if params.mask_blur is None else float(params.mask_blur)
         return replace(params, mask_blur=blur, paste_back=params.paste_back is not False)
@@ -168,7 +167,7 @@ def _check_photo_maker(params: PhotoMaker | None, prompt: str, model: Model) -> 
     if images and (len(re.findall(r"\bimg\b", prompt)) != 1 or not re.search(r"\w\s+img\b", prompt)):
         raise ValueError(
             "pm_params.id_images needs the word 'img' exactly once in the prompt, after the word for the person, as in"
-            f" 'a man img', not {prompt!r}"
+            f" 'a man img', not {shown(prompt)}"
         )
     if params.id_embed_path is not None:
         read_file("pm_params.id_embed", Path(params.id_embed_path))
@@ -193,8 +192,8 @@ def _check_hires(hires: Hires | None, size: tuple[int, int], model: Model) -> No
         read_network("hires.model", Path(hires.model_path))
     if hires.upscaler in _UPSCALERS_OF_PIXELS and model.encodes is False:
         raise ValueError(
-            f"hires.upscaler {hires.upscaler!r} needs an autoencoder with an encoder, and vae_decode_only=False in the"
-            " context; or use an upscaler whose name begins with 'Latent'"
+            f"hires.upscaler {shown(hires.upscaler)} needs an autoencoder with an encoder, and vae_decode_only=False in"
+            " the context; or use an upscaler whose name begins with 'Latent'"
         )
 
 
@@ -203,4 +202,4 @@ def _check_scale(scale: float | None, size: tuple[int, int]) -> None:
         raise ValueError("hires.scale must be above 0, not 0, unless a target size is given")
     width, height = (round(side * scale) for side in size)
     if not min(width, height) >= 1 or max(width, height) > MOST_SIDE:
-        raise ValueError(f"hires.scale {scale!r} gives {width}x{height} pixels; use sides from 1 to {MOST_SIDE}")
+        raise ValueError(f"hires.scale {shown(scale)} gives {width}x{height} pixels; use sides from 1 to {MOST_SIDE}")

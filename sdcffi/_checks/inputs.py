@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from .._models.files import Model
+from .._quoting import shown
 from ..images.convert import Alpha, as_mask, as_rgb, box_mask
 from ..images.pixels import MOST_SIDE, parse_alpha
 from ..images.resize import Resize, check_rule, fitted_size, resized
@@ -179,7 +180,7 @@ def _mask(mask: Any, init: Pixels | None, alpha: Alpha) -> Pixels:
 
 def _several(name: str, images: Any, alpha: Alpha) -> list[Pixels]:
     if isinstance(images, (str, bytes, bytearray)) or not isinstance(images, Iterable):
-        raise TypeError(f"{name} must be a sequence of images, not {images!r}")
+        raise TypeError(f"{name} must be a sequence of images, not {shown(images)}")
     if getattr(images, "ndim", 4) != 4:
         raise TypeError(f"{name} must be a sequence of images, not an array of shape {images.shape}")  # type: ignore[attr-defined]
     return [as_rgb(item, f"{name}[{index}]", alpha) for index, item in enumerate(images)]

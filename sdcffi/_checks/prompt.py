@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
-__all__ = ["MOST_BACKTRACK", "check_prompt"]
+from .._quoting import shown
+
+__all__ = ["MOST_BACKTRACK", "MOST_WITH_TAGS", "check_prompt", "check_text"]
 
 MOST_BACKTRACK = 74  # tokens: a chunk of CLIP has 75
 _MOST = 50_000  # bytes; the tokenizers' regular expressions recurse for each one, and overflow the stack above this
+MOST_WITH_TAGS = 4 * _MOST
+"""Bytes of a prompt before its tags are taken out."""
 # The brackets and weights of csrc/text/prompt_syntax.cpp; everything else is text.
 _TOKEN = re.compile(r"\\[()\[\]\\]|\(|:\s*([+-]?[.\d]+)\s*\)|\)")
 _LARGEST, _SMALLEST = 3.4028234663852886e38, 1.1754943508222875e-38  # of normal floats
@@ -36,8 +40,23 @@ def check_prompt(name: str, prompt: Any, weighted: bool = True) -> None:
     """
     if prompt is None:
         return
+    check_text(name, prompt, _MOST)
+    if weighted:
+        _check_weights(name, prompt)
+
+
+def check_text(name: str, prompt: Any, most: int) -> None:
+    """Refuse a text that is not a string, or that UTF-8 cannot hold in so many bytes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        With the reason.
+    """
     if not isinstance(prompt, str):
-        raise TypeError(f"{name} must be a string, not {prompt!r}")
+        raise TypeError(f"{name} must be a string, not {shown(prompt)}")
+    if len(prompt) > most:
+        raise ValueError(f"{name} must have at most {most} bytes in UTF-8, not {len(prompt)} or more")
     if "\0" in prompt:
         raise ValueError(
             f"{name} must not contain a NUL character, as at index {prompt.index(chr(0))}: the engine stops there"
@@ -45,11 +64,10 @@ def check_prompt(name: str, prompt: Any, weighted: bool = True) -> None:
     try:
         length = len(prompt.encode())
     except UnicodeEncodeError as error:
-        raise ValueError(f"{name} cannot be encoded as UTF-8: {error}") from error
-    if length > _MOST:
-        raise ValueError(f"{name} must have at most {_MOST} bytes in UTF-8, not {length}")
-    if weighted:
-        _check_weights(name, prompt)
+        reason = f"{error.reason}: {shown(prompt[error.start])} at index {error.start}"
+        raise ValueError(f"{name} cannot be encoded as UTF-8: {reason}") from None
+    if length > most:
+        raise ValueError(f"{name} must have at most {most} bytes in UTF-8, not {length}")
 
 
 def _check_weights(name: str, prompt: str) -> None:
@@ -69,7 +87,7 @@ def _check_weight(name: str, prompt: str, token: re.Match[str]) -> None:
         weight = abs(float(token[1]))
     except ValueError:
         raise ValueError(
-            f"{name}: {token[1][:80]!r} in {piece[:120]!r} is not a weight: write it as (text:1.2)"
+            f"{name}: {shown(token[1])} in {shown(piece)} is not a weight: write it as (text:1.2)"
         ) from None
     if weight > _LARGEST or 0 < weight < _SMALLEST or (weight == 0 and re.search("[1-9]", token[1])):
-        raise ValueError(f"{name}: {token[1][:80]!r} in {piece[:120]!r} does not fit a float: use a weight near 1")
+        raise ValueError(f"{name}: {shown(token[1])} in {shown(piece)} does not fit a float: use a weight near 1")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from .._models.files import Model
+from .._quoting import shown
 from ..params.sampling import SampleParams
 
 __all__ = ["check_samplers", "refused_samplers", "refused_schedulers"]
@@ -71,7 +72,7 @@ def check_samplers(sample: SampleParams, model: Model, prefix: str = "") -> None
         if value in refused:
             kind = model.architecture.title if model.architecture else "this model"
             raise ValueError(
-                f"{name} {value!r} is not for {kind} ({_WORDS[model.prediction or '']}): {refused[value]};"
+                f"{name} {shown(value)} is not for {kind} ({_WORDS[model.prediction or '']}): {refused[value]};"
                 f" use any {name} but {', '.join(sorted(refused))}"
             )
 

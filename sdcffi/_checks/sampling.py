@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
 from typing import Any
 
 from .._models.files import Model
 from .._numbers import check_integer, check_integers, check_number
+from .._quoting import shown
 from .._warnings import warn
 from ..images.pixels import MOST_SIDE
 from ..params.image import ImageParams
@@ -28,6 +30,8 @@ __all__ = [
 ]
 
 MOST_STEPS = 10_000
+_LEAST_SIGMA = 1e-6  # noise levels below this change no pixel, and a step between them is a division by nearly 0
+_MOST_SIGMA = 1e6
 MOST_SCALE = 1000  # of guidance and similar; real values are below 50, far larger ones overflow single precision
 
 
@@ -83,17 +87,28 @@ def _check_scheduler(sample: SampleParams) -> None:
 
 def _check_sigmas(sigmas: Any) -> None:
     values = _sequence("custom_sigmas", sigmas)
-    for index, sigma in enumerate(values):
-        check_number(f"custom_sigmas[{index}]", sigma, 0, 1e6)
     if not 2 <= len(values) <= MOST_STEPS + 1:
         raise ValueError(f"custom_sigmas must have from 2 to {MOST_STEPS + 1} values, not {len(values)}")
+    for index, sigma in enumerate(values):
+        check_number(f"custom_sigmas[{index}]", sigma, 0, _MOST_SIGMA)
     for index in range(len(values) - 1):
-        if values[index] <= 0:
-            raise ValueError(f"custom_sigmas[{index}] must be above 0, not {values[index]!r}; only the last may be 0")
-        if values[index + 1] >= values[index]:
+        first, second = _in_single_precision(values[index]), _in_single_precision(values[index + 1])
+        if first < _LEAST_SIGMA:
             raise ValueError(
-                f"custom_sigmas must decrease, but [{index + 1}] is {values[index + 1]!r} after {values[index]!r}"
+                f"custom_sigmas[{index}] must be above 0, and at least {_LEAST_SIGMA}, not {shown(values[index])}; only"
+                " the last may be 0"
             )
+        if second >= first:
+            also = " in the engine's single precision" if values[index + 1] < values[index] else ""
+            raise ValueError(
+                f"custom_sigmas must decrease{also}, but [{index + 1}] is {shown(values[index + 1])} after"
+                f" {shown(values[index])}"
+            )
+
+
+def _in_single_precision(value: Any) -> float:
+    number: float = struct.unpack("f", struct.pack("f", float(value)))[0]
+    return number
 
 
 def _check_slg(slg: SkipLayerGuidance | None, prefix: str) -> None:
@@ -169,7 +184,9 @@ def _check_tiling(tiling: Tiling | None) -> None:
     for name in ("tile_size_x", "tile_size_y"):
         check_integer(f"tiling.{name}", getattr(tiling, name), 0, MOST_SIDE)
         if 0 < (getattr(tiling, name) or 0) < 4:
-            raise ValueError(f"tiling.{name} must be 0 (the engine's 32) or at least 4, not {getattr(tiling, name)!r}")
+            raise ValueError(
+                f"tiling.{name} must be 0 (the engine's 32) or at least 4, not {shown(getattr(tiling, name))}"
+            )
     for name in ("rel_size_x", "rel_size_y"):
         check_number(f"tiling.{name}", getattr(tiling, name), 0, MOST_SCALE)
 
@@ -215,7 +232,7 @@ def _sequence(name: str, values: Any) -> Sequence[Any]:
     """
     is_sequence = isinstance(values, Sequence) or getattr(values, "ndim", 0) >= 1
     if isinstance(values, (str, bytes)) or not is_sequence:
-        raise TypeError(f"{name} must be a sequence, not {values!r}")
+        raise TypeError(f"{name} must be a sequence, not {shown(values)}")
     return values  # type: ignore[no-any-return]
 
 

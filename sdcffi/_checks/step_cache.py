@@ -6,6 +6,7 @@ import re
 
 from .._models.files import Model
 from .._numbers import check_integer, check_number
+from .._quoting import shown
 from ..params.sampling import Cache
 from ..params.step_cache import CACHE_FIELDS, FORECAST, PERCENTS
 
@@ -26,11 +27,11 @@ def check_cache(cache: Cache | None, model: Model, defaults: Cache | None) -> No
     if cache is None:
         return
     if not isinstance(cache.mode, str):
-        raise TypeError(f"cache.mode must be a name such as 'easycache', not {cache.mode!r}")
+        raise TypeError(f"cache.mode must be a name such as 'easycache', not {shown(cache.mode)}")
     kind = model.architecture
     if kind and cache.mode in kind.idle_caches:
         raise ValueError(
-            f"cache.mode {cache.mode!r} has no effect on {kind.title}; use {', '.join(kind.acting_caches)}"
+            f"cache.mode {shown(cache.mode)} has no effect on {kind.title}; use {', '.join(kind.acting_caches)}"
         )
     _check_numbers(cache)
     _check_effect(cache)
@@ -53,9 +54,9 @@ def _check_numbers(cache: Cache) -> None:
     for name in (*FORECAST, "taylorseer_skip_interval", "spectrum_m", "spectrum_window_size"):
         check_integer(f"cache.{name}", getattr(cache, name), 1, 100)
     if cache.scm_mask is not None and not isinstance(cache.scm_mask, str):
-        raise TypeError(f"cache.scm_mask must be a text like '1,1,0,1', not {cache.scm_mask!r}")
+        raise TypeError(f"cache.scm_mask must be a text like '1,1,0,1', not {shown(cache.scm_mask)}")
     if cache.scm_mask and not re.fullmatch(r"[01](,[01])*", cache.scm_mask):
-        raise ValueError(f"cache.scm_mask must be like '1,1,0,1', not {cache.scm_mask!r}")
+        raise ValueError(f"cache.scm_mask must be like '1,1,0,1', not {shown(cache.scm_mask)}")
 
 
 def _check_effect(cache: Cache) -> None:
@@ -68,6 +69,6 @@ def _check_effect(cache: Cache) -> None:
             )
     read = CACHE_FIELDS.get(cache.mode, tuple(given))  # the library has the names of modes
     for name in given.keys() - {"mode", *read}:
-        raise ValueError(f"cache.{name} has no effect with mode {cache.mode!r}, which reads {', '.join(read)}")
+        raise ValueError(f"cache.{name} has no effect with mode {shown(cache.mode)}, which reads {', '.join(read)}")
     if "scm_policy_dynamic" in given and not cache.scm_mask:
         raise ValueError("cache.scm_policy_dynamic has no effect without scm_mask: pass both")

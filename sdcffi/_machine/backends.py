@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from .._quoting import shown
+
 __all__ = [
     "AUTO",
     "BACKENDS",
@@ -74,7 +76,7 @@ def backend_choice(backend: str) -> BackendChoice:
         If it is not a legal word; the message lists them.
     """
     if not isinstance(backend, str):
-        raise TypeError(f"backend must be a string, not {backend!r}")
+        raise TypeError(f"backend must be a string, not {shown(backend)}")
     asked = os.environ.get(ENVIRONMENT)
     return _read(asked, ENVIRONMENT) if backend == "auto" and asked else _read(backend, "backend")
 
@@ -89,7 +91,7 @@ def _read(text: str, origin: str) -> BackendChoice:
         return BackendChoice(name, variant=part, origin=origin)
     if name in BACKENDS and name != "cpu" and part.isdecimal() and part.isascii():
         return BackendChoice(name, index=int(part), origin=origin)
-    raise ValueError(f"{origin} must be {_LEGAL}; not {text!r}")
+    raise ValueError(f"{origin} must be {_LEGAL}; not {shown(text)}")
 
 
 def backend_of_registry(registry: str) -> str:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .._files import file_digest
+from .._files import expanded, file_digest
+from .._quoting import shown
 from ..errors import LayoutMismatchError, LibraryNotFoundError
 from .backends import PREFERENCE
 
@@ -215,6 +216,8 @@ def locate(argument: str | os.PathLike[str] | None = None) -> NativeBuild:
     LibraryNotFoundError
         If there is none; the message has every candidate, why it is not one, and the command that builds one.
     """
+    if not isinstance(argument, (str, os.PathLike, type(None))):
+        raise TypeError(f"library must be a path, not {shown(argument)}")
     candidates = [
         ("argument library", argument),
         ("environment variable SDCFFI_LIBRARY", os.environ.get("SDCFFI_LIBRARY") or None),
@@ -226,7 +229,7 @@ def locate(argument: str | os.PathLike[str] | None = None) -> NativeBuild:
             reasons.append(f"  {origin}: not given")
             continue
         try:
-            return read_build(Path(path).expanduser().resolve())
+            return read_build(expanded(path, "library").resolve())
         except LibraryNotFoundError as error:
             reasons.append(f"  {origin}: {error.message}")
             break  # an explicit choice is never replaced

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-__all__ = ["MOST_THREADS", "free_memory", "usable_cores", "usable_processors"]
+__all__ = ["MOST_THREADS", "free_memory", "free_swap", "usable_cores", "usable_processors"]
 
 MOST_THREADS = 512  # the limit of ggml
 
@@ -98,6 +98,12 @@ def free_memory() -> int | None:
     except (OSError, ValueError):
         pass
     return None
+
+
+def free_swap() -> int | None:
+    """Return the free swap space in bytes; None on systems that make it as they need it, or do not report it."""
+    lines = _file_text(Path("/proc/meminfo")).splitlines() if sys.platform == "linux" else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("SwapFree:")), None)
 
 
 def _linux(root: Path) -> Iterator[int]:

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
-from .._numbers import shown
+from .._quoting import shown
 from .headers import read_metadata
 from .tensors import HeaderError, Tensor
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .._numbers import shown
+from .._files import expanded
+from .._quoting import shown, shown_path
 from ..errors import PathNotFoundError
 from ..params.context import ContextParams
 from ..params.struct import StrPath
@@ -336,10 +337,10 @@ def read_file(slot: str, path: Path) -> ModelFile:
         If it is not a regular file, is empty, or has a malformed header or less data than the header describes. The
         same for each of its parts.
     """
-    path = path.expanduser()
+    path = expanded(path)
     keyword = _keyword(slot)
     if not os.path.exists(path):  # Path.exists raises for names that are too long
-        raise PathNotFoundError(f"{keyword}: {os.fspath(path)!r} does not exist")
+        raise PathNotFoundError(f"{keyword}: {shown_path(path)!r} does not exist")
     if not path.is_file():
         raise HeaderError(f"{keyword}: {path} is not a regular file")
     parts = parts_of(keyword, path)

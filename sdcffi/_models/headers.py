@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
 
-from .._numbers import shown
+from .._quoting import shown
 from .gguf_header import NEWEST_GGUF, UNREADABLE_GGUF, read_gguf
 from .signatures import WINDOW, foreign
 from .tensors import HeaderError, Reader, Tensor, elements, named

@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
+from .._files import expanded
 from ..errors import LoraError, LoraNotFoundError
 from .headers import HeaderError, Tensor, read_header, read_metadata
 from .lora_checks import Part
@@ -127,7 +128,7 @@ def read_lora(path: Path) -> LoraFile:
         tensors of a module do not fit together. The message has the path, the tensor and the reason.
     """
     try:
-        found = file_of(path.expanduser())
+        found = file_of(expanded(path))
         resolved = found.resolve()
         if not resolved.exists():
             raise LoraNotFoundError(f"LoRA {path} does not exist")

@@ -15,23 +15,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .._numbers import is_finite, shown
+from .._numbers import is_finite
+from .._quoting import shown
 from .headers import HeaderError
 from .lora_checks import Parts, rank_of
+from .patterns import compiled
 
 __all__ = ["ADAPTER_FILES", "Settings", "Strength", "read_settings", "settings_for", "strength_of", "unsupported"]
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _CONFIG_FILE = "adapter_config.json"
-_MOST_PATTERN = 1000  # characters
+_LONGEST_MODULE = 500  # characters
 _MOST_CONFIG = 4 << 20  # bytes
 _METADATA = "lora_adapter_metadata"  # diffusers' LORA_ADAPTER_METADATA_KEY
 _COMPONENTS = ("unet", "transformer", "transformer_2", "text_encoder", "text_encoder_2", "text_encoder_3")
 _DEFAULT_ALPHA = 8  # of PEFT's configurations
 _KNOWN_TYPES = ("LORA", "LOHA", "LOKR", "OFT", "BOFT", "IA3")
 _PEFT_PREFIX = "base_model.model."
-# A quantifier behind a group can make matching take forever, and patterns come from files.
-_SLOW_PATTERN = re.compile(r"\)[*+{]|([*+}].*){4}")
 
 
 @dataclass(frozen=True)
@@ -250,13 +250,14 @@ def _by_pattern(values: Mapping[str, Any], name: str, module: str, source: str) 
     for pattern, value in patterns.items():
         if pattern == module or module.endswith(f".{pattern}"):
             return value
-        if len(pattern) > _MOST_PATTERN or _SLOW_PATTERN.search(pattern):
+        if len(module) > _LONGEST_MODULE:
             raise HeaderError(
-                f"{source}: pattern {pattern[:80]!r} of {name} is too costly to match; write out the names"
+                f"{source}: {module[:80]!r}... is too long for the patterns of {name}: write out the names"
             )
         try:
-            if re.match(rf"(.*\.)?({pattern})$", module):
-                return value
-        except re.error as error:
-            raise HeaderError(f"{source}: pattern {pattern!r} of {name} is no regular expression: {error}") from error
+            compiled(f"pattern of {name}", pattern)
+        except ValueError as error:
+            raise HeaderError(f"{source}: {error}") from error
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
     return None

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from .._numbers import is_finite, shown
+from .._files import expanded
+from .._numbers import as_number, is_finite
+from .._quoting import shown, shown_path
 from ..errors import LoraError, LoraNotFoundError
 from ..params.lora import Lora, LoraLike
 from ..params.lora_tags import Tag, add_weights, parse_tags
@@ -28,7 +30,7 @@ def as_loras(items: Iterable[LoraLike], lora_dir: StrPath | None = None) -> tupl
 
     Parameters
     ----------
-    items : iterable of Lora, path, or (path, multiplier)
+    items : iterable of Lora, path, or (path, multiplier), or mapping of path to multiplier
         The multiplier is a finite number, by default 1.
     lora_dir : path, optional
         Directory in which a string without the ending of a LoRA file is looked up, as ``"name"`` or
@@ -49,7 +51,9 @@ def as_loras(items: Iterable[LoraLike], lora_dir: StrPath | None = None) -> tupl
         If a file does not exist or cannot be used (see `read_lora`), or if a name matches no file or several files.
     """
     if isinstance(items, (str, bytes, Lora)) or not isinstance(items, Iterable):
-        raise TypeError(f"loras must be a sequence of Lora, path or (path, multiplier), not {items!r}")
+        raise TypeError(f"loras must be a sequence of Lora, path or (path, multiplier), not {shown(items)}")
+    if isinstance(items, Mapping):
+        items = items.items()
     checked: dict[tuple[str, bool], Lora] = {}
     for item in items:
         lora = _as_lora(item, lora_dir)
@@ -89,7 +93,7 @@ def merge_tags(prompt: str, loras: Iterable[LoraLike], lora_dir: StrPath | None 
     prompt, tags = parse_tags(prompt)
     if tags and lora_dir is None:
         raise LoraError(
-            f"the prompt names LoRA {tags[0].name!r}, but lora_dir is not set; pass lora_dir= to Engine, or"
+            f"the prompt names LoRA {shown(tags[0].name)}, but lora_dir is not set; pass lora_dir= to Engine, or"
             " lora_tags=False to leave tags in the prompt"
         )
     merged = {_key(lora): lora for lora in as_loras(loras, lora_dir)}
@@ -115,24 +119,27 @@ def _added(lora: Lora, tag: Tag) -> Lora:
 
 def _as_lora(item: LoraLike, lora_dir: StrPath | None) -> Lora:
     if isinstance(item, tuple):
+        if not 1 <= len(item) <= len(fields(Lora)):
+            raise TypeError(f"loras must have Lora, path or (path, multiplier), not {shown(item)}")
         item = Lora(*item)
     elif not isinstance(item, Lora):
         item = Lora(item)
-    multiplier = item.multiplier
-    if isinstance(multiplier, bool) or not isinstance(multiplier, (int, float)):
-        raise TypeError(f"multiplier of LoRA {item.path} must be a number, not {multiplier!r}")
+    if not isinstance(item.path, (str, os.PathLike)):
+        raise TypeError(f"loras must have Lora, path or (path, multiplier), not {shown(item.path)}")
+    multiplier = as_number(f"multiplier of LoRA {shown_path(item.path)}", item.multiplier)
     if not is_finite(multiplier):
-        raise ValueError(f"multiplier of LoRA {item.path} must be finite, not {shown(multiplier)}")
+        raise ValueError(f"multiplier of LoRA {shown_path(item.path)} must be finite, not {shown(multiplier)}")
     weights = check_weights(item.weights, f"weights of LoRA {item.path}")
     is_name = isinstance(item.path, str) and not item.path.lower().endswith(_ENDINGS)
     path = _find_lora(str(item.path), lora_dir) if lora_dir is not None and is_name else Path(item.path)
     file = read_lora(path)
-    label = item.name or (path.expanduser().resolve().name if path.expanduser().is_dir() else None)
+    label = item.name or (expanded(path).resolve().name if expanded(path).is_dir() else None)
     return Lora(str(file.path), float(multiplier), item.is_high_noise, label, weights)
 
 
 _ENDINGS = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin")
-_MOST_LISTED = 10_000  # files among which similar names are searched
+_MOST_LISTED = 10_000  # files, and folders, among which similar names are searched
+_LONGEST_NAME = 200  # characters of a name that similar ones are searched for
 
 
 def _find_lora(name: str, lora_dir: StrPath) -> Path:
@@ -155,25 +162,28 @@ def _find_lora(name: str, lora_dir: StrPath) -> Path:
     LoraError
         If the name leads out of the directory, or matches no file or several files.
     """
-    root = Path(lora_dir).expanduser()
+    root = expanded(lora_dir, "lora_dir")
     if not root.is_dir():
         if not root.exists():
             raise LoraNotFoundError(f"lora_dir {root} does not exist")
         raise LoraError(f"lora_dir {root} is not a directory")
     if not _is_inside(name):
         raise LoraError(
-            f"LoRA {name!r} is not a valid name inside lora_dir {root}: it must be relative and have no '..'"
+            f"LoRA {shown(name)} is not a valid name inside lora_dir {root}: it must be relative and have no '..'"
         )
     tried = [root / name] if name.lower().endswith(_ENDINGS) else [root / (name + ending) for ending in _ENDINGS]
-    found = [path for path in tried if path.exists()]
-    if not found and has_adapter(root / name):
-        found = [root / name]
+    try:
+        found = [path for path in tried if path.exists()]
+        if not found and has_adapter(root / name):
+            found = [root / name]
+    except OSError as error:  # such as a name that is too long for the file system
+        raise LoraNotFoundError(f"LoRA {shown(name)} was not found: {error.strerror}") from error
     if len(found) > 1:
-        raise LoraError(f"LoRA {name!r} may be {' or '.join(map(str, found))}; add the ending")
+        raise LoraError(f"LoRA {shown(name)} may be {' or '.join(map(str, found))}; add the ending")
     if not found:
         near = _near(name, root)
         hint = f"; similar names: {', '.join(near)}" if near else ""
-        raise LoraNotFoundError(f"LoRA {name!r} was not found; tried {', '.join(map(str, tried))}{hint}")
+        raise LoraNotFoundError(f"LoRA {shown(name)} was not found; tried {', '.join(map(str, tried))}{hint}")
     return found[0]
 
 
@@ -184,6 +194,8 @@ def _is_inside(name: str) -> bool:
 
 
 def _near(name: str, root: Path) -> list[str]:
+    if len(name) > _LONGEST_NAME:  # comparing takes as long as both are
+        return []
     names = list(islice(_names(root), _MOST_LISTED))
     wanted = name.removesuffix(PurePosixPath(name).suffix) if name.lower().endswith(_ENDINGS) else name
     last = wanted.rpartition("/")[2].lower()
@@ -192,7 +204,7 @@ def _near(name: str, root: Path) -> list[str]:
 
 
 def _names(root: Path) -> Iterator[str]:
-    for folder, _, files in os.walk(root):
+    for folder, _, files in islice(os.walk(root), _MOST_LISTED):
         for file in sorted(files):
             if file.lower().endswith(_ENDINGS):
                 yield (Path(folder) / file).relative_to(root).with_suffix("").as_posix()

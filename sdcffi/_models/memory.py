@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Iterator
 
 from ..params.context import ContextParams
@@ -22,6 +23,8 @@ from .weight_types import block_sizes, parse_rules
 __all__ = ["compute_bytes", "weight_bytes"]
 
 _MIB = 1 << 20
+_LONGEST_MATCHING = 1.0  # seconds
+_LONGEST_NAME = 200  # characters; those of real tensors are shorter
 # Tensors that keep the file's type, by `tensor_should_be_converted` of model.cpp.
 _KEPT = re.compile(
     r"\.(bias|scale)$|(img_in|txt_in|time_in|vector_in|guidance_in|final_layer|[xty]_embedder|context_embedder)\."
@@ -57,12 +60,15 @@ def weight_bytes(model: Model, params: ContextParams) -> int:
     Returns
     -------
     int
-        In bytes.
+        In bytes. If matching names with rules takes more than a second, the other tensors count without them.
     """
     size = 0
     rules = parse_rules(params.tensor_type_rules)
+    until = time.monotonic() + _LONGEST_MATCHING
     for name, tensor in _loaded(model, params):
-        kind = next((kind for pattern, kind in rules if pattern.search(name)), params.wtype)
+        if time.monotonic() > until:
+            rules = []
+        kind = next((kind for pattern, kind in rules if pattern.search(name[:_LONGEST_NAME])), params.wtype)
         size += _converted(name, tensor, kind)
     return size
 

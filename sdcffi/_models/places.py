@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from .._numbers import shown
+from .._quoting import shown
 from ..errors import PathNotFoundError
 from .headers import read_header
 from .tensors import HeaderError, Tensor

@@ -8,7 +8,7 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from .._numbers import shown
+from .._quoting import shown
 
 __all__ = ["HeaderError", "Reader", "Tensor", "elements", "named"]
 

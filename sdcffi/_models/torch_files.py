@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from .._numbers import shown
+from .._quoting import shown
 from .tensors import HeaderError, Tensor, elements, named
 
 __all__ = ["is_pickle", "read_pickled", "read_zipped"]

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from .._bindings.causes import KEPT_LINES
 from .._bindings.requests import Opening
-from .._numbers import check_number, shown
+from .._numbers import check_number
+from .._quoting import shown
 from .._warnings import warn
 from ..errors import CancelledError, GenerationTimeoutError, NativeCrashError, NativeError, SDError
 from ..events import Listeners, Log

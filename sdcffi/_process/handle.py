@@ -7,7 +7,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from .._numbers import check_number
+from .._numbers import check_flags, check_number
+from .._quoting import shown
 from .._warnings import warn
 from ..events import Listeners
 from .calls import Calls
@@ -35,8 +36,9 @@ class Handle:
         listeners: Listeners,
         prepare: Callable[[Opened], ContextParams] | None = None,
     ) -> None:
+        check_flags(isolated=isolated)
         if restart not in ("auto", "never"):
-            raise ValueError(f"restart must be 'auto' or 'never', not {restart!r}")
+            raise ValueError(f"restart must be 'auto' or 'never', not {shown(restart)}")
         check_number("grace", grace, 0)
         self._listeners = listeners
         self._calls = Calls(opening, isolated, restart == "auto", grace, prepare)

@@ -9,15 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
-from .._files import cache_directory, replacing, stream_digest
+from .._files import cache_directory, read_whole, replacing, stream_digest
+from .._quoting import shown_path
 
 __all__ = ["FileState", "file_state", "sha256", "tensors_sha256"]
 
 _LEAST_KEPT = 32 << 20  # bytes; smaller files are read fast enough
+_MOST_KEPT = 10_000  # bytes of a digest on disk
+_MOST_PARTS = 10_000  # files of a directory; a diffusers directory has about 30
 _SETTLED = 2 * 10**9  # nanoseconds; the coarsest file systems have a resolution of two seconds
 _kept: dict[str, tuple[FileState, str]] = {}
 
@@ -41,7 +44,10 @@ class FileState:
 
 
 def file_state(path: Path) -> FileState | None:
-    """Return the state of a file or of a diffusers directory. None if it does not exist or cannot be read."""
+    """Return the state of a file or of a diffusers directory. None if it does not exist or cannot be read.
+
+    Nor if it is neither, but a pipe, a device, or a directory of more files than a model has.
+    """
     try:
         parts = [file.stat() for file in _files(path)]
         return FileState(
@@ -58,6 +64,8 @@ def sha256(path: Path) -> str:
     ------
     OSError
         If it cannot be read.
+    ValueError
+        If it is neither a regular file nor the directory of a model.
     """
     return _kept_digest(path, "")
 
@@ -103,17 +111,31 @@ def _hashed(path: Path, part: str) -> str:
         return stream_digest(file)
 
 
-def _files(path: Path) -> Iterator[Path]:
-    return iter(sorted(file for file in path.rglob("*") if file.is_file())) if path.is_dir() else iter([path])
+def _files(path: Path) -> list[Path]:
+    """Return the regular files of a directory, or the file itself.
+
+    Raises
+    ------
+    ValueError
+        If it is no regular file, or if the directory holds too much.
+    """
+    if not path.is_dir():
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{shown_path(path)} is not a regular file")
+        return [path]
+    found = list(islice(path.rglob("*"), _MOST_PARTS + 1))
+    if len(found) > _MOST_PARTS:
+        raise ValueError(f"{shown_path(path)} holds more than {_MOST_PARTS} files: it is not a model")
+    return sorted(file for file in found if file.is_file())
 
 
 def _look_up(key: str, state: FileState) -> str | None:
     if key not in _kept:
         try:
-            kept = json.loads((_directory() / key).read_text(encoding="utf-8"))
+            kept = json.loads(read_whole(_directory() / key, _MOST_KEPT))
             _kept[key] = FileState(**kept["state"]), str(kept["sha256"])
-        except (OSError, ValueError, TypeError, KeyError):  # missing or damaged: it is computed again
-            return None
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return None  # missing or damaged: it is computed again
     before, digest = _kept[key]
     return digest if before == state else None
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from .._files import expanded
 from ..errors import PathNotFoundError
 from ..params.struct import StrPath
 from .digests import file_state, sha256
@@ -33,7 +34,7 @@ def find_files(record: Record, models: StrPath | Iterable[StrPath] | None = None
     ValueError
         If a file is not found, or a directory does not exist; the message names it.
     """
-    folders = [Path(folder).expanduser() for folder in _as_paths(models)]
+    folders = [expanded(folder, "models") for folder in _as_paths(models)]
     for folder in folders:
         if not folder.exists():
             raise PathNotFoundError(f"models: directory {folder} does not exist")
@@ -57,13 +58,14 @@ def _as_paths(models: StrPath | Iterable[StrPath] | None) -> list[StrPath]:
 
 
 def _candidates(file: FileRecord, folders: Iterable[Path]) -> Iterator[Path]:
+    """Yield the files, and directories of models, that have the name; the record may be anyone's."""
     direct = [Path(file.path)] if file.path else []
     for path in (*direct, *(folder / file.name for folder in folders), Path(file.name)):
-        if path.exists():
+        if file_state(path) is not None:
             yield path
     for folder in folders:
         for directory, below, names in os.walk(folder):
-            if file.name in names or file.name in below:
+            if (file.name in names or file.name in below) and file_state(Path(directory) / file.name) is not None:
                 yield Path(directory) / file.name
 
 

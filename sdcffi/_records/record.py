@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from .._files import replacing
+from .._files import expanded, replacing
+from .._numbers import check_integer, check_number
 from .._public import public
+from .._quoting import shortened, shown
 from .._version import __version__
+from ..images.pixels import MOST_SIDE
 from ..images.texts import read_texts
 from ..params.context import ContextParams
 from ..params.image import ImageParams
@@ -24,6 +29,10 @@ from .origin import FileRecord, ImageRecord, Origin, file_record, image_record
 __all__ = ["Record", "record_of"]
 
 _FORMAT = 1
+_MOST_SEED = (1 << 63) - 1
+_MOST_INDEX = 10_000  # of a batch or video
+_MOST_SIDE = 64 * MOST_SIDE  # pixels; three passes of an upscaling network make an image 64 times as wide
+_TEXTS = ("commit", "build", "version", "backend", "device", "hardware", "device_id")
 _KINDS: dict[str, type[Struct]] = {"image": ImageParams, "video": VideoParams}
 
 
@@ -171,7 +180,8 @@ class Record:
             raise ValueError(f"{source} is not a record of sdcffi: it has no key 'sdcffi'")
         if data["sdcffi"] != _FORMAT:
             raise ValueError(
-                f"{source} has format {data['sdcffi']!r}, and this sdcffi reads format {_FORMAT}: install a newer one"
+                f"{source} has format {shown(data['sdcffi'])}, and this sdcffi reads format {_FORMAT}: install a newer"
+                " one"
             )
         values = {name: value for name, value in data.items() if name != "sdcffi"}
         names = [item.name for item in fields(cls)]
@@ -180,11 +190,11 @@ class Record:
         if missing := [name for name in names if name not in values and name not in optional]:
             raise ValueError(f"{source} is damaged: it has no {', '.join(missing)}")
         if values["kind"] not in _KINDS:
-            raise ValueError(f"{source}: kind must be one of {', '.join(_KINDS)}, not {values['kind']!r}")
+            raise ValueError(f"{source}: kind must be one of {', '.join(_KINDS)}, not {shown(values['kind'])}")
         try:
             return cls(**_decoded(values, source))
-        except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{source} is damaged: {error}") from error
+        except (TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{source} is damaged: {shortened(error)}") from error
 
     @classmethod
     def from_json(cls, text: str, source: str = "record") -> Record:
@@ -220,7 +230,7 @@ class Record:
         ValueError
             If the ending is another one.
         """
-        target = Path(path).expanduser()
+        target = expanded(path)
         if target.suffix.lower() != ".json":
             raise ValueError(f"{target} must end in .json: records are written as JSON")
         with replacing(target) as temporary:
@@ -241,7 +251,7 @@ class Record:
         ValueError
             If the file has no record, or a damaged one; a `PathNotFoundError` if it does not exist.
         """
-        source = Path(path).expanduser()
+        source = expanded(path)
         if source.suffix.lower() in (".json", ".toml"):
             return cls.from_dict(read_table(source), str(path))
         parameters, record = read_texts(source)
@@ -308,18 +318,50 @@ def _sampling_values(call: ImageParams | VideoParams) -> dict[str, Any]:
 
 
 def _decoded(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Read a record's values; whoever wrote them, nothing of them is looked up or opened that is not checked here."""
     params = _KINDS[values["kind"]]
-    integers = {name: values[name] for name in ("seed", "index", "width", "height")}
-    for name, value in integers.items():
-        if type(value) is not int or value < 0:
-            raise ValueError(f"{source} is damaged: {name} must be an integer of at least 0, not {value!r}")
-    return {
-        **values,
+    for name, most in {"seed": _MOST_SEED, "index": _MOST_INDEX, "width": _MOST_SIDE, "height": _MOST_SIDE}.items():
+        if type(values[name]) is not int or not 0 <= values[name] <= most:
+            raise ValueError(
+                f"{source} is damaged: {name} must be an integer from 0 to {most}, not {shown(values[name])}"
+            )
+    check_number(f"{source}: upscale_factor", values.get("upscale_factor"), 0)
+    check_integer(f"{source}: upscale_tile_size", values.get("upscale_tile_size"), 0, _MOST_SIDE)
+    if not all(isinstance(values.get(name), (str, type(None))) for name in _TEXTS):
+        raise ValueError(f"{source} is damaged: {', '.join(_TEXTS)} must be texts")
+    structs = {
         "context": decode(ContextParams, values["context"], f"{source}: context"),
         "params": decode(params, values["params"], f"{source}: params"),
         "resolved_context": decode(ContextParams, values["resolved_context"], f"{source}: resolved_context"),
         "resolved_params": decode(params, values["resolved_params"], f"{source}: resolved_params"),
-        "files": tuple(FileRecord(**item) for item in values["files"]),
-        "images": tuple(ImageRecord(**{**item, "shape": tuple(item["shape"])}) for item in values["images"]),
-        "lora_modes": tuple(values["lora_modes"]),
     }
+    files = tuple(_file(item, source) for item in values["files"])
+    needed = {role for struct in structs.values() for role in detach(struct)[1]}
+    needed |= {"upscaler"} if values.get("upscale_factor") is not None else set()
+    if missing := sorted(needed - {file.role for file in files}):
+        raise ValueError(f"{source} is damaged: its files have no {shortened(', '.join(missing))}")
+    modes = tuple(values["lora_modes"])
+    if not all(isinstance(mode, str) for mode in modes):
+        raise ValueError(f"{source} is damaged: lora_modes must be texts, not {shown(values['lora_modes'])}")
+    images = tuple(_image(item, source) for item in values["images"])
+    return {**values, **structs, "files": files, "images": images, "lora_modes": modes}
+
+
+def _file(item: Any, source: str) -> FileRecord:
+    """Read a file's record; its name is a plain one, with which nothing outside of the given directories is found."""
+    file = FileRecord(**item)
+    texts = file.role, file.name, file.sha256 or "", file.tensors_sha256 or "", file.path or ""
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{source} is damaged: {shown(item)} must have texts for role, name and digests")
+    if file.name in ("", ".", "..") or set(file.name) & {"/", os.sep, "\0"} or "\0" in (file.path or ""):
+        raise ValueError(f"{source} is damaged: {shown(file.name)} is not the name of a file")
+    check_integer(f"{source}: size of {shown(file.name)}", file.size, 0, math.inf)
+    return file
+
+
+def _image(item: Any, source: str) -> ImageRecord:
+    image = ImageRecord(**{**item, "shape": tuple(item["shape"])})
+    sides = [type(side) is int and 1 <= side <= _MOST_SIDE for side in image.shape]
+    if len(sides) != 3 or not all(sides) or not isinstance(image.role, str) or not isinstance(image.sha256, str):
+        raise ValueError(f"{source} is damaged: {shown(item)} does not describe an image")
+    return image

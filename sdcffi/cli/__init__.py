@@ -6,7 +6,6 @@ import argparse
 import io
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -30,7 +29,7 @@ from . import (
 )
 from ._flags import in_flags
 from ._parser import USAGE_STATUS, HelpAll, Parser
-from ._terminal import say, warnings_in_one_line
+from ._terminal import printable_output, say, warnings_in_one_line
 
 __all__ = ["main", "parser"]
 
@@ -51,10 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0 for success; 1 for a failure, or for `replay` if the pixels differ; 2 for bad arguments; 130
         after Ctrl-C.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a prompt may have characters that the terminal's encoding lacks
             stream.reconfigure(errors="backslashreplace")
+    with printable_output():
+        return _main(list(sys.argv[1:] if argv is None else argv))
+
+
+def _main(arguments: list[str]) -> int:
     if arguments[:1] == ["build"]:
         from .. import _build
 
@@ -63,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parser().parse_args(arguments)
     except SystemExit as error:
         return int(error.code or 0)
+    for name in ("prompt", "negative_prompt"):
+        if isinstance(text := getattr(options, name, None), str):
+            setattr(options, name, _as_utf8(text))
     try:
         run: Callable[[argparse.Namespace], int | None] = options.run
         with warnings_in_one_line(options):
@@ -92,8 +98,18 @@ def _fail(options: argparse.Namespace, message: str, kind: str, status: int) -> 
     return status
 
 
+def _as_utf8(text: str) -> str:
+    """Return an argument as UTF-8 has it, where the locale's encoding has no such characters (``LC_ALL=C``)."""
+    try:
+        return os.fsencode(text).decode() if any("\udc80" <= sign <= "\udcff" for sign in text) else text
+    except ValueError:  # it is not UTF-8, or has characters that this encoding cannot have read
+        return text
+
+
 def _in_one_line(message: str) -> str:
-    return re.sub(r"\s*\n\s*", " ", re.sub(r"(?<![:;.,])\s*\n\s*", "; ", message.strip()))
+    lines = [line.strip() for line in message.strip().split("\n")]
+    joined = (line + ("" if line.endswith((":", ";", ".", ",")) else ";") for line in lines[:-1] if line)
+    return " ".join([*joined, lines[-1]])
 
 
 def parser() -> Parser:

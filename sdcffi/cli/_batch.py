@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._files import unreadable
+from .._files import expanded, read_stream, read_whole, unreadable
 from ..engine.results import check_image_path
 from ..errors import SDError
 from ._flags import in_flags, preview_keywords
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ..parameter_files import Arguments
 
 __all__ = ["run_batch"]
+
+_MOST_PROMPTS = 256 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def run_batch(options: argparse.Namespace, given: Arguments, output: Path) -> No
 def _jobs(path: Path, given: Arguments, output: Path) -> Iterator[_Job]:
     from ..parameter_files import as_arguments
 
-    text = sys.stdin.read() if str(path) == "-" else _read(path)
+    text = _read(path)
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
         raise ValueError(f"{path} contains no prompt")
@@ -79,7 +81,7 @@ def _jobs(path: Path, given: Arguments, output: Path) -> Iterator[_Job]:
     for number, line in lines:
         where = f"{path}, line {number}"
         own = _parsed(line, where) if path.suffix in (".jsonl", ".ndjson") else {"prompt": line}
-        target = Path(own.pop("output")).expanduser() if "output" in own else _numbered(output, f"{number:0{digits}d}")
+        target = expanded(own.pop("output")) if "output" in own else _numbered(output, f"{number:0{digits}d}")
         of_the_line = as_arguments(own, where)
         if of_the_line.context_values or of_the_line.engine_others:
             raise ValueError(
@@ -95,8 +97,13 @@ def _jobs(path: Path, given: Arguments, output: Path) -> Iterator[_Job]:
 
 
 def _read(path: Path) -> str:
+    """Read a file of prompts, or of standard input for ``-``."""
     try:
-        return path.expanduser().read_text(encoding="utf-8")
+        if str(path) in ("-", "/dev/stdin"):
+            content = read_stream(sys.stdin.buffer, _MOST_PROMPTS)
+        else:
+            content = read_whole(expanded(path), _MOST_PROMPTS)
+        return content.decode("utf-8-sig")
     except (OSError, ValueError) as error:
         raise unreadable(f"{path} cannot be read: {error}", error) from error
 

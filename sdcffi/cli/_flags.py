@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
+from .._files import expanded
 from ..params.context import ContextParams
 from ..params.image import ImageParams
 from ..params.names import Parameter, flag_of, parameters
@@ -344,13 +345,12 @@ def preview_keywords(options: argparse.Namespace) -> dict[str, Any]:
     """Return the keywords of a call that writes its previews to a file, each one over the one before."""
     if options.preview is None:
         return {}
-    from pathlib import Path
 
     from .._files import replacing
     from ..engine.results import check_image_path
     from ..images.convert import to_pillow
 
-    path = Path(options.preview_path).expanduser()
+    path = expanded(options.preview_path)
     image_format = check_image_path(path)
 
     def write(preview: Any) -> None:

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
+from .._quoting import printable
+
 __all__ = ["USAGE_STATUS", "HelpAll", "Parser", "ShortHelp"]
 
 USAGE_STATUS = 2
@@ -21,7 +23,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the error in one line, and exit."""
-        self.exit(USAGE_STATUS, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+        self.exit(USAGE_STATUS, f"{self.prog}: error: {printable(message)}; see {self.prog} --help\n")
 
     def format_help(self) -> str:
         """Return what --help prints."""

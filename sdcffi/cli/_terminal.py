@@ -9,18 +9,47 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
+from .._quoting import printable
 from ._flags import in_flags
 
 if TYPE_CHECKING:
     from ..events import Log, Progress
 
-__all__ = ["described", "line_bar", "logger", "progress_bar", "say", "warnings_in_one_line"]
+__all__ = ["described", "line_bar", "logger", "printable_output", "progress_bar", "say", "warnings_in_one_line"]
 
 _UNITS = {"load": "tensor", "lora": "tensor", "sample": "step", "upscale": "tile", "decode": "tile"}
 
 
+class _Printable:
+    """A stream that writes control characters as escapes: names of files, tensors and devices may be anyone's."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(printable(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def printable_output() -> Iterator[None]:
+    """Let standard output have no control characters, whatever is printed."""
+    stream = sys.stdout
+    if stream is None:  # closed
+        yield
+        return
+    sys.stdout = _Printable(stream)
+    try:
+        yield
+    finally:
+        sys.stdout = stream
+
+
 def say(text: str, file: TextIO | None = None) -> None:
     """Print a line above the bars that are shown; on standard error, unless `file` is given."""
+    text = printable(text)
     if "tqdm" in sys.modules:
         from tqdm import tqdm
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._files import expanded
 from ..params.image import ImageParams
 from ._batch import run_batch
 from ._flags import (
@@ -90,7 +91,7 @@ def _run(options: argparse.Namespace) -> None:
     from ..engine.results import check_image_path
 
     given = arguments_of(options)
-    output = Path(options.output).expanduser()
+    output = expanded(options.output)
     check_upscaling(options)
     if options.prompts:
         run_batch(options, given, output)
@@ -120,7 +121,7 @@ def _parameter_file(options: argparse.Namespace) -> Path | None:
         return None
     from .._files import check_directory
 
-    path = Path(options.save_params).expanduser()
+    path = expanded(options.save_params)
     check_directory(path)
     return path
 

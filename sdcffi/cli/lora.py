@@ -7,6 +7,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
+from .._files import expanded
 from ..params.image import ImageParams
 from ._flags import JSON_HELP, SHORT_MODEL, SHORT_RUN, add_command, add_commands, add_engine, add_struct, arguments_of
 from ._terminal import logger, progress_bar
@@ -102,7 +103,7 @@ def _grid(options: argparse.Namespace) -> None:
     from ..parameter_files import parse_lora
     from ._lora_report import make_grid, parse_numbers
 
-    output = Path(options.output).expanduser()
+    output = expanded(options.output)
     check_image_path(output)  # before minutes of work
     scales, seeds = parse_numbers(options.scales, float, "scales"), parse_numbers(options.seeds, int, "seeds")
     if min(seeds) < 0:

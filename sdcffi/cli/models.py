@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
+from .._files import expanded
 from ._flags import JSON_HELP, add_command, add_commands
 
 __all__ = ["add"]
@@ -24,5 +24,5 @@ def add(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> None:
     from ._model_report import inspect_model, model_lines
 
-    report = inspect_model(Path(options.file).expanduser())
+    report = inspect_model(expanded(options.file))
     print(json.dumps(report, indent=2) if options.json else "\n".join(model_lines(report)))

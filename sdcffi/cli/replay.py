@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
+from .._files import expanded
 from ._flags import BACKEND_NAMES, JSON_HELP, LIBRARY_HELP, TIMEOUT_HELP, add_command
 from ._terminal import logger, progress_bar
 
@@ -64,7 +64,7 @@ def _run(options: argparse.Namespace) -> int:
     engine = {name: value for name in ("threads", "library") if (value := getattr(options, name)) is not None}
     with progress_bar() as shown:
         again = replay(options.file, **keywords, **engine, on_progress=shown, on_log=logger(options))
-    path = again.save(Path(options.output).expanduser()) if options.output else None
+    path = again.save(expanded(options.output)) if options.output else None
     if options.json:
         differences = [{"what": item.what, "recorded": item.recorded, "now": item.now} for item in again.differences]
         report = {"max_difference": again.max_difference, "differences": differences, "path": path and str(path)}

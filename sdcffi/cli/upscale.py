@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+from .._files import expanded
 from ._flags import ALPHA_HELP, BACKEND_HELP, LIBRARY_HELP, SHORT_RUN, TIMEOUT_HELP, add_command
 from ._terminal import logger, progress_bar
 
@@ -60,7 +60,7 @@ def _run(options: argparse.Namespace) -> None:
     from ..engine.upscaler import Upscaler
     from ..images.convert import as_rgb
 
-    output = Path(options.output).expanduser()
+    output = expanded(options.output)
     check_image_path(output)  # before minutes of work
     image = as_rgb(options.input, "input", options.alpha)
     names = ("tile_size", "conv_direct", "offload_to_cpu", "threads", "backend", "library")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
+from .._files import expanded
 from ..params.video import VideoParams
 from ._flags import (
     JSON_HELP,
@@ -83,7 +83,7 @@ def _run(options: argparse.Namespace) -> None:
     given = arguments_of(options, video=True)
     if not isinstance(given.generate["prompt"], str):
         raise ValueError("there is no prompt: give --prompt, or --params with a prompt")
-    output = Path(options.output).expanduser()
+    output = expanded(options.output)
     check_video_path(output, options.fps)  # before minutes of work
     keywords = {**given.generate, **preview_keywords(options), "timeout": options.timeout}
     with progress_bar() as shown, Engine(**given.engine, on_progress=shown, on_log=logger(options)) as engine:

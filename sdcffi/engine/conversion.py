@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._bindings.requests import Conversion, Opening
-from .._files import check_directory, replacing
+from .._files import check_directory, expanded, replacing
 from .._machine.backends import CPU
 from .._models.files import ModelFile, read_file
 from .._models.headers import Tensor
@@ -18,6 +18,7 @@ from .._models.weight_types import IN_SAFETENSORS, check_rules, check_type, pars
 from .._process.calls import run_alone
 from ..errors import SDError
 from ..events import Listeners
+from ..params.spellings import spelled
 
 if TYPE_CHECKING:
     from ..events import LogFunction, ProgressFunction
@@ -79,9 +80,10 @@ def convert(
     SDError
         If the engine cannot convert the file, or wrote something else than requested. No file is left then.
     """
-    source, target = file_at("input", Path(input).expanduser()), Path(output).expanduser()
+    source, target = file_at("input", expanded(input, "input")), expanded(output, "output")
     model = read_file("input", source)
-    autoencoder = None if vae is None else read_file("vae", file_at("vae", Path(vae).expanduser()))
+    autoencoder = None if vae is None else read_file("vae", file_at("vae", expanded(vae, "vae")))
+    type = spelled("wtype", type) if isinstance(type, str) else type
     check_type("type", type)
     check_rules("tensor_type_rules", tensor_type_rules)
     if target.suffix not in (".gguf", ".safetensors"):

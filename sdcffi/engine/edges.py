@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from .._bindings.requests import Edges, Opening
 from .._machine.backends import CPU
-from .._numbers import check_number
+from .._numbers import check_flags, check_number
 from .._process.calls import run_alone
+from .._quoting import shown
 from ..events import Listeners
 from ..images.convert import ImageLike, as_rgb
 
@@ -95,6 +96,5 @@ def check_edges(edges: Edges) -> None:
             raise TypeError(f"{name} must be a number, not None")
         check_number(name, value, 0, 1)
     if edges.weak == edges.strong:
-        raise ValueError(f"weak and strong must differ, but both are {edges.weak!r}")
-    if not isinstance(edges.inverse, bool):
-        raise TypeError(f"inverse must be True or False, not {edges.inverse!r}")
+        raise ValueError(f"weak and strong must differ, but both are {shown(edges.weak)}")
+    check_flags(inverse=edges.inverse)

@@ -14,11 +14,12 @@ from .._checks.memory import MemoryCheck
 from .._checks.prompt import MOST_BACKTRACK, check_prompt
 from .._checks.video import check_video
 from .._machine.backends import backend_choice
-from .._numbers import check_integer, shown
+from .._numbers import check_flags, check_integer
 from .._process.aio import as_coroutine, as_stream
 from .._process.calls import GRACE
 from .._process.handle import Handle
 from .._public import public
+from .._quoting import shown
 from .._records.origin import Origin
 from .._warnings import warn
 from ..events import Listeners, LogFunction, PreviewFunction, ProgressFunction
@@ -60,8 +61,8 @@ class Engine(Handle):
     Parameters
     ----------
     model : path, optional
-        Whole checkpoint: a safetensors, gguf or ckpt file, or a diffusers directory. A model in parts is given by one of
-        them, its index, or its folder; so are the other files below.
+        Whole checkpoint: a safetensors, gguf or ckpt file, or a diffusers directory. A model in parts is given by one
+        of them, its index, or its folder; so are the other files below.
     diffusion_model : path, optional
         Diffusion model alone. It needs text encoders and an autoencoder from other files.
     high_noise_diffusion_model : path, optional
@@ -152,7 +153,8 @@ class Engine(Handle):
         the child process is killed.
     memory_check : str
         What to do if the estimated memory of loading, or of a call, is more than is free: ``"warn"``, ``"strict"``
-        (raise `OutOfMemoryError` before it begins) or ``"off"``. On a GPU only the weights are estimated.
+        (raise `OutOfMemoryError` before it begins) or ``"off"``. ``"warn"`` raises it too for an image that needs more
+        than one and a half times of what is free, swap included. On a GPU only the weights are estimated.
     on_log : callable, optional
         Function that is called with each `Log`. This one and the next two run on the thread that makes the call.
     on_progress : callable, optional
@@ -232,6 +234,8 @@ class Engine(Handle):
         on_progress: ProgressFunction | None = None,
         on_preview: PreviewFunction | None = None,
     ) -> None:
+        check_flags(tuned=tuned, load_weights=load_weights, isolated=isolated)
+        listeners = Listeners(on_log, on_progress, on_preview)
         keywords = ContextParams(
             model_path=model,
             diffusion_model_path=diffusion_model,
@@ -268,13 +272,10 @@ class Engine(Handle):
             max_vram=max_vram,
         )
         given, self._model = check_context(_USABLE.updated(ContextParams.of(context, "context")).updated(keywords))
-        if not isinstance(tuned, bool):
-            raise TypeError(f"tuned must be True or False, not {tuned!r}")
         directory = check_lora_options(lora_dir, lora_cache)
         self._memory = MemoryCheck(memory_check, self._model, given)
         opening = Opening(library, backend_choice(backend), given, load_weights, lora_cache)
         states = Origin.look(given)
-        listeners = Listeners(on_log, on_progress, on_preview)
         prepare = _Preparation(opening, given, self._memory, states if tuned else None)
         self._open(opening, isolated, restart, grace, timeout, listeners, prepare)
         self._generation = Generation(self._calls, self._model, listeners, directory, states)
@@ -343,8 +344,8 @@ class Engine(Handle):
         guidance : float, optional
             Guidance value that distilled models (FLUX.1 dev) take as input. None: the engine's 3.5.
         sampler : str, optional
-            Sampler, named as in sd-cli: ``"euler"``, ``"dpm++2m"``, ``"unipc"``, ... None: the engine's choice for the
-            model.
+            Sampler, named as in sd-cli: ``"euler"``, ``"dpm++2m"``, ``"unipc"``, ...; or as AUTOMATIC1111 labels it:
+            ``"Euler a"``. None: the engine's choice for the model.
         scheduler : str, optional
             Spacing of the noise levels, named as in sd-cli: ``"karras"``, ``"simple"``, ``"beta"``, ... None: the
             engine's choice for the model; for flow models that is the schedule of the model's family.
@@ -365,23 +366,26 @@ class Engine(Handle):
             A chunk of 75 tokens for CLIP ends early at a comma among its last so many tokens, 0 to 74, so that words
             which belong together stay together. 0 turns that off. Only Stable Diffusion 1, 2 and XL have chunks. None:
             20, as in AUTOMATIC1111's web interface.
-        loras : iterable of Lora, path, or (path, multiplier), optional
+        loras : iterable of Lora, path, or (path, multiplier), or mapping of path to multiplier, optional
             Adapters for this call, in any order: they add up. A path may be a folder of PEFT or diffusers. None: those
             of `set_loras`.
         lora_tags : bool
-            True removes ``<lora:name:weight>`` from the prompt and adds these adapters; ``<lora:name:unet:te>`` and
-            ``<lora:name:1:lbw=OUTALL>`` have strengths of parts and blocks. False passes the prompt unchanged.
+            True removes ``<lora:name:weight>`` from the prompt and adds these adapters; without a weight it is 1.
+            ``<lora:name:unet:te>`` and ``<lora:name:1:lbw=OUTALL>`` have strengths of parts and blocks. A tag in the
+            negative prompt is an error. False passes both prompts unchanged.
         strict : bool
             True raises `LoraError` for an adapter that does not fit the model, or of which nothing applies to it. False
             leaves it out, with a `LoraWarning`.
         init_image : image, optional
-            Image to start from: a Pillow image, a path, a file's bytes, or an array (also a torch tensor on the CPU) of
-            shape (H, W) or (H, W, 1|3|4), uint8 or floats from 0 to 1. None: start from noise.
+            Image to start from: a Pillow image, a path, a file's bytes (also as base64 or ``data:`` URL), or an array
+            (also a torch tensor on the CPU) of shape (H, W) or (H, W, 1|3|4), uint8 or floats from 0 to 1. None: start
+            from noise.
         mask_image : image or box, optional
             Part of `init_image` to generate anew: white is generated, black is kept. An image, as `init_image` or of
             bools, of the same size; or a box ``(left, top, right, bottom)`` in pixels of `init_image`, white inside.
-            Gray is a mixture. The engine generates every latent pixel (8 or 16 pixels a side) that has white in it.
-            Inpainting models know black and white only, from 128 on. None: all of it.
+            Gray is a mixture. If it has transparent pixels, its alpha channel is the mask. The engine generates every
+            latent pixel (8 or 16 pixels a side) that has white in it. Inpainting models know black and white only, from
+            128 on. None: all of it.
         mask_blur : float, optional
             Radius in pixels by which the edge of `mask_image` is blurred outwards where the original is put back, as of
             Pillow's GaussianBlur, 0 to 1000. None: 4, as in AUTOMATIC1111's web interface.
@@ -445,7 +449,8 @@ class Engine(Handle):
         GenerationError
             If the engine reports that it failed.
         OutOfMemoryError
-            If the call needs more memory than is free: before it begins with ``memory_check="strict"``, else during it.
+            If the call needs more memory than is free: before it begins if that is certain or with
+            ``memory_check="strict"``, else during it.
         NativeError
             If native code failed in a way that its process cannot recover from. With ``isolated=False`` this engine
             cannot be used any more.
@@ -477,7 +482,8 @@ class Engine(Handle):
         Its bars are black, so the bars of `init_image` are kept.
         """
         params = ImageParams.of(params, "params")
-        prompt, adapters = self._generation.adapters(prompt, loras, params, lora_tags)
+        check_flags(lora_tags=lora_tags, strict=strict, canny=canny)
+        prompt, adapters = self._generation.adapters(prompt, loras, params, lora_tags, negative_prompt)
         keywords = ImageParams(
             loras=adapters,
             prompt=prompt,
@@ -510,8 +516,6 @@ class Engine(Handle):
         )
         defaults = self._opened.defaults.image
         given = check_image(params.updated(keywords), self._model, defaults, resize, alpha)
-        if not isinstance(canny, bool):
-            raise TypeError(f"canny must be True or False, not {canny!r}")
         if canny and given.control_image is None:
             raise ValueError("canny=True needs control_image; pass the image whose edges to use")
         self._memory.check_image(defaults.updated(given), self.device)
@@ -667,7 +671,8 @@ class Engine(Handle):
         """
         check_rate(fps)
         params = VideoParams.of(params, "params")
-        prompt, adapters = self._generation.adapters(prompt, loras, params, lora_tags)
+        check_flags(lora_tags=lora_tags, strict=strict)
+        prompt, adapters = self._generation.adapters(prompt, loras, params, lora_tags, negative_prompt)
         keywords = VideoParams(
             loras=adapters,
             prompt=prompt,
@@ -802,6 +807,7 @@ class Engine(Handle):
         NativeError, NativeCrashError
             If native code failed.
         """
+        check_flags(lora_tags=lora_tags)
         text, _ = self._generation.adapters(prompt, None, None, lora_tags)
         kind = self._model.architecture
         check_prompt("prompt", text, kind is None or kind.is_unet)

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .._bindings.callbacks import PreviewOptions
 from .._bindings.requests import Edges, Resolved
+from .._checks.prompt import MOST_WITH_TAGS, check_text
 from .._checks.sampling import check_preview
 from .._models.files import Model
 from .._models.loras import as_loras, merge_tags
-from .._numbers import check_integer
+from .._numbers import check_flags, check_integer
 from .._process.calls import Call, Calls
+from .._quoting import shown
 from .._records.digests import FileState
 from .._records.origin import Origin
 from .._warnings import warn
@@ -23,6 +25,8 @@ from ..events import Listeners, LogFunction, PreviewFunction, ProgressFunction
 from ..params.context import ContextParams
 from ..params.image import ImageParams
 from ..params.lora import Lora, LoraLike, LoraReport
+from ..params.lora_tags import refuse_tags
+from ..params.spellings import spelled
 from ..params.video import VideoParams
 from .lora_plans import Planner
 from .lora_policy import choose_usable, judge_applied, warn_of_coarse_weights
@@ -125,17 +129,28 @@ class Generation:
             return self._reports(call, checked)
 
     def adapters(
-        self, prompt: str, loras: Iterable[LoraLike] | None, params: ImageParams | VideoParams | None, lora_tags: bool
+        self,
+        prompt: str,
+        loras: Iterable[LoraLike] | None,
+        params: ImageParams | VideoParams | None,
+        lora_tags: bool,
+        negative_prompt: str | None = None,
     ) -> tuple[str, tuple[Lora, ...]]:
         """Return the prompt without LoRA tags, and the adapters of a call.
 
         Raises
         ------
         TypeError, ValueError, LoraError
-            If the prompt is not a string, or an adapter cannot be used.
+            If the prompt is not a string, or too long to be read, if there is a tag in the negative prompt, or if an
+            adapter cannot be used.
         """
-        if not isinstance(prompt, str):
-            raise TypeError(f"prompt must be a string, not {prompt!r}")
+        if prompt is None:
+            raise TypeError("prompt must be a string, not None")
+        check_text("prompt", prompt, MOST_WITH_TAGS)
+        if lora_tags:
+            refuse_tags(
+                "negative_prompt", (params and params.negative_prompt) if negative_prompt is None else negative_prompt
+            )
         wanted = loras if loras is not None else (params and params.loras) or self._default_loras
         if lora_tags:
             return merge_tags(prompt, wanted, self._lora_dir)
@@ -162,11 +177,11 @@ class Generation:
         if preview_interval is None:
             raise TypeError("preview_interval must be an integer, not None")
         check_integer("preview_interval", preview_interval, 1, math.inf)
+        preview = spelled("preview", preview) if isinstance(preview, str) else preview
         check_preview(preview, self._model)
-        if not isinstance(preview_noisy, bool):
-            raise TypeError(f"preview_noisy must be True or False, not {preview_noisy!r}")
+        check_flags(preview_noisy=preview_noisy)
         if preview is not None and not listeners.on_preview:
-            raise ValueError(f"preview={preview!r} needs on_preview; pass a function that receives the previews")
+            raise ValueError(f"preview={shown(preview)} needs on_preview; pass a function that receives the previews")
         mode = "proj" if preview is None else preview
         previews = PreviewOptions(mode, preview_interval, preview_noisy) if listeners.on_preview else None
         return CallOptions(listeners, previews, timeout)

@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._files import check_directory, replacing
+from .._files import check_directory, expanded, replacing
 from .._public import public
+from .._quoting import shown
 from ..images.convert import to_pillow
 from ..images.movies import WRITERS, check_rate
 from ..params.lora import LoraReport
@@ -68,7 +69,7 @@ class Recorded:
         from .._records.record import record_of  # imported late: the child imports this module and must start fast
 
         if not 0 <= index < len(self.arrays):
-            raise ValueError(f"index must be from 0 to {len(self.arrays) - 1}, not {index!r}")
+            raise ValueError(f"index must be from 0 to {len(self.arrays) - 1}, not {shown(index)}")
         if self.origin is None:
             raise ValueError(
                 "this result has no record, because its origin is None; use the result that an Engine returned"
@@ -163,7 +164,7 @@ class Result(Recorded):
         ValueError
             If the ending is not that of an image format, or the directory does not exist.
         """
-        targets = [self._path(Path(pattern).expanduser(), index) for index in range(len(self.arrays))]
+        targets = [self._path(expanded(pattern), index) for index in range(len(self.arrays))]
         for index, target in enumerate(targets):
             self.save_one(index, target, metadata=metadata, digests=digests, paths=paths)
         return targets
@@ -192,7 +193,7 @@ class Result(Recorded):
         ValueError
             As in `save`.
         """
-        target = Path(path).expanduser()
+        target = expanded(path)
         image_format = check_image_path(target)
         texts = self._texts(index, image_format, digests, paths) if metadata else {}
         with replacing(target) as temporary:
@@ -313,7 +314,7 @@ class VideoResult(Recorded):
         SDError
             If the file is an MP4 and PyAV is not installed.
         """
-        target = Path(path).expanduser()
+        target = expanded(path)
         suffix = target.suffix.lower()
         if suffix not in WRITERS or "{index}" in target.name:
             kept = {"digests": digests, "paths": paths} if metadata else None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._files import cache_directory, replacing
 from .._machine.limits import MOST_THREADS, usable_cores
+from .._quoting import shown
 from .._warnings import warn
 from ..params.context import ContextParams
 from ..params.names import parameters, words_of
@@ -159,7 +160,7 @@ def _checked(stored: Any, subject: Subject) -> dict[str, int | bool]:
         raise ValueError("another version wrote it, or for another model")
     choice = stored.get("choice")
     if not isinstance(choice, dict) or not all(_is_legal(name, value) for name, value in choice.items()):
-        raise ValueError(f"choice must have legal values of {', '.join(TUNED)}, not {choice!r}")
+        raise ValueError(f"choice must have legal values of {', '.join(TUNED)}, not {shown(choice)}")
     return choice
 
 

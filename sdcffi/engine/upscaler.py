@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
 from .._bindings.requests import Opening, UpscalerParams
-from .._files import replacing
+from .._files import expanded, replacing
 from .._machine.backends import backend_choice
 from .._machine.limits import MOST_THREADS
 from .._models.upscaler_file import MOST_PASSES, read_network
-from .._numbers import check_integer, check_number
+from .._numbers import check_flags, check_integer, check_number
 from .._process.aio import as_coroutine
 from .._process.calls import GRACE, Call
 from .._process.handle import Handle
 from .._public import public
+from .._quoting import shown
 from .._records.digests import file_state
 from .._records.origin import Origin, Upscaling
 from ..events import Listeners, LogFunction, Progress, ProgressFunction
@@ -84,7 +85,7 @@ class UpscaleResult:
         ValueError
             If the ending is not that of an image format, or the directory does not exist.
         """
-        target = Path(path).expanduser()
+        target = expanded(path)
         image_format = check_image_path(target)
         with replacing(target) as temporary:
             self.image.save(temporary, format=image_format)
@@ -153,9 +154,7 @@ class Upscaler(Handle):
         if tile_size is None:
             raise TypeError("tile_size must be an integer, not None")
         check_integer("tile_size", tile_size, 0, _MOST_TILE)
-        for name, flag in {"conv_direct": conv_direct, "offload_to_cpu": offload_to_cpu}.items():
-            if not isinstance(flag, bool):
-                raise TypeError(f"{name} must be True or False, not {flag!r}")
+        check_flags(conv_direct=conv_direct, offload_to_cpu=offload_to_cpu)
         network = read_network("model", Path(model))
         self._params = UpscalerParams(network.path.absolute(), threads, tile_size, conv_direct, offload_to_cpu)
         self._states = {self._params.path: file_state(self._params.path)}
@@ -295,7 +294,7 @@ def _plan(factor: float | None, own: int) -> tuple[float, int]:
         return own, 1
     if factor > own**MOST_PASSES:
         legal = f"from 1 to {own**MOST_PASSES}" if own > 1 else "1"
-        raise ValueError(f"factor must be {legal} with a network whose own factor is {own}, not {factor!r}")
+        raise ValueError(f"factor must be {legal} with a network whose own factor is {own}, not {shown(factor)}")
     return factor, next(count for count in range(1, MOST_PASSES + 1) if own**count >= factor)
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import os
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
-from .._files import unreadable
-from ..errors import PathNotFoundError
-from .pixels import Alpha, from_array, from_pillow, without_alpha
+from .._numbers import naming
+from .._quoting import shortened, shown
+from .files import decoded, read, refuse_programs
+from .pixels import Alpha, check_mapping, from_array, from_pillow, without_alpha
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +53,8 @@ def as_rgb(image: ImageLike, name: str, alpha: Alpha = "refuse") -> NDArray[np.u
         - an array, or an object with `__array_interface__`, `__array__` or a buffer with a shape. The shape is (H, W),
           (H, W, 1), (H, W, 3) or (H, W, 4), channels last. The type is uint8, or any float type from 0 to 1;
         - a Pillow image of any mode with a known full scale, 16 bits included;
-        - the path of a file that Pillow reads, or the bytes of one.
+        - the path of a file of pixels that Pillow reads (`images.files` has the formats), its bytes, or these as base64
+          or in a ``data:`` URL.
 
         Gray images are repeated in three channels. Pillow images are rotated by their EXIF orientation.
     name : str
@@ -91,8 +92,11 @@ def as_mask(image: ImageLike, name: str, alpha: Alpha = "refuse") -> NDArray[np.
     image : image
         As in `as_rgb`, or a bool array. Three channels must be equal. Values between 0 and 255 stay as they are, but
         the engine takes values from 128 on as white and all others as black.
-    name, alpha
+    name : str
         As in `as_rgb`.
+    alpha : str or tuple
+        What to do with transparent pixels: with ``"refuse"`` the alpha channel is the mask, as in AUTOMATIC1111's web
+        interface: what is painted on a transparent ground is generated anew. Else as in `as_rgb`.
 
     Returns
     -------
@@ -108,7 +112,8 @@ def as_mask(image: ImageLike, name: str, alpha: Alpha = "refuse") -> NDArray[np.
     """
     pixels = _pixels(image, name, is_mask=True)
     if pixels.shape[2] == 4:
-        pixels = without_alpha(pixels, name, alpha)
+        is_mask = alpha == "refuse" and pixels[..., 3].min() < 255
+        pixels = pixels[..., 3:] if is_mask else without_alpha(pixels, name, alpha)
     if pixels.shape[2] == 3:
         if (pixels[..., :2] != pixels[..., 1:]).any():
             raise ValueError(f"{name} has colours; pass one channel, such as pixels[..., 0] or image.convert('L')")
@@ -144,10 +149,10 @@ def box_mask(box: Sequence[int], size: tuple[int, int], name: str) -> NDArray[np
     """
     width, height = size
     if len(box) != 4 or not all(isinstance(side, (int, np.integer)) and type(side) is not bool for side in box):
-        raise TypeError(f"{name} must be an image or a box (left, top, right, bottom) of integers, not {box!r}")
+        raise TypeError(f"{name} must be an image or a box (left, top, right, bottom) of integers, not {shown(box)}")
     left, top, right, bottom = box
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-        raise ValueError(f"{name} must be a box inside the image, (0, 0, {width}, {height}), not {tuple(box)!r}")
+        raise ValueError(f"{name} must be a box inside the image, (0, 0, {width}, {height}), not {shown(tuple(box))}")
     mask = np.zeros((height, width, 1), np.uint8)
     mask[top:bottom, left:right] = 255
     return mask
@@ -166,7 +171,7 @@ def _pixels(image: Any, name: str, is_mask: bool) -> NDArray[np.uint8]:
     from PIL import Image
 
     if isinstance(image, (str, os.PathLike)):
-        image = _decoded(_read(image, name), name)
+        image = decoded(read(image, name), name)
     elif isinstance(image, Image.Image):
         _load(image, name)
     elif hasattr(image, "__array_interface__") or hasattr(image, "__array__"):
@@ -180,47 +185,25 @@ def _pixels(image: Any, name: str, is_mask: bool) -> NDArray[np.uint8]:
             ) from None
         if buffer.ndim != 1:
             return from_array(_numbers(buffer, name), name, is_mask)
-        image = _decoded(buffer, name)
+        check_mapping(buffer, name)
+        image = decoded(buffer, name)
     return from_pillow(image, name)
 
 
 def _numbers(source: Any, name: str) -> NDArray[Any]:
     try:
-        return np.asarray(source)
-    except Exception as error:  # the object's own code runs, such as that of a tensor on a GPU
+        with naming(name):  # the object's own code runs, such as that of a tensor on a GPU
+            return np.asarray(source)
+    except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
-            f"{name} is a {type(source).__name__} that numpy cannot read: {error}; convert it to an array first"
+            f"{name} is a {type(source).__name__} that numpy cannot read: {shortened(error)}; convert it to an array"
+            " first"
         ) from error
 
 
-def _read(path: str | os.PathLike[str], name: str) -> bytes:
-    place = os.path.expanduser(os.fspath(path))
-    if not os.path.exists(place):
-        raise PathNotFoundError(f"{name}: {place} does not exist")
-    if not os.path.isfile(place):
-        raise ValueError(f"{name}: {place} is not a file")
-    try:
-        with open(place, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise unreadable(f"{name} cannot be read: {error}", error) from error
-
-
-def _decoded(content: bytes | memoryview, name: str) -> Image.Image:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        image = Image.open(io.BytesIO(content))
-    except UnidentifiedImageError as error:  # its message has only the object's address
-        raise ValueError(f"{name} cannot be read as an image: Pillow does not know its format") from error
-    except Exception as error:
-        raise ValueError(f"{name} cannot be read as an image: {error}") from error
-    _load(image, name)
-    return image
-
-
 def _load(image: Image.Image, name: str) -> None:
+    refuse_programs(image, name)
     try:
         image.load()
     except Exception as error:  # decoders raise any kind of exception on damaged files
-        raise ValueError(f"{name} cannot be read as an image: {error}") from error
+        raise ValueError(f"{name} cannot be read as an image: {shortened(error) or type(error).__name__}") from error

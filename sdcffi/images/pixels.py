@@ -6,15 +6,18 @@ the image format says so. Other arrays are refused, since their full scale is un
 
 from __future__ import annotations
 
+import mmap
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+
+from .._quoting import shown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-__all__ = ["MOST_SIDE", "Alpha", "from_array", "from_pillow", "parse_alpha", "without_alpha"]
+__all__ = ["MOST_SIDE", "Alpha", "check_mapping", "from_array", "from_pillow", "parse_alpha", "without_alpha"]
 
 Alpha: TypeAlias = "str | tuple[int, int, int]"
 
@@ -50,11 +53,35 @@ def from_array(array: NDArray[Any], name: str, is_mask: bool = False) -> NDArray
         legal = f"a {'bool, ' if is_mask else ''}uint8 or float (0 to 1) array of shape (H, W) or (H, W, 1, 3 or 4)"
         raise ValueError(f"{name} must be {legal}, not {array.dtype} {array.shape}{_hint(array)}")
     check_sides(name, array.shape[1], array.shape[0])
+    if check_mapping(array, name):
+        array = array.copy()  # as it is now: who writes the file may shorten it
     if array.dtype.kind == "f":
         array = _from_float(array, name)
     elif array.dtype == np.bool_:
         array = array.astype(np.uint8) * np.uint8(255)
     return array[..., None] if array.ndim == 2 else array
+
+
+def check_mapping(source: Any, name: str) -> bool:
+    """Return whether memory is that of a mapped file; refuse it if the file has become shorter than the mapping.
+
+    To read behind the end of the file would end the process.
+
+    Raises
+    ------
+    ValueError
+        If it has.
+    """
+    offset = 0
+    while isinstance(source, (np.ndarray, memoryview)):
+        offset = getattr(source, "offset", 0) or offset
+        source = source.base if isinstance(source, np.ndarray) else source.obj
+    if not isinstance(source, mmap.mmap):
+        return False
+    before = offset - offset % mmap.ALLOCATIONGRANULARITY  # bytes of the file in front of the mapping
+    if source.size() < before + len(source):
+        raise ValueError(f"{name} is in a file that was truncated after it was mapped: map it again, or pass a copy")
+    return True
 
 
 def _hint(array: NDArray[Any]) -> str:
@@ -104,12 +131,9 @@ def from_pillow(image: Image.Image, name: str) -> NDArray[np.uint8]:
     ValueError
         If the full scale of the mode is unknown, or a value is out of range.
     """
-    from PIL import ImageOps
-
     check_sides(name, *image.size)
     source = image.format
-    if image.getexif().get(_ORIENTATION, 1) != 1:
-        image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode.startswith("I;16") or (image.mode == "I" and source in _OF_16_BIT):
         return _from_16_bit(image)
     if image.mode == "F":
@@ -124,6 +148,20 @@ def from_pillow(image: Image.Image, name: str) -> NDArray[np.uint8]:
         image = _converted(image)
     pixels = np.asarray(image)
     return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn an image by its EXIF orientation; one that cannot be read is none."""
+    from PIL import Image
+
+    turns = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except Exception:  # Pillow's reader raises any kind of exception on damaged data
+        return image
+    if type(orientation) is not int or not 2 <= orientation <= 8:
+        return image
+    return image.transpose(Image.Transpose[turns[orientation - 2]])
 
 
 def _from_16_bit(image: Image.Image) -> NDArray[np.uint8]:
@@ -166,10 +204,10 @@ def parse_alpha(alpha: object) -> Alpha:
     if isinstance(alpha, (tuple, list)):
         numbers = tuple(alpha)
         if len(numbers) != 3 or not all(type(number) is int and 0 <= number <= 255 for number in numbers):
-            raise ValueError(f"alpha must be {legal}, not {alpha!r}")
+            raise ValueError(f"alpha must be {legal}, not {shown(alpha)}")
         return numbers
     if not isinstance(alpha, str):
-        raise TypeError(f"alpha must be {legal}, not {alpha!r}")
+        raise TypeError(f"alpha must be {legal}, not {shown(alpha)}")
     if alpha in ("refuse", "ignore"):
         return alpha
     from PIL import ImageColor
@@ -177,7 +215,7 @@ def parse_alpha(alpha: object) -> Alpha:
     try:
         red, green, blue = ImageColor.getrgb(alpha)[:3]
     except ValueError:
-        raise ValueError(f"alpha must be {legal}, not {alpha!r}") from None
+        raise ValueError(f"alpha must be {legal}, not {shown(alpha)}") from None
     return red, green, blue
 
 

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 
+from .._quoting import shown
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -36,7 +38,7 @@ def check_rule(rule: object) -> None:
         With the legal names.
     """
     if not isinstance(rule, str) or rule not in get_args(Resize):
-        raise ValueError(f"resize must be one of {', '.join(get_args(Resize))}, not {rule!r}")
+        raise ValueError(f"resize must be one of {', '.join(get_args(Resize))}, not {shown(rule)}")
 
 
 def fitted_size(image: Size, within: Size, multiple: int) -> Size:

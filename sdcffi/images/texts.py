@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._files import unreadable
 from .._warnings import warn
+from .files import read_image
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -81,14 +81,7 @@ def read_texts(path: Path) -> tuple[str | None, str | None]:
     ValueError
         If the file does not exist or is not an image.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            image.load()  # a PNG's text may follow its pixels
-            return (*_texts(image),)  # type: ignore[return-value]
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise unreadable(f"{path} cannot be read as an image: {error}", error) from error
+    return (*_texts(read_image(path)),)  # type: ignore[return-value]
 
 
 def _texts(image: Image.Image) -> Iterator[str | None]:
@@ -97,9 +90,11 @@ def _texts(image: Image.Image) -> Iterator[str | None]:
             text = image.info.get(name)
             yield str(text) if isinstance(text, str) else None
         return
-    exif = image.getexif()
-    comment = exif.get_ifd(_EXIF_IFD).get(_USER_COMMENT)
-    description = exif.get(_IMAGE_DESCRIPTION)
+    try:
+        exif = image.getexif()
+        comment, description = exif.get_ifd(_EXIF_IFD).get(_USER_COMMENT), exif.get(_IMAGE_DESCRIPTION)
+    except Exception:  # Pillow's reader raises any kind of exception on damaged data
+        comment = description = None
     if isinstance(comment, bytes) and comment.startswith(_UNICODE):
         yield comment[len(_UNICODE) :].decode("utf_16_be", "replace")
     else:

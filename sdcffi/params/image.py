@@ -29,6 +29,7 @@ class PhotoMaker(Struct):
     """
 
     C_STRUCT = "sd_pm_params_t"
+    KEYWORD = "pm_params"
     id_images: Sequence[Pixels] | None = None
     id_embed_path: StrPath | None = None
     style_strength: float | None = None
@@ -65,6 +66,7 @@ class Hires(Struct):
     """
 
     C_STRUCT = "sd_hires_params_t"
+    KEYWORD = "hires"
     enabled: bool = True
     upscaler: str | None = None
     model_path: StrPath | None = None

@@ -40,6 +40,7 @@ class Lora(Struct):
     """
 
     C_STRUCT = "sd_lora_t"
+    TAKEN_LATER = frozenset({"multiplier"})
     path: StrPath
     multiplier: float = 1.0
     is_high_noise: bool = False

@@ -6,12 +6,14 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from .._quoting import printable, shortened, shown
 from .lora_weights import check_weights
 
-__all__ = ["Tag", "add_weights", "parse_strength", "parse_tags", "split_strength"]
+__all__ = ["Tag", "add_weights", "parse_strength", "parse_tags", "refuse_tags", "split_strength"]
 
-_TAG = re.compile(r"<lora:([^:>]+):([^>]+)>")  # SDGenerationParams::extract_and_remove_lora
-_WEIGHT = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+_START = re.compile("<(lora|lyco|hypernet):", re.IGNORECASE)  # as far as is linear: the rest is cut by hand
+_MOST_TAGS = 1000
+_WEIGHT = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 _HIGH_NOISE = "|high_noise|"
 _MOST_FLOAT = 3.4028235e38
 _NAMED = ("unet", "te", "lbw")
@@ -46,8 +48,9 @@ def parse_tags(prompt: str) -> tuple[str, list[Tag]]:
     ----------
     prompt : str
         Tags are ``<lora:name:weight>`` and ``<lora:|high_noise|name:weight>``, as in sd-cli. Besides, strengths of
-        parts and blocks: ``<lora:name:unet:te>``, ``<lora:name:te=0:unet=1>``, ``<lora:name:1:lbw=OUTALL>``. A tag
-        without a weight is left in the prompt.
+        parts and blocks: ``<lora:name:unet:te>``, ``<lora:name:te=0:unet=1>``, ``<lora:name:1:lbw=OUTALL>``. Without a
+        weight it is 1, as in AUTOMATIC1111's web interface. The case of ``lora`` does not matter, and ``lyco`` is the
+        same.
 
     Returns
     -------
@@ -59,15 +62,45 @@ def parse_tags(prompt: str) -> tuple[str, list[Tag]]:
     Raises
     ------
     ValueError
-        If a weight is not a finite number, or a preset is unknown. (sd-cli ignores such a tag, and any text after a
-        number.)
+        If a tag has no name or no end, if a weight is not a finite number, if a preset is unknown, if there are more
+        than 1000 tags, or if a tag is for a hypernetwork. (sd-cli ignores such a tag, and any text after a number.)
     """
-    tags = []
-    for match in _TAG.finditer(prompt):
-        name, text = match.groups()
-        multiplier, weights = parse_strength(text, match[0])
+    tags: list[Tag] = []
+    texts, end = [], 0
+    while match := _START.search(prompt, end):
+        texts.append(prompt[end : match.start()])
+        end = prompt.find(">", match.end()) + 1
+        whole = printable(shortened(prompt[match.start() : end or len(prompt)]))
+        if not end:
+            raise ValueError(
+                f"tag {whole} has no '>': write <lora:name:weight>, or pass lora_tags=False to keep the text"
+            )
+        if match[1].lower() == "hypernet":
+            raise ValueError(f"tag {whole} is for a hypernetwork, which this engine has not: leave it out")
+        if len(tags) == _MOST_TAGS:
+            raise ValueError(f"a prompt may have at most {_MOST_TAGS} tags")
+        name, _, text = prompt[match.end() : end - 1].partition(":")
+        if not name.removeprefix(_HIGH_NOISE).strip():
+            raise ValueError(f"tag {whole} names no LoRA: write <lora:name:weight>")
+        multiplier, weights = parse_strength(text, whole) if text else (1.0, None)
         tags.append(Tag(name.removeprefix(_HIGH_NOISE), multiplier, name.startswith(_HIGH_NOISE), weights))
-    return _TAG.sub("", prompt), tags
+    return "".join(texts) + prompt[end:], tags
+
+
+def refuse_tags(name: str, prompt: Any) -> None:
+    """Refuse tags where none is read, such as in a negative prompt: they would be taken for text.
+
+    Raises
+    ------
+    ValueError
+        With the tag.
+    """
+    if isinstance(prompt, str) and (match := _START.search(prompt)):
+        tag = printable(shortened(prompt[match.start() : (prompt.find(">", match.end()) + 1) or None]))
+        raise ValueError(
+            f"{name} has the tag {tag}, but adapters act on prompt and negative prompt alike: put the tag into the"
+            " prompt, or pass lora_tags=False to keep it as text"
+        )
 
 
 def parse_strength(text: str, where: str) -> tuple[float, Any]:
@@ -99,9 +132,11 @@ def parse_strength(text: str, where: str) -> tuple[float, Any]:
         if not equals and not named and len(positional) < 2:
             positional.append(_number(word, where))
         elif not equals:
-            raise ValueError(f"{word!r} of {where} is one number too many; write unet:te, or name it, such as te=0.5")
+            raise ValueError(
+                f"{shown(word)} of {where} is one number too many; write unet:te, or name it, such as te=0.5"
+            )
         elif key not in _NAMED or key in named:
-            raise ValueError(f"{key!r} of {where} must be one of {', '.join(_NAMED)}, once")
+            raise ValueError(f"{shown(key)} of {where} must be one of {', '.join(_NAMED)}, once")
         else:
             named[key] = value if key == "lbw" else _number(value, where)
     multiplier = positional[0] if positional else 1.0
@@ -130,7 +165,7 @@ def split_strength(text: str) -> tuple[str, str]:
 
 def _number(text: str, where: str) -> float:
     if not _WEIGHT.fullmatch(text) or abs(float(text)) > _MOST_FLOAT:
-        raise ValueError(f"weight {text!r} of {where} must be a finite number, such as 0.8")
+        raise ValueError(f"weight {shown(text)} of {where} must be a finite number, such as 0.8")
     return float(text)
 
 

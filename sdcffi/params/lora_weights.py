@@ -14,7 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .._numbers import is_finite, shown
+from .._numbers import is_finite
+from .._quoting import shown
 
 __all__ = ["Weights", "check_weights"]
 
@@ -37,7 +38,7 @@ _PARTS_OF = {
 _UNET_BLOCK = re.compile(r"^model\.diffusion_model\.(input|middle|output)_blocks?\.(\d+)\.")
 _FLUX_BLOCK = re.compile(r"^model\.diffusion_model\.(double|single)_blocks\.(\d+)\.")
 _LAYERS = 3  # of a block, the downsampler among them
-_NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+_NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 
 
 def check_weights(weights: Any, where: str) -> str | dict[str, Any] | None:
@@ -66,25 +67,31 @@ def check_weights(weights: Any, where: str) -> str | dict[str, Any] | None:
         _ratios(weights, where)
         return weights
     if not isinstance(weights, Mapping):
-        raise TypeError(f"{where} must be a mapping of parts to numbers, or a preset such as 'OUTALL', not {weights!r}")
+        raise TypeError(
+            f"{where} must be a mapping of parts to numbers, or a preset such as 'OUTALL', not {shown(weights)}"
+        )
     checked: dict[str, Any] = {}
     for part, value in weights.items():
         if part == _LBW:
             if not isinstance(value, str):
-                raise TypeError(f"{where}[{_LBW!r}] must be a preset or numbers separated by commas, not {value!r}")
+                raise TypeError(
+                    f"{where}[{_LBW!r}] must be a preset or numbers separated by commas, not {shown(value)}"
+                )
             _ratios(value, where)
             checked[part] = value
         elif part not in _PARTS:
-            raise ValueError(f"{where} has no part {part!r}; legal: {', '.join(_PARTS)}, {_LBW}")
+            raise ValueError(f"{where} has no part {shown(part)}; legal: {', '.join(_PARTS)}, {_LBW}")
         else:
-            checked[part] = _checked(value, f"{where}[{part!r}]", part in _DENOISERS)
+            checked[part] = _checked(value, f"{where}[{shown(part)}]", part in _DENOISERS)
     return checked
 
 
 def _checked(value: Any, where: str, may_have_blocks: bool) -> Any:
     if isinstance(value, Mapping) and may_have_blocks:
         return {
-            str(name): _checked_blocks(inner, f"{where}[{name!r}]") if name in ("down", "up") else _number(inner, where)
+            str(name): _checked_blocks(inner, f"{where}[{shown(name)}]")
+            if name in ("down", "up")
+            else _number(inner, where)
             for name, inner in value.items()
         }
     return _number(value, where)
@@ -95,7 +102,7 @@ def _checked_blocks(value: Any, where: str) -> Any:
         return _number(value, where)
     for name in value:
         if not re.fullmatch(r"block_\d+", str(name)):
-            raise ValueError(f"{where} has no block {name!r}; blocks are block_0, block_1, ...")
+            raise ValueError(f"{where} has no block {shown(name)}; blocks are block_0, block_1, ...")
     return {
         name: [_number(item, where) for item in inner]
         if isinstance(inner, Sequence) and not isinstance(inner, str) and len(inner) != 1
@@ -108,7 +115,7 @@ def _number(value: Any, where: str) -> float:
     if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 1:
         value = value[0]
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{where} must be a number, not {value!r}")
+        raise TypeError(f"{where} must be a number, not {shown(value)}")
     if not is_finite(value):
         raise ValueError(f"{where} must be finite, not {shown(value)}")
     return float(value)
@@ -143,8 +150,8 @@ def _ratios(text: str, where: str) -> dict[str, float]:
         if len(numbers) != len(words) or len(numbers) not in table["blocks"]:
             counts = ", ".join(map(str, table["blocks"]))
             raise ValueError(
-                f"{where}: {text!r} is neither one of {', '.join(table['presets'])} nor {counts} numbers separated by"
-                " commas"
+                f"{where}: {shown(text)} is neither one of {', '.join(table['presets'])} nor {counts} numbers separated"
+                " by commas"
             )
     return dict(zip(table["blocks"][len(numbers)], numbers, strict=True))
 
@@ -209,7 +216,7 @@ class Weights:
             With those that were not.
         """
         if self._unmatched:
-            names = ", ".join(sorted(f"{name!r} of {part}" for part, name in self._unmatched))
+            names = ", ".join(sorted(f"{shown(name)} of {part}" for part, name in self._unmatched))
             raise ValueError(f"{self._where}: no layer of the LoRA is in {names}")
 
     def _block(self, part: str, blocks: Mapping[str, Any], weight: str, module: str) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
-from .struct import Struct, struct_named
+from .struct import KEYWORDS, Struct, struct_named
 
 __all__ = ["Parameter", "build", "flag_of", "flatten", "parameters", "words_of"]
 
@@ -25,24 +25,10 @@ _PREFIXES = {
     "high_noise_sample_params": "high_noise_",
 }
 _NAMES = {
-    "wtype": "type",
-    "n_threads": "threads",
-    "rng_type": "rng",
-    "sampler_rng_type": "sampler_rng",
-    "offload_params_to_cpu": "offload_to_cpu",
-    "keep_clip_on_cpu": "clip_on_cpu",
-    "keep_vae_on_cpu": "vae_on_cpu",
-    "keep_control_net_on_cpu": "control_net_on_cpu",
-    "enable_mmap": "mmap",
-    "flash_attn": "fa",
-    "diffusion_flash_attn": "diffusion_fa",
-    "sample_method": "sampler",
-    "sample_steps": "steps",
+    **KEYWORDS,
     "shifted_timestep": "timestep_shift",
     "custom_sigmas": "sigmas",
-    "txt_cfg": "cfg_scale",
     "img_cfg": "img_cfg_scale",
-    "distilled_guidance": "guidance",
 }
 _WHOLE_NAMES = {  # by path, without a prefix
     "slg.layers": "skip_layers",

@@ -18,11 +18,17 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .._files import unreadable
+from .._files import expanded, read_whole, unreadable
+from .._quoting import shortened, shown, shown_path
 from .struct import StrPath, Struct, struct_named
 
 __all__ = ["attach_files", "attach_images", "check_keys", "decode", "detach", "encode", "plain", "read_table"]
 
+_LONGEST_KEY = 100  # characters that are compared with the legal names
+_MOST_JSON = 4 << 20  # bytes; a record with the longest prompts has less than 2 MiB
+_MOST_TOML = 1 << 20  # bytes; its parser is written in Python
+# A key of a hundred parts, for which the parser takes time by the square of them.
+_LONG_KEY = re.compile(r"""(?<![\w"'-])(?:[\w"'-]+[ \t]*\.[ \t]*){100}""")
 _S = TypeVar("_S", bound=Struct)
 
 
@@ -141,7 +147,7 @@ def decode(kind: type[_S], data: Any, where: str) -> _S:
         If `data` is not a mapping, has a key that is not a field, or lacks a field that is required.
     """
     if not isinstance(data, Mapping):
-        raise TypeError(f"{where} must be a table of parameters, not {data!r}")
+        raise TypeError(f"{where} must be a table of parameters, not {shown(data)}")
     kinds = {item.name: _inner_struct(item.type) for item in fields(kind)}  # type: ignore[arg-type]
     check_keys(data, kinds, where)
     values = {name: _decoded(kinds[name], value, f"{where}.{name}") for name, value in data.items()}
@@ -175,9 +181,9 @@ def check_keys(data: Iterable[str], legal: Iterable[str], where: str) -> None:
     names = sorted(legal)
     for key in data:
         if key not in names:
-            near = difflib.get_close_matches(str(key), names, 3)
+            near = difflib.get_close_matches(str(key)[:_LONGEST_KEY], names, 3)
             hint = f"did you mean {' or '.join(near)}?" if near else f"legal: {', '.join(names)}"
-            raise ValueError(f"{where}: unknown parameter {key!r}; {hint}")
+            raise ValueError(f"{where}: unknown parameter {shown(key)}; {hint}")
 
 
 def read_table(path: StrPath) -> dict[str, Any]:
@@ -188,18 +194,17 @@ def read_table(path: StrPath) -> dict[str, Any]:
     ValueError
         If it is neither, does not exist, or has no table at its top level.
     """
-    source = Path(path).expanduser()
+    source = expanded(path)
     try:
-        text = source.read_text(encoding="utf-8")
         if source.suffix.lower() == ".toml":
-            return _toml(text)
+            return _toml(read_whole(source, _MOST_TOML).decode("utf-8-sig"))
         if source.suffix.lower() != ".json":
             raise ValueError("its name must end in .json or .toml")
-        data = json.loads(text)
+        data = json.loads(read_whole(source, _MOST_JSON).decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise unreadable(f"{source} cannot be read: {error}", error) from error
+        raise unreadable(f"{shown_path(source)} cannot be read: {shortened(error)}", error) from error
     if not isinstance(data, dict):
-        raise ValueError(f"{source} must contain a table of parameters, not {type(data).__name__}")
+        raise ValueError(f"{shown_path(source)} must contain a table of parameters, not {type(data).__name__}")
     return data
 
 
@@ -208,4 +213,6 @@ def _toml(text: str) -> dict[str, Any]:
         import tomllib
     else:
         import tomli as tomllib
+    if found := _LONG_KEY.search(text):
+        raise ValueError(f"{shown(found[0])} is a key of more than 100 parts")
     return tomllib.loads(text)

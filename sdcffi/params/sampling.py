@@ -34,6 +34,7 @@ class Tiling(Struct):
     """
 
     C_STRUCT = "sd_tiling_params_t"
+    KEYWORD = "tiling"
     enabled: bool = True
     tile_size_x: int | None = None
     tile_size_y: int | None = None
@@ -60,6 +61,7 @@ class SkipLayerGuidance(Struct):
     """
 
     C_STRUCT = "sd_slg_params_t"
+    KEYWORD = "slg"
     layers: Sequence[int] | None = None
     layer_start: float | None = None
     layer_end: float | None = None
@@ -115,8 +117,8 @@ class SampleParams(Struct):
         Timestep shift of NitroSD models (based on SDXL), 0 to 1000; 0 turns it off. Other models ignore it. None: the
         engine's default, which is off.
     custom_sigmas : sequence of float, optional
-        Noise levels from high to low, which replace the scheduler: at least 2, and all but the last above 0. None: the
-        scheduler's.
+        Noise levels from high to low, which replace the scheduler: at least 2, and all but the last at least 1e-6.
+        None: the scheduler's.
     flow_shift : float, optional
         Shift of flow models (SD3, Wan). For FLUX, FLUX.2, Chroma and Ovis it is an exponent, so that 0 is no shift;
         for others 1 is none. None: the shift of the model's family, which may depend on size and steps. Schedulers
@@ -201,6 +203,7 @@ class Cache(Struct):
     """
 
     C_STRUCT = "sd_cache_params_t"
+    KEYWORD = "cache"
     mode: str
     reuse_threshold: float | None = None
     start_percent: float | None = None

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+import sdcffi
 from sdcffi import BackendUnavailableError
 from sdcffi._bindings.job import Job
 from sdcffi._bindings.library import Library, load
 from sdcffi._bindings.plugins import plugins_of
 from sdcffi._bindings.requests import Opening
 from sdcffi._bindings.session import Session
+from sdcffi._files import cache_directory
 from sdcffi._machine.backends import backend_choice
 from sdcffi._machine.builds import locate
 from sdcffi._machine.devices import Device
@@ -102,6 +104,14 @@ def test_only_c_interfaces_are_exported_and_versioned() -> None:
         assert symbols
         assert not [symbol for symbol in symbols if not symbol.endswith("@@SDCFFI")]
         assert not [symbol for symbol in symbols if symbol.startswith(("_ZTI", "_ZNSt"))]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its compiler has no prefix maps")
+def test_a_library_holds_no_directories_of_the_machine_that_built_it() -> None:
+    build = locate()
+    for path in [build.library, *build.directory.glob("libsdcffi-*"), *build.backends["cpu"]]:
+        assert str(cache_directory()).encode() not in path.read_bytes(), path
+        assert str(Path(sdcffi.__file__).parent.parent / "csrc").encode() not in path.read_bytes(), path
 
 
 def test_every_symbol_that_the_library_needs_is_there_at_once() -> None:

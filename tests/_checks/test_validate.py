@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from engine_defaults import IMAGE
 from header_files import Shapes, write
 from model_headers import ALONE, CLIP, CLIP_G, CONTROL, FLUX2, LLM, SD1, VAE, read, unet
 
+from sdcffi import Engine
 from sdcffi._checks.context import check_context, resolve_seed
 from sdcffi._checks.image import check_image
 from sdcffi._models.files import Model
@@ -61,9 +64,6 @@ CALLS: list[tuple[str, ImageParams, type[Exception], str]] = [
     ("unknown", ImageParams(width=0), ValueError, "width must be from 1 to 16384, not 0"),
     ("unknown", ImageParams(width=-64), ValueError, "width must be from 1 to 16384, not -64"),
     ("unknown", ImageParams(height=2_000_000), ValueError, "height must be from 1 to 16384, not 2000000"),
-    ("unknown", ImageParams(width=True), TypeError, "width must be an integer, not True"),
-    ("unknown", ImageParams(width=64.0), TypeError, "width must be an integer, not 64.0"),  # type: ignore[arg-type]
-    ("unknown", ImageParams(height="64"), TypeError, "height must be an integer, not '64'"),  # type: ignore[arg-type]
     ("unknown", sampled(sample_steps=0), ValueError, "steps must be from 1 to 10000, not 0"),
     ("unknown", sampled(sample_steps=-1), ValueError, "steps must be from 1 to 10000, not -1"),
     ("unknown", sampled(sample_steps=10_001), ValueError, "steps must be from 1 to 10000"),
@@ -75,7 +75,6 @@ CALLS: list[tuple[str, ImageParams, type[Exception], str]] = [
     ("unknown", sampled(eta=math.nan, sample_method="tcd"), ValueError, "eta must be finite, not nan"),
     ("unknown", sampled(eta=1.5, sample_method="tcd"), ValueError, "eta must be from 0 to 1 (with the sampler tcd)"),
     ("unknown", sampled(eta=-0.1), ValueError, "eta must be from 0 to 1000, not -0.1"),
-    ("unknown", sampled(eta="1"), TypeError, "eta must be a number, not '1'"),
     ("unknown", sampled(flow_shift=math.inf), ValueError, "flow_shift must be finite, not inf"),
     ("unknown", sampled(shifted_timestep=1001), ValueError, "shifted_timestep must be from 0 to 1000, not 1001"),
     ("unknown", sampled(custom_sigmas=[1.0]), ValueError, "custom_sigmas must have from 2 to 10001 values, not 1"),
@@ -83,10 +82,12 @@ CALLS: list[tuple[str, ImageParams, type[Exception], str]] = [
     ("unknown", sampled(custom_sigmas=[1.0, math.nan, 0.0]), ValueError, "custom_sigmas[1] must be finite, not nan"),
     ("unknown", sampled(custom_sigmas=[1.0, 0.0, 0.0]), ValueError, "custom_sigmas[1] must be above 0"),
     ("unknown", sampled(custom_sigmas=[0.5, 1.0]), ValueError, "custom_sigmas must decrease, but [1] is 1.0 after 0.5"),
+    ("unknown", sampled(custom_sigmas=[1e-45, 1e-46]), ValueError, "custom_sigmas[0] must be above 0, and at least 1e"),
+    ("unknown", sampled(custom_sigmas=[1.0, 1e-9, 0]), ValueError, "custom_sigmas[1] must be above 0, and at least"),
+    ("unknown", sampled(custom_sigmas=[1.0, 1 - 1e-9, 0]), ValueError, "decrease in the engine's single precision"),
     ("unknown", sampled(custom_sigmas="21"), TypeError, "custom_sigmas must be a sequence"),
     ("unknown", guided(txt_cfg=math.nan), ValueError, "cfg_scale must be finite, not nan"),
     ("unknown", guided(txt_cfg=math.inf), ValueError, "cfg_scale must be finite, not inf"),
-    ("unknown", guided(txt_cfg=False), TypeError, "cfg_scale must be a number, not False"),
     ("unknown", guided(txt_cfg=1e30), ValueError, "cfg_scale must be from -1000 to 1000, not 1e+30"),
     ("unknown", guided(img_cfg=math.nan), ValueError, "guidance.img_cfg must be finite"),
     ("unknown", guided(distilled_guidance=-1), ValueError, "guidance must be from 0 to 1000, not -1"),
@@ -103,7 +104,6 @@ CALLS: list[tuple[str, ImageParams, type[Exception], str]] = [
     ("unknown", ImageParams(strength=-0.5), ValueError, "strength must be from 0 to 1, not -0.5"),
     ("unknown", ImageParams(strength=math.nan), ValueError, "strength must be finite, not nan"),
     ("unknown", ImageParams(strength=1.01), ValueError, "strength must be from 0 to 1, not 1.01"),
-    ("unknown", ImageParams(strength=np.ones(2)), TypeError, "not an array of shape (2,)"),  # type: ignore[arg-type]
     ("unknown", ImageParams(control_strength=-1), ValueError, "control_strength must be from 0"),
     ("unknown", ImageParams(prompt="a\0b"), ValueError, "prompt must not contain a NUL character, as at index 1"),
     ("unknown", ImageParams(negative_prompt="\ud800"), ValueError, "negative_prompt cannot be encoded as UTF-8"),
@@ -172,6 +172,91 @@ def test_a_bad_call_is_refused(
     with pytest.raises(error) as caught:
         check_image(params, models[model], IMAGE)
     assert said in str(caught.value)
+
+
+class Raising:
+    """A number that cannot say which, as a tensor on another device."""
+
+    def __index__(self) -> int:
+        raise ZeroDivisionError("the index")
+
+    def __float__(self) -> float:
+        raise ZeroDivisionError("the float")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: ImageParams(width=True), "width must be an integer, not True"),
+        (lambda: ImageParams(width=64.0), "width must be an integer, not 64.0"),  # type: ignore[arg-type]
+        (lambda: ImageParams(height="64"), "height must be an integer, not '64'"),  # type: ignore[arg-type]
+        (lambda: ImageParams(height=np.ones(1, int)), "height must be an integer, not array([1])"),  # type: ignore[arg-type]
+        (lambda: ImageParams(batch_count="9" * 10**6), "an integer, not '9999"),  # type: ignore[arg-type]
+        (lambda: ImageParams(strength=np.ones(2)), "strength must be a number, not an array of shape (2,)"),  # type: ignore[arg-type]
+        (lambda: ImageParams(paste_back=1), "paste_back must be True or False, not 1"),  # type: ignore[arg-type]
+        (lambda: sampled(eta="1"), "eta must be a number, not '1'"),
+        (lambda: SampleParams(sample_steps="x"), "steps must be an integer, not 'x'"),  # type: ignore[arg-type]
+        (lambda: Guidance(txt_cfg=[]), "cfg_scale must be a number, not []"),  # type: ignore[arg-type]
+        (lambda: guided(txt_cfg=False), "cfg_scale must be a number, not False"),
+        (lambda: SkipLayerGuidance(scale="1"), "slg.scale must be a number, not '1'"),  # type: ignore[arg-type]
+        (lambda: Tiling(enabled=None), "tiling.enabled must be True or False, not None"),  # type: ignore[arg-type]
+        (lambda: Hires(steps=2.0), "hires.steps must be an integer, not 2.0"),  # type: ignore[arg-type]
+        (lambda: Cache(mode="ucache", reuse_threshold=b"1"), "cache.reuse_threshold must be a number, not b'1'"),  # type: ignore[arg-type]
+        (lambda: PhotoMaker(style_strength={}), "pm_params.style_strength must be a number, not {}"),  # type: ignore[arg-type]
+        (lambda: ContextParams(flash_attn="yes"), "fa must be True or False, not 'yes'"),  # type: ignore[arg-type]
+        (lambda: ContextParams(n_threads=1.5), "threads must be an integer, not 1.5"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_value_of_a_wrong_type_is_refused_where_it_is_given(make: Callable[[], object], said: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        make()
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+def test_numbers_are_taken_as_plain_ones() -> None:
+    params = ImageParams(batch_count=np.int8(1), strength=np.float32(0.5), width=np.uint16(64), paste_back=np.True_)  # type: ignore[arg-type]
+    assert [type(value) for value in params.given().values()] == [bool, int, float, int]
+    assert resolve_seed((1 << 63) - 3, ImageParams(batch_count=np.int8(3)).batch_count) == (1 << 63) - 3  # type: ignore[arg-type]
+    assert type(resolve_seed(np.int8(5), 3)) is int  # type: ignore[arg-type]
+    assert SampleParams(eta=Fraction(1, 2)).eta == 0.5  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: ImageParams(width=Raising()), "width"),  # type: ignore[arg-type]
+        (lambda: ImageParams(strength=Raising()), "strength"),  # type: ignore[arg-type]
+        (lambda: check_image(sampled(custom_sigmas=[Raising(), 0]), UNKNOWN, IMAGE), "custom_sigmas[0]"),
+    ],
+)
+def test_what_a_value_raises_goes_through_with_the_parameters_name(make: Callable[[], object], name: str) -> None:
+    with pytest.raises(ZeroDivisionError) as caught:
+        make()
+    assert caught.value.__notes__ == [f"It was raised while the parameter {name} was read."]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        (SampleParams(sample_method="Euler"), "euler"),
+        (SampleParams(sample_method="Euler a"), "euler_a"),
+        (SampleParams(sample_method="DPM++ 2M SDE"), "dpm++2m_sde"),
+        (SampleParams(sample_method="euler_cfg_pp"), "euler_cfg_pp"),
+        (SampleParams(scheduler="Align Your Steps"), "ays"),
+        (SampleParams(scheduler="SGM Uniform"), "sgm_uniform"),
+        (SampleParams(scheduler="Uniform"), "discrete"),
+        (ContextParams(wtype="Q8_0"), "q8_0"),
+        (ContextParams(wtype="Q4_K"), "q4_K"),
+        (ContextParams(wtype="BF16"), "bf16"),
+        (ContextParams(lora_apply_mode="At runtime"), "at_runtime"),
+        (ContextParams(rng_type="CPU"), "cpu"),
+        (Cache(mode="EasyCache"), "easycache"),
+        (Hires(upscaler="latent (Nearest-exact)"), "Latent (nearest-exact)"),
+    ],
+)
+def test_names_are_taken_whatever_their_case_and_labels_are_names(given: Any, taken: str) -> None:
+    assert taken in given.given().values()
 
 
 @pytest.mark.parametrize(
@@ -264,18 +349,25 @@ def test_a_picture_that_the_engine_would_scale_is_refused(
         ({"embeddings": ["none"]}, TypeError, "embeddings must be a sequence of Embedding"),
         ({"embeddings": "none"}, TypeError, "embeddings must be a sequence of Embedding"),
         ({"embeddings": [Embedding(name=" ", path="none")]}, ValueError, "the name of 'none' must not be empty"),
-        ({"n_threads": 0}, ValueError, "n_threads must be from 1 to 512 (with more, the system"),
+        ({"n_threads": 0}, ValueError, "threads must be from 1 to 512 (with more, the system"),
         ({"n_threads": 10_000}, ValueError, "not 10000"),
-        ({"n_threads": True}, TypeError, "n_threads must be an integer, not True"),
+        ({"n_threads": True}, TypeError, "threads must be an integer, not True"),
         ({"max_vram": -1}, ValueError, "max_vram must be at least 0, not -1"),
         ({"max_vram": math.inf}, ValueError, "max_vram must be finite, not inf"),
         *(
-            ({"wtype": kind}, ValueError, f"wtype {kind!r} only exists inside the engine")
+            ({"wtype": kind}, ValueError, f"type {kind!r} only exists inside the engine")
             for kind in ("q8_1", "q8_K", "i8", "i64")
         ),
-        ({"wtype": 8}, TypeError, "wtype must be one of the names f32, f16, q4_0"),
+        ({"wtype": 8}, TypeError, "type must be one of the names f32, f16, q4_0"),
+        (
+            {"wtype": "q9_9"},
+            ValueError,
+            "type must be one of f32, f16, q4_0, q4_1, q5_0, q5_1, q8_0, q2_K, q3_K, q4_K,",
+        ),
         ({"tensor_type_rules": "(=q8_0"}, ValueError, "'(' is not a regular expression"),
-        ({"tensor_type_rules": "(?i)a=q8_0"}, ValueError, "of groups that begin with (? the engine supports only"),
+        ({"tensor_type_rules": "(?i)a=q8_0"}, ValueError, "begins with (?; of those the engine supports only"),
+        ({"tensor_type_rules": "(([a-z_.0-9])*)*!=f16"}, ValueError, "repeats a group, which can take for ever"),
+        ({"tensor_type_rules": "a" * 10_001}, ValueError, "must have at most 10000 characters, not 10001"),
         ({"tensor_type_rules": "attn=q9_9"}, ValueError, "type 'q9_9' in 'attn=q9_9' is not one of f32, f16"),
         ({"tensor_type_rules": "attn=q8_1"}, ValueError, "type 'q8_1'"),
         ({"tensor_type_rules": "attn"}, ValueError, "'attn' must have the form \"regex=type\""),
@@ -302,7 +394,7 @@ def test_a_good_context_gives_expanded_paths_and_the_model(tmp_path: Path, monke
             model_path="~/model.safetensors",
             embeddings=[Embedding(name="word", path="~/word.safetensors")],
             n_threads=512,
-            wtype="a type of a newer engine",
+            wtype="Q4_k",
             tensor_type_rules=r"^model\.diffusion_model\..*attn\d=q8_0,embed=f16",
             max_vram=0.5,
         )
@@ -312,6 +404,27 @@ def test_a_good_context_gives_expanded_paths_and_the_model(tmp_path: Path, monke
     assert params.embeddings[0].path == tmp_path / "word.safetensors"
     assert model.architecture
     assert model.architecture.name == "sd1"
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "said"),
+    [
+        *(
+            (name, value, "must be True or False")
+            for name in ("isolated", "load_weights", "tuned")
+            for value in ("no", 1, [])
+        ),
+        *((name, 3, "must be a function, not 3") for name in ("on_log", "on_progress", "on_preview")),
+        ("type", 8, "must be one of the names"),
+        ("threads", "2", "must be an integer, not '2'"),
+        ("mmap", 1, "must be True or False, not 1"),
+    ],
+)
+def test_a_keyword_of_a_wrong_type_is_named_as_it_was_given(
+    keyword: str, value: Any, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(TypeError, match=f"^{keyword} {said}"):
+        Engine(write(tmp_path / "model.safetensors", SD1, np.float16), **{keyword: value})
 
 
 @pytest.mark.parametrize("seed", [True, 1.0, "1"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from safetensors.numpy import save_file
 
 from sdcffi import Lora, LoraError
 from sdcffi._models.loras import as_loras, merge_tags
-from sdcffi.params.lora_tags import Tag, parse_tags
+from sdcffi.params.lora_tags import Tag, parse_tags, refuse_tags, split_strength
 
 AddFile = Callable[[str], Path]
 
@@ -99,9 +101,9 @@ def test_a_name_does_not_lead_out_of_the_directory(name: str, lora_dir: Path, ad
     name = name.format(root=lora_dir.parent)
     with pytest.raises(LoraError, match="not a valid name inside"):
         as_loras([name], lora_dir)
-    if ":" not in name and name:
+    if ":" not in name and name.strip():
         with pytest.raises(LoraError, match="not a valid name inside"):
-            merge_tags(f"<lora:{name}.safetensors:1>" if name.strip() else f"<lora:{name}:1>", [], lora_dir)
+            merge_tags(f"<lora:{name}.safetensors:1>", [], lora_dir)
 
 
 @pytest.mark.parametrize("name", ["link", "folder/other"])
@@ -138,6 +140,13 @@ def test_one_file_under_two_names_is_refused(lora_dir: Path, add: AddFile) -> No
     assert len(as_loras([path, Lora(path, is_high_noise=True)])) == 2
 
 
+def test_a_mapping_has_the_multiplier_of_each(lora_dir: Path, add: AddFile) -> None:
+    path = str(add("foo.safetensors"))
+    assert as_loras({"foo": 0.5}, lora_dir) == as_loras([("foo", 0.5)], lora_dir) == (Lora(path, 0.5),)
+    with pytest.raises(TypeError, match="multiplier of LoRA foo must be a number, not '1'"):
+        as_loras({"foo": "1"}, lora_dir)  # type: ignore[dict-item]
+
+
 @pytest.mark.parametrize(
     ("multiplier", "error"), [(float("nan"), ValueError), (float("inf"), ValueError), ("1", TypeError)]
 )
@@ -165,11 +174,12 @@ def test_each_file_is_looked_into(lora_dir: Path) -> None:
         ("<lora:foo|high_noise|:2>", "", [("foo|high_noise|", 2.0, False)]),
         ("<lora:style/foo.safetensors: 1e-1 >", "", [("style/foo.safetensors", 0.1, False)]),
         ("<lora:a b:+1.>\n<lora:foo:1>", "\n", [("a b", 1.0, False), ("foo", 1.0, False)]),
-        ("<lora:foo>", "<lora:foo>", []),
-        ("<lora::1>", "<lora::1>", []),
-        ("<LORA:foo:1>", "<LORA:foo:1>", []),
-        ("<lora:foo:1", "<lora:foo:1", []),
-        ("(cat:1.2) <lyco:foo:1>", "(cat:1.2) <lyco:foo:1>", []),
+        ("a <lora:foo>", "a ", [("foo", 1.0, False)]),
+        ("<lora:foo:> a", " a", [("foo", 1.0, False)]),
+        ("<lora:|high_noise|foo>", "", [("foo", 1.0, True)]),
+        ("<LORA:Foo:.5>", "", [("Foo", 0.5, False)]),
+        ("(cat:1.2) <lyco:foo:1>", "(cat:1.2) ", [("foo", 1.0, False)]),
+        ("a <b> lora:c:1 < lora:d> <loras:e:1>", "a <b> lora:c:1 < lora:d> <loras:e:1>", []),
         ("<lo<lora:a:1>ra:b:1>", "<lora:b:1>", [("a", 1.0, False)]),
     ],
 )
@@ -182,6 +192,54 @@ def test_a_bad_weight_is_refused(weight: str) -> None:
     with pytest.raises(ValueError, match="finite number") as caught:
         parse_tags(f"a <lora:foo:{weight}> cat")
     assert f"<lora:foo:{weight}>" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("a <lora::1>", "tag <lora::1> names no LoRA"),
+        ("<lora:>", "names no LoRA"),
+        ("<lora: :1>", "names no LoRA"),
+        ("<lora:|high_noise|:1>", "names no LoRA"),
+        ("a cat <lora:foo:1", "tag <lora:foo:1 has no '>'"),
+        ("<lora:" + "x" * 100_000, r"tag <lora:x+\.\.\.x+ has no '>'"),
+        ("<hypernet:foo:1>", "<hypernet:foo:1> is for a hypernetwork"),
+        ("<lora:a>" * 1001, "at most 1000 tags"),
+    ],
+)
+def test_a_tag_that_cannot_be_followed_is_refused(prompt: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said) as caught:
+        parse_tags(prompt)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("tag", ["<lora:foo:1>", "<lora:foo>", "<LyCO:foo:1", "<hypernet:a:1>"])
+def test_a_tag_where_none_is_read_is_refused(tag: str) -> None:
+    with pytest.raises(ValueError, match=f"negative_prompt has the tag {tag}, but"):
+        refuse_tags("negative_prompt", f"blurry {tag}")
+    refuse_tags("negative_prompt", "a <b:c> lora:1")
+    refuse_tags("negative_prompt", None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<lora:a" * 30_000,
+        "<lora:" * 30_000 + ":1>",
+        "<" * 200_000,
+        "<lora:a:" + ":" * 200_000 + ">",
+        "<lora:a:" + "1" * 200_000 + "x>",
+        "<lora:a:" + " " * 200_000 + "x>",
+        "<lora:a:1" + "e" * 200_000 + ">",
+    ],
+    ids=["open", "nested", "brackets", "colons", "digits", "blanks", "letters"],
+)
+def test_no_text_takes_more_than_linear_time(text: str) -> None:
+    started = time.perf_counter()
+    with contextlib.suppress(ValueError):
+        parse_tags(text)
+    split_strength(text)
+    assert time.perf_counter() - started < 1
 
 
 def test_tags_join_the_loras_of_the_call(lora_dir: Path, add: AddFile) -> None:

@@ -44,6 +44,13 @@ def test_weights_are_what_the_engine_logs(demo: ContextParams, sd1: ContextParam
     assert weight_bytes(read_model(sd1), sd1) / MIB == pytest.approx(2035.00, rel=0.02)
 
 
+def test_rules_are_matched_for_a_limited_time(demo: ContextParams, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ruled = read_model(demo), replace(demo, tensor_type_rules="attn=q8_0")
+    assert weight_bytes(model, ruled) < weight_bytes(model, demo)
+    monkeypatch.setattr(memory, "_LONGEST_MATCHING", -1.0)
+    assert weight_bytes(model, ruled) == weight_bytes(model, demo)
+
+
 # Largest buffers that the engine logged: unet 559.62 MB and vae 704.06 MB at 512x512, and so on.
 @pytest.mark.parametrize(("side", "logged"), [(256, 176.02), (512, 704.06)])
 def test_computing_stable_diffusion_is_near_what_the_engine_logs(side: int, logged: float, sd1: ContextParams) -> None:
@@ -160,6 +167,7 @@ def test_too_little_memory_is_a_warning_or_an_error(demo: ContextParams, monkeyp
     picture = ImageParams(width=2048, height=2048)
     said = "the image would need about [0-9,]+ MiB of memory, and 50 MiB are free"
     monkeypatch.setattr(memory_check, "free_memory", lambda: 50 * MIB)
+    monkeypatch.setattr(memory_check, "free_swap", lambda: None)
     for mode in ("warn", "strict", "off"):
         MemoryCheck(mode, model, demo).check_weights(CPU)  # 28 MiB
     MemoryCheck("off", model, demo).check_image(picture, CPU)
@@ -171,6 +179,23 @@ def test_too_little_memory_is_a_warning_or_an_error(demo: ContextParams, monkeyp
         MemoryCheck("loud", model, demo)
     monkeypatch.setattr(memory_check, "free_memory", lambda: None)
     MemoryCheck("strict", model, demo).check_image(picture, CPU)
+
+
+def test_what_is_certain_not_to_fit_is_refused_before_it_is_tried(
+    demo: ContextParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = read_model(demo)
+    needed = compute_bytes(model, picture := ImageParams(width=2048, height=2048), demo)
+    assert needed
+    monkeypatch.setattr(memory_check, "free_memory", lambda: int(needed / 1.5) - 50 * MIB)
+    monkeypatch.setattr(memory_check, "free_swap", lambda: 0)
+    with pytest.raises(OutOfMemoryError, match=r"the image would need .* or pass memory_check='off' to try it"):
+        MemoryCheck("warn", model, demo).check_image(picture, CPU)
+    MemoryCheck("off", model, demo).check_image(picture, CPU)
+    for swap in (60 * MIB, None):
+        monkeypatch.setattr(memory_check, "free_swap", lambda swap=swap: swap)
+        with pytest.warns(UserWarning, match="the image would need"):
+            MemoryCheck("warn", model, demo).check_image(picture, CPU)
 
 
 def test_a_gpus_own_memory_counts_where_it_is_to_hold_all_weights(

@@ -63,12 +63,15 @@ def test_what_was_just_written_and_what_is_small_is_not_kept_on_disk(
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.parametrize(
+    "kept_text", ['{"state": {}}', "[" * 100_000, "[]", '{"state": 7}', "{" + " " * 100_000, "\xff"]
+)
 def test_a_cache_that_is_damaged_or_cannot_be_written_costs_time_only(
-    reads: list[Path], model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    kept_text: str, reads: list[Path], model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     expected = _digest.sha256(model)
     for kept in (tmp_path / "cache" / "digests").iterdir():
-        kept.write_text('{"state": {}}')
+        kept.write_text(kept_text, encoding="latin-1")
     _digest._kept.clear()
     assert _digest.sha256(model) == expected
     monkeypatch.setenv("SDCFFI_CACHE", str(model))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from sdcffi import (
     Tiling,
 )
 from sdcffi._machine.devices import Device
+from sdcffi._records.finding import find_files
 from sdcffi._records.origin import Origin
 from sdcffi.params.context import Embedding
 
@@ -264,7 +266,24 @@ def test_names_of_files_that_are_no_text_can_be_written(make_result: MakeResult,
     ("change", "message"),
     [
         (lambda data: data.pop("seed"), "is damaged: it has no seed"),
-        (lambda data: data.update(seed="7"), "seed must be an integer of at least 0, not '7'"),
+        (lambda data: data.update(seed="7"), "seed must be an integer from 0 to 9223372036854775807, not '7'"),
+        (lambda data: data.update(index=10**9), "index must be an integer from 0 to 10000, not 1000000000"),
+        (lambda data: data.update(width=10**9), "width must be an integer from 0 to "),
+        (lambda data: data.update(files=[]), "its files have no model_path, vae_path"),
+        (lambda data: data.update(upscale_factor=2.0), "its files have no upscaler"),
+        (lambda data: data.update(upscale_factor="2"), "upscale_factor must be a number, not '2'"),
+        (lambda data: data["params"].update(loras=[{"path": "/dev/zero"}]), r"its files have no loras\[0\].path"),
+        (lambda data: data["resolved_context"].update(vae_path="x", llm_path="/x"), "its files have no llm_path"),
+        (lambda data: data["params"].update(sample_params={"sample_steps": "x"}), "steps must be an integer, not 'x'"),
+        (lambda data: data["files"][0].update(name="../a"), "'../a' is not the name of a file"),
+        (lambda data: data["files"][0].update(name="."), "'.' is not the name of a file"),
+        (lambda data: data["files"][0].update(name="a\0"), r"'a\\x00' is not the name of a file"),
+        (lambda data: data["files"][0].update(sha256=7), "must have texts for role, name and digests"),
+        (lambda data: data["files"][0].update(size="7"), "must be an integer, not '7'"),
+        (lambda data: data.update(images=[{"role": "x", "shape": [1, 2], "sha256": ""}]), "does not describe an image"),
+        (lambda data: data.update(images=[{"role": "x", "shape": [1, 2, 10**9], "sha256": ""}]), "not describe an"),
+        (lambda data: data.update(lora_modes=[1]), r"lora_modes must be texts, not \[1\]"),
+        (lambda data: data.update(backend=[]), "backend, device, hardware, device_id must be texts"),
         (lambda data: data.update(seeds=[7]), "unknown parameter 'seeds'; did you mean seed"),
         (lambda data: data["params"].update(promt="x"), r"params: unknown parameter 'promt'; did you mean prompt"),
         (lambda data: data.update(params=7), "params must be a table of parameters, not 7"),
@@ -296,17 +315,51 @@ def test_foreign_files_are_refused_with_a_reason(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "bare.jpg")
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "cut.png").write_bytes((tmp_path / "foreign.png").read_bytes()[:60])
+    (tmp_path / "dotted.toml").write_text("a = {" + "b." * 100_000 + "c = 1}")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "deep.toml").write_text("a = " + "[" * 100_000)
+    for name in ("sparse.json", "sparse.png"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(100 << 30)
+    for name in ("pipe.png", "pipe.toml"):
+        os.mkfifo(tmp_path / name)
     for name, message in {
         "foreign.png": "has AUTOMATIC1111's parameters, but no sdcffi metadata",
         "bare.jpg": "has no sdcffi metadata",
         "text.png": "cannot be read as an image",
         "cut.png": "cannot be read as an image",
+        "pipe.png": "cannot be read as an image: it is not a regular file",
+        "deep.json": "cannot be read: ",
+        "deep.toml": "cannot be read: ",
+        "dotted.toml": "is a key of more than 100 parts",
+        "sparse.json": "cannot be read: it has more than 4 MiB",
+        "sparse.png": "cannot be read as an image: it has more than 512 MiB",
+        "pipe.toml": "cannot be read: it is not a regular file",
         "nowhere.png": "cannot be read as an image: .*No such file",
     }.items():
         with pytest.raises(ValueError, match=message):
             Record.from_file(tmp_path / name)
     with pytest.raises(ValueError, match="record is not valid JSON"):
         Record.from_json("{")
+
+
+@pytest.mark.parametrize("place", ["/dev/zero", "pipe", "folder", "missing"])
+def test_of_the_paths_of_a_record_only_files_are_looked_at(
+    place: str, make_result: MakeResult, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sdcffi._records.digests._MOST_PARTS", 20)
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    for index in range(30):
+        (tmp_path / f"folder/{index}").mkdir(parents=True)
+    data = make_result(prompt="a").record().to_dict()
+    data["files"][0].update(path=str(tmp_path / place), size=0)
+    record = Record.from_dict(data)
+    assert find_files(record, models)["model_path"] == models / "cat, v1.5.safetensors"
+    (models / "cat, v1.5.safetensors").unlink()
+    os.mkfifo(models / "cat, v1.5.safetensors")
+    with pytest.raises(ValueError, match=r"not found: cat, v1\.5\.safetensors"):
+        find_files(record, models)
 
 
 def toml(value: Any) -> str:

@@ -353,7 +353,7 @@ def test_a_latent_of_nan_is_refused_and_the_context_stays(model: Path) -> None:
     """
     status, text, after = in_child(code, model)
     assert (status, after) == ("FAILED", "OK")
-    assert text.startswith("2048 of 2048 values of the latent are not numbers")
+    assert text.startswith("2048 of 2048 values of the latent are not finite numbers")
 
 
 def test_null_pointers_are_failures(model: Path) -> None:
@@ -416,7 +416,7 @@ def test_a_network_of_nan_is_refused_and_stays(tmp_path: Path) -> None:
     found = in_child(code, network)
     assert found[0] == found[1]
     assert found[0][0] == "FAILED"
-    assert found[0][1].startswith("16 of 48 values of the image are not numbers")
+    assert found[0][1].startswith("16 of 48 values of the image are not finite numbers")
 
 
 def test_an_upscaler_gives_its_backend_back(network: Path) -> None:

@@ -280,7 +280,7 @@ def test_numbers_that_are_none_are_an_error_and_no_white_picture(isolated: bool,
     weights["conv_last.bias"][1] = np.nan
     with open_upscaler(write_network(tmp_path / "nan.safetensors", weights), isolated=isolated) as upscaler:
         for _ in range(2):
-            with pytest.raises(GenerationError, match="values of the image are not numbers"):
+            with pytest.raises(GenerationError, match="values of the image are not finite numbers"):
                 upscaler.upscale(SMALL)
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import array
+import base64
 import io
+import mmap
+import os
 from pathlib import Path
 from typing import Any
 
@@ -289,15 +292,109 @@ def test_an_unknown_alpha_is_refused_with_the_legal_ones(alpha: Any, error: type
         ("/does/not/exist.png", FileNotFoundError, "does not exist"),
         ("a\0b", ValueError, "does not exist"),
         ("x" * 5000, ValueError, "does not exist"),
-        ("/", ValueError, "is not a file"),
+        ("/", ValueError, "init_image: / cannot be read: it is a directory"),
+        ("/dev/zero", ValueError, "cannot be read: it is not a regular file, but a pipe or a device"),
+        ("data:image/png,abc", ValueError, "must be a data URL as 'data:image/png;base64,"),
+        ("data:image/png;base64,!!", ValueError, "is not base64"),
+        ("data:;base64," + "A" * 200_000, ValueError, "cannot be read as an image: Pillow does not know its format"),
+        ("iVBORw0KGgo" + "?" * 200_000, ValueError, "iVBORw0KGgo.* does not exist"),
+        ("/9j/is/a/path/too", FileNotFoundError, "does not exist"),
+        ("~nobody_of_that_name/a.png", FileNotFoundError, "~nobody_of_that_name/a.png begins with '~'"),
+        (b"\0\0\0\x18ftypheic" + bytes(50), ValueError, "HEIF, as of iPhones: install pillow-heif"),
+        (b"<svg xmlns='x'>", ValueError, "it is a text"),
         (OnGpu(), TypeError, "init_image is a OnGpu that numpy cannot read: can't convert cuda:0"),
         (3, TypeError, "init_image must be an array, a Pillow image, a path or the bytes of a file, not int"),
         ([[0]], TypeError, "not list"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_taken_without_guessing_is_refused(image: Any, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=message) as caught:
         as_rgb(image, "init_image")
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"])
+def test_base64_and_data_urls_are_the_file(kind: str) -> None:
+    content = encoded(Image.fromarray(PIXELS), kind)
+    expected = as_rgb(content, "init_image")
+    text = base64.b64encode(content).decode()
+    assert np.array_equal(as_rgb(f"data:image/{kind.lower()};base64,{text}", "init_image"), expected)
+    if kind != "BMP":  # of two letters, which a path may begin with
+        assert np.array_equal(as_rgb(text, "init_image"), expected)
+    lines = base64.encodebytes(content).decode()
+    assert np.array_equal(as_rgb(f"DATA:image/png;charset=x;BASE64,{lines}", "init_image"), expected)
+    for_urls = base64.urlsafe_b64encode(content).decode().rstrip("=")
+    assert np.array_equal(as_rgb(f"data:;base64,{for_urls}", "init_image"), expected)
+
+
+def test_a_file_of_that_name_counts_before_base64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = base64.b64encode(encoded(Image.new("L", (4, 4)))).decode()[:40].replace("/", "")
+    (tmp_path / text).write_bytes(encoded(Image.fromarray(PIXELS)))
+    assert np.array_equal(as_rgb(text, "init_image"), PIXELS)
+
+
+def test_no_program_is_started_whatever_a_file_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = tmp_path / "started"
+    for name in ("gs", "gswin64c"):
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\ntouch '{started}'\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    page = io.BytesIO()
+    Image.fromarray(PIXELS).save(page, "EPS")
+    path = tmp_path / "page.png"
+    path.write_bytes(page.getvalue())
+    for image in (path, str(path), page.getvalue(), Image.open(io.BytesIO(page.getvalue()))):
+        with pytest.raises(ValueError, match="starts another program"):
+            as_rgb(image, "init_image")
+    assert not started.exists()
+
+
+def test_only_regular_files_of_a_limited_size_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ValueError, match="a pipe or a device"):
+        as_rgb(tmp_path / "pipe.png", "init_image")
+    with (tmp_path / "sparse.png").open("wb") as file:
+        file.truncate(100 << 30)
+    with pytest.raises(ValueError, match="it has more than 512 MiB"):
+        as_rgb(tmp_path / "sparse.png", "init_image")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("garbage", [b"no TIFF", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\xff"])
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # Pillow's
+def test_an_orientation_that_cannot_be_read_is_none(kind: str, garbage: bytes) -> None:
+    plain, broken = (encoded(Image.fromarray(PIXELS), kind, **more) for more in ({}, {"exif": b"Exif\0\0" + garbage}))
+    assert np.array_equal(as_rgb(broken, "init_image"), as_rgb(plain, "init_image"))
+
+
+def test_a_mapped_file_that_was_truncated_is_refused_and_another_is_copied(tmp_path: Path) -> None:
+    path = tmp_path / "pixels.bin"
+    offset = 3 * mmap.ALLOCATIONGRANULARITY + 16
+    path.write_bytes(bytes(offset) + np.full((300, 100, 3), 7, np.uint8).tobytes())
+    mapped = np.memmap(path, np.uint8, "r", offset, (300, 100, 3))
+    views = [mapped, mapped[50:], np.asarray(mapped), memoryview(mapped)]  # type: ignore[arg-type]
+    taken = as_rgb(mapped, "init_image")
+    os.truncate(path, offset + 100)
+    assert taken.min() == taken.max() == 7
+    for view in views[:2]:
+        with pytest.raises(ValueError, match="truncated after it was mapped"):
+            as_rgb(view, "init_image")
+    os.truncate(path, 0)
+    for view in views:
+        with pytest.raises(ValueError, match="truncated after it was mapped"):
+            as_rgb(view, "init_image")
+
+
+def test_what_an_object_raises_goes_through_with_the_parameters_name() -> None:
+    class Broken:
+        def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        as_rgb(Broken(), "init_image")
+    assert caught.value.__notes__ == ["It was raised while the parameter init_image was read."]  # type: ignore[attr-defined]
 
 
 def test_a_closed_image_is_refused(tmp_path: Path) -> None:
@@ -336,12 +433,19 @@ def test_bool_is_black_or_white() -> None:
         (Image.fromarray(PIXELS), "mask_image has colours"),
         ((GRAY > 99).astype(np.uint8), "mask_image has no value above 1, and white is 255"),
         (GRAY.astype(np.uint16), r"bool, uint8 or float \(0 to 1\) array .* not uint16 \(6, 4\)"),
-        (TRANSPARENT, "mask_image has transparent pixels"),
     ],
 )
 def test_a_mask_that_can_mean_two_things_is_refused(mask: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         as_mask(mask, "mask_image")
+
+
+def test_of_a_transparent_mask_the_alpha_channel_counts() -> None:
+    for source in (TRANSPARENT, Image.fromarray(TRANSPARENT), encoded(Image.fromarray(TRANSPARENT))):
+        assert np.array_equal(as_mask(source, "mask_image"), OPACITY[..., None])
+    gray = np.dstack([GRAY_RGB, OPACITY])
+    assert np.array_equal(as_mask(gray, "mask_image", "ignore"), GRAY[..., None])
+    assert as_mask(gray, "mask_image", "black").max() <= GRAY.max()
 
 
 def test_an_empty_mask_is_one() -> None:

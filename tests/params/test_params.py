@@ -313,9 +313,6 @@ def test_a_name_that_only_another_engine_has_is_refused_with_those_of_this_one(
     ("params", "error", "message"),
     [
         (ImageParams(width=1 << 40), ValueError, r"width must be from -2147483648 to 2147483647, not 1099511627776"),
-        (ImageParams(width=1.5), TypeError, r"width must be an integer, not 1\.5"),  # type: ignore[arg-type]
-        (ImageParams(width=True), TypeError, r"width must be a number, not True"),
-        (ImageParams(width="8"), TypeError, r"width must be a number, not '8'"),  # type: ignore[arg-type]
         (ImageParams(strength=math.nan), ValueError, r"strength must be finite, not nan"),
         (ImageParams(strength=1e39), ValueError, r"strength must be finite, not 1e\+39"),
         (ImageParams(prompt="a\0b"), ValueError, r"prompt must not contain a NUL"),
@@ -326,7 +323,6 @@ def test_a_name_that_only_another_engine_has_is_refused_with_those_of_this_one(
         (SampleParams(guidance=Guidance(txt_cfg=math.inf)), ValueError, r"guidance\.txt_cfg must be finite, not inf"),
         (SampleParams(custom_sigmas=[1.0, math.nan]), ValueError, r"custom_sigmas\[1\] must be finite"),
         (SampleParams(custom_sigmas="1,2"), TypeError, r"custom_sigmas must be a sequence"),  # type: ignore[arg-type]
-        (Tiling(enabled=1), TypeError, r"enabled must be True or False, not 1"),  # type: ignore[arg-type]
         (ImageParams(sample_params=SampleParams(eta=math.nan)), ValueError, r"sample_params\.eta must be finite"),
     ],
 )
