@@ -139,7 +139,8 @@ SHORT_RUN = {
     "--threads": "number of CPU threads",
 }
 _OURS = {
-    *("output", "prompts", "params", "save_params", "json", "verbose", "run", "video", "fps", "lossless", "file"),
+    *("output", "overwrite", "prompts", "params", "save_params", "json", "verbose", "run", "video", "fps"),
+    *("lossless", "file"),
     *("timeout", "preview", "preview_path", "preview_interval", "preview_noisy", "upscale_model", "upscale_repeats"),
     *("upscale_tile_size", "metadata", "digests", "paths", "scales", "seeds", "models", "adapters", "size", "budget"),
 }
