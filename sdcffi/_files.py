@@ -41,6 +41,7 @@ _PREFIX = ".sdcffi-"  # of the folders in which files are written before they ar
 _CLAIM = ".claim"  # ending of the files by which runs of a batch claim an output
 _SETTLED = 60  # seconds; a younger folder may be one that its process has not locked yet
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REMEDIES = {_NO_SPACE: "make room there", (errno.EACCES, errno.EPERM): "change the permissions there"}
 _swept: set[Path] = set()
 
 
@@ -183,8 +184,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _cannot_write(path: Path, error: OSError) -> OutputError:
-    remedy = "make room there" if error.errno in _NO_SPACE else "change its permissions"
-    raised = OutputError(f"{path} cannot be written: {error.strerror or error}; {remedy}, or choose another place")
+    remedy = next((f"{what}, or " for codes, what in _REMEDIES.items() if error.errno in codes), "")
+    raised = OutputError(f"{path} cannot be written: {error.strerror or error}; {remedy}choose another place")
     raised.errno = error.errno
     return raised
 

@@ -46,7 +46,7 @@ class _Job:
     arguments: Arguments
     output: Path
     files: tuple[Path, ...]
-    why: str = ""  # it must be generated again, though its files are there
+    why: str = ""  # it must be generated again, though its files are there: "p_0001.png was generated with another ..."
 
     def checked(self, request: Request, overwrite: bool) -> _Job | None:
         """Return the job, with the reason why it must be generated again; None if it is finished.
@@ -59,11 +59,12 @@ class _Job:
         if not all(file.exists() for file in self.files):
             return self
         if overwrite:
-            return replace(self, why="because of --overwrite")
+            return self
         call = self.arguments.generate
-        differences = (request.difference(file, index, call) for index, file in enumerate(self.files))
-        found = next(filter(None, differences), None)
-        return None if found is None else replace(self, why=found)
+        for index, file in enumerate(self.files):
+            if found := request.difference(file, index, call):
+                return replace(self, why=f"{file} {found}")
+        return None
 
 
 def batch_count(given: Arguments, where: str = "") -> int:
@@ -253,7 +254,7 @@ class _Run:
 
     def _images(self, job: _Job) -> None:
         if job.why:
-            say(f"sdcffi: line {job.line}: {job.output} is generated again ({job.why})")
+            say(f"sdcffi: line {job.line} is generated again: {in_flags(job.why, self._options)}")
         result = self._engine.generate(**job.arguments.generate, **self._previews, timeout=self._options.timeout)
         result = enlarged(result, self._enlarge, job.output, self._options)
         paths = save_safely(recorded(result, self._options), job.output)

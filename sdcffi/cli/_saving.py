@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Save",
+    "all_of",
     "check_parameter_file",
     "enlarged",
     "pixels_of",
@@ -63,6 +64,25 @@ def save_safely(save: Save, output: Path) -> list[Path]:
     except Exception as error:
         reason = error.message if isinstance(error, SDError) else f"{output} cannot be written: {error}"
         raise OutputError(_rescued(save, output, reason)) from error
+
+
+def all_of(saves: Iterable[Callable[[], list[Path]]]) -> list[list[Path]]:
+    """Call functions that save something, also after one has failed.
+
+    Raises
+    ------
+    OutputError
+        With the messages of those that failed.
+    """
+    done, failed = [], []
+    for save in saves:
+        try:
+            done.append(save())
+        except OutputError as error:
+            failed.append(error.message)
+    if failed:
+        raise OutputError("; ".join(failed))
+    return done
 
 
 def _rescued(save: Save, output: Path, reason: str) -> str:
@@ -179,8 +199,8 @@ def refuse_same(flag: str, path: Path, outputs: Collection[Path]) -> None:
         raise ValueError(f"{flag} and --output are both {path}: one would overwrite the other; name another file")
 
 
-def save_parameters(table: Mapping[str, Any], path: Path) -> None:
-    """Write the parameters of a call for ``--params``.
+def save_parameters(table: Mapping[str, Any], path: Path) -> list[Path]:
+    """Write the parameters of a call for ``--params``; return the file.
 
     Raises
     ------
@@ -193,7 +213,7 @@ def save_parameters(table: Mapping[str, Any], path: Path) -> None:
             temporary.write_text(_as_json(table), encoding="utf-8")
         return [target]
 
-    save_safely(save, path)
+    return save_safely(save, path)
 
 
 def _as_json(table: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ from ._flags import (
     preview_keywords,
 )
 from ._saving import (
+    all_of,
     check_parameter_file,
     enlarged,
     pixels_of,
@@ -125,11 +126,10 @@ def _run(options: argparse.Namespace) -> None:
             say(f"the step cache reused {sum(map(len, result.cached_steps))} steps")
         if options.upscale_model is not None:  # after the engine has freed its memory
             result = enlarged(result, partial(_enlarged, options, given, shown), output, options)
-    try:
-        paths = save_safely(recorded(result, options), output)
-    finally:
-        if saved:
-            save_parameters({**given.table(), "seed": result.seeds[0]}, saved)
+    saves = [partial(save_safely, recorded(result, options), output)]
+    if saved:
+        saves.append(partial(save_parameters, {**given.table(), "seed": result.seeds[0]}, saved))
+    paths, *_ = all_of(saves)
     _report(result, paths, options.json)
 
 

@@ -96,7 +96,8 @@ class Request:
         Returns
         -------
         str or None
-                What differs: ``"another prompt"``. None: nothing.
+                What is wrong with the file, to be said after its name: ``"was generated with another prompt"``. None:
+            nothing.
 
         Raises
         ------
@@ -106,19 +107,19 @@ class Request:
         try:
             text = read_texts(path)[1]
         except ValueError:
-            return "the file is damaged"
+            return "is damaged"
         if text is None:
             raise Unrecorded
         try:
             record = Record.from_json(text)
             found = next(self._differences(record, path, index, call), None)
-            return None if found is None else f"another {found}"
+            return None if found is None else f"was generated with another {found}"
         except (ValueError, TypeError, OSError, SDError) as error:  # the call will say what is wrong with it
-            return str(error)
+            return f"cannot be compared: {error}"
 
     def _differences(self, record: Record, path: Path, index: int, call: Mapping[str, Any]) -> Iterator[str]:
         if record.kind != "image" or record.index != index:
-            yield "number in the batch"
+            yield "place in a batch"
         yield from _unequal(self._context, _compared(record.context), flatten(record.resolved_context))
         params = self._with_adapters(call)
         images = {names: _at(params, names) for names in _IMAGES}
