@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -143,10 +144,11 @@ def _numbered(output: Path, number: str) -> Path:
 def _check_outputs(jobs: list[_Job], options: argparse.Namespace, factor: float) -> None:
     """Refuse files that could not be written, and those that two lines or the previews would write."""
     owners: dict[Path, int] = {}
+    real = cache(os.path.realpath)
     checked: set[tuple[Path, str]] = set()
     for job in jobs:
         for file in job.files:
-            place = Path(os.path.realpath(file.parent)) / file.name
+            place = Path(real(file.parent), file.name)
             if owners.setdefault(place, job.line) != job.line:
                 raise ValueError(f"lines {owners[place]} and {job.line} have the same output {file}: name another one")
             if (kind := (file.parent, file.suffix)) in checked:
