@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -30,7 +29,7 @@ from . import (
 )
 from ._flags import in_flags
 from ._parser import USAGE_STATUS, HelpAll, Parser
-from ._terminal import say, warnings_in_one_line
+from ._terminal import give_up, open_closed_streams, say, warnings_in_one_line
 
 __all__ = ["main", "parser"]
 
@@ -52,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a prompt may have characters that the terminal's encoding lacks
             stream.reconfigure(errors="backslashreplace")
@@ -77,9 +77,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(line)
         return _fail(options, error.message, type(error).__name__, _FAILURE)
     except BrokenPipeError:  # the reader of our output has ended; Python would complain again when it flushes at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        give_up(sys.stdout)
         return _FAILURE
     except OSError as error:
+        try:
+            sys.stdout.flush()
+        except OSError:  # it was the output
+            give_up(sys.stdout)
         return _fail(options, str(error), type(error).__name__, _FAILURE)
     return status
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ._flags import in_flags
@@ -14,20 +15,67 @@ from ._flags import in_flags
 if TYPE_CHECKING:
     from ..events import Log, Progress
 
-__all__ = ["described", "line_bar", "logger", "progress_bar", "say", "warnings_in_one_line"]
+__all__ = [
+    "described",
+    "give_up",
+    "line_bar",
+    "logger",
+    "open_closed_streams",
+    "progress_bar",
+    "say",
+    "warnings_in_one_line",
+]
 
 _UNITS = {"load": "tensor", "lora": "tensor", "sample": "step", "upscale": "tile", "decode": "tile"}
 
 
+def open_closed_streams() -> None:
+    """Give a process that was started with closed standard streams null devices in their places.
+
+    Otherwise the next file that is opened would get the number of standard output, and with it what is printed.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            os.dup2(opened, number)
+            if opened != number:
+                os.close(opened)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115
+
+
+def give_up(stream: TextIO) -> None:
+    """Discard what a stream still has to write, and all that follows: nobody can read it."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    with suppress(OSError, ValueError):  # a stream without a descriptor
+        os.dup2(null, stream.fileno())
+    os.close(null)
+
+
 def say(text: str, file: TextIO | None = None) -> None:
-    """Print a line above the bars that are shown; on standard error, unless `file` is given."""
+    """Print a line above the bars that are shown; on standard error, unless `file` is given.
+
+    Where standard error cannot be written, the work goes on without it.
+    """
+    if file is not None:
+        _print(text, file)
+        return
+    try:
+        _print(text, sys.stderr)
+    except OSError:
+        give_up(sys.stderr)
+
+
+def _print(text: str, file: TextIO) -> None:
     if "tqdm" in sys.modules:
         from tqdm import tqdm
 
         with tqdm.external_write_mode():
-            print(text, file=file or sys.stderr, flush=True)
+            print(text, file=file, flush=True)
     else:
-        print(text, file=file or sys.stderr, flush=True)
+        print(text, file=file, flush=True)
 
 
 @contextmanager

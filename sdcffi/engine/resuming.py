@@ -124,12 +124,17 @@ class Request:
         params = self._with_adapters(call)
         images = {names: _at(params, names) for names in _IMAGES}
         struct, files, _ = detach(_without_images(params))
+        strict = call.get("strict", True)
+        if not strict:  # adapters that do not fit are not in the record
+            files = {role: file for role, file in files.items() if not role.startswith("loras[")}
+        yield from self._unequal_files(record, {**self._files, **files})
+        yield from _unequal_images(record, images, call, path)
         wanted, recorded = _compared(struct), _compared(record.params)
         seed = wanted.pop(("seed",), None)
         recorded.pop(("seed",), None)
         if seed is not None and seed >= 0 and record.seed - record.index != seed:
             yield "seed"
-        if not call.get("strict", True):
+        if not strict:
             wanted.pop(("loras",), None)
             recorded.pop(("loras",), None)
         wanted, recorded = ({("batch_count",): 1, **values} for values in (wanted, recorded))
@@ -141,8 +146,6 @@ class Request:
                 values.pop(("width",), None)
                 values.pop(("height",), None)
         yield from _unequal(wanted, recorded, flatten(record.resolved_params))
-        yield from self._unequal_files(record, {**self._files, **files})
-        yield from _unequal_images(record, images, call, path)
         yield from self._unequal_upscaling(record)
 
     def _with_adapters(self, call: Mapping[str, Any]) -> ImageParams:
@@ -159,7 +162,7 @@ class Request:
         for role, path in files.items():
             file = recorded.get(role)
             if file is None or not self._is_same(path, file):
-                yield f"{role} ({path.name})"
+                yield path.name if role == "upscaler" else role
 
     def _is_same(self, path: Path, file: FileRecord) -> bool:
         if (path, file) not in self._same_files:
@@ -173,11 +176,11 @@ class Request:
         if (network is None) != (record.upscale_factor is None):
             yield "upscale_model"
         elif network is not None:
+            yield from self._unequal_files(record, {"upscaler": network.path})
             if network.factor and record.upscale_factor != network.factor**self._repeats:
                 yield "upscale_repeats"
             if record.upscale_tile_size != self._tile_size:
                 yield "upscale_tile_size"
-            yield from self._unequal_files(record, {"upscaler": network.path})
 
 
 def _compared(struct: Struct) -> Values:
