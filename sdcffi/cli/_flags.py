@@ -345,17 +345,19 @@ def preview_keywords(options: argparse.Namespace) -> dict[str, Any]:
     """Return the keywords of a call that writes its previews to a file, each one over the one before."""
     if options.preview is None:
         return {}
+    from contextlib import suppress
     from pathlib import Path
 
     from .._files import replacing
     from ..engine.results import check_image_path
+    from ..errors import OutputError
     from ..images.convert import to_pillow
 
     path = Path(options.preview_path).expanduser()
     image_format = check_image_path(path)
 
     def write(preview: Any) -> None:
-        with replacing(path) as temporary:
+        with suppress(OutputError), replacing(path) as temporary:  # the image is worth more than its previews
             to_pillow(preview.frames[0]).save(temporary, format=image_format)
 
     return {

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .._files import check_output, replacing
 from ..errors import OutputError, SDError
+from ._terminal import say
 
 if TYPE_CHECKING:
     from ..engine.results import Result, VideoResult
@@ -126,6 +127,7 @@ def enlarged(result: Result, enlarge: Callable[[Result], Result], output: Path, 
     except BaseException as error:
         paths = save_safely(recorded(result, options), _beside(output))
         if not isinstance(error, Exception):
+            say(f"sdcffi: the images were saved before enlarging as {', '.join(map(str, paths))}")
             raise
         message = error.message if isinstance(error, SDError) else str(error)
         files = ", ".join(map(str, paths))

@@ -110,7 +110,7 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
 
     bar: Any = None
 
-    def show(progress: Progress) -> None:
+    def draw(progress: Progress) -> None:
         nonlocal bar
         if bar is None or progress.step == 0:
             if bar is not None:
@@ -126,11 +126,16 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
             )
         bar.update(progress.step - bar.n)
 
+    def show(progress: Progress) -> None:
+        with suppress(OSError):  # the terminal is gone: no reason to lose the image
+            draw(progress)
+
     try:
         yield show
     finally:
         if bar is not None:
-            bar.close()
+            with suppress(OSError):
+                bar.close()
 
 
 @contextmanager
@@ -142,7 +147,8 @@ def line_bar(count: int) -> Iterator[tuple[Any, Callable[[Progress], None]]]:
 
         def show(progress: Progress) -> None:
             counted = f" {progress.step}/{progress.steps}" if progress.steps > 1 else ""
-            bar.set_postfix_str(described(progress) + counted, refresh=progress.step == 0)
-            bar.update(0)  # shows it, but not too often
+            with suppress(OSError):  # the terminal is gone
+                bar.set_postfix_str(described(progress) + counted, refresh=progress.step == 0)
+                bar.update(0)  # shows it, but not too often
 
         yield bar, show
