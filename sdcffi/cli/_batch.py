@@ -13,7 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -283,4 +283,5 @@ def _claimed(output: Path, wait: bool) -> Iterator[bool]:
             yield ours
         finally:
             if ours:
-                claim.unlink(missing_ok=True)
+                with suppress(OSError):  # with its directory gone, so is the claim
+                    claim.unlink()
