@@ -7,6 +7,7 @@ sorted into modules here, from its header and its tensors of one element. PyTorc
 from __future__ import annotations
 
 import math
+import os
 import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -159,9 +160,9 @@ def read_lora(path: Path) -> LoraFile:
             raise LoraError(f"LoRA {path} is empty")
         config = found.with_name("adapter_config.json")
         if found.name != ADAPTER_FILE or not config.is_file():
-            return _read(resolved, status.st_size, status.st_mtime_ns, 0)
+            return _read(resolved, status.st_size, _stamp(status), 0)
         # Links of Hugging Face's cache lead to files of other names, away from the configuration.
-        return _read(found.parent.resolve() / found.name, status.st_size, status.st_mtime_ns, config.stat().st_mtime_ns)
+        return _read(found.parent.resolve() / found.name, status.st_size, _stamp(status), config.stat().st_mtime_ns)
     except LoraError:
         raise
     except (OSError, ValueError, RuntimeError, struct.error) as error:  # RuntimeError: symbolic links that form a loop
@@ -195,8 +196,13 @@ def file_of(path: Path) -> Path:
     raise LoraError(f"LoRA {path} is a folder without {' or '.join(_FOLDER_FILES)}; pass the path of a file in it")
 
 
+def _stamp(status: os.stat_result) -> tuple[int, ...]:
+    """Return what changes with a file's content, also where its time of modification is copied from another file."""
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
 @lru_cache(maxsize=32)
-def _read(path: Path, size: int, mtime_ns: int, config_mtime_ns: int) -> LoraFile:
+def _read(path: Path, size: int, stamp: tuple[int, ...], config_mtime_ns: int) -> LoraFile:
     kind, tensors = read_header(path)
     if kind == "torch":
         return _opaque(path, size)

@@ -15,7 +15,6 @@ from .calls import Calls
 if TYPE_CHECKING:
     from .._bindings.requests import Opened, Opening
     from .._machine.devices import Device
-    from ..params.context import ContextParams
 
 __all__ = ["Handle"]
 
@@ -33,7 +32,7 @@ class Handle:
         grace: float,
         timeout: float | None,
         listeners: Listeners,
-        prepare: Callable[[Opened], ContextParams] | None = None,
+        prepare: Callable[[Opened], object] | None = None,
     ) -> None:
         if restart not in ("auto", "never"):
             raise ValueError(f"restart must be 'auto' or 'never', not {restart!r}")
