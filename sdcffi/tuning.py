@@ -23,7 +23,7 @@ from ._numbers import check_integer, check_number
 from ._public import public
 from .engine.bench import SMALLEST, Bench, Measured, Settings
 from .engine.engine import Engine
-from .engine.tuned import TUNED, keep_choice, subject_of
+from .engine.tuned import TUNED, check_store, keep_choice, subject_of
 from .errors import GenerationTimeoutError, SDError
 from .images.compare import compare
 
@@ -183,6 +183,7 @@ def tune(
     setting must have a PSNR of at least 30 dB, compared with that of the defaults.
     """
     _check(size, budget, engine)
+    check_store()  # before minutes of work
     started = time.monotonic()
     with Bench({**engine, "model": model}, started + budget, budget) as bench:
         first = bench.begin(size)

@@ -44,6 +44,8 @@ def check_upscaling(options: argparse.Namespace) -> float:
 
     check_integer("upscale_repeats", options.upscale_repeats, 1, MOST_PASSES)
     if options.upscale_model is None:
+        if options.upscale_repeats != 1:
+            raise ValueError("--upscale-repeats needs --upscale-model: give the network, or leave it out")
         return 1
     network = read_network("upscale_model", Path(options.upscale_model))
     return float((network.factor or 1) ** options.upscale_repeats)

@@ -105,21 +105,19 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from ..engine.engine import Engine
-
     given = arguments_of(options)
     output = Path(options.output).expanduser()
     factor = check_upscaling(options)
+    if options.overwrite and not options.prompts:
+        raise ValueError("--overwrite is for --prompts; a single call replaces its output anyway: leave it out")
     if options.prompts:
         run_batch(options, given, output, factor)
         return
     if not isinstance(given.generate["prompt"], str):
         raise ValueError("there is no prompt: give --prompt, --prompts, or --params with a prompt")
     saved = _check_outputs(options, given, output, factor)  # before minutes of work
-    previews = preview_keywords(options)
     with progress_bar() as shown:
-        with Engine(**given.engine, on_progress=shown, on_log=logger(options)) as engine:
-            result = engine.generate(**given.generate, **previews, timeout=options.timeout)
+        result = _generated(options, given, output, shown)
         for report in result.loras:
             say(str(report))
         if result.parameters.cache is not None:
@@ -131,6 +129,23 @@ def _run(options: argparse.Namespace) -> None:
         saves.append(partial(save_parameters, {**given.table(), "seed": result.seeds[0]}, saved))
     paths, *_ = all_of(saves)
     _report(result, paths, options.json)
+
+
+def _generated(
+    options: argparse.Namespace, given: Arguments, output: Path, on_progress: Callable[[Progress], None]
+) -> Result:
+    """Return the images, and free the model. If that fails or is interrupted, they are saved first."""
+    from ..engine.engine import Engine
+
+    previews, result = preview_keywords(options), None
+    try:
+        with Engine(**given.engine, on_progress=on_progress, on_log=logger(options)) as engine:
+            result = engine.generate(**given.generate, **previews, timeout=options.timeout)
+    except BaseException:
+        if result is not None:
+            save_safely(recorded(result, options, digests=False), output)
+        raise
+    return result
 
 
 def _check_outputs(options: argparse.Namespace, given: Arguments, output: Path, factor: float) -> Path | None:

@@ -89,8 +89,14 @@ def _run(options: argparse.Namespace) -> None:
     if options.preview is not None:
         refuse_same("--preview-path", Path(options.preview_path).expanduser(), [output])
     keywords = {**given.generate, **preview_keywords(options), "timeout": options.timeout}
-    with progress_bar() as shown, Engine(**given.engine, on_progress=shown, on_log=logger(options)) as engine:
-        result = engine.generate_video(**keywords, fps=options.fps)
+    result = None
+    try:
+        with progress_bar() as shown, Engine(**given.engine, on_progress=shown, on_log=logger(options)) as engine:
+            result = engine.generate_video(**keywords, fps=options.fps)
+    except BaseException:
+        if result is not None:  # the model could not be freed, or Ctrl-C came meanwhile
+            save_safely(recorded(result, options, lossless=options.lossless, digests=False), output)
+        raise
     for lora in result.loras:
         say(str(lora))
     paths = save_safely(recorded(result, options, lossless=options.lossless), output)

@@ -96,6 +96,8 @@ REFUSED = [
     (["--prompts", "many.jsonl"], "line 1: batch_count must be from 1 to 10000, not 1000000000"),
     (["--prompts", "odd.jsonl"], "line 1: output must be a string, not 5"),
     (["--prompts", "p.txt", "--preview", "vae", "--preview-path", "out_0002.png"], "--preview-path and --output"),
+    (["--overwrite"], "--overwrite is for --prompts"),
+    (["--upscale-repeats", "2"], "--upscale-repeats needs --upscale-model"),
     (["--prompts", "table.json"], ".json is not read"),
 ]
 
@@ -187,6 +189,17 @@ def test_ctrl_c_while_digests_are_read_saves_the_image_without_them(
     monkeypatch.setattr("sdcffi._records.origin.sha256", interrupt)
     assert generate("-o", "a.png") == 130
     assert {file.sha256 for file in Record.from_file("a.png").files} == {None}
+
+
+def test_ctrl_c_while_the_model_is_freed_saves_the_image(
+    generate: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Engine, "__exit__", interrupt)
+    assert generate("-o", "a.png") == 130
+    assert Record.from_file("a.png").seed == 7
 
 
 @pytest.mark.parametrize(("error", "status"), [(SDError("no memory"), 1), (KeyboardInterrupt(), 130)])
