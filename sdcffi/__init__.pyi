@@ -30,6 +30,7 @@ from .errors import NativeAssertError as NativeAssertError
 from .errors import NativeCrashError as NativeCrashError
 from .errors import NativeError as NativeError
 from .errors import OutOfMemoryError as OutOfMemoryError
+from .errors import OutputError as OutputError
 from .errors import PathNotFoundError as PathNotFoundError
 from .errors import SDError as SDError
 from .errors import UnsupportedParameterError as UnsupportedParameterError

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import platformdirs
 
-from ._quoting import shown_path
-from .errors import PathNotFoundError
+from ._quoting import shown, shown_path
+from .errors import OutputError, PathNotFoundError, SDError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = [
     "cache_directory",
     "check_directory",
+    "check_output",
+    "check_target",
     "expanded",
     "file_digest",
+    "locked",
     "read_stream",
     "read_whole",
     "replacing",
@@ -29,6 +40,12 @@ __all__ = [
 ]
 
 _BLOCK = 1 << 20
+_PREFIX = ".sdcffi-"  # of the folders in which files are written before they are moved
+_CLAIM = ".claim"  # ending of the files by which runs of a batch claim an output
+_SETTLED = 60  # seconds; a younger folder may be one that its process has not locked yet
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REMEDIES = {_NO_SPACE: "make room there", (errno.EACCES, errno.EPERM): "change the permissions there"}
+_swept: set[Path] = set()
 
 
 def cache_directory() -> Path:
@@ -139,10 +156,177 @@ def unreadable(message: str, cause: Exception) -> ValueError:
     return PathNotFoundError(message) if isinstance(cause, FileNotFoundError) else ValueError(message)
 
 
+def check_target(path: Path) -> None:
+    """Refuse a file to be written that cannot be one: by its name, its directory, or what is there already.
+
+    Raises
+    ------
+    PathNotFoundError
+        If its directory does not exist.
+    ValueError
+        If the name has a NUL character, or something other than a regular file is there.
+    OutputError
+        If the system does not let us look, or takes no such name.
+    """
+    if "\0" in str(path):
+        raise ValueError(f"a file name cannot have a NUL character: {shown(str(path))}")
+    try:
+        target = _followed(path)
+        if target.is_dir():
+            raise ValueError(f"{path} is a directory: name a file in it")
+        check_directory(target)
+        if target.is_symlink() or (target.exists() and not target.is_file()):
+            raise ValueError(f"{path} is not a regular file: name another one")
+    except OSError as error:
+        if isinstance(error, PathNotFoundError):
+            raise
+        raise _cannot_write(path, error) from error
+
+
+def check_output(path: Path, size: int = 0) -> None:
+    """Refuse a file that cannot be written: do all that `replacing` does, except for the last step.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    size : int
+        Number of bytes that must fit.
+
+    Raises
+    ------
+    ValueError
+        As in `check_target`.
+    OutputError
+        If the directory cannot be written to, or has too little space.
+    """
+    check_target(path)
+    with suppress(_Unwanted), replacing(path) as temporary:
+        with temporary.open("wb") as file:
+            _reserve(file, size, path)
+        raise _Unwanted
+
+
+class _Unwanted(Exception):
+    """Ends a block of `replacing` before the file is moved."""
+
+
+def _reserve(file: BinaryIO, size: int, path: Path) -> None:
+    if size and hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:  # a file system may not be able to reserve space
+            if error.errno in _NO_SPACE:
+                raise OSError(error.errno, f"{os.strerror(error.errno)} for {size:,} bytes") from error
+    elif size and shutil.disk_usage(_followed(path).parent).free < size:
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} for {size:,} bytes")
+
+
+def _followed(path: Path) -> Path:
+    """Return the file that a symbolic link points to; another path as it is."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path with the same name, and move it to `path` if the block succeeds."""
-    with tempfile.TemporaryDirectory(prefix=".sdcffi-", dir=path.parent) as folder:
-        temporary = Path(folder) / path.name
-        yield temporary
-        os.replace(temporary, path)
+    """Yield a temporary path with the same name, and move it to `path` if the block succeeds.
+
+    A symbolic link stays one: the file that it points to is replaced. A file that is replaced hands on its permissions.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written; also for an `OSError` of the block that is not one of sdcffi.
+    """
+    target = _followed(path)
+    try:
+        _sweep(target.parent)
+        with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=target.parent) as folder, locked(Path(folder)):
+            temporary = Path(folder) / path.name
+            yield temporary
+            _hand_on_permissions(target, temporary)
+            os.replace(temporary, target)
+    except OSError as error:
+        if isinstance(error, (SDError, ValueError)):
+            raise
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> OutputError:
+    remedy = next((f"{what}, or " for codes, what in _REMEDIES.items() if error.errno in codes), "")
+    raised = OutputError(f"{path} cannot be written: {error.strerror or error}; {remedy}choose another place")
+    raised.errno = error.errno
+    return raised
+
+
+def _hand_on_permissions(before: Path, after: Path) -> None:
+    try:
+        status = before.stat()
+    except OSError:  # there is none
+        return
+    if hasattr(os, "chown"):
+        with suppress(OSError):  # only root may give files away
+            os.chown(after, status.st_uid, status.st_gid)
+    after.chmod(stat.S_IMODE(status.st_mode))
+
+
+def _sweep(directory: Path) -> None:
+    """Remove what processes that were killed while they wrote have left in a directory; once for each directory."""
+    directory = directory.absolute()
+    if fcntl is None or directory in _swept:
+        return
+    _swept.add(directory)
+    with os.scandir(directory) as entries:
+        names = [entry.name for entry in entries if entry.name.startswith(_PREFIX)]
+    for name in names:
+        folder = directory / name
+        with suppress(OSError):
+            if folder.is_symlink() or time.time() - folder.stat().st_mtime < _SETTLED:
+                continue
+            with locked(folder) as ours:
+                if ours and folder.is_dir():
+                    shutil.rmtree(folder)
+                elif ours and name.endswith(_CLAIM):
+                    folder.unlink()
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Lock a file or directory during the block, and yield whether no other process had it locked.
+
+    The system unlocks it when the process ends, however that happens. Where it cannot lock, every process gets it.
+
+    Parameters
+    ----------
+    path : Path
+        An existing file or directory.
+    wait : bool
+        True waits until no other process has it locked.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it does not exist, or was removed before it could be locked.
+    """
+    if fcntl is None:
+        yield True
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        ours = _lock(descriptor, wait)
+        if ours and os.fstat(descriptor).st_ino != path.stat().st_ino:
+            raise FileNotFoundError(errno.ENOENT, "it was replaced while it was being locked", str(path))
+        yield ours
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, wait: bool) -> bool:
+    assert fcntl is not None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True

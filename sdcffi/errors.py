@@ -26,6 +26,7 @@ __all__ = [
     "NativeCrashError",
     "NativeError",
     "OutOfMemoryError",
+    "OutputError",
     "PathNotFoundError",
     "SDError",
     "UnsupportedParameterError",
@@ -166,6 +167,14 @@ class PathNotFoundError(ValueError, FileNotFoundError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+@public
+class OutputError(SDError, OSError):
+    """A file could not be written. The message says why, and on the command line where the result is instead.
+
+    In Python, the result that was to be saved is unharmed: it can be saved to another place.
+    """
 
 
 @public

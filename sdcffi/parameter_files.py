@@ -18,6 +18,7 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -138,13 +139,15 @@ def as_arguments(table: Mapping[str, Any], source: str = "parameters", *, video:
     engine_others = _keywords(Engine) - of_context.keys() - {"context"}
     call_others = _keywords(Engine.generate_video if video else Engine.generate) - of_call.keys() - _TABLES.keys()
     check_keys(flat, of_context.keys() | of_call.keys() | engine_others | call_others, source)
-    check_keys(tables, {"context", *_legal_tables(call)}, source)
+    legal = _legal_tables(call) if tables else {}
+    check_keys(tables, {"context", *legal}, source)
     nested: Values = {}
-    for name, path in _legal_tables(call).items():
-        nested |= dict(_leaves(call, tables.get(name, {}), f"{source}: {name}", path))
+    for name, path in legal.items():
+        if name in tables:
+            nested |= dict(_leaves(call, tables[name], f"{source}: {name}", path))
     return Arguments(
         call,
-        dict(_leaves(ContextParams, tables.get("context", {}), f"{source}: context"))
+        dict(_leaves(ContextParams, tables["context"], f"{source}: context") if "context" in tables else ())
         | {item.path: _value(item, flat[name], source) for name, item in of_context.items() if name in flat},
         nested | {item.path: _value(item, flat[name], source) for name, item in of_call.items() if name in flat},
         {name: value for name, value in flat.items() if name in engine_others},
@@ -152,8 +155,9 @@ def as_arguments(table: Mapping[str, Any], source: str = "parameters", *, video:
     )
 
 
-def _keywords(function: Any) -> set[str]:
-    return set(inspect.signature(function).parameters) - _OF_A_RUN
+@cache
+def _keywords(function: Any) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters) - _OF_A_RUN
 
 
 def _legal_tables(call: type[Struct]) -> dict[str, tuple[str, ...]]:

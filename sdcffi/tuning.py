@@ -24,7 +24,7 @@ from ._public import public
 from ._quoting import shown
 from .engine.bench import SMALLEST, Bench, Measured, Settings
 from .engine.engine import Engine
-from .engine.tuned import TUNED, keep_choice, subject_of
+from .engine.tuned import TUNED, check_store, keep_choice, subject_of
 from .errors import GenerationTimeoutError, SDError
 from .images.compare import compare
 
@@ -184,6 +184,7 @@ def tune(
     setting must have a PSNR of at least 30 dB, compared with that of the defaults.
     """
     _check(size, budget, engine)
+    check_store()  # before minutes of work
     started = time.monotonic()
     with Bench({**engine, "model": model}, started + budget, budget) as bench:
         first = bench.begin(size)

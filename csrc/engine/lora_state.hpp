@@ -2,6 +2,10 @@
 #ifndef SDCFFI_LORA_STATE_HPP
 #define SDCFFI_LORA_STATE_HPP
 
+#ifndef _WIN32
+#include <sys/stat.h>
+#endif
+
 #include <filesystem>
 #include <iterator>
 #include <list>
@@ -80,7 +84,25 @@ struct LoraRequest {
         std::error_code error;
         const auto size = std::filesystem::file_size(file, error);
         const auto time = std::filesystem::last_write_time(file, error).time_since_epoch().count();
-        key = path + "|" + std::to_string(size) + "|" + std::to_string(time) + "|" + prefix;
+        key = path + "|" + std::to_string(size) + "|" + std::to_string(time) + "|" + identity(path) + "|" + prefix;
+    }
+
+    // What tells a file from another of the same size and time, such as `cp -p` makes. Windows has no such numbers.
+    static std::string identity(const std::string& path) {
+#ifdef _WIN32
+        return "";
+#else
+        struct stat status;
+        if (::stat(path.c_str(), &status) != 0) {
+            return "";
+        }
+#ifdef __APPLE__
+        const auto& changed = status.st_ctimespec;
+#else
+        const auto& changed = status.st_ctim;
+#endif
+        return std::to_string(status.st_ino) + "." + std::to_string(changed.tv_sec) + "." + std::to_string(changed.tv_nsec);
+#endif
     }
 
     template <typename Lora>

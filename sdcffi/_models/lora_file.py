@@ -7,6 +7,7 @@ sorted into modules here, from its header and its tensors of one element.
 from __future__ import annotations
 
 import math
+import os
 import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -139,8 +140,7 @@ def read_lora(path: Path) -> LoraFile:
             raise LoraError(f"LoRA {path} is empty")
         config = found.with_name("adapter_config.json")
         time = config.stat().st_mtime_ns if found.name in ADAPTER_FILES and config.is_file() else 0
-        path_of_file = found.parent.resolve() / found.name
-        return _read(path_of_file, (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, time))
+        return _read(found.parent.resolve() / found.name, status.st_size, (*_stamp(status), time))
     except LoraError:
         raise
     except (OSError, ValueError, RuntimeError, struct.error) as error:  # RuntimeError: symbolic links that form a loop
@@ -168,15 +168,20 @@ def file_of(path: Path) -> Path:
     raise LoraError(f"LoRA {path} is a folder without {' or '.join(_FOLDER_FILES)}; pass the path of a file in it")
 
 
+def _stamp(status: os.stat_result) -> tuple[int, ...]:
+    """Return what changes with a file's content, also where its time of modification is copied from another file."""
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
 @lru_cache(maxsize=32)
-def _read(path: Path, state: tuple[int, ...]) -> LoraFile:
+def _read(path: Path, size: int, stamp: tuple[int, ...]) -> LoraFile:
     kind, tensors = read_header(path)
     if not tensors:
         raise HeaderError("it has no tensors")
     metadata = read_metadata(path) if kind == "safetensors" else {}
     values = _read_numbers(path, tensors)
     parts = [Part(name, tensor.dtype, tensor.shape, values.get(name)) for name, tensor in tensors.items()]
-    return _described(path, kind, state[1], parts, metadata)
+    return _described(path, kind, size, parts, metadata)
 
 
 def _described(path: Path, kind: str, size: int, parts: Sequence[Part], metadata: Mapping[str, str]) -> LoraFile:

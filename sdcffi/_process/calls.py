@@ -34,7 +34,6 @@ from .worker import Worker
 
 if TYPE_CHECKING:
     from .._bindings.requests import Opened
-    from ..params.context import ContextParams
 
 __all__ = ["GRACE", "Call", "Calls", "adopted", "run_alone"]
 
@@ -109,7 +108,7 @@ class Calls:
         isolated: bool,
         restart: bool = True,
         grace: float = GRACE,
-        prepare: Callable[[Opened], ContextParams] | None = None,
+        prepare: Callable[[Opened], object] | None = None,
     ) -> None:
         self.opening = opening
         self._prepare = prepare

@@ -16,7 +16,6 @@ from .calls import Calls
 if TYPE_CHECKING:
     from .._bindings.requests import Opened, Opening
     from .._machine.devices import Device
-    from ..params.context import ContextParams
 
 __all__ = ["Handle"]
 
@@ -34,7 +33,7 @@ class Handle:
         grace: float,
         timeout: float | None,
         listeners: Listeners,
-        prepare: Callable[[Opened], ContextParams] | None = None,
+        prepare: Callable[[Opened], object] | None = None,
     ) -> None:
         check_flags(isolated=isolated)
         if restart not in ("auto", "never"):

@@ -9,14 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
 from .._files import cache_directory, read_whole, replacing, stream_digest
 from .._quoting import shown_path
+from ..errors import ModelLoadError
 
-__all__ = ["FileState", "file_state", "sha256", "tensors_sha256"]
+__all__ = ["FileState", "check_unchanged", "file_state", "sha256", "tensors_sha256"]
 
 _LEAST_KEPT = 32 << 20  # bytes; smaller files are read fast enough
 _MOST_KEPT = 10_000  # bytes of a digest on disk
@@ -55,6 +57,26 @@ def file_state(path: Path) -> FileState | None:
         )
     except (OSError, ValueError):
         return None
+
+
+def check_unchanged(states: Mapping[Path, FileState | None]) -> None:
+    """Refuse files that are not those that were loaded, when they are loaded again after a crash.
+
+    Parameters
+    ----------
+    states : mapping of Path to FileState or None
+        The state of each file when it was loaded.
+
+    Raises
+    ------
+    ModelLoadError
+        If a file has changed since, or is gone.
+    """
+    if changed := [str(path) for path, state in states.items() if file_state(path) != state]:
+        raise ModelLoadError(
+            f"{', '.join(changed)} has changed since it was loaded, so it is not loaded again: open a new engine, or"
+            " put the file back"
+        )
 
 
 def sha256(path: Path) -> str:

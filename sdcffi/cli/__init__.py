@@ -29,7 +29,7 @@ from . import (
 )
 from ._flags import in_flags
 from ._parser import USAGE_STATUS, HelpAll, Parser
-from ._terminal import printable_output, say, warnings_in_one_line
+from ._terminal import give_up, open_closed_streams, printable_output, say, warnings_in_one_line
 
 __all__ = ["main", "parser"]
 
@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0 for success; 1 for a failure, or for `replay` if the pixels differ; 2 for bad arguments; 130
         after Ctrl-C.
     """
+    open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a prompt may have characters that the terminal's encoding lacks
             stream.reconfigure(errors="backslashreplace")
@@ -83,9 +84,13 @@ def _main(arguments: list[str]) -> int:
             say(line)
         return _fail(options, error.message, type(error).__name__, _FAILURE)
     except BrokenPipeError:  # the reader of our output has ended; Python would complain again when it flushes at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        give_up(sys.stdout)
         return _FAILURE
     except OSError as error:
+        try:
+            sys.stdout.flush()
+        except OSError:  # it was the output
+            give_up(sys.stdout)
         return _fail(options, str(error), type(error).__name__, _FAILURE)
     return status
 

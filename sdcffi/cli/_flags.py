@@ -140,7 +140,8 @@ SHORT_RUN = {
     "--threads": "number of CPU threads",
 }
 _OURS = {
-    *("output", "prompts", "params", "save_params", "json", "verbose", "run", "video", "fps", "lossless", "file"),
+    *("output", "overwrite", "prompts", "params", "save_params", "json", "verbose", "run", "video", "fps"),
+    *("lossless", "file"),
     *("timeout", "preview", "preview_path", "preview_interval", "preview_noisy", "upscale_model", "upscale_repeats"),
     *("upscale_tile_size", "metadata", "digests", "paths", "scales", "seeds", "models", "adapters", "size", "budget"),
 }
@@ -345,16 +346,18 @@ def preview_keywords(options: argparse.Namespace) -> dict[str, Any]:
     """Return the keywords of a call that writes its previews to a file, each one over the one before."""
     if options.preview is None:
         return {}
+    from contextlib import suppress
 
     from .._files import replacing
     from ..engine.results import check_image_path
+    from ..errors import OutputError
     from ..images.convert import to_pillow
 
     path = expanded(options.preview_path)
     image_format = check_image_path(path)
 
     def write(preview: Any) -> None:
-        with replacing(path) as temporary:
+        with suppress(OutputError), replacing(path) as temporary:  # the image is worth more than its previews
             to_pillow(preview.frames[0]).save(temporary, format=image_format)
 
     return {

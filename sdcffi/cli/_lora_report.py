@@ -16,6 +16,7 @@ from .._models.lora_about import about, made_for
 from .._models.lora_file import LoraFile, read_lora
 from ..engine.results import check_image_path
 from ..images.contact_sheet import contact_sheet
+from ._saving import save_safely
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -225,7 +226,7 @@ def make_grid(
     ValueError
         If the file's ending is not an image format; before anything is generated.
     """
-    image_format = check_image_path(output)
+    check_image_path(output)
     if not loras:
         raise ValueError("a grid needs at least one LoRA")
     wanted = [0.0, *(scale for scale in scales if scale)]
@@ -242,9 +243,14 @@ def make_grid(
         columns=["no LoRA", *(f"{scale:g}" for scale in wanted[1:])],
         title=title,
     )
-    with replacing(output) as temporary:
-        sheet.save(temporary, format=image_format)
-    return output
+
+    def save(path: Path, **_changes: bool) -> list[Path]:
+        image_format = check_image_path(path)
+        with replacing(path) as temporary:
+            sheet.save(temporary, format=image_format)
+        return [path]
+
+    return save_safely(save, output)[0]
 
 
 def _labels(loras: Sequence[Lora]) -> list[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 from .._quoting import printable
@@ -15,7 +16,17 @@ from ._flags import in_flags
 if TYPE_CHECKING:
     from ..events import Log, Progress
 
-__all__ = ["described", "line_bar", "logger", "printable_output", "progress_bar", "say", "warnings_in_one_line"]
+__all__ = [
+    "described",
+    "give_up",
+    "line_bar",
+    "logger",
+    "open_closed_streams",
+    "printable_output",
+    "progress_bar",
+    "say",
+    "warnings_in_one_line",
+]
 
 _UNITS = {"load": "tensor", "lora": "tensor", "sample": "step", "upscale": "tile", "decode": "tile"}
 
@@ -47,16 +58,54 @@ def printable_output() -> Iterator[None]:
         sys.stdout = stream
 
 
+def open_closed_streams() -> None:
+    """Give a process that was started with closed standard streams null devices in their places.
+
+    Otherwise the next file that is opened would get the number of standard output, and with it what is printed.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            os.dup2(opened, number)
+            if opened != number:
+                os.close(opened)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115
+
+
+def give_up(stream: TextIO) -> None:
+    """Discard what a stream still has to write, and all that follows: nobody can read it."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    with suppress(OSError, ValueError):  # a stream without a descriptor
+        os.dup2(null, stream.fileno())
+    os.close(null)
+
+
 def say(text: str, file: TextIO | None = None) -> None:
-    """Print a line above the bars that are shown; on standard error, unless `file` is given."""
+    """Print a line above the bars that are shown; on standard error, unless `file` is given.
+
+    Where standard error cannot be written, the work goes on without it.
+    """
+    if file is not None:
+        _print(text, file)
+        return
+    try:
+        _print(text, sys.stderr)
+    except OSError:
+        give_up(sys.stderr)
+
+
+def _print(text: str, file: TextIO) -> None:
     text = printable(text)
     if "tqdm" in sys.modules:
         from tqdm import tqdm
 
         with tqdm.external_write_mode():
-            print(text, file=file or sys.stderr, flush=True)
+            print(text, file=file, flush=True)
     else:
-        print(text, file=file or sys.stderr, flush=True)
+        print(text, file=file, flush=True)
 
 
 @contextmanager
@@ -91,7 +140,7 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
 
     bar: Any = None
 
-    def show(progress: Progress) -> None:
+    def draw(progress: Progress) -> None:
         nonlocal bar
         if bar is None or progress.step == 0:
             if bar is not None:
@@ -107,11 +156,16 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
             )
         bar.update(progress.step - bar.n)
 
+    def show(progress: Progress) -> None:
+        with suppress(OSError):  # the terminal is gone: no reason to lose the image
+            draw(progress)
+
     try:
         yield show
     finally:
         if bar is not None:
-            bar.close()
+            with suppress(OSError):
+                bar.close()
 
 
 @contextmanager
@@ -123,7 +177,8 @@ def line_bar(count: int) -> Iterator[tuple[Any, Callable[[Progress], None]]]:
 
         def show(progress: Progress) -> None:
             counted = f" {progress.step}/{progress.steps}" if progress.steps > 1 else ""
-            bar.set_postfix_str(described(progress) + counted, refresh=progress.step == 0)
-            bar.update(0)  # shows it, but not too often
+            with suppress(OSError):  # the terminal is gone
+                bar.set_postfix_str(described(progress) + counted, refresh=progress.step == 0)
+                bar.update(0)  # shows it, but not too often
 
         yield bar, show

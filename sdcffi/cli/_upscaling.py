@@ -34,14 +34,21 @@ def add_upscaling(command: argparse.ArgumentParser) -> None:
     )
 
 
-def check_upscaling(options: argparse.Namespace) -> None:
-    """Refuse a file that is not an upscaling network, before minutes of work."""
+def check_upscaling(options: argparse.Namespace) -> float:
+    """Refuse a file that is not an upscaling network, before minutes of work; return the factor, 1 without a network.
+
+    The factor of a PyTorch file is not known: 1 is returned.
+    """
     from .._models.upscaler_file import MOST_PASSES, read_network
     from .._numbers import check_integer
 
     check_integer("upscale_repeats", options.upscale_repeats, 1, MOST_PASSES)
-    if options.upscale_model is not None:
-        read_network("upscale_model", Path(options.upscale_model))
+    if options.upscale_model is None:
+        if options.upscale_repeats != 1:
+            raise ValueError("--upscale-repeats needs --upscale-model: give the network, or leave it out")
+        return 1
+    network = read_network("upscale_model", Path(options.upscale_model))
+    return float((network.factor or 1) ** options.upscale_repeats)
 
 
 @contextmanager

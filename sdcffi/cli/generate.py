@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._files import expanded
+from .._files import check_target, expanded
 from ..params.image import ImageParams
-from ._batch import run_batch
+from ._batch import batch_count, run_batch
 from ._flags import (
     JSON_HELP,
     PARAMS_HELP,
@@ -22,11 +24,23 @@ from ._flags import (
     arguments_of,
     preview_keywords,
 )
+from ._saving import (
+    all_of,
+    check_parameter_file,
+    enlarged,
+    pixels_of,
+    recorded,
+    refuse_same,
+    save_parameters,
+    save_safely,
+)
 from ._terminal import logger, progress_bar, say
 from ._upscaling import add_upscaling, check_upscaling, upscaling
 
 if TYPE_CHECKING:
     from ..engine.results import Result
+    from ..events import Progress
+    from ..parameter_files import Arguments
 
 __all__ = ["add"]
 
@@ -75,7 +89,11 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--prompts",
         metavar="FILE",
-        help="generate images for each line of FILE: a prompt, or in a .jsonl file an object of parameters",
+        help="generate images for each line of FILE: a prompt; in a .jsonl file an object of parameters; in a .csv file"
+        " the parameters that its first line names. Lines whose images are there are skipped",
+    )
+    command.add_argument(
+        "--overwrite", action="store_true", help="with --prompts: generate lines whose images are there again"
     )
     command.add_argument("--params", metavar="FILE", help=PARAMS_HELP)
     command.add_argument("--save-params", metavar="FILE", help="write all parameters to a JSON file for --params")
@@ -87,43 +105,67 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from ..engine.engine import Engine
-    from ..engine.results import check_image_path
-
     given = arguments_of(options)
     output = expanded(options.output)
-    check_upscaling(options)
+    factor = check_upscaling(options)
+    if options.overwrite and not options.prompts:
+        raise ValueError("--overwrite is for --prompts; a single call replaces its output anyway: leave it out")
     if options.prompts:
-        run_batch(options, given, output)
+        run_batch(options, given, output, factor)
         return
     if not isinstance(given.generate["prompt"], str):
         raise ValueError("there is no prompt: give --prompt, --prompts, or --params with a prompt")
-    check_image_path(output)  # before minutes of work
-    previews = preview_keywords(options)
-    saved = _parameter_file(options)
+    saved = _check_outputs(options, given, output, factor)  # before minutes of work
     with progress_bar() as shown:
-        with Engine(**given.engine, on_progress=shown, on_log=logger(options)) as engine:
-            result = engine.generate(**given.generate, **previews, timeout=options.timeout)
+        result = _generated(options, given, output, shown)
         for report in result.loras:
             say(str(report))
         if result.parameters.cache is not None:
             say(f"the step cache reused {sum(map(len, result.cached_steps))} steps")
-        with upscaling(options, given, shown) as enlarge:  # after the engine has freed its memory
-            enlarged = enlarge(result)
-    paths = enlarged.save(output, metadata=options.metadata, digests=options.digests, paths=options.paths)
-    _report(enlarged, paths, options.json)
+        if options.upscale_model is not None:  # after the engine has freed its memory
+            result = enlarged(result, partial(_enlarged, options, given, shown), output, options)
+    saves = [partial(save_safely, recorded(result, options), output)]
     if saved:
-        _save({**given.table(), "seed": result.seeds[0]}, saved)
+        saves.append(partial(save_parameters, {**given.table(), "seed": result.seeds[0]}, saved))
+    paths, *_ = all_of(saves)
+    _report(result, paths, options.json)
 
 
-def _parameter_file(options: argparse.Namespace) -> Path | None:
-    if options.save_params is None:
-        return None
-    from .._files import check_directory
+def _generated(
+    options: argparse.Namespace, given: Arguments, output: Path, on_progress: Callable[[Progress], None]
+) -> Result:
+    """Return the images, and free the model. If that fails or is interrupted, they are saved first."""
+    from ..engine.engine import Engine
 
-    path = expanded(options.save_params)
-    check_directory(path)
-    return path
+    previews, result = preview_keywords(options), None
+    try:
+        with Engine(**given.engine, on_progress=on_progress, on_log=logger(options)) as engine:
+            result = engine.generate(**given.generate, **previews, timeout=options.timeout)
+    except BaseException:
+        if result is not None:
+            save_safely(recorded(result, options, digests=False), output)
+        raise
+    return result
+
+
+def _check_outputs(options: argparse.Namespace, given: Arguments, output: Path, factor: float) -> Path | None:
+    """Refuse what could not be saved, and return the path of ``--save-params``."""
+    from ..engine.results import check_image_path, image_paths
+
+    outputs = image_paths(output, batch_count(given))
+    check_image_path(outputs[0], pixels_of(given, factor))
+    for path in outputs[1:]:
+        check_target(path)
+    if options.preview is not None:
+        refuse_same("--preview-path", expanded(options.preview_path), outputs)
+    return check_parameter_file(options, given, outputs)
+
+
+def _enlarged(
+    options: argparse.Namespace, given: Arguments, on_progress: Callable[[Progress], None], result: Result
+) -> Result:
+    with upscaling(options, given, on_progress) as enlarge:
+        return enlarge(result)
 
 
 def _report(result: Result, paths: list[Path], as_json: bool) -> None:
@@ -135,10 +177,3 @@ def _report(result: Result, paths: list[Path], as_json: bool) -> None:
         return
     for image in images:
         print(f"{image['path']} (seed {image['seed']})")
-
-
-def _save(table: dict[str, Any], path: Path) -> None:
-    from .._files import replacing
-
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(table, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -8,6 +8,7 @@ from typing import Any
 
 from .._files import expanded
 from ._flags import BACKEND_NAMES, JSON_HELP, LIBRARY_HELP, TIMEOUT_HELP, add_command
+from ._saving import save_safely
 from ._terminal import logger, progress_bar
 
 __all__ = ["add"]
@@ -54,9 +55,13 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from ..engine.results import check_video_path
     from ..parameter_files import parse_mask
     from ..reproduction import replay
 
+    output = expanded(options.output) if options.output else None
+    if output is not None:
+        check_video_path(output, 1)  # before minutes of work
     names = ("models", "backend", "timeout", "alpha", *_IMAGES, *_SEVERAL)
     keywords = {name: getattr(options, name) for name in names}
     if options.mask_image is not None:
@@ -64,7 +69,7 @@ def _run(options: argparse.Namespace) -> int:
     engine = {name: value for name in ("threads", "library") if (value := getattr(options, name)) is not None}
     with progress_bar() as shown:
         again = replay(options.file, **keywords, **engine, on_progress=shown, on_log=logger(options))
-    path = again.save(expanded(options.output)) if options.output else None
+    path = save_safely(lambda target, **_changes: [again.save(target)], output)[0] if output else None
     if options.json:
         differences = [{"what": item.what, "recorded": item.recorded, "now": item.now} for item in again.differences]
         report = {"max_difference": again.max_difference, "differences": differences, "path": path and str(path)}

@@ -7,9 +7,12 @@ from typing import Any
 
 from .._files import expanded
 from ._flags import ALPHA_HELP, BACKEND_HELP, LIBRARY_HELP, SHORT_RUN, TIMEOUT_HELP, add_command
+from ._saving import save_safely
 from ._terminal import logger, progress_bar
 
 __all__ = ["add"]
+
+_MOST_FACTOR = 64  # three passes of a network of factor 4
 
 SHORT = {
     "image and network": {
@@ -69,6 +72,10 @@ def _run(options: argparse.Namespace) -> None:
         progress_bar() as shown,
         Upscaler(options.model, **keywords, on_progress=shown, on_log=logger(options)) as upscaler,
     ):
+        factor = upscaler.factor if options.factor is None else options.factor
+        if 1 <= factor <= _MOST_FACTOR:  # others are refused
+            check_image_path(output, round(image.shape[0] * image.shape[1] * factor**2))
         result = upscaler.upscale(image, options.factor, timeout=options.timeout)
     height, width = result.array.shape[:2]
-    print(f"{result.save(output)} ({width}x{height})")
+    (path,) = save_safely(lambda target, **_changes: [result.save(target)], output)
+    print(f"{path} ({width}x{height})")

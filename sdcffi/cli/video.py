@@ -18,6 +18,7 @@ from ._flags import (
     arguments_of,
     preview_keywords,
 )
+from ._saving import pixels_of, recorded, refuse_same, save_safely
 from ._terminal import logger, progress_bar, say
 
 __all__ = ["add"]
@@ -84,14 +85,21 @@ def _run(options: argparse.Namespace) -> None:
     if not isinstance(given.generate["prompt"], str):
         raise ValueError("there is no prompt: give --prompt, or --params with a prompt")
     output = expanded(options.output)
-    check_video_path(output, options.fps)  # before minutes of work
+    check_video_path(output, options.fps, lossless=options.lossless, pixels=pixels_of(given))  # before minutes of work
+    if options.preview is not None:
+        refuse_same("--preview-path", expanded(options.preview_path), [output])
     keywords = {**given.generate, **preview_keywords(options), "timeout": options.timeout}
-    with progress_bar() as shown, Engine(**given.engine, on_progress=shown, on_log=logger(options)) as engine:
-        result = engine.generate_video(**keywords, fps=options.fps)
+    result = None
+    try:
+        with progress_bar() as shown, Engine(**given.engine, on_progress=shown, on_log=logger(options)) as engine:
+            result = engine.generate_video(**keywords, fps=options.fps)
+    except BaseException:
+        if result is not None:  # the model could not be freed, or Ctrl-C came meanwhile
+            save_safely(recorded(result, options, lossless=options.lossless, digests=False), output)
+        raise
     for lora in result.loras:
         say(str(lora))
-    kept = {"metadata": options.metadata, "digests": options.digests, "paths": options.paths}
-    paths = result.save(output, lossless=options.lossless, **kept)
+    paths = save_safely(recorded(result, options, lossless=options.lossless), output)
     if options.json:
         report = {"paths": [str(path) for path in paths], "frames": len(result.arrays), "seed": result.seed}
         print(json.dumps({**report, "seconds": result.seconds}))

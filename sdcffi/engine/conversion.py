@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._bindings.requests import Conversion, Opening
-from .._files import check_directory, expanded, replacing
+from .._files import check_output, expanded, replacing
 from .._machine.backends import CPU
 from .._models.files import ModelFile, read_file
 from .._models.headers import Tensor
@@ -88,7 +88,7 @@ def convert(
     check_rules("tensor_type_rules", tensor_type_rules)
     if target.suffix not in (".gguf", ".safetensors"):
         raise ValueError(f"output must end in .gguf or .safetensors, not {target.name!r}")
-    check_directory(target)
+    check_output(target)
     check_writable(target, type, tensor_type_rules)
     tensors = source_tensors(model, autoencoder)
     with replacing(target) as temporary:

@@ -20,6 +20,7 @@ from .._process.calls import GRACE
 from .._process.handle import Handle
 from .._public import public
 from .._quoting import shown
+from .._records.digests import check_unchanged
 from .._records.origin import Origin
 from .._warnings import warn
 from ..events import Listeners, LogFunction, PreviewFunction, ProgressFunction
@@ -276,7 +277,7 @@ class Engine(Handle):
         self._memory = MemoryCheck(memory_check, self._model, given)
         opening = Opening(library, backend_choice(backend), given, load_weights, lora_cache)
         states = Origin.look(given)
-        prepare = _Preparation(opening, given, self._memory, states if tuned else None)
+        prepare = _Preparation(opening, given, self._memory, states, tuned)
         self._open(opening, isolated, restart, grace, timeout, listeners, prepare)
         self._generation = Generation(self._calls, self._model, listeners, directory, states)
 
@@ -854,15 +855,17 @@ class _Preparation:
         opening: Opening,
         params: ContextParams,
         memory: MemoryCheck,
-        states: Mapping[Path, FileState | None] | None,
+        states: Mapping[Path, FileState | None],
+        tuned: bool,
     ) -> None:
         self._opening, self._memory, self._states = opening, memory, states
-        self._params = params
+        self._params, self._tuned = params, tuned
 
     def __call__(self, opened: Opened) -> ContextParams:
-        if self._states is not None:
+        check_unchanged(self._states)
+        if self._tuned:
             self._params = with_stored_choice(self._params, self._states, opened, self._opening)
-            self._states = None  # a restarted child computes as the first one did
+            self._tuned = False  # a restarted child computes as the first one did
         self._memory.params = self._params
         if self._opening.weights:
             self._memory.check_weights(opened.device)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._files import check_directory, expanded, replacing
+from .._files import check_output, expanded, replacing
 from .._public import public
 from .._quoting import shown
 from ..images.convert import to_pillow
-from ..images.movies import WRITERS, check_rate
+from ..images.movies import WRITERS, check_mp4, check_rate
 from ..params.lora import LoraReport
 
 if TYPE_CHECKING:
@@ -27,7 +28,12 @@ if TYPE_CHECKING:
     from ..params.video import VideoParams
 
 
-__all__ = ["Recorded", "Result", "VideoResult", "check_image_path", "check_video_path"]
+__all__ = ["Recorded", "Result", "VideoResult", "check_image_path", "check_video_path", "image_paths"]
+
+# Pillow's names of the formats that keep an RGB image of any size. It also writes icons, faxes and pages.
+_FORMATS = frozenset({"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP"})
+# Endings of files that are much smaller than their pixels: as a rule an eighth, or less.
+_LOSSY = frozenset({".avif", ".gif", ".jpeg", ".jpg", ".mp4", ".webp"})
 
 
 class Recorded:
@@ -162,9 +168,11 @@ class Result(Recorded):
         Raises
         ------
         ValueError
-            If the ending is not that of an image format, or the directory does not exist.
+            If the ending is not that of an image format, the directory does not exist, or the path is a directory.
+        OutputError
+            If a file cannot be written. The result still has its images: save it to another place.
         """
-        targets = [self._path(expanded(pattern), index) for index in range(len(self.arrays))]
+        targets = image_paths(expanded(pattern), len(self.arrays), self.seeds)
         for index, target in enumerate(targets):
             self.save_one(index, target, metadata=metadata, digests=digests, paths=paths)
         return targets
@@ -190,7 +198,7 @@ class Result(Recorded):
 
         Raises
         ------
-        ValueError
+        ValueError, OutputError
             As in `save`.
         """
         target = expanded(path)
@@ -200,30 +208,64 @@ class Result(Recorded):
             self.images[index].save(temporary, format=image_format, **texts)
         return target
 
-    def _path(self, pattern: Path, index: int) -> Path:
-        name = pattern.name.replace("{index}", str(index)).replace("{seed}", str(self.seeds[index]))
-        if name == pattern.name and len(self.arrays) > 1:
+
+def image_paths(pattern: Path, count: int, seeds: Sequence[int] | None = None) -> list[Path]:
+    """Return the files that the images of a call are saved to; see `Result.save`.
+
+    Parameters
+    ----------
+    pattern : Path
+    count : int
+        Number of images.
+    seeds : sequence of int, optional
+        The seed of each. None: not known yet, and ``{seed}`` stays.
+    """
+    paths = []
+    for index in range(count):
+        name = pattern.name.replace("{index}", str(index))
+        if seeds is not None:
+            name = name.replace("{seed}", str(seeds[index]))
+        if name == pattern.name and count > 1 and "{seed}" not in name:
             name = f"{pattern.stem}_{index}{pattern.suffix}"
-        return pattern.with_name(name)
+        paths.append(pattern.with_name(name))
+    return paths
 
 
-def check_image_path(path: Path) -> str:
+def check_image_path(path: Path, pixels: int = 0) -> str:
     """Return the image format that a path's ending selects, by Pillow's name.
+
+    Parameters
+    ----------
+    path : Path
+    pixels : int
+        Number of pixels for which there must be space.
 
     Raises
     ------
     ValueError
-        If the ending selects no format that can be written, or the directory does not exist.
+        If the ending selects no format that can be written, the directory does not exist, or the path is that of
+        something other than a regular file.
+    OutputError
+        If the file cannot be written, or there is too little space.
     """
+    name = _image_format(path)
+    check_output(path, _size(path, pixels))
+    return name
+
+
+def _image_format(path: Path) -> str:
     from PIL import Image
 
-    formats = Image.registered_extensions()
-    name = formats.get(path.suffix.lower(), "")
-    if name not in Image.SAVE:
-        legal = ", ".join(ending for ending, name in sorted(formats.items()) if name in Image.SAVE)
-        raise ValueError(f"{path} does not have the ending of an image file; use one of {legal}")
-    check_directory(path)
-    return name
+    known = Image.registered_extensions()
+    formats = {ending: name for ending, name in known.items() if name in _FORMATS and name in Image.SAVE}
+    name = formats.get(path.suffix.lower())
+    if name is None and not path.is_dir():
+        raise ValueError(f"{path} does not have the ending of an image file; use one of {', '.join(sorted(formats))}")
+    return name or ""
+
+
+def _size(path: Path, pixels: int) -> int:
+    return pixels * 3 // (8 if path.suffix.lower() in _LOSSY else 1)
 
 
 @public
@@ -311,6 +353,8 @@ class VideoResult(Recorded):
         ValueError
             If the ending is not that of a format that can be written, the directory does not exist, a number is outside
             its range, or width or height of an MP4 is odd.
+        OutputError
+            If a file cannot be written. The result still has its frames: save it to another place.
         SDError
             If the file is an MP4 and PyAV is not installed.
         """
@@ -319,10 +363,8 @@ class VideoResult(Recorded):
         if suffix not in WRITERS or "{index}" in target.name:
             kept = {"digests": digests, "paths": paths} if metadata else None
             return self._save_frames(target, lossless, kept)
-        if lossless and suffix != ".webp":
-            raise ValueError(f"lossless=True is for .webp, not for {suffix}; leave it out, or save as .webp")
         rate = self.fps if fps is None else fps
-        check_video_path(target, rate)
+        check_video_path(target, rate, lossless=lossless)
         texts = self._texts(0, "WEBP", digests, paths) if metadata and suffix == ".webp" else {}
         with replacing(target) as temporary:
             WRITERS[suffix](self.arrays, temporary, rate, {**texts, **({"lossless": True} if lossless else {})})
@@ -342,18 +384,34 @@ class VideoResult(Recorded):
         return paths
 
 
-def check_video_path(path: Path, fps: float) -> None:
+def check_video_path(path: Path, fps: float, *, lossless: bool = False, pixels: int = 0) -> None:
     """Refuse a path that `VideoResult.save` could not write to.
+
+    Parameters
+    ----------
+    path : Path
+    fps : float
+    lossless : bool
+        See `VideoResult.save`.
+    pixels : int
+        Number of pixels of all frames, for which there must be space.
 
     Raises
     ------
     TypeError, ValueError
-        If the ending is not that of a format that can be written, the directory does not exist, or the format cannot
-        have this frame rate.
+        As `VideoResult.save` raises.
+    OutputError
+        If the file cannot be written, or there is too little space.
+    SDError
+        If the file is an MP4 and PyAV is not installed.
     """
     suffix = path.suffix.lower()
     if suffix not in WRITERS or "{index}" in path.name:
-        check_image_path(path)
+        check_image_path(path, pixels)
         return
+    if lossless and suffix != ".webp":
+        raise ValueError(f"lossless=True is for .webp, not for {suffix}; leave it out, or save as .webp")
     check_rate(fps, suffix)
-    check_directory(path)
+    if suffix == ".mp4":
+        check_mp4()
+    check_output(path, _size(path, 0 if lossless else pixels))

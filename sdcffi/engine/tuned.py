@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._files import cache_directory, replacing
+from .._files import cache_directory, check_output, replacing
 from .._machine.limits import MOST_THREADS, usable_cores
 from .._quoting import shown
 from .._warnings import warn
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .._machine.devices import Device
     from .._records.digests import FileState
 
-__all__ = ["TUNED", "Subject", "keep_choice", "subject_of", "with_stored_choice"]
+__all__ = ["TUNED", "Subject", "check_store", "keep_choice", "subject_of", "with_stored_choice"]
 
 Subject = dict[str, Any]
 
@@ -83,6 +83,19 @@ def _file(path: Path, state: FileState | None) -> list[str | int]:
 def _place(subject: Subject) -> Path:
     key = hashlib.sha256(json.dumps(subject, sort_keys=True).encode()).hexdigest()
     return cache_directory() / "tuning" / f"{key}.json"
+
+
+def check_store() -> None:
+    """Refuse to measure what could not be stored.
+
+    Raises
+    ------
+    OSError
+        If the user's cache directory cannot be written.
+    """
+    path = _place({})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    check_output(path)
 
 
 def keep_choice(subject: Subject, choice: Mapping[str, int | bool], measured: Any) -> Path:

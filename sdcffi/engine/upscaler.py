@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
-from .._bindings.requests import Opening, UpscalerParams
+from .._bindings.requests import Opened, Opening, UpscalerParams
 from .._files import expanded, replacing
 from .._machine.backends import backend_choice
 from .._machine.limits import MOST_THREADS
@@ -21,7 +21,7 @@ from .._process.calls import GRACE, Call
 from .._process.handle import Handle
 from .._public import public
 from .._quoting import shown
-from .._records.digests import file_state
+from .._records.digests import FileState, check_unchanged, file_state
 from .._records.origin import Origin, Upscaling
 from ..events import Listeners, LogFunction, Progress, ProgressFunction
 from ..images.convert import ImageLike, as_rgb, to_pillow
@@ -159,9 +159,8 @@ class Upscaler(Handle):
         self._params = UpscalerParams(network.path.absolute(), threads, tile_size, conv_direct, offload_to_cpu)
         self._states = {self._params.path: file_state(self._params.path)}
         listeners = Listeners(on_log, on_progress)
-        self._open(
-            Opening(library, backend_choice(backend), self._params), isolated, restart, grace, timeout, listeners
-        )
+        opening = Opening(library, backend_choice(backend), self._params)
+        self._open(opening, isolated, restart, grace, timeout, listeners, _Preparation(self._params, self._states))
         self._factor = network.factor
 
     @property
@@ -276,6 +275,17 @@ class Upscaler(Handle):
             index = run % len(images)
             enlarged[index] = self._calls.run(call, "upscale", enlarged[index])
         return enlarged
+
+
+class _Preparation:
+    """What is done before the network is loaded, also after a crash. It has no reference to the upscaler."""
+
+    def __init__(self, params: UpscalerParams, states: Mapping[Path, FileState | None]) -> None:
+        self._params, self._states = params, states
+
+    def __call__(self, _opened: Opened) -> UpscalerParams:
+        check_unchanged(self._states)
+        return self._params
 
 
 def _of_several(on_progress: ProgressFunction, done: int, runs: int) -> Callable[[Progress], object]:

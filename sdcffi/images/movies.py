@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Frames = Sequence[NDArray[np.uint8]]
     Options = Mapping[str, Any]  # of Pillow's WebP writer
 
-__all__ = ["WRITERS", "check_rate"]
+__all__ = ["WRITERS", "check_mp4", "check_rate"]
 
 _MOST_FPS = 1000
 _MOST_GIF_FPS = 50  # players show a frame of less than 2 hundredths of a second for 10 of them
@@ -55,6 +55,20 @@ def check_rate(fps: float, suffix: str = "") -> None:
         check_number("fps", fps, 0, _MOST_GIF_FPS, "a GIF counts time in hundredths of a second")
 
 
+def check_mp4() -> None:
+    """Refuse MP4 files where PyAV is missing.
+
+    Raises
+    ------
+    SDError
+        If it cannot be imported.
+    """
+    try:
+        import av  # noqa: F401
+    except ImportError as error:
+        raise SDError("PyAV, which writes MP4 files, is not installed; run: pip install 'sdcffi[video]'") from error
+
+
 def _durations(count: int, fps: float, unit: int) -> list[int]:
     """Return the duration of each frame in milliseconds: multiples of `unit` that add up without drift."""
     ends = [round(index * 1000 / fps / unit) * unit for index in range(count + 1)]
@@ -78,10 +92,9 @@ def _write_webp(frames: Frames, path: Path, fps: float, options: Options) -> Non
 
 
 def _write_mp4(frames: Frames, path: Path, fps: float, _options: Options) -> None:
-    try:
-        import av
-    except ImportError as error:
-        raise SDError("PyAV, which writes MP4 files, is not installed; run: pip install 'sdcffi[video]'") from error
+    check_mp4()
+    import av
+
     height, width = frames[0].shape[:2]
     if height % 2 or width % 2:
         raise ValueError(f"an MP4 must have an even width and height, not {width}x{height}; save as .webp instead")

@@ -52,6 +52,7 @@ _SINGULAR = {
     "pm_id_images": "pm_id_image",
     "embeddings": "embedding",
 }
+_known: dict[type[Struct], tuple[Parameter, ...]] = {}
 _KINDS: dict[str, type] = {"bool": bool, "int": int, "float": float}
 
 
@@ -105,7 +106,9 @@ def words_of(name: str, value: Any) -> list[str]:
 
 def parameters(struct: type[Struct]) -> tuple[Parameter, ...]:
     """Return every parameter of a struct and its inner structs, in the order of their fields."""
-    return tuple(_walk(struct, (), ""))
+    if struct not in _known:
+        _known[struct] = tuple(_walk(struct, (), ""))
+    return _known[struct]
 
 
 def _walk(struct: type[Struct], above: tuple[str, ...], prefix: str) -> Iterator[Parameter]:
