@@ -107,7 +107,7 @@ class Attended:
     @property
     def alive(self) -> bool:
         """Whether the child lives, or is about to. An ending child closes its socket before it can be waited for."""
-        if self.crash is not None or self._closing or not self._thread.is_alive():
+        if self.crash is not None or self._closing or self._killed or not self._thread.is_alive():
             return False
         process, channel = self.process, self._channel
         if process is None or channel is None or self._sent or not self._ready.is_set():
