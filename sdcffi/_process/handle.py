@@ -41,7 +41,7 @@ class Handle:
         self._listeners = listeners
         self._calls = calls = Calls(opening, isolated, restart == "auto", grace, prepare)
         # Runs before the interpreter exits; later the engine's callbacks and GPU drivers may be gone.
-        weakref.finalize(self, calls.close)
+        self._finalizer = weakref.finalize(self, calls.close)
         with calls.call(listeners, timeout) as call:
             calls.open(call)
         if self._opened.left_out:
@@ -85,6 +85,8 @@ class Handle:
         that interrupts a call on the same thread, the memory is freed when that call has ended.
         """
         self._calls.close()
+        if not self._calls.runner.alive:
+            self._finalizer.detach()  # only then: Ctrl-C may come before
 
     def __enter__(self: _Self) -> _Self:
         return self
