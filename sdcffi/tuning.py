@@ -23,7 +23,7 @@ from ._numbers import check_integer, check_number
 from ._public import public
 from .engine.bench import SMALLEST, Bench, Measured, Settings
 from .engine.engine import Engine
-from .engine.tuned import TUNED, keep_choice, subject_of
+from .engine.tuned import TUNED, check_cache, keep_choice, subject_of
 from .errors import GenerationTimeoutError, SDError
 from .images.compare import compare
 
@@ -174,7 +174,7 @@ def tune(
     SDError
         As `Engine` and `Engine.generate` raise it, with the given settings.
     OSError
-        If the choice cannot be written.
+        If the choice could not be stored; nothing was measured then.
 
     Notes
     -----
@@ -183,6 +183,7 @@ def tune(
     setting must have a PSNR of at least 30 dB, compared with that of the defaults.
     """
     _check(size, budget, engine)
+    check_cache()
     started = time.monotonic()
     with Bench({**engine, "model": model}, started + budget, budget) as bench:
         first = bench.begin(size)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .._files import cache_directory, replacing, stream_digest
+from .._files import cache_directory, read_kept_json, replacing, stream_digest
 
 __all__ = ["FileState", "file_state", "sha256", "tensors_sha256"]
 
@@ -110,12 +111,18 @@ def _files(path: Path) -> Iterator[Path]:
 def _look_up(key: str, state: FileState) -> str | None:
     if key not in _kept:
         try:
-            kept = json.loads((_directory() / key).read_text(encoding="utf-8"))
-            _kept[key] = FileState(**kept["state"]), str(kept["sha256"])
+            kept = read_kept_json(_directory() / key)
+            _kept[key] = FileState(**kept["state"]), _as_digest(kept["sha256"])
         except (OSError, ValueError, TypeError, KeyError):  # missing or damaged: it is computed again
             return None
     before, digest = _kept[key]
     return digest if before == state else None
+
+
+def _as_digest(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise ValueError(f"not a sha256: {text!r}")
+    return text
 
 
 def _keep(key: str, state: FileState, digest: str) -> None:

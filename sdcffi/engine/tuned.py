@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._files import cache_directory, replacing
+from .._files import cache_directory, read_kept_json, replacing
 from .._machine.limits import MOST_THREADS, usable_cores
 from .._warnings import warn
 from ..params.context import ContextParams
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from .._machine.devices import Device
     from .._records.digests import FileState
 
-__all__ = ["TUNED", "Subject", "keep_choice", "subject_of", "with_stored_choice"]
+__all__ = ["TUNED", "Subject", "check_cache", "keep_choice", "subject_of", "with_stored_choice"]
 
 Subject = dict[str, Any]
 
@@ -84,6 +85,20 @@ def _place(subject: Subject) -> Path:
     return cache_directory() / "tuning" / f"{key}.json"
 
 
+def check_cache() -> None:
+    """Make the directory of the stored choices, before anything is measured for it.
+
+    Raises
+    ------
+    OSError
+        If it cannot be made or written to.
+    """
+    directory = cache_directory() / "tuning"
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".sdcffi-", dir=directory):
+        return
+
+
 def keep_choice(subject: Subject, choice: Mapping[str, int | bool], measured: Any) -> Path:
     """Store a choice, in place of an earlier one for the same subject.
 
@@ -140,13 +155,13 @@ def with_stored_choice(
     UserWarning
         If no choice is stored, or it cannot be read, with the command that measures one.
     """
-    path = _place(subject := subject_of(context, states, opened.device, opened.build))
+    subject = subject_of(context, states, opened.device, opened.build)
     try:
-        choice = _checked(json.loads(path.read_text(encoding="utf-8")), subject)
+        choice = _checked(read_kept_json(_place(subject)), subject)
     except FileNotFoundError:
         missing = f"nothing was measured yet for this model on {opened.device.description} with this build"
     except (OSError, ValueError) as error:
-        missing = f"{path} cannot be used ({error})"
+        missing = f"the stored choice cannot be used ({error})"
     else:
         fields: dict[str, Any] = {TUNED[name]: value for name, value in choice.items()}
         return ContextParams(**fields).updated(context)

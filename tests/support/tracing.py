@@ -1,4 +1,4 @@
-"""Have something happen at each line of the package that a call runs, one line in each call."""
+"""Have something happen at a line of the package that a call runs, as a signal does: at each line, one in each call."""
 
 from __future__ import annotations
 
@@ -10,31 +10,45 @@ from typing import Any
 
 import sdcffi
 
-_PACKAGE = os.path.dirname(sdcffi.__file__) + os.sep
+PACKAGE = os.path.dirname(sdcffi.__file__) + os.sep
+LIBRARY = os.path.dirname(os.__file__) + os.sep
 
 Place = tuple[str, int]
 
 
 class At:
-    """Within this, calls a function at one line that this thread comes to within some directories.
+    """Within this, a function is called at one of the lines that this thread runs.
 
     Parameters
     ----------
     number : int
         Number of the line, from 0, in the order in which they are run.
     act : callable
-        May raise.
+        May raise; the line then raises.
     directories : tuple of str
-        Only files in these count.
+        Only lines of files in these count.
+
+    Attributes
+    ----------
+    places : list of (str, int)
+        File and line number of each line that was run.
     """
 
-    def __init__(self, number: int, act: Callable[[], object], directories: tuple[str, ...] = (_PACKAGE,)) -> None:
+    def __init__(self, number: int, act: Callable[[], object], directories: tuple[str, ...] = (PACKAGE,)) -> None:
         self.places: list[Place] = []
         self._number, self._act, self._directories = number, act, directories
 
+    @property
+    def place(self) -> str:
+        """Where the function was called, for a message; empty if the line was not reached."""
+        if self._number >= len(self.places):
+            return ""
+        file, line = self.places[self._number]
+        return f"{file}:{line}"
+
     def _trace(self, frame: FrameType, event: str, _argument: Any) -> Any:
         if not frame.f_code.co_filename.startswith(self._directories):
-            return self._trace if event == "call" else None
+            return None
         if event == "line":
             self.places.append((frame.f_code.co_filename, frame.f_lineno))
             if len(self.places) - 1 == self._number:
@@ -49,11 +63,13 @@ class At:
         sys.settrace(None)
 
 
-def numbers(call: Callable[[], object], rest: int = 1, directories: tuple[str, ...] = (_PACKAGE,)) -> list[int]:
-    """Return the numbers of the lines of a call: each place when it is run first and last, and every `rest`-th of each."""
-    with At(-1, lambda: None, directories) as lines:
+def lines(call: Callable[[], object], directories: tuple[str, ...] = (PACKAGE,)) -> list[int]:
+    """Return numbers for `At`: of each line that a call runs, the first and the last time."""
+    with At(-1, lambda: None, directories) as all_of_them:
         call()
-    runs: dict[Place, list[int]] = {}
-    for number, place in enumerate(lines.places):
-        runs.setdefault(place, []).append(number)
-    return sorted({number for each in runs.values() for number in {each[0], each[-1]}})
+    first: dict[Place, int] = {}
+    last: dict[Place, int] = {}
+    for number, place in enumerate(all_of_them.places):
+        first.setdefault(place, number)
+        last[place] = number
+    return sorted({*first.values(), *last.values()})
