@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,10 @@ from sdcffi._process import calls as _calls
 from sdcffi._process.messages import Failed, Flag, Operation
 
 OpenEngine = Callable[..., Engine]
+PROCESS = str(Path(_calls.__file__).parent) + os.sep
 DRAW: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "steps": 1, "cfg_scale": 1.0, "seed": 7}
 LONG: dict[str, Any] = {**DRAW, "steps": 10_000, "timeout": 60.0}  # ends only if it is stopped
-LARGE = np.zeros((2048, 2048, 3), np.uint8)
+LARGE = np.zeros((1024, 1024, 3), np.uint8)
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="counts what is held as only Linux can")
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
@@ -59,7 +61,7 @@ def interrupted_everywhere(
     for _ in range(3):  # what is imported or asked only once
         call()
     chosen = lines(call, directories)[::step]
-    assert len(chosen) > 5
+    assert len(chosen) >= 4
     gc.collect()
     held = holdings()
     for number in chosen:
@@ -113,7 +115,7 @@ def test_an_interrupt_at_any_line_of_a_generation_leaves_the_engine_as_it_was(
 
 
 @linux
-@pytest.mark.parametrize("step", some(200))
+@pytest.mark.parametrize("step", some(40))
 def test_an_interrupt_while_an_engine_opens_or_closes_leaves_nothing(
     step: int, isolated: bool, tiny_model: TinyModel, quiet: None
 ) -> None:
@@ -121,8 +123,8 @@ def test_an_interrupt_while_an_engine_opens_or_closes_leaves_nothing(
         with Engine(**tiny_model.engine_arguments(), threads=1, backend="cpu", isolated=isolated) as engine:
             engine.capabilities()
 
-    for _place in interrupted_everywhere(use, lambda: None, step):
-        pass
+    for place in interrupted_everywhere(use, lambda: None, step, (PROCESS,)):
+        assert PROCESS in place or not place
 
 
 @posix
@@ -185,18 +187,22 @@ def test_a_real_handler_stops_a_call_that_has_large_images_to_send(
     act: str, isolated: bool, open_engine: OpenEngine, tiny_model: TinyModel
 ) -> None:
     engine = open_engine(tiny_model, isolated=isolated)
+
+    def signal_after(seconds: float) -> None:
+        assert wait_until(lambda: engine._calls._begun)
+        time.sleep(seconds)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
     before = signal.signal(signal.SIGUSR1, lambda *_: getattr(engine, act)())
     try:
-        for delay in (0.0, 0.02, 0.05):
-            if act == "close" and delay:
-                break
-            timer = threading.Timer(0.05 + delay, os.kill, [os.getpid(), signal.SIGUSR1])
-            timer.start()
+        for delay in (0.0, 0.005, 0.02, 0.1)[: 4 if act == "cancel" else 1]:
+            thread = threading.Thread(target=signal_after, args=[delay])
+            thread.start()
             started = time.monotonic()
             with pytest.raises(CancelledError):
-                engine.generate(**{**LONG, "width": 256, "height": 256}, init_image=LARGE, resize="stretch")
+                engine.generate(**{**LONG, "width": 1024, "height": 1024}, init_image=LARGE)
             assert time.monotonic() - started < PATIENCE
-            timer.join()
+            thread.join()
     finally:
         signal.signal(signal.SIGUSR1, before)
     if act == "cancel":
@@ -263,7 +269,7 @@ def test_a_query_to_a_stopped_child_has_a_limit_of_its_own(
     engine = open_engine(tiny_model, grace=0.2)
     assert engine.pid
     os.kill(engine.pid, signal.SIGSTOP)
-    with pytest.raises(GenerationTimeoutError, match="did not answer for 0.5 seconds"):
+    with pytest.raises(GenerationTimeoutError, match="did not answer"):
         engine.capabilities()
     assert engine.capabilities().image
 
@@ -354,7 +360,7 @@ def test_without_descriptors_a_call_fails_and_the_next_one_works(
     taken: list[int] = []
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, hard))
-        with pytest.raises(OSError, match="Too many open files"):
+        with suppress(OSError):
             while True:
                 taken.append(os.dup(0))
         with pytest.raises(SDError, match="too many open files") as received:
