@@ -134,7 +134,7 @@ def is_intact(directory: Path) -> bool:
         build = read_build(directory)
         for name in build.manifest["files"]:
             build.verify(directory / name)
-    except (LibraryNotFoundError, LayoutMismatchError):
+    except (LibraryNotFoundError, LayoutMismatchError, OSError):
         return False
     return True
 

@@ -156,12 +156,14 @@ def with_stored_choice(
         If no choice is stored, or it cannot be read, with the command that measures one.
     """
     subject = subject_of(context, states, opened.device, opened.build)
+    path: Path | None = None
     try:
-        choice = _checked(read_kept_json(_place(subject)), subject)
+        path = _place(subject)
+        choice = _checked(read_kept_json(path), subject)
     except FileNotFoundError:
         missing = f"nothing was measured yet for this model on {opened.device.description} with this build"
     except (OSError, ValueError) as error:
-        missing = f"the stored choice cannot be used ({error})"
+        missing = f"{path or 'the stored choice'} cannot be used ({error})"
     else:
         fields: dict[str, Any] = {TUNED[name]: value for name, value in choice.items()}
         return ContextParams(**fields).updated(context)

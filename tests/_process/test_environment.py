@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from leftovers import PATIENCE, nothing_left
+from PIL import Image
 from programs import PRELUDE, environment, running
 from tiny_model import TinyModel
 
@@ -134,21 +135,23 @@ open("said", "w").write(str(len(result.arrays)))
 """
 
 
+CLOSED = ["<&- >&- 2>&-", *(pytest.param(closed, marks=pytest.mark.slow) for closed in ("<&-", ">&-", "2>&-"))]
+
+
 @posix
 @pytest.mark.parametrize("isolated", [True, False])
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", CLOSED)
 def test_standard_descriptors_may_be_closed(closed: str, isolated: bool, tiny_model: TinyModel, tmp_path: Path) -> None:
     code = f"ISOLATED = {isolated}\n{_CLOSED}"
     with running(code, tiny_model, tmp_path, before=["sh", "-c", f'"$@" {closed}', "sh"]) as running_program:
         running_program.end()
     assert (tmp_path / "said").read_text() == "1"
-    from PIL import Image
-
-    assert Image.open(tmp_path / "cat.png").size == (128, 128)
+    with Image.open(tmp_path / "cat.png") as image:
+        assert image.size == (128, 128)
 
 
 @posix
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", CLOSED)
 def test_the_command_line_runs_with_closed_descriptors(closed: str, tiny_model: TinyModel, tmp_path: Path) -> None:
     files = tiny_model.engine_arguments()
     words = [word for name, path in files.items() for word in (f"--{name.replace('_', '-')}", str(path))]
