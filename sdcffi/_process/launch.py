@@ -23,6 +23,7 @@ HELLO = f"sdcffi on Python {sys.version_info.major}.{sys.version_info.minor}".en
 """First message of the child, before it imports anything that takes long."""
 # numpy starts OpenBLAS's threads at import, and the child does not need them.
 _NO_BLAS_THREADS = {"OPENBLAS_NUM_THREADS": "1"}
+_CHILD = "--sdcffi-child"
 _BOOT = """\
 import sys
 sys.path[:] = sys.argv[3:]
@@ -65,9 +66,9 @@ def launch(theirs: connection.Connection, output: int) -> tuple[subprocess.Popen
     OSError
         If the system cannot start it.
     """
-    executable = _executable()
+    executable, *arguments = _command(str(theirs.fileno()), str(os.getpid()))
     process = subprocess.Popen(
-        [executable, *_flags(), "-c", _BOOT, str(theirs.fileno()), str(os.getpid()), *map(str, sys.path)],
+        [executable, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
@@ -77,24 +78,29 @@ def launch(theirs: connection.Connection, output: int) -> tuple[subprocess.Popen
     return process, executable
 
 
+def _command(end: str, parent: str) -> list[str]:
+    if getattr(sys, "_starts_sdcffi_child", False):  # frozen with the hooks of `_pyinstaller`
+        return [sys.executable, _CHILD, end, parent]
+    return [_executable(), *_flags(), "-c", _BOOT, end, parent, *map(str, sys.path)]
+
+
 def _executable() -> str:
     """Return the interpreter: what `multiprocessing.set_executable` set, else that of this process."""
-    own = sys.executable
+    misleading = None if sys.platform == "darwin" else os.environ.get("PYTHONEXECUTABLE")  # says sys.executable
     given = multiprocessing.spawn.get_executable()
-    if given and own and os.fsdecode(given) != own and not _is_misled(os.fsdecode(given)):
+    if given and os.fsdecode(given) not in (sys.executable, misleading):
         return os.fsdecode(given)
-    base = getattr(sys, "_base_executable", None)
-    for path in (own, base):
-        if path and not _is_misled(path) and os.access(path, os.X_OK) and os.path.isfile(path):
+    if getattr(sys, "frozen", False):  # it would start itself
+        raise SDError(
+            "a frozen program has no Python interpreter for the engine's process. Pack it with PyInstaller, which finds"
+            f" the hooks of sdcffi by itself; or: {ADVICE[0].lower()}{ADVICE[1:]}"
+        )
+    for path in (sys.executable, getattr(sys, "_base_executable", None)):
+        if path and path != misleading and os.path.isfile(path) and os.access(path, os.X_OK):
             return str(path)
-    if given and not own:
-        return os.fsdecode(given)
-    raise SDError(f"there is no Python interpreter for the engine's process: sys.executable is {own!r}. {ADVICE}")
-
-
-def _is_misled(path: str) -> bool:
-    """Return whether a path is only what PYTHONEXECUTABLE says, which is not where this interpreter is."""
-    return path == os.environ.get("PYTHONEXECUTABLE") and sys.platform != "darwin"
+    raise SDError(
+        f"there is no Python interpreter for the engine's process: sys.executable is {sys.executable!r}. {ADVICE}"
+    )
 
 
 def _flags() -> list[str]:
