@@ -168,7 +168,7 @@ class Attended:
         assert self.process
         end = time.monotonic() + _HELLO_SECONDS
         try:
-            while not ours.poll(_SLICE):
+            while not ours.poll(_SLICE / 5):
                 if self._closing:
                     return
                 if time.monotonic() > end or os.fstat(self._record).st_size > _MOST_OUTPUT:
