@@ -16,6 +16,7 @@ it. It blocks SIGPIPE, at which many command-line programs end.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -31,7 +32,7 @@ from ..errors import CancelledError, SDError
 from . import shared_memory
 from .channel import Channel, Packed, Unreadable
 from .descriptors import explained
-from .inprocess import new_thread, works_here
+from .inprocess import begin, new_thread, works_here
 from .launch import ADVICE, HELLO, connected, launch
 from .messages import OUTCOMES, Crashed, Failed, Flag, Operation, Outcome
 
@@ -46,6 +47,7 @@ _SLICE = 0.1
 _POLL_SECONDS = 0.1 if sys.platform == "win32" else 1.0
 _SHOWN_OUTPUT = 1000  # characters
 _MOST_OUTPUT = 1 << 20  # bytes before the hello
+_EXECUTABLE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.ENOTDIR)  # it is no program
 _CLOSED = Failed(SDError("the engine is closed; open a new one"))
 
 
@@ -102,7 +104,7 @@ class Attended:
 
     def start(self) -> None:
         """Start the threads, which start the child."""
-        self._thread.start()
+        begin(self._thread)
 
     @property
     def alive(self) -> bool:
@@ -143,9 +145,10 @@ class Attended:
         except SDError as error:
             self.crash = Failed(error)
         except OSError as error:
-            self.crash = Failed(SDError(f"the engine's process could not be started: {explained(error)}. {ADVICE}"))
+            advice = ADVICE if error.errno in _EXECUTABLE else "Use isolated=False to run without a process"
+            self.crash = Failed(SDError(f"the engine's process could not be started: {explained(error)}. {advice}"))
         except Exception as error:  # such as a thread that cannot be started
-            self.crash = Failed(SDError(f"the engine's process could not be attended: {error}. {ADVICE}"))
+            self.crash = Failed(SDError(f"the engine's process could not be attended: {error!r}"))
         finally:
             self._finish(sender)
 

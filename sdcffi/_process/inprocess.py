@@ -16,7 +16,7 @@ from .._bindings.session import Session
 from ..errors import OutOfMemoryError, SDError
 from .messages import Crashed, Done, Failed, Flag, Operation
 
-__all__ = ["InProcess", "new_thread", "perform", "start_thread", "works_here"]
+__all__ = ["InProcess", "begin", "new_thread", "perform", "start_thread", "works_here"]
 
 _STACK_BYTES = 64 << 20
 _SLICE = 0.1  # seconds between two looks at whether a thread has ended
@@ -43,13 +43,27 @@ def new_thread(target: Any, *arguments: Any) -> threading.Thread:
     return threading.Thread(target=work, name="sdcffi", daemon=True)
 
 
+def begin(thread: threading.Thread) -> None:
+    """Start a thread.
+
+    Raises
+    ------
+    SDError
+        If the system has no more threads.
+    """
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise SDError(f"a thread for the engine cannot be started: {error}; end some, or raise the limit") from error
+
+
 def start_large(thread: threading.Thread) -> None:
     """Start a thread whose stack is large enough for native code."""
     with _starting:  # the stack size is a setting of the whole process
         before = threading.stack_size()
         try:
             threading.stack_size(_STACK_BYTES)
-            thread.start()
+            begin(thread)
         finally:
             threading.stack_size(before)
 
