@@ -6,6 +6,7 @@ import multiprocessing.spawn
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -180,6 +181,18 @@ def test_the_command_line_runs_with_closed_descriptors(closed: str, tiny_model: 
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert (tmp_path / "cat.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_without_threads_it_is_an_error_that_says_so(isolated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(SDError, match="a thread for the engine cannot be started"):
+            canny(SMALL, isolated=isolated)
+    assert canny(SMALL, isolated=isolated).shape == SMALL.shape
 
 
 # Ctrl-C before there is anything to stop
