@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import stat
@@ -12,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import platformdirs
 
@@ -32,6 +33,7 @@ __all__ = [
     "expanded",
     "file_digest",
     "locked",
+    "read_kept_json",
     "read_stream",
     "read_whole",
     "replacing",
@@ -46,11 +48,40 @@ _SETTLED = 60  # seconds; a younger folder may be one that its process has not l
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REMEDIES = {_NO_SPACE: "make room there", (errno.EACCES, errno.EPERM): "change the permissions there"}
 _swept: set[Path] = set()
+_MOST_KEPT = 16 << 20  # bytes of a JSON file in a cache or a build
 
 
 def cache_directory() -> Path:
-    """Return the absolute directory for sources, builds and digests. ``SDCFFI_CACHE`` overrides the user's cache."""
-    return Path(os.environ.get("SDCFFI_CACHE") or platformdirs.user_cache_dir("sdcffi")).absolute()
+    """Return the absolute directory for sources, builds and digests. ``SDCFFI_CACHE`` overrides the user's cache.
+
+    Raises
+    ------
+    OSError
+        If this user has no home directory, as in a container with a random user id.
+    """
+    try:
+        path = Path(os.environ.get("SDCFFI_CACHE") or platformdirs.user_cache_dir("sdcffi"))
+    except RuntimeError:
+        path = Path()
+    if not path.is_absolute() and not os.environ.get("SDCFFI_CACHE"):
+        raise OSError("this user has no home directory for a cache; set SDCFFI_CACHE to a directory to write to")
+    return path.absolute()
+
+
+def read_kept_json(path: Path) -> Any:
+    """Return what a JSON file holds that this package wrote, and that may have been damaged since.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    ValueError
+        If it is no JSON, or is too large or nested too deep to be what was written.
+    """
+    try:
+        return json.loads(read_whole(path, _MOST_KEPT).decode("utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deep") from error
 
 
 def file_digest(path: Path) -> str:

@@ -175,7 +175,7 @@ def tune(
     SDError
         As `Engine` and `Engine.generate` raise it, with the given settings.
     OSError
-        If the choice cannot be written.
+        If the choice could not be stored; nothing was measured then.
 
     Notes
     -----

@@ -29,7 +29,7 @@ class Job:
 
     def __init__(self, emit: Callable[[Event], None]) -> None:
         self.emit = emit
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may cancel during a cancel
         self._cancelled = False
         self._stop: Callable[[], None] | None = None
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import filelock
 
-from .._files import cache_directory
+from .._files import cache_directory, read_kept_json
 from .._machine.builds import MANIFEST, is_intact
 from ..errors import BuildError
 from .add_ons import pack_add_ons
@@ -90,7 +90,7 @@ def compile_native(plan: BuildPlan) -> Path:
 
 def prepare_tree(plan: BuildPlan) -> Prepared:
     """Unpack and patch upstream, unless that is done already; return what was found there."""
-    if not plan.tree.is_dir():
+    if _prepared(plan.tree) is None:
         say(f"fetching {plan.source}")
         source = plan.source.fetch()
         with _completed(plan.tree) as partial:
@@ -99,7 +99,17 @@ def prepare_tree(plan: BuildPlan) -> Prepared:
                 raise BuildError("this source cannot be built here:\n" + "\n".join(map(str, missing)))
             prepared = _patch(plan, partial)
             (partial / _PREPARED).write_text(json.dumps(asdict(prepared)), "utf-8")
-    return Prepared(**json.loads((plan.tree / _PREPARED).read_text("utf-8")))
+    found = _prepared(plan.tree)
+    assert found is not None  # it was just written
+    return found
+
+
+def _prepared(tree: Path) -> Prepared | None:
+    """Return what was found in a tree when it was patched; None if that is missing or damaged."""
+    try:
+        return Prepared(**read_kept_json(tree / _PREPARED))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _patch(plan: BuildPlan, tree: Path) -> Prepared:

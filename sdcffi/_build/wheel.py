@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .._files import read_kept_json
 from .._machine.builds import MANIFEST, PACKAGE_BUILD
 from ..errors import BuildError
 from .hatch_hook import NATIVE
@@ -37,8 +37,8 @@ def _settings_of(manifest: Path) -> Mapping[str, Any]:
     if not manifest.is_file():
         return {}
     try:
-        return dict(json.loads(manifest.read_text(encoding="utf-8"))["request"])
-    except (ValueError, KeyError, TypeError) as error:
+        return dict(read_kept_json(manifest)["request"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise BuildError(
             f"{manifest} cannot be read ({error!r}), so it is unknown for which backends to build. Remove it, or say "
             "which: pip install -e . --config-settings backend=cpu"

@@ -24,6 +24,7 @@ from ..params.struct import StrPath
 __all__ = ["check_context", "check_lora_options", "resolve_seed"]
 
 _MAX_SEED = (1 << 63) - 1
+_RANDOM_SEEDS = 1 << 32
 _MOST_BYTES = sys.maxsize  # half the range of C's size_t
 
 
@@ -142,7 +143,8 @@ def resolve_seed(seed: int | None, batch_count: int | None) -> int:
     Parameters
     ----------
     seed : int, optional
-        At most ``2**63 - batch_count``: image `i` uses ``seed + i``. None or negative: a random seed.
+        At most ``2**63 - batch_count``: image `i` uses ``seed + i``. None or negative: a random seed, with which all
+        seeds of the batch are below 2**32: a web client reads numbers as doubles, which lose digits of larger ones.
     batch_count : int, optional
         Number of images. None: 1.
 
@@ -158,10 +160,15 @@ def resolve_seed(seed: int | None, batch_count: int | None) -> int:
     ValueError
         If it is too large.
     """
-    last = _MAX_SEED - max(batch_count or 1, 1) + 1  # image i has seed + i
+    count = max(int(batch_count or 1), 1)
+    last = _MAX_SEED - count + 1  # image i has seed + i
     if seed is None:
-        return secrets.randbelow(last + 1)
+        return _random_seed(count)
     check_integer("seed", seed, -math.inf, math.inf)
     if seed > last:
         raise ValueError(f"seed must be at most {last}, not {shown(seed)}")
-    return secrets.randbelow(last + 1) if seed < 0 else int(seed)
+    return _random_seed(count) if seed < 0 else int(seed)
+
+
+def _random_seed(count: int) -> int:
+    return secrets.randbelow(max(_RANDOM_SEEDS - count + 1, 1))

@@ -6,13 +6,12 @@ next ones are not tried. System paths are not searched.
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .._files import expanded, file_digest
+from .._files import expanded, file_digest, read_kept_json
 from .._quoting import shown
 from ..errors import LayoutMismatchError, LibraryNotFoundError
 from .backends import PREFERENCE
@@ -116,7 +115,7 @@ def read_build(path: Path) -> NativeBuild:
     if not file.is_file():
         raise LibraryNotFoundError(f"{directory} has no {MANIFEST}, so it is not a build of sdcffi")
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest = read_kept_json(file)
         build = NativeBuild(directory, manifest)
         known = manifest["schema"] == _SCHEMA and build.library.name in manifest["files"] and bool(build.backends)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -136,7 +135,7 @@ def is_intact(directory: Path) -> bool:
         build = read_build(directory)
         for name in build.manifest["files"]:
             build.verify(directory / name)
-    except (LibraryNotFoundError, LayoutMismatchError):
+    except (LibraryNotFoundError, LayoutMismatchError, OSError):
         return False
     return True
 
@@ -169,7 +168,7 @@ def _add(build: NativeBuild, backend: str, file: Path) -> None:
     for name in manifest["backends"].pop(backend, ()):
         manifest["files"].pop(name, None)  # the add-on's file of this name replaced it
     try:
-        fragment = json.loads(file.read_text("utf-8"))
+        fragment = read_kept_json(file)
         files = {str(name): str(digest) for name, digest in fragment["files"].items()}
         known = (fragment["schema"], fragment["backend"]) == (_SCHEMA, backend) and bool(files)
         reason = (

@@ -102,5 +102,11 @@ def _set_result(future: asyncio.Future[Any], value: Any) -> None:
 
 
 def _set_error(future: asyncio.Future[Any], error: BaseException) -> None:
-    if not future.done():
+    if future.done():
+        return
+    try:
         future.set_exception(error)
+    except TypeError:  # a future takes no StopIteration: a coroutine cannot raise it either
+        replacement = RuntimeError(f"the call raised {type(error).__name__}")
+        replacement.__cause__ = error
+        future.set_exception(replacement)

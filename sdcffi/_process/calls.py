@@ -9,15 +9,19 @@ killed, if that is possible. The next call opens a runner that was lost again.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import pickle
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import is_dataclass, replace
+from queue import Empty, SimpleQueue
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from .._bindings.causes import KEPT_LINES
@@ -29,7 +33,7 @@ from ..errors import CancelledError, GenerationTimeoutError, NativeCrashError, N
 from ..events import Listeners, Log
 from .crash import crash_error
 from .inprocess import InProcess
-from .messages import Crashed, Done, Failed, Runner
+from .messages import OUTCOMES, Crashed, Failed, Operation, Outcome, Runner
 from .worker import Worker
 
 if TYPE_CHECKING:
@@ -38,41 +42,76 @@ if TYPE_CHECKING:
 __all__ = ["GRACE", "Call", "Calls", "adopted", "run_alone"]
 
 _SLICE = 0.1  # seconds between two checks of clock and cancellation; Windows handles Ctrl-C only between two waits
+_CLOSING_SLICE = 0.01
 _MOST_CRASHES = 3
+_QUERIES = frozenset({"offer", "tokens", "upscale_factor", "weights"})  # they compute nothing
+_ANSWER_SECONDS = 30.0  # for a query to a child process, which has nothing else to do then
 GRACE = 5.0  # seconds in which an operation must stop by itself
 
 adopted: ContextVar[Call | None] = ContextVar("adopted", default=None)
 
 
 class Call:
-    """One call: its deadline, its listeners, and whether it must stop. `adopted` holds one that was made in advance."""
+    """One call: its deadline, its listeners, and whether it must stop. `adopted` holds one that was made in advance.
 
-    def __init__(self) -> None:
+    A signal handler may look at it between any two instructions, so it has no lock: each change is one assignment.
+
+    Attributes
+    ----------
+    thread : int
+        The thread that makes it.
+    frame : frame or None
+        The function that makes it. None: it has not begun, or has ended.
+    cancelled : bool
+        Whether it must stop.
+    operation : Operation or None
+        What the runner does for it.
+    """
+
+    def __init__(self, within: Call | None = None) -> None:
         self.thread = 0
-        self.cancelled = False
+        self.frame: FrameType | None = None
         self.deadline: float | None = None
         self.timeout: float | None = None
         self.listeners = Listeners()
-        self._runner: Runner | None = None
-        self._lock = threading.Lock()
+        self.operation: Operation | None = None
+        self._within = within
+        self._cancelled = False
+        self._turn: SimpleQueue[None] = SimpleQueue()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it, or the call in whose callback it is made, must stop."""
+        return self._cancelled or (self._within is not None and self._within.cancelled)
 
     def cancel(self) -> None:
-        """Stop the call, even if it has not begun. May be called from any thread."""
-        with self._lock:
-            self.cancelled = True
-            if self._runner:
-                self._runner.cancel()
+        """Stop the call, even if it has not begun. May be called from any thread and from a signal handler."""
+        self._cancelled = True
+        self.wake()
+        if operation := self.operation:
+            operation.cancel()
 
-    @contextmanager
-    def reaching(self, runner: Runner) -> Iterator[None]:
-        """Let `cancel` stop the runner's operation during the block, but no later one."""
-        with self._lock:
-            self._runner = runner
+    def wake(self) -> None:
+        """Let a call that waits for its turn look again."""
+        self._turn.put(None)
+
+    def wait(self) -> None:
+        """Wait for `wake`, or a moment."""
         try:
-            yield
-        finally:
-            with self._lock:
-                self._runner = None
+            self._turn.get(timeout=_SLICE)
+        except Empty:
+            return
+
+    @property
+    def in_progress(self) -> bool:
+        """Whether the function that makes it is running on its thread. If not, an interrupt kept it from ending."""
+        frames = sys._current_frames()
+        if self.thread not in frames:  # it has ended, or it is a greenlet
+            return any(thread.ident == self.thread for thread in threading.enumerate())
+        frame: FrameType | None = frames[self.thread]
+        while frame is not None and frame is not self.frame:
+            frame = frame.f_back
+        return frame is not None
 
     def check(self) -> None:
         """Raise `CancelledError` or `GenerationTimeoutError` if the call must stop."""
@@ -114,18 +153,20 @@ class Calls:
         self._prepare = prepare
         self.opened: Opened | None = None
         self.runner: Runner = Worker() if isolated else InProcess()
+        self._isolated = isolated
         self._restart = restart and isolated
         self._grace = grace
-        self._begun: deque[Call] = deque()
-        self._changed = threading.Condition()
+        self._begun: deque[Call] = deque()  # the first one has the runner; its methods are single steps
+        self._ready = False
         self._closed = False
         self._lost: SDError | None = None
         self._crashes: tuple[bytes, int] = (b"", 0)
         self._owner = os.getpid()
 
-    @contextmanager
-    def call(self, listeners: Listeners, timeout: float | None = None) -> Iterator[Call]:
+    def call(self, listeners: Listeners, timeout: float | None = None) -> AbstractContextManager[Call]:
         """Wait for a turn, in the order of the calls, and hold the runner during the block.
+
+        The block must be in the function that calls this: an engine knows by it whether a call goes on.
 
         Parameters
         ----------
@@ -138,36 +179,64 @@ class Calls:
         CancelledError, GenerationTimeoutError
             If the call was stopped while it waited.
         SDError
-            If the engine is closed, or if it is called from its own callback.
+            If the engine is closed, or if it is called from its own callback or from a signal handler during a call.
         """
         check_number("timeout", timeout, 0)
-        call = adopted.get() or Call()
+        given = adopted.get()
+        call = given if given is not None and given.thread == 0 else Call(given)
         call.thread, call.listeners, call.timeout = threading.get_ident(), listeners, timeout
         call.deadline = None if timeout is None else time.monotonic() + timeout
+        call.frame = sys._getframe(1)
+        return self._turn(call)
+
+    @contextmanager
+    def _turn(self, call: Call) -> Iterator[Call]:
         try:
-            self._wait_for_turn(call)
-            yield call
-        finally:
-            with self._changed:
-                if call in self._begun:
-                    self._begun.remove(call)
-                self._changed.notify_all()
-                over = self._closed and not self._begun
-            if over:
-                self.runner.close()
+            try:
+                self._wait_for_turn(call)
+                yield call
+            finally:
+                self._leave(call)
+        finally:  # an interrupt may have kept the first one from ending; twice does no harm
+            self._leave(call)
+
+    def _leave(self, call: Call) -> None:
+        call.frame = None  # which has a reference to the call
+        with suppress(ValueError):
+            self._begun.remove(call)
+        for other in self._waiting():
+            other.wake()
+        if self._closed and not self._begun:
+            self.runner.close()
 
     def _wait_for_turn(self, call: Call) -> None:
-        with self._changed:
-            self._check_usable()
-            if any(other.thread == call.thread for other in self._begun):
-                raise SDError(
-                    "an engine cannot be called from its own callback; call it after the current call has ended"
-                )
-            self._begun.append(call)
-            while self._begun[0] is not call:
-                call.check()
-                self._changed.wait(_SLICE)
-            self._check_usable()
+        self._check_usable()
+        self._drop_interrupted()
+        if any(other.thread == call.thread for other in self._waiting()):
+            raise SDError(
+                "an engine cannot be called from its own callback, or from a signal handler during a call; call it"
+                " after the current call has ended"
+            )
+        self._begun.append(call)
+        while self._begun[0] is not call:
+            call.check()
+            call.wait()
+            self._drop_interrupted()
+        self._check_usable()
+
+    def _waiting(self) -> tuple[Call, ...]:
+        """Return the calls that have begun; others may begin and end meanwhile."""
+        while True:
+            try:
+                return tuple(self._begun)
+            except RuntimeError:  # it changed during the copy
+                continue
+
+    def _drop_interrupted(self) -> None:
+        """Forget calls that have ended without leaving: interrupts came that thick."""
+        for call in self._waiting():
+            if not call.in_progress:
+                self._leave(call)
 
     def _check_usable(self) -> None:
         if os.getpid() != self._owner:
@@ -203,57 +272,51 @@ class Calls:
 
     def open(self, call: Call) -> None:
         """Open a session unless there is one."""
-        if self.runner.alive:
+        if self._ready and self.runner.alive:
             return
         if self.opened is not None and not self._restart:
-            message = self.runner.receive(0)
-            if self._lost is None and isinstance(message, Crashed):
-                self._lost = crash_error(message, (), None)
+            if self._lost is None and (crash := self.runner.crash()):
+                self._lost = crash_error(crash, (), None)
             raise self._lost or SDError("the engine's process has ended; open a new engine, or use restart='auto'")
         self._refuse_what_crashes(self.opening.params)
-        self.runner.open()
+        self._ready = False  # if Ctrl-C comes before it is, the next call opens another session
         try:
+            self.runner.open()
             opened = self._perform(call, "open", (self.opening,), self.opening.params)
             if self.opening.params is not None:
                 params = self._prepare(opened) if self._prepare else self.opening.params
                 unused: list[str] = self._perform(call, "load", (params,), self.opening.params)
                 _warn_of_unused(unused if self.opened is None else [])
             self.opened = opened
-        except BaseException:
-            self.runner.close()
-            raise
+            self._ready = True
+        finally:
+            if not self._ready:
+                self.runner.close()
 
     def _perform(self, call: Call, name: str, arguments: tuple[Any, ...], parameters: object) -> Any:
         call.check()
         lines: deque[str] = deque(maxlen=KEPT_LINES)
-        with call.reaching(self.runner):
-            self._start(call, name, arguments)
-            outcome = self._follow(call, lines)
+        operation = self.runner.prepare(name, arguments)
+        try:
+            try:
+                call.operation = operation
+                if call.cancelled:  # just before `cancel` could reach the operation
+                    operation.cancel()
+                operation.start()
+                outcome = self._await_outcome(call, operation, lines, name in _QUERIES)
+            finally:
+                self._settle(operation, self._grace)
+        finally:  # an interrupt may have come there: a second Ctrl-C does not wait
+            self._settle(operation, 0.0)
+            call.operation = None
         return self._result(call, outcome, tuple(lines), parameters)
 
-    def _start(self, call: Call, name: str, arguments: tuple[Any, ...]) -> None:
-        try:
-            self.runner.start(name, arguments)
-        except (SDError, TypeError):  # nothing has begun
-            raise
-        except BaseException:  # the request was sent in part
-            self.runner.kill()
-            raise
-        if call.cancelled:  # the cancel came before the runner was set
-            self.runner.cancel()
-
-    def _follow(self, call: Call, lines: deque[str]) -> Done | Failed | Crashed:
-        try:
-            return self._await_outcome(call, lines)
-        except BaseException:
-            self._stop()
-            raise
-
-    def _await_outcome(self, call: Call, lines: deque[str]) -> Done | Failed | Crashed:
+    def _await_outcome(self, call: Call, operation: Operation, lines: deque[str], is_query: bool) -> Outcome:
         stop_by: float | None = None
+        answer_by = time.monotonic() + (_ANSWER_SECONDS if is_query and self._isolated else math.inf)
         while True:
-            message = self.runner.receive(_SLICE)
-            if isinstance(message, (Done, Failed, Crashed)):
+            message = operation.receive(_SLICE)
+            if isinstance(message, OUTCOMES):
                 return message
             if message is not None:
                 if isinstance(message, Log) and message.level != "debug":
@@ -263,21 +326,28 @@ class Calls:
                 call.check()
             elif stop_by is None:
                 stop_by = time.monotonic() + self._grace
+                operation.cancel()
             elif time.monotonic() > stop_by and self.runner.kill():
                 return Failed(CancelledError("the call was cancelled"))
-
-    def _stop(self) -> None:
-        """Cancel the running operation and wait until it has ended; kill it after the grace period."""
-        stop_by = time.monotonic() + self._grace
-        try:
-            self.runner.cancel()
-            while self.runner.busy and time.monotonic() < stop_by:
-                self.runner.receive(_SLICE)
-        finally:  # a second Ctrl-C does not wait
-            if self.runner.busy:
+            if time.monotonic() > answer_by and operation.outcome is None:
                 self.runner.kill()
+                raise GenerationTimeoutError(
+                    f"the engine's process did not answer for {_ANSWER_SECONDS:g} seconds, so it was ended: it was"
+                    " stopped, or the machine is overloaded. The next call starts a new one, unless restart='never'"
+                )
 
-    def _result(self, call: Call, outcome: Done | Failed | Crashed, lines: tuple[str, ...], parameters: object) -> Any:
+    def _settle(self, operation: Operation, seconds: float) -> None:
+        """Wait until an operation has ended, which is asked to stop if it goes on; kill it after `seconds`."""
+        if operation.outcome is None:
+            operation.cancel()
+            operation.start()  # if it was interrupted before: it then ends at once
+            if not operation.wait(seconds):
+                self.runner.kill()
+        outcome = operation.outcome
+        if isinstance(outcome, Failed) and isinstance(outcome.error, NativeError) and self._restart:
+            self.runner.close()  # the context cannot be used any more; a new process can
+
+    def _result(self, call: Call, outcome: Outcome, lines: tuple[str, ...], parameters: object) -> Any:
         if isinstance(outcome, Crashed):
             self._lost = crash_error(outcome, lines, parameters)
             self._count_crash(parameters)
@@ -286,8 +356,6 @@ class Calls:
         if self._crashes[1] and self._crashes[0] == _digest(parameters):
             self._crashes = (b"", 0)
         if isinstance(outcome, Failed):
-            if isinstance(outcome.error, NativeError) and self._restart:
-                self.runner.close()  # the context cannot be used any more; a new process can
             try:
                 raise outcome.error
             finally:
@@ -312,26 +380,40 @@ class Calls:
         self._crashes = (digest, count + 1 if digest == before else 1)
 
     def cancel(self) -> None:
-        """Stop all calls, those that wait for their turn too. May be called from any thread."""
-        with self._changed:
-            for call in self._begun:
-                call.cancel()
-            self._changed.notify_all()
+        """Stop all calls, also those that wait for their turn.
+
+        May be called from any thread and from a signal handler.
+        """
+        for call in self._waiting():
+            call.cancel()
 
     def close(self) -> None:
-        """Stop all calls and end the session. May be called from any thread; a second call does nothing.
+        """Stop all calls and end the session. A second call does nothing.
 
-        If it is called from a callback, the session ends when that call has ended.
+        May be called from any thread and from a signal handler. If it is called from a callback, or from a signal
+        handler during a call on the same thread, the session ends when that call has ended.
         """
         if os.getpid() != self._owner:
             return
-        self._closed = True
+        try:
+            self._close()
+        finally:  # an interrupt must not keep a process that nobody knows of
+            self._closed = True
+            if not self._begun:
+                self.runner.close()
+
+    def _close(self) -> None:
+        self._closed = True  # calls end the session from now on
+        self._drop_interrupted()
         self.cancel()
-        with self._changed:
-            if any(call.thread == threading.get_ident() for call in self._begun):
-                return
-            if not self._changed.wait_for(lambda: not self._begun, self._grace + 1):
-                self.runner.kill()  # a callback does not return
+        if any(call.thread == threading.get_ident() for call in self._waiting()):
+            return
+        end = time.monotonic() + self._grace + 1
+        while self._begun and time.monotonic() < end:
+            time.sleep(_CLOSING_SLICE)
+            self._drop_interrupted()
+        if self._begun:
+            self.runner.kill()  # a callback does not return
         self.runner.close()
 
 

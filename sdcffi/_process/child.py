@@ -15,7 +15,7 @@ import os
 import pickle
 import signal
 import sys
-from multiprocessing import connection
+from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any
 
@@ -23,7 +23,7 @@ from .._bindings.job import Job
 from .._bindings.session import Session
 from ..errors import SDError
 from ..events import Log
-from .channel import Channel
+from .channel import Channel, Unreadable
 from .inprocess import perform, start_thread
 from .messages import Done, Failed
 
@@ -33,35 +33,30 @@ _PARENT_SECONDS = 1.0  # between two checks of whether the parent lives: a fork 
 _Request = tuple[Job, str, tuple[Any, ...]]
 
 
-def main(handle: int, parent: int) -> None:
+def main(end: Connection, parent: int) -> None:
     """Serve the parent over an inherited connection until one of the two ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
-    channel = Channel(_connection(handle))
+    channel = Channel(end)
     requests: SimpleQueue[_Request] = SimpleQueue()
     start_thread(_work, channel, requests)
-    job: Job | None = None
+    job, current = None, 0
     while True:
         try:
             message = _next(channel, parent)
-        except Exception as error:  # such as a class of the program's main module, which is not imported here
-            channel.send(
-                Failed(TypeError(f"a parameter cannot be read in the engine's process: {error}; use isolated=False"))
-            )
+        except Unreadable as unreadable:  # such as a class of the program's main module, which is not imported here
+            error = unreadable.error
+            if not isinstance(error, SDError):
+                error = TypeError(f"a parameter cannot be read in the engine's process: {error}; use isolated=False")
+            channel.send(Failed(error))
             continue
-        if message is None:
-            if job:
+        if isinstance(message, int):
+            if job and message == current:
                 job.cancel()
             continue
-        directory, name, arguments = message
+        current, directory, name, arguments = message
         _enter(directory)
         job = Job(channel.send)
         requests.put((job, name, arguments))
-
-
-if sys.platform == "win32":
-    _connection: Any = connection.PipeConnection
-else:
-    _connection: Any = connection.Connection
 
 
 def _next(channel: Channel, parent: int) -> Any:

@@ -40,11 +40,11 @@ class Handle:
             raise ValueError(f"restart must be 'auto' or 'never', not {shown(restart)}")
         check_number("grace", grace, 0)
         self._listeners = listeners
-        self._calls = Calls(opening, isolated, restart == "auto", grace, prepare)
-        with self._calls.call(listeners, timeout) as call:
-            self._calls.open(call)
+        self._calls = calls = Calls(opening, isolated, restart == "auto", grace, prepare)
         # Runs before the interpreter exits; later the engine's callbacks and GPU drivers may be gone.
-        self._finalizer = weakref.finalize(self, self._calls.close)
+        self._finalizer = weakref.finalize(self, calls.close)
+        with calls.call(listeners, timeout) as call:
+            calls.open(call)
         if self._opened.left_out:
             faults = "; ".join(f"{name}: {subject}" for name, subject in self._opened.left_out.items())
             warn(
@@ -75,13 +75,19 @@ class Handle:
     def cancel(self) -> None:
         """Stop all calls that have begun, on any thread; each raises `CancelledError`.
 
-        May be called at any time and from any thread. Later calls are not stopped.
+        May be called at any time, from any thread and from a signal handler. Later calls are not stopped.
         """
         self._calls.cancel()
 
     def close(self) -> None:
-        """Stop all calls and free the model's memory. A second call does nothing."""
-        self._finalizer()
+        """Stop all calls and free the model's memory. A second call does nothing.
+
+        May be called at any time, from any thread and from a signal handler. From a callback, or from a signal handler
+        that interrupts a call on the same thread, the memory is freed when that call has ended.
+        """
+        self._calls.close()
+        if not self._calls.runner.alive:
+            self._finalizer.detach()  # only then: Ctrl-C may come before
 
     def __enter__(self: _Self) -> _Self:
         return self

@@ -8,33 +8,72 @@ thread's stack of 512 KB at a sixteenth of that.
 from __future__ import annotations
 
 import threading
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
 
 from .._bindings.job import Job
 from .._bindings.session import Session
 from ..errors import OutOfMemoryError, SDError
-from .messages import Done, Failed, Message
+from .messages import Crashed, Done, Failed, Flag, Operation
 
-__all__ = ["InProcess", "perform", "start_thread"]
+__all__ = ["InProcess", "begin", "new_thread", "perform", "start_thread", "works_here"]
 
 _STACK_BYTES = 64 << 20
-_Request = tuple[Job, "SimpleQueue[Message]", str, tuple[Any, ...]]
+_SLICE = 0.1  # seconds between two looks at whether a thread has ended
 
-_starting = threading.Lock()
-_threads: set[threading.Thread] = set()
+_starting = threading.RLock()  # a signal handler may open an engine
+_working: set[int] = set()
 
 
-def start_thread(target: Any, *arguments: Any) -> threading.Thread:
+def start_thread(target: Any, *arguments: Any) -> None:
     """Start a daemon thread whose stack is large enough for native code."""
-    with _starting:  # the stack size is a setting of the whole process
-        before = threading.stack_size(_STACK_BYTES)
+    start_large(new_thread(target, *arguments))
+
+
+def new_thread(target: Any, *arguments: Any) -> threading.Thread:
+    """Return a daemon thread of a runner, not started."""
+
+    def work() -> None:
+        _working.add(threading.get_ident())
         try:
-            thread = threading.Thread(target=target, args=arguments, name="sdcffi", daemon=True)
-            thread.start()
+            target(*arguments)
+        finally:
+            _working.discard(threading.get_ident())
+
+    return threading.Thread(target=work, name="sdcffi", daemon=True)
+
+
+def begin(thread: threading.Thread) -> None:
+    """Start a thread.
+
+    Raises
+    ------
+    SDError
+        If the system has no more threads.
+    """
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise SDError(f"a thread for the engine cannot be started: {error}; end some, or raise the limit") from error
+
+
+def start_large(thread: threading.Thread) -> None:
+    """Start a thread whose stack is large enough for native code."""
+    with _starting:  # the stack size is a setting of the whole process
+        before = threading.stack_size()
+        try:
+            threading.stack_size(_STACK_BYTES)
+            begin(thread)
         finally:
             threading.stack_size(before)
-    return thread
+
+
+def works_here() -> bool:
+    """Return whether this is a runner's thread: the garbage collector may close any engine on it.
+
+    Nothing may wait for a runner's thread then, which could be this one or wait for it.
+    """
+    return threading.get_ident() in _working
 
 
 def perform(session: Session, job: Job, name: str, arguments: tuple[Any, ...]) -> Done | Failed:
@@ -50,20 +89,59 @@ def perform(session: Session, job: Job, name: str, arguments: tuple[Any, ...]) -
         return Failed(error)
 
 
+class _Served:
+    """A session with its thread, which ends when it takes None from `requests`."""
+
+    def __init__(self) -> None:
+        self.requests: SimpleQueue[_Operation | None] = SimpleQueue()
+        self.ended = Flag()
+        self.thread = new_thread(self._serve)
+
+    def _serve(self) -> None:
+        session = Session()
+        try:
+            while operation := self.requests.get():
+                if operation.request is not None:
+                    name, arguments = operation.request
+                    operation.request = None
+                    operation.put(perform(session, operation.job, name, arguments))
+                    del name, arguments
+                del operation  # otherwise the images of this call are kept until the next one
+            perform(session, Job(_ignore), "close", ())
+        finally:
+            self.ended.set()
+
+
+class _Operation(Operation):
+    def __init__(self, served: _Served, name: str, arguments: tuple[Any, ...]) -> None:
+        super().__init__()
+        self.request: tuple[str, tuple[Any, ...]] | None = (name, arguments)
+        self.job = Job(self._messages.put)
+        self._served = served
+
+    def start(self) -> None:
+        self._served.requests.put(self)
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        self.job.cancel()
+
+    def _look(self) -> None:
+        if self._served.ended.is_set:
+            self.put(Failed(SDError("the engine is closed; open a new one")))
+
+
 class InProcess:
     """A session in this process, see `_process.messages.Runner`."""
 
     def __init__(self) -> None:
-        self._requests: SimpleQueue[_Request | None] = SimpleQueue()
-        self._messages: SimpleQueue[Message] = SimpleQueue()
-        self._job: Job | None = None
-        self._thread: threading.Thread | None = None
-        self.busy = False
+        self._served: _Served | None = None
 
     @property
     def alive(self) -> bool:
         """Whether there is a session."""
-        return self._thread is not None
+        served = self._served
+        return served is not None and served.thread.is_alive()
 
     @property
     def pid(self) -> int | None:
@@ -72,29 +150,19 @@ class InProcess:
 
     def open(self) -> None:
         """Open a new session."""
-        self._thread = start_thread(_serve, Session(), self._requests)
-        _threads.add(self._thread)
+        self.close()
+        self._served = served = _Served()  # before its thread starts: `close` ends it whatever happens between
+        start_large(served.thread)
 
-    def start(self, name: str, arguments: tuple[Any, ...]) -> None:
-        """Begin an operation."""
-        self._messages = SimpleQueue()  # an abandoned operation may still write into the old queue
-        self._job = Job(self._messages.put)
-        self.busy = True
-        self._requests.put((self._job, self._messages, name, arguments))
+    def prepare(self, name: str, arguments: tuple[Any, ...]) -> Operation:
+        """Return an operation that has not begun."""
+        if self._served is None:
+            raise SDError("the engine is closed; open a new one")
+        return _Operation(self._served, name, arguments)
 
-    def receive(self, seconds: float) -> Message | None:
-        """Return the operation's next message. None if there is none for `seconds`."""
-        try:
-            message = self._messages.get(timeout=seconds)
-        except Empty:
-            return None
-        self.busy = not isinstance(message, (Done, Failed))
-        return message
-
-    def cancel(self) -> None:
-        """Ask the operation to stop."""
-        if self._job:
-            self._job.cancel()
+    def crash(self) -> Crashed | None:
+        """Return None: a crash would have ended this process."""
+        return None
 
     def kill(self) -> bool:
         """Return False: native code in this process cannot be killed."""
@@ -102,23 +170,14 @@ class InProcess:
 
     def close(self) -> None:
         """Free the model and end the thread."""
-        thread, self._thread = self._thread, None
-        if thread is None:
+        served = self._served
+        if served is None:
             return
-        self.cancel()
-        self._requests.put(None)
-        # The garbage collector may close an engine on another engine's thread; joining there could deadlock.
-        if threading.current_thread() not in _threads:
-            thread.join()
-        _threads.discard(thread)
-
-
-def _serve(session: Session, requests: SimpleQueue[_Request | None]) -> None:
-    while request := requests.get():
-        job, messages, name, arguments = request
-        messages.put(perform(session, job, name, arguments))
-        del request, job, messages, name, arguments  # otherwise the images of this call are kept until the next one
-    perform(session, Job(_ignore), "close", ())
+        served.requests.put(None)
+        while not works_here() and served.thread.is_alive() and not served.ended.wait(_SLICE):
+            continue
+        if self._served is served:
+            self._served = None
 
 
 def _ignore(_event: object) -> None:

@@ -15,15 +15,17 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+from .descriptors import lifted
+
 __all__ = ["anonymous_file", "fill", "view"]
 
 
 def anonymous_file() -> int:
     """Return the descriptor of a new file without a name; the caller closes it."""
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("sdcffi")
+        return lifted(os.memfd_create("sdcffi"))
     with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+        return lifted(os.dup(file.fileno()))
 
 
 if sys.platform == "win32":
@@ -65,8 +67,7 @@ else:
         """Return a view on shared memory; the mapping ends with the last view on it.
 
         Python's own mmap would keep a descriptor open for each mapping, and a process has only some hundreds. So the
-        mmap object owns memory without a file, and the shared memory is mapped over it. If the address were mapped
-        first, a Ctrl-C between two instructions could leak it.
+        mmap object owns memory without a file, and the shared memory is mapped over it.
         """
         ffi, libc = _libc()
         owner = mmap.mmap(-1, size)

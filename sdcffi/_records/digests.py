@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
-from .._files import cache_directory, read_whole, replacing, stream_digest
-from .._quoting import shown_path
+from .._files import cache_directory, read_kept_json, replacing, stream_digest
+from .._quoting import shown, shown_path
 from ..errors import ModelLoadError
 
 __all__ = ["FileState", "check_unchanged", "file_state", "sha256", "tensors_sha256"]
 
 _LEAST_KEPT = 32 << 20  # bytes; smaller files are read fast enough
-_MOST_KEPT = 10_000  # bytes of a digest on disk
 _MOST_PARTS = 10_000  # files of a directory; a diffusers directory has about 30
 _SETTLED = 2 * 10**9  # nanoseconds; the coarsest file systems have a resolution of two seconds
 _kept: dict[str, tuple[FileState, str]] = {}
@@ -154,12 +154,18 @@ def _files(path: Path) -> list[Path]:
 def _look_up(key: str, state: FileState) -> str | None:
     if key not in _kept:
         try:
-            kept = json.loads(read_whole(_directory() / key, _MOST_KEPT))
-            _kept[key] = FileState(**kept["state"]), str(kept["sha256"])
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            return None  # missing or damaged: it is computed again
+            kept = read_kept_json(_directory() / key)
+            _kept[key] = FileState(**kept["state"]), _as_digest(kept["sha256"])
+        except (OSError, ValueError, TypeError, KeyError):  # missing or damaged: it is computed again
+            return None
     before, digest = _kept[key]
     return digest if before == state else None
+
+
+def _as_digest(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise ValueError(f"not a sha256: {shown(text)}")
+    return text
 
 
 def _keep(key: str, state: FileState, digest: str) -> None:

@@ -357,7 +357,7 @@ class Engine(Handle):
             Part by which the contrast that guidance adds is taken back, 0 to 1. None: 0.
         seed : int, optional
             Random seed, 0 to 2**63 - 1. Image `i` of a batch uses ``seed + i``. None, or a negative number: a random
-            seed, which the result has.
+            seed below 2**32, which the result has.
         batch_count : int, optional
             Number of images, at least 1. None: the engine's 1.
         clip_skip : int, optional
@@ -617,7 +617,8 @@ class Engine(Handle):
             Shift of the noise levels, at least 0. None: as the authors' programs have it for the model: 12 for Wan
             2.2 T2V, 16 for VACE and FLF2V, 3 for Wan 2.1 I2V at up to 480p, 5 for others.
         seed : int, optional
-            Random seed, 0 to 2**63 - 1. None, or a negative number: a random seed, which the result has.
+            Random seed, 0 to 2**63 - 1. None, or a negative number: a random seed below
+            2**32, which the result has.
         init_image : image, optional
             First frame, for I2V and TI2V models; reference image, for VACE models. It is an error for other models.
             None: start from noise.

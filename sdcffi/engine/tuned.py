@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._files import cache_directory, check_output, replacing
+from .._files import cache_directory, check_output, read_kept_json, replacing
 from .._machine.limits import MOST_THREADS, usable_cores
 from .._quoting import shown
 from .._warnings import warn
@@ -154,13 +154,15 @@ def with_stored_choice(
     UserWarning
         If no choice is stored, or it cannot be read, with the command that measures one.
     """
-    path = _place(subject := subject_of(context, states, opened.device, opened.build))
+    subject = subject_of(context, states, opened.device, opened.build)
+    path: Path | None = None
     try:
-        choice = _checked(json.loads(path.read_text(encoding="utf-8")), subject)
+        path = _place(subject)
+        choice = _checked(read_kept_json(path), subject)
     except FileNotFoundError:
         missing = f"nothing was measured yet for this model on {opened.device.description} with this build"
     except (OSError, ValueError) as error:
-        missing = f"{path} cannot be used ({error})"
+        missing = f"{path or 'the stored choice'} cannot be used ({error})"
     else:
         fields: dict[str, Any] = {TUNED[name]: value for name, value in choice.items()}
         return ContextParams(**fields).updated(context)

@@ -440,6 +440,15 @@ def test_a_seed_leaves_room_for_its_batch() -> None:
     assert resolve_seed(None, 1) != resolve_seed(-1, 1)
 
 
+@pytest.mark.parametrize("seed", [None, -1])
+def test_a_random_seed_keeps_its_digits_in_a_double_and_so_do_those_of_its_batch(seed: int | None) -> None:
+    for count in (1, 7, 1 << 31):
+        found = [resolve_seed(seed, count) for _ in range(100)]
+        assert min(found) >= 0
+        assert max(found) + count <= 1 << 32
+        assert len(set(found)) > 90
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

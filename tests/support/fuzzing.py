@@ -35,7 +35,7 @@ from tiny_model import TinyModel, write_model
 
 from sdcffi import Engine, Hires, ImageParams, LoraError, NativeCrashError, NativeError, Result, SDError, convert
 from sdcffi._process import calls as _calls
-from sdcffi._process.messages import Done, Failed, Message
+from sdcffi._process.messages import Failed, Operation
 from sdcffi._process.worker import Worker
 from sdcffi.errors import CancelledError, GenerationTimeoutError
 
@@ -58,7 +58,8 @@ class Lasting(Worker):
 
     def __init__(self) -> None:
         super().__init__()
-        self._engaged = self._busy = self._spoiled = False
+        self._engaged = self._spoiled = False
+        self._last: Operation | None = None
         self._uses = 0
 
     @property
@@ -69,27 +70,30 @@ class Lasting(Worker):
         if not super().alive:
             super().open()
             self._uses = 0
-        self._engaged, self._busy, self._spoiled = True, False, False
+        self._engaged, self._spoiled, self._last = True, False, None
         self._uses += 1
 
-    def start(self, name: str, arguments: tuple[Any, ...]) -> None:
-        self._busy = True
-        super().start(name, arguments)
+    def prepare(self, name: str, arguments: tuple[Any, ...]) -> Operation:
+        self._note()
+        self._last = super().prepare(name, arguments)
+        return self._last
 
-    def receive(self, seconds: float) -> Message | None:
-        message = super().receive(seconds)
-        if isinstance(message, (Done, Failed)):
-            self._busy = False
-            self._spoiled |= isinstance(message, Failed) and isinstance(message.error, NativeError)
-        return message
+    def _note(self) -> None:
+        outcome = self._last and self._last.outcome
+        self._spoiled |= isinstance(outcome, Failed) and isinstance(outcome.error, NativeError)
+
+    @property
+    def _busy(self) -> bool:
+        return self._last is not None and self._last.outcome is None
 
     def close(self) -> None:
         was_engaged, self._engaged = self._engaged, False
+        self._note()
         if was_engaged and super().alive and not (self._busy or self._spoiled) and self._uses < self.MOST_USES:
-            self.start("close", ())
-            end = time.monotonic() + LIMIT
-            while self._busy and time.monotonic() < end and super().alive:
-                self.receive(0.1)
+            closing = self.prepare("close", ())
+            closing.start()
+            closing.wait(LIMIT)
+            self._note()
             if not self._busy and not self._spoiled:
                 return
         super().close()
