@@ -36,7 +36,8 @@ def main(argv: list[str]) -> int:
             bootstrap.restart(argv)
         return _run(argv)
     except (BuildError, OSError) as error:
-        print(f"sdcffi: error: {error}", file=sys.stderr)
+        lines = error.log if isinstance(error, BuildError) else ()
+        print("\n  ".join([f"sdcffi: error: {error}", *lines]), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("sdcffi: interrupted; the same command continues where this one stopped", file=sys.stderr)
