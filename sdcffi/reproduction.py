@@ -18,6 +18,7 @@ from ._records.origin import ImageRecord, image_record
 from ._records.record import Record
 from .engine.engine import Engine
 from .engine.results import Result, VideoResult
+from .engine.streams import ShownInNotebooks
 from .engine.upscaler import Upscaler
 from .errors import BackendUnavailableError, UnsupportedParameterError
 from .images.compare import compare
@@ -60,9 +61,9 @@ class Mismatch:
 
 
 @public
-@dataclass(frozen=True)
-class Replay:
-    """An image that was generated again.
+@dataclass(frozen=True, eq=False, repr=False)
+class Replay(ShownInNotebooks):
+    """An image that was generated again. A notebook shows it.
 
     Attributes
     ----------
@@ -95,6 +96,18 @@ class Replay:
     def image(self) -> Image.Image:
         """The image as a Pillow image."""
         return to_pillow(self.array)
+
+    def _shown(self) -> list[Image.Image]:
+        return [self.image]
+
+    def __repr__(self) -> str:
+        return f"<Replay: {'; '.join(self.lines())}>"
+
+    def to_bytes(self, format: str = "PNG") -> bytes:
+        """Return the image as `Result.to_bytes` does, or the whole video as `VideoResult.to_bytes` does."""
+        if isinstance(self.result, VideoResult):
+            return self.result.to_bytes(format)
+        return self.result.to_bytes(format, len(self.result.arrays) - 1)
 
     def save(self, path: StrPath) -> Path:
         """Write the image as `Result.save` does, or the whole video as `VideoResult.save` does."""

@@ -46,9 +46,7 @@ def test_an_error_keeps_its_message_and_log_through_a_pickle(name: str) -> None:
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 shows no notes")
 def test_a_traceback_shows_the_log() -> None:
     error = sdcffi.ModelLoadError("it failed", ("error: why",))
-    assert "".join(traceback.format_exception(error)).endswith(
-        "it failed\nnative log, last 1 lines:\n  error: why\n"
-    )
+    assert "".join(traceback.format_exception(error)).endswith("it failed\nnative log, last 1 lines:\n  error: why\n")
 
 
 def test_a_path_that_does_not_exist_is_pythons_error_too(tiny_model: TinyModel, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import os
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -18,13 +19,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-__all__ = ["Alpha", "Box", "ImageLike", "MaskLike", "as_mask", "as_rgb", "to_pillow"]
+__all__ = ["Alpha", "Box", "ImageLike", "MaskLike", "as_mask", "as_rgb", "file_content", "to_pillow"]
+
+
+_MOST_BYTES = 1 << 30  # of a file that is open; files by their paths have a size
 
 
 class SupportsArray(Protocol):
     """An object that numpy can read, such as a torch tensor on the CPU."""
 
     def __array__(self) -> Any: ...
+
+
+class SupportsRead(Protocol):
+    """A file that is open for bytes, or an `io.BytesIO`."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
 
 
 class SupportsArrayInterface(Protocol):
@@ -36,7 +46,7 @@ class SupportsArrayInterface(Protocol):
 
 ImageLike: TypeAlias = (
     "NDArray[Any] | Image.Image | str | os.PathLike[str] | bytes | bytearray | memoryview"
-    " | SupportsArray | SupportsArrayInterface"
+    " | SupportsArray | SupportsArrayInterface | SupportsRead"
 )
 Box: TypeAlias = "tuple[int, int, int, int]"
 MaskLike: TypeAlias = "ImageLike | Box"
@@ -53,7 +63,7 @@ def as_rgb(image: ImageLike, name: str, alpha: Alpha = "refuse") -> NDArray[np.u
         - an array, or an object with `__array_interface__`, `__array__` or a buffer with a shape. The shape is (H, W),
           (H, W, 1), (H, W, 3) or (H, W, 4), channels last. The type is uint8, or any float type from 0 to 1;
         - a Pillow image of any mode with a known full scale, 16 bits included;
-        - the path of a file that Pillow reads, or the bytes of one.
+        - the path of a file that Pillow reads, the bytes of one, or one that is open: it is read from its beginning.
 
         Gray images are repeated in three channels. Pillow images are rotated by their EXIF orientation.
     name : str
@@ -175,9 +185,7 @@ def _pixels(image: Any, name: str, is_mask: bool) -> NDArray[np.uint8]:
         try:
             buffer = memoryview(image)
         except TypeError:
-            raise TypeError(
-                f"{name} must be an array, a Pillow image, a path or the bytes of a file, not {type(image).__name__}"
-            ) from None
+            buffer = memoryview(file_content(image, name))
         if buffer.ndim != 1:
             return from_array(_numbers(buffer, name), name, is_mask)
         image = _decoded(buffer, name)
@@ -191,6 +199,37 @@ def _numbers(source: Any, name: str) -> NDArray[Any]:
         raise TypeError(
             f"{name} is a {type(source).__name__} that numpy cannot read: {error}; convert it to an array first"
         ) from error
+
+
+def file_content(file: Any, name: str) -> bytes:
+    """Return what an open file has, from its beginning; it stays open.
+
+    Raises
+    ------
+    TypeError
+        If it is not a file that is open for bytes.
+    ValueError
+        If it cannot be read, or is larger than an image is.
+    """
+    read = getattr(file, "read", None)
+    if not callable(read):
+        raise TypeError(
+            f"{name} must be an array, a Pillow image, a path, the bytes of a file or an open file,"
+            f" not {type(file).__name__}"
+        )
+    if inspect.iscoroutinefunction(read):
+        raise TypeError(f"{name} is read by await: pass `await {name}.read()`, not {type(file).__name__}")
+    try:
+        if getattr(file, "seekable", bool)():
+            file.seek(0)
+        content = read(_MOST_BYTES + 1)
+    except Exception as error:  # the object's own code runs
+        raise ValueError(f"{name} cannot be read: {error}") from error
+    if not isinstance(content, (bytes, bytearray)):
+        raise TypeError(f"{name} must be open for bytes, as by open(path, 'rb'): it reads {type(content).__name__}")
+    if len(content) > _MOST_BYTES:
+        raise ValueError(f"{name} is too large: a file of an image has at most {_MOST_BYTES} bytes")
+    return bytes(content)
 
 
 def _read(path: str | os.PathLike[str], name: str) -> bytes:
