@@ -6,6 +6,7 @@ import re
 from functools import lru_cache
 from typing import Any
 
+from ..params.other_names import meant
 from .headers import NEWEST_GGUF, UNREADABLE_GGUF
 
 __all__ = [
@@ -60,7 +61,7 @@ def is_coarse(name: str) -> bool:
     return 8 * size <= _COARSE_BITS * elements
 
 
-def check_type(name: str, value: Any) -> None:
+def check_type(name: str, value: Any) -> Any:
     """Refuse a weight type on which the engine would crash. The engine itself checks for unknown names.
 
     Parameters
@@ -70,6 +71,11 @@ def check_type(name: str, value: Any) -> None:
     value : str or None
         The type. None is accepted.
 
+    Returns
+    -------
+    str or None
+        The engine's name for it, in whatever case or by whatever tool's name it was given.
+
     Raises
     ------
     TypeError
@@ -78,13 +84,15 @@ def check_type(name: str, value: Any) -> None:
         If weights cannot be converted to it.
     """
     if value is None:
-        return
+        return None
+    value = meant(value, {*block_sizes(), *_NOT_WRITABLE, *_TOO_NEW})
     if not isinstance(value, str):
         raise TypeError(f"{name} must be one of the names {', '.join(block_sizes())}, not {value!r}")
     if value in _NOT_WRITABLE:
         raise ValueError(f"{name} {value!r} only exists inside the engine; use one of {', '.join(block_sizes())}")
     if value in _TOO_NEW:
         raise ValueError(f"{name} {value!r} is not supported yet; use one of {', '.join(block_sizes())}")
+    return value
 
 
 def check_rules(name: str, rules: Any) -> None:

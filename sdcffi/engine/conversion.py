@@ -81,7 +81,7 @@ def convert(
     source, target = Path(input).expanduser(), Path(output).expanduser()
     model = read_file("input", source)
     autoencoder = None if vae is None else read_file("vae", Path(vae))
-    check_type("type", type)
+    type = check_type("type", type)
     check_rules("tensor_type_rules", tensor_type_rules)
     if target.suffix not in (".gguf", ".safetensors"):
         raise ValueError(f"output must end in .gguf or .safetensors, not {target.name!r}")

@@ -14,7 +14,7 @@ from .._bindings.requests import Edges, Resolved
 from .._checks.sampling import check_preview
 from .._models.files import Model
 from .._models.loras import as_loras, merge_tags
-from .._numbers import check_integer
+from .._numbers import check_integer, shown
 from .._process.calls import Call, Calls
 from .._records.digests import FileState
 from .._records.origin import Origin
@@ -135,7 +135,9 @@ class Generation:
             If the prompt is not a string, or an adapter cannot be used.
         """
         if not isinstance(prompt, str):
-            raise TypeError(f"prompt must be a string, not {prompt!r}")
+            several = isinstance(prompt, (list, tuple))
+            why = "; call generate() for each prompt, and use batch_count= for several images of one" * several
+            raise TypeError(f"prompt must be a string, not {shown(prompt)}{why}")
         wanted = loras if loras is not None else (params and params.loras) or self._default_loras
         if lora_tags:
             return merge_tags(prompt, wanted, self._lora_dir)
@@ -162,6 +164,7 @@ class Generation:
         if preview_interval is None:
             raise TypeError("preview_interval must be an integer, not None")
         check_integer("preview_interval", preview_interval, 1, math.inf)
+        preview = preview.lower() if isinstance(preview, str) else preview
         check_preview(preview, self._model)
         if not isinstance(preview_noisy, bool):
             raise TypeError(f"preview_noisy must be True or False, not {preview_noisy!r}")

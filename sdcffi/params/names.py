@@ -13,7 +13,7 @@ from typing import Any
 
 from .struct import Struct, struct_named
 
-__all__ = ["Parameter", "build", "flag_of", "flatten", "parameters", "words_of"]
+__all__ = ["Parameter", "build", "flag_of", "flatten", "parameters", "spoken", "words_of"]
 
 # Prefixes of the names of a struct's fields; a struct that is not here has none.
 _PREFIXES = {
@@ -24,7 +24,7 @@ _PREFIXES = {
     "pm_params": "pm_",
     "high_noise_sample_params": "high_noise_",
 }
-_NAMES = {
+_OF_CONTEXT = {
     "wtype": "type",
     "n_threads": "threads",
     "rng_type": "rng",
@@ -36,6 +36,9 @@ _NAMES = {
     "enable_mmap": "mmap",
     "flash_attn": "fa",
     "diffusion_flash_attn": "diffusion_fa",
+}
+_NAMES = {
+    **_OF_CONTEXT,
     "sample_method": "sampler",
     "sample_steps": "steps",
     "shifted_timestep": "timestep_shift",
@@ -44,6 +47,14 @@ _NAMES = {
     "img_cfg": "img_cfg_scale",
     "distilled_guidance": "guidance",
 }
+# Keywords of calls for fields of `SampleParams`; the others are set in the dataclass.
+_OF_SAMPLING = {
+    "sample_method": "sampler",
+    "sample_steps": "steps",
+    "guidance.txt_cfg": "cfg_scale",
+    "guidance.distilled_guidance": "guidance",
+}
+_SAMPLING = {"sample_params.": ("", ""), "high_noise_sample_params.": ("high_noise_", "high_noise.")}
 _WHOLE_NAMES = {  # by path, without a prefix
     "slg.layers": "skip_layers",
     "slg.layer_start": "skip_layer_start",
@@ -108,6 +119,25 @@ class Parameter:
 def flag_of(name: str) -> str:
     """Return the flag of a name in `parameters`, or of another keyword."""
     return "--" + _SINGULAR.get(name, name).replace("_", "-")
+
+
+def spoken(path: str) -> str:
+    """Return what a caller types for a C field: ``"sampler"`` for ``"sample_params.sample_method"``.
+
+    Parameters
+    ----------
+    path : str
+        The field, from the outermost struct on.
+    """
+    for start, (of_keyword, of_field) in _SAMPLING.items():
+        if path.startswith(start):
+            rest = path[len(start) :]
+            if rest in _OF_SAMPLING:
+                return of_keyword + _OF_SAMPLING[rest]
+            return of_field + (rest.removeprefix("guidance.") if rest.startswith("guidance.slg.") else rest)
+    if path.startswith("vae_tiling_params."):
+        return path.replace("vae_tiling_params", "tiling", 1)
+    return _OF_CONTEXT.get(path, path)
 
 
 def words_of(name: str, value: Any) -> list[str]:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .._files import unreadable
+from .other_names import keyword_hint
 from .struct import StrPath, Struct, struct_named
 
 __all__ = ["attach_files", "attach_images", "check_keys", "decode", "detach", "encode", "plain", "read_table"]
@@ -176,6 +177,9 @@ def check_keys(data: Iterable[str], legal: Iterable[str], where: str) -> None:
     for key in data:
         if key not in names:
             near = difflib.get_close_matches(str(key), names, 3)
+            other = keyword_hint(str(key), names)
+            if other.partition(" ")[0] in names:
+                raise ValueError(f"{where}: unknown parameter {key!r}; use {other}")
             hint = f"did you mean {' or '.join(near)}?" if near else f"legal: {', '.join(names)}"
             raise ValueError(f"{where}: unknown parameter {key!r}; {hint}")
 

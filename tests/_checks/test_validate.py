@@ -264,16 +264,16 @@ def test_a_picture_that_the_engine_would_scale_is_refused(
         ({"embeddings": ["none"]}, TypeError, "embeddings must be a sequence of Embedding"),
         ({"embeddings": "none"}, TypeError, "embeddings must be a sequence of Embedding"),
         ({"embeddings": [Embedding(name=" ", path="none")]}, ValueError, "the name of 'none' must not be empty"),
-        ({"n_threads": 0}, ValueError, "n_threads must be from 1 to 512 (with more, the system"),
+        ({"n_threads": 0}, ValueError, "threads must be from 1 to 512 (with more, the system"),
         ({"n_threads": 10_000}, ValueError, "not 10000"),
-        ({"n_threads": True}, TypeError, "n_threads must be an integer, not True"),
+        ({"n_threads": True}, TypeError, "threads must be an integer, not True"),
         ({"max_vram": -1}, ValueError, "max_vram must be at least 0, not -1"),
         ({"max_vram": math.inf}, ValueError, "max_vram must be finite, not inf"),
         *(
-            ({"wtype": kind}, ValueError, f"wtype {kind!r} only exists inside the engine")
+            ({"wtype": kind}, ValueError, f"type {kind!r} only exists inside the engine")
             for kind in ("q8_1", "q8_K", "i8", "i64")
         ),
-        ({"wtype": 8}, TypeError, "wtype must be one of the names f32, f16, q4_0"),
+        ({"wtype": 8}, TypeError, "type must be one of the names f32, f16, q4_0"),
         ({"tensor_type_rules": "(=q8_0"}, ValueError, "'(' is not a regular expression"),
         ({"tensor_type_rules": "(?i)a=q8_0"}, ValueError, "of groups that begin with (? the engine supports only"),
         ({"tensor_type_rules": "attn=q9_9"}, ValueError, "type 'q9_9' in 'attn=q9_9' is not one of f32, f16"),

@@ -222,7 +222,7 @@ def test_what_cannot_be_read_as_a_file_is_refused(monkeypatch: pytest.MonkeyPatc
             as_rgb(file, "init_image")  # type: ignore[arg-type]
     closed = io.BytesIO()
     closed.close()
-    with pytest.raises(ValueError, match="init_image cannot be read: .*closed"):
+    with pytest.raises(ValueError, match=r"init_image cannot be read: .*closed"):
         as_rgb(closed, "init_image")
     monkeypatch.setattr("sdcffi.images.convert._MOST_BYTES", 10)
     with pytest.raises(ValueError, match="init_image is too large"):
