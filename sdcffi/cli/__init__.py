@@ -19,6 +19,7 @@ from . import (
     devices,
     doctor,
     generate,
+    grid,
     info,
     lora,
     models,
@@ -113,6 +114,7 @@ def parser() -> Parser:
     commands = whole.add_subparsers(required=True, prog="sdcffi", metavar="COMMAND")
     for command in (
         generate,
+        grid,
         video,
         upscale,
         convert,
