@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from .._files import unreadable
 from .._warnings import warn
@@ -68,8 +68,14 @@ def _exif(parameters: str | None, record: str | None) -> bytes:
     return exif.tobytes()
 
 
-def read_texts(path: Path) -> tuple[str | None, str | None]:
+def read_texts(source: Path | IO[bytes], name: str = "") -> tuple[str | None, str | None]:
     """Read AUTOMATIC1111's parameters and sdcffi's record from an image file.
+
+    Parameters
+    ----------
+    source : path or open file
+    name : str, optional
+        Name of the file in messages. Empty: its path.
 
     Returns
     -------
@@ -84,11 +90,11 @@ def read_texts(path: Path) -> tuple[str | None, str | None]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
+        with Image.open(source) as image:
             image.load()  # a PNG's text may follow its pixels
             return (*_texts(image),)  # type: ignore[return-value]
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise unreadable(f"{path} cannot be read as an image: {error}", error) from error
+        raise unreadable(f"{name or source} cannot be read as an image: {error}", error) from error
 
 
 def _texts(image: Image.Image) -> Iterator[str | None]:
