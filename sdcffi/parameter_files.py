@@ -146,9 +146,11 @@ def _of_image(path: Path, video: bool) -> Arguments:
         return Arguments(ImageParams, flatten(context), flatten(text.params))
     found = Record.from_texts(parameters, record, str(path))
     files = find_some_files(found)
-    arguments = _of_record(found, str(path), files)
+    arguments = _of_record(found, files)
     if video != (arguments.call is VideoParams):
         raise ValueError(f"{path} has the parameters of {'an image' if video else 'a video'}")
+    if found.images:
+        warn(f"{path} was generated with input images that it does not contain ({_roles(found)}): give them besides")
     missing = {file.role for file in found.files} - files.keys()
     kept = {name: value for name, value in arguments.context_values.items() if name[-1] not in missing}
     calls = dict(arguments.call_values)
@@ -164,7 +166,11 @@ def as_arguments(table: Mapping[str, Any], source: str = "parameters", *, video:
     """Return the arguments in a table that is already read, such as a line of JSON; messages call it `source`."""
     if "sdcffi" in table:
         record = Record.from_dict(table, source)
-        return _of_record(record, source, find_files(record))
+        if record.images:
+            raise ValueError(
+                f"{source}: needs input images that it does not contain ({_roles(record)}); give them to replay()"
+            )
+        return _of_record(record, find_files(record))
     call: type[ImageParams] | type[VideoParams] = VideoParams if video else ImageParams
     tables = {name: value for name, value in table.items() if isinstance(value, Mapping) and name != "embeddings"}
     flat = {name: value for name, value in table.items() if name not in tables}
@@ -264,10 +270,11 @@ def _embedding(item: Any, where: str) -> Embedding:
     return decode(Embedding, item, where)
 
 
-def _of_record(record: Record, source: str, files: Mapping[str, Path]) -> Arguments:
-    if record.images:
-        roles = ", ".join(image.role for image in record.images)
-        raise ValueError(f"{source}: needs input images that it does not contain ({roles}); give them to replay()")
+def _roles(record: Record) -> str:
+    return ", ".join(image.role for image in record.images)
+
+
+def _of_record(record: Record, files: Mapping[str, Path]) -> Arguments:
     context, params = restored(record, files, whole=False)
     params = replace(params, seed=record.seed - record.index)
     return Arguments(type(params), flatten(context), flatten(params), {"backend": record.backend}, {"lora_tags": False})

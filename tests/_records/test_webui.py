@@ -191,6 +191,14 @@ def test_the_commands_take_images(
     assert "has no sdcffi metadata" in capfd.readouterr().err
 
 
+def test_an_image_that_needs_input_images_says_so(shared: Engine, drawn: Image.Image, tmp_path: Path) -> None:
+    shared.generate("a cat", **DRAW, init_image=drawn, strength=0.5).save(tmp_path / "a.png")
+    with pytest.warns(UserWarning, match=r"input images that it does not contain \(init_image\): give them besides"):
+        arguments = read_arguments(tmp_path / "a.png")
+    assert arguments.call_values["strength",] == 0.5
+    assert not [path for path in arguments.context_values if path[-1].endswith("_path")], "files that are not here"
+
+
 def test_records_are_read_from_bytes_and_open_files(shared: Engine) -> None:
     result = shared.generate("a cat", **DRAW)
     for name in ("png", "webp", "jpeg"):
