@@ -33,6 +33,9 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         if not bootstrap.is_complete():
+            if "--dry-run" in argv and (needed := bootstrap.not_installed()):
+                print(f"packages: {needed} would be installed first; the rest of the plan is known then")
+                return 0
             bootstrap.restart(argv)
         return _run(argv)
     except (BuildError, OSError) as error:
