@@ -39,7 +39,6 @@ ALLOWED: dict[str, set[str]] = {
     "reproduction": {"images", "params", "_records", "engine"},
     "parameter_files": {"images", "params", "_records", "engine", "reproduction"},
     "_build": {"_machine"},
-    "_pyinstaller": set(),
     "cli": {
         *("images", "_machine", "params", "_models", "_bindings", "_process", "engine"),
         *("inventory", "demo", "tuning", "reproduction", "parameter_files", "_build"),

@@ -27,7 +27,6 @@ from typing import Any
 from ..errors import SDError
 from . import shared_memory
 from .channel import Channel
-from .frozen import check_frozen
 from .messages import Crashed, Done, Failed, Message
 
 __all__ = ["Worker"]
@@ -76,7 +75,11 @@ class Worker:
             If it cannot be started.
         """
         self.close()
-        check_frozen()
+        if getattr(sys, "frozen", False):
+            raise SDError(
+                "a frozen program has no Python interpreter for a child process: set one with"
+                " multiprocessing.set_executable, or use isolated=False"
+            )
         try:
             self._start()
         except OSError as error:
