@@ -163,9 +163,12 @@ def with_engine_names(params: _S, legal: Mapping[str, tuple[str, ...]]) -> _S:
 
 
 def _of_both(label: str, scheduler: str | None, legal: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
-    """Return sampler and scheduler of one label for both, ``"DPM++ 2M Karras"``, unless another scheduler is given."""
+    """Return sampler and scheduler of one label for both, ``"DPM++ 2M Karras"``, unless another scheduler is given.
+
+    The last word may follow a blank or an underscore.
+    """
     samplers, schedulers = legal.get("sample_method_t", ()), legal.get("scheduler_t", ())
-    first, _, last = label.rpartition(" ")
+    first, _, last = label.replace("_", " ").rpartition(" ")
     both = {"sample_method": meant(first, samplers), "scheduler": meant(last.strip("[]"), schedulers)}
     if label in samplers or both["sample_method"] not in samplers or both["scheduler"] not in schedulers:
         return {}

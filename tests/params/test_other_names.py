@@ -83,6 +83,8 @@ def test_a_label_of_both_is_both_unless_another_schedule_is_given(names: dict[st
         return found.sample_method, found.scheduler
 
     assert of("DPM++ 2M Karras") == of("DPM++ 2M Karras", "KARRAS") == of("dpm++2m [karras]") == ("dpm++2m", "karras")
+    assert of("dpm++_2m_karras") == ("dpm++2m", "karras")
+    assert of("euler_a") == ("euler_a", None)
     assert of("DPM++ 2M Karras", "simple") == ("DPM++ 2M Karras", "simple")
     assert of("Nonsense Karras") == ("Nonsense Karras", None)
     assert of("Karras") == ("Karras", None)
