@@ -37,6 +37,9 @@ __all__ = [
 class SDError(Exception):
     """Base of all errors of sdcffi.
 
+    Its text is the message alone, which a service may show to its clients. A traceback shows the log's lines below it
+    (since Python 3.11), as notes.
+
     Parameters
     ----------
     message : str
@@ -49,12 +52,11 @@ class SDError(Exception):
         Exception.__init__(self, message, log)  # not OSError's, of which some are: it takes two arguments otherwise
         self.message = message
         self.log = log
+        if log:
+            self.__notes__ = [f"native log, last {len(log)} lines:", *(f"  {line}" for line in log)]
 
     def __str__(self) -> str:
-        if not self.log:
-            return self.message
-        lines = "\n".join(f"  {line}" for line in self.log)
-        return f"{self.message}\nnative log, last {len(self.log)} lines:\n{lines}"
+        return self.message
 
 
 @public

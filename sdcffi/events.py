@@ -1,7 +1,11 @@
-"""Events that the engine reports during a call: frozen data, passed to the caller's functions."""
+"""Events that the engine reports during a call: frozen data, passed to the caller's functions.
+
+The lines of the native log also go to the logger ``"sdcffi"`` of Python's `logging`, whoever else receives them.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, TypeAlias
@@ -23,6 +27,11 @@ __all__ = [
     "Progress",
     "ProgressFunction",
 ]
+
+
+_LOGGER = logging.getLogger("sdcffi")
+_LOGGER.addHandler(logging.NullHandler())  # without one, a program that sets up no logging would see warnings
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 
 
 @public
@@ -143,8 +152,9 @@ class Listeners:
         )
 
     def notify(self, event: Event) -> None:
-        """Call the function for this kind of event."""
+        """Call the function for this kind of event; a line of the log goes to Python's `logging` first."""
         if isinstance(event, Log):
+            _LOGGER.log(_LEVELS.get(event.level, logging.ERROR), "%s", event.text)
             if self.on_log:
                 self.on_log(event)
         elif isinstance(event, Progress):

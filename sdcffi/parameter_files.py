@@ -22,10 +22,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ._files import expanded
 from ._quoting import shown
-from ._records.finding import find_files
+from ._records.finding import find_files, find_some_files
 from ._records.record import Record
+from ._records.webui import read_webui_text
+from ._warnings import warn
 from .engine.engine import Engine
+from .images.texts import read_texts
 from .params.context import ContextParams, Embedding
 from .params.image import ImageParams
 from .params.lora import Lora
@@ -38,6 +42,7 @@ from .reproduction import restored
 
 __all__ = ["Arguments", "as_arguments", "parse_lora", "parse_mask", "read_arguments"]
 
+_IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 Values = dict[tuple[str, ...], Any]
 
 # For the keywords that take a struct, the path of its C field.
@@ -105,13 +110,15 @@ class Arguments:
 
 
 def read_arguments(path: StrPath, *, video: bool = False) -> Arguments:
-    """Read a file of parameters, JSON or TOML.
+    """Read a file of parameters, JSON or TOML, or those in an image.
 
     Parameters
     ----------
     path : path
         A table of names, or a record that was written with the paths of its files:
-        ``result.record(paths=True).to_file(...)``. A record does not contain input images.
+        ``result.record(paths=True).to_file(...)``. A record does not contain input images. Or a PNG, JPEG or WebP of
+        `Result.save`, of AUTOMATIC1111's web interface, or of a program that writes its text too: the files of the
+        model that are not where they were, or in the current directory, are left out, and to be given besides.
     video : bool
         True reads parameters of `Engine.generate_video`.
 
@@ -125,13 +132,48 @@ def read_arguments(path: StrPath, *, video: bool = False) -> Arguments:
     TypeError, ValueError
         If the file cannot be read, or has an unknown name; the message has similar ones. The calls check values.
     """
+    if Path(path).suffix.lower() in _IMAGES:
+        return _of_image(expanded(path), video)
     return as_arguments(read_table(path), str(path), video=video)
+
+
+def _of_image(path: Path, video: bool) -> Arguments:
+    parameters, record = read_texts(path)
+    if record is None and parameters is not None:
+        text = read_webui_text(parameters, str(path))
+        if video:
+            raise ValueError(f"{path} has the parameters of an image, not of a video")
+        if text.unused:
+            warn(f"{path}: not used, because the engine has nothing of the kind: {', '.join(text.unused)}")
+        context = ContextParams(rng_type=text.rng)
+        return Arguments(ImageParams, flatten(context), flatten(text.params))
+    found = Record.from_texts(parameters, record, str(path))
+    files = find_some_files(found)
+    arguments = _of_record(found, files)
+    if video != (arguments.call is VideoParams):
+        raise ValueError(f"{path} has the parameters of {'an image' if video else 'a video'}")
+    if found.images:
+        warn(f"{path} was generated with input images that it does not contain ({_roles(found)}): give them besides")
+    missing = {file.role for file in found.files} - files.keys()
+    kept = {name: value for name, value in arguments.context_values.items() if name[-1] not in missing}
+    calls = dict(arguments.call_values)
+    if loras := calls.get(("loras",)):  # one that is not there is looked up in lora_dir, by its name without the ending
+        calls["loras",] = [
+            replace(lora, path=Path(lora.path).stem) if f"loras[{index}].path" in missing else lora
+            for index, lora in enumerate(loras)
+        ]
+    return replace(arguments, context_values=kept, call_values=calls)
 
 
 def as_arguments(table: Mapping[str, Any], source: str = "parameters", *, video: bool = False) -> Arguments:
     """Return the arguments in a table that is already read, such as a line of JSON; messages call it `source`."""
     if "sdcffi" in table:
-        return _of_record(table, source)
+        record = Record.from_dict(table, source)
+        if record.images:
+            raise ValueError(
+                f"{source}: needs input images that it does not contain ({_roles(record)}); give them to replay()"
+            )
+        return _of_record(record, find_files(record))
     call: type[ImageParams] | type[VideoParams] = VideoParams if video else ImageParams
     tables = {name: value for name, value in table.items() if isinstance(value, Mapping) and name != "embeddings"}
     flat = {name: value for name, value in table.items() if name not in tables}
@@ -234,11 +276,11 @@ def _embedding(item: Any, where: str) -> Embedding:
     return decode(Embedding, item, where)
 
 
-def _of_record(table: Mapping[str, Any], source: str) -> Arguments:
-    record = Record.from_dict(table, source)
-    if record.images:
-        roles = ", ".join(image.role for image in record.images)
-        raise ValueError(f"{source}: needs input images that it does not contain ({roles}); give them to replay()")
-    context, params = restored(record, find_files(record), whole=False)
+def _roles(record: Record) -> str:
+    return ", ".join(image.role for image in record.images)
+
+
+def _of_record(record: Record, files: Mapping[str, Path]) -> Arguments:
+    context, params = restored(record, files, whole=False)
     params = replace(params, seed=record.seed - record.index)
     return Arguments(type(params), flatten(context), flatten(params), {"backend": record.backend}, {"lora_tags": False})

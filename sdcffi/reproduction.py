@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import inspect
+import io
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from ._files import expanded
 from ._public import public
 from ._records.digests import file_state, sha256
-from ._records.finding import find_files, is_same
+from ._records.finding import find_files, find_named, is_same
 from ._records.origin import ImageRecord, image_record
 from ._records.record import Record
+from ._records.webui import WebuiText, read_webui_text
+from ._version import __version__
 from .engine.engine import Engine
 from .engine.results import Result, VideoResult
+from .engine.streams import ShownInNotebooks
 from .engine.upscaler import Upscaler
 from .errors import BackendUnavailableError, UnsupportedParameterError
 from .images.compare import compare
 from .images.convert import Alpha, Box, ImageLike, MaskLike, as_mask, as_rgb, box_mask, to_pillow
-from .images.files import read_image
+from .images.files import file_content, read_image
 from .images.resize import RULES, resized
+from .images.texts import read_texts
 from .params.context import ContextParams
 from .params.image import ImageParams
 from .params.plain import attach_files, attach_images
@@ -37,6 +43,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = ["Mismatch", "Replay", "replay", "restored"]
+
+
+_MODELS = (".safetensors", ".ckpt", ".gguf", ".pt")  # endings that web interfaces leave out
+_DIGITS = 10  # of a sha256 in their texts; older ones have another hash, of 8 digits
 
 
 @public
@@ -62,9 +72,9 @@ class Mismatch:
 
 
 @public
-@dataclass(frozen=True)
-class Replay:
-    """An image that was generated again.
+@dataclass(frozen=True, eq=False, repr=False)
+class Replay(ShownInNotebooks):
+    """An image that was generated again. A notebook shows it.
 
     Attributes
     ----------
@@ -98,6 +108,18 @@ class Replay:
         """The image as a Pillow image."""
         return to_pillow(self.array)
 
+    def _shown(self) -> list[Image.Image]:
+        return [self.image]
+
+    def __repr__(self) -> str:
+        return f"<Replay: {'; '.join(self.lines())}>"
+
+    def to_bytes(self, format: str = "PNG") -> bytes:
+        """Return the image as `Result.to_bytes` does, or the whole video as `VideoResult.to_bytes` does."""
+        if isinstance(self.result, VideoResult):
+            return self.result.to_bytes(format)
+        return self.result.to_bytes(format, len(self.result.arrays) - 1)
+
     def save(self, path: StrPath) -> Path:
         """Write the image as `Result.save` does, or the whole video as `VideoResult.save` does."""
         if isinstance(self.result, VideoResult):
@@ -118,7 +140,7 @@ class Replay:
 
 
 def replay(
-    path: StrPath,
+    path: StrPath | bytes | IO[bytes],
     *,
     models: StrPath | Iterable[StrPath] | None = None,
     init_image: ImageLike | None = None,
@@ -137,8 +159,10 @@ def replay(
 
     Parameters
     ----------
-    path : path
-        A PNG, JPEG or WebP that `Result.save` wrote.
+    path : path, bytes or open file
+        A PNG, JPEG or WebP that `Result.save` wrote. Or one with the text ``parameters`` of AUTOMATIC1111's web
+        interface: the model is looked up by its name and hash, LoRA tags in the first of `models` unless ``lora_dir``
+        is given, and the image is similar at best, because another program generated it.
     models : path or iterable of paths, optional
         Directories in which the files of the model and LoRAs are looked up by name, including the directories below
         them. If several files have the name, the one with the recorded size and digest is used. The current directory
@@ -178,8 +202,14 @@ def replay(
     listed in `differences`. Image `i` of a batch is generated alone from ``seed + i``. If the batch has input images,
     the images before it are generated too, because the noise of the autoencoder comes from the first seed.
     """
-    path = expanded(path)
-    record = Record.from_file(path)
+    name = str(path) if isinstance(path, (str, os.PathLike)) else "the image"
+    source = expanded(path) if isinstance(path, (str, os.PathLike)) else io.BytesIO(_content(path))
+    is_table = isinstance(source, Path) and source.suffix.lower() in (".json", ".toml")
+    parameters, own = (None, None) if is_table else read_texts(source, name)
+    if parameters is not None and own is None:
+        keywords = {"backend": backend or "auto", **engine}
+        return _replay_foreign(source, parameters, name, models, timeout, keywords)
+    record = Record.from_file(source)
     one = {"init_image": init_image, "control_image": control_image, "mask_image": mask_image, "end_image": end_image}
     several = {"ref_images": ref_images, "control_frames": control_frames, "pm_params.id_images": id_images}
     images = _checked_images(record, one, several, alpha)
@@ -191,7 +221,66 @@ def replay(
         keywords["backend"] = result.record(0, digests=False).device_id
         result = _enlarged(result, record, files["upscaler"], timeout, keywords)
     differences = (*unsupported, *_differences(record, result), *_changed_files(record, files))
-    return Replay(record, result, differences, *_compared(path, _recorded_one(record, result)))
+    compared = (None, None) if is_table else _compared(source, _recorded_one(record, result))
+    return Replay(record, result, differences, *compared)
+
+
+def _replay_foreign(
+    source: Path | io.BytesIO,
+    parameters: str,
+    name: str,
+    models: StrPath | Iterable[StrPath] | None,
+    timeout: float | None,
+    keywords: dict[str, Any],
+) -> Replay:
+    """Generate an image of another program again, as far as its text says how."""
+    from PIL import Image
+
+    text = read_webui_text(parameters, name)
+    if text.params.strength is not None:
+        raise ValueError(
+            f"{name} was generated from an input image, which its text does not identify: use read_arguments({name!r})"
+            " and generate(init_image=...)"
+        )
+    files, differences = _foreign_files(text, models, keywords)
+    with Image.open(source) as image:
+        record = text.record(files, image.size)
+    if "<lora:" in (text.params.prompt or "") and "lora_dir" not in keywords and models is not None:
+        first = [models] if isinstance(models, (str, os.PathLike)) else list(models)
+        keywords = {**keywords, "lora_dir": first[0]}
+    context, params = attach_files(record.context, files), text.params
+    with Engine(context=context, **keywords) as engine:
+        result = engine.generate(params.prompt or "", params=params, strict=False, timeout=timeout)
+    differences = [
+        Mismatch("program", text.program, f"sdcffi {__version__}"),
+        *differences,
+        *(
+            Mismatch(unused, value, "not used: the engine has nothing of the kind")
+            for unused, value in text.unused.items()
+        ),
+    ]
+    return Replay(record, result, tuple(differences), *_compared(source, result.arrays[0]))
+
+
+def _foreign_files(
+    text: WebuiText, models: StrPath | Iterable[StrPath] | None, keywords: Mapping[str, Any]
+) -> tuple[dict[str, Path], list[Mismatch]]:
+    files: dict[str, Path] = {}
+    differences: list[Mismatch] = []
+    if not keywords.keys() & {"model", "diffusion_model"}:
+        if text.model is None:
+            raise ValueError("the image's text names no model; give model=")
+        digest = text.model_hash if text.model_hash and len(text.model_hash) == _DIGITS else None
+        files["model_path"], same = find_named(text.model, digest, _MODELS, models)
+        if not same:
+            differences.append(Mismatch(f"model_path {text.model}", f"sha256 {digest}...", "another file of that name"))
+    if text.vae and "vae" not in keywords:
+        files["vae_path"], _ = find_named(text.vae, None, (), models)
+    return files, differences
+
+
+def _content(image: Any) -> bytes:
+    return bytes(image) if isinstance(image, (bytes, bytearray, memoryview)) else file_content(image, "image")
 
 
 def _enlarged(
@@ -369,8 +458,9 @@ def _difference(what: str, recorded: object, now: object) -> Iterator[Mismatch]:
         yield Mismatch(what, str(recorded), str(now))
 
 
-def _compared(path: Path, generated: NDArray[np.uint8]) -> tuple[int | None, float | None]:
-    image = None if path.suffix.lower() in (".json", ".toml") else read_image(path)
+def _compared(source: Path | io.BytesIO, generated: NDArray[np.uint8]) -> tuple[int | None, float | None]:
+    is_table = isinstance(source, Path) and source.suffix.lower() in (".json", ".toml")
+    image = None if is_table else read_image(source, "the image")
     pixels = np.asarray(image.convert("RGB")) if image is not None and image.format == "PNG" else None
     if pixels is None or pixels.shape != generated.shape:
         return None, None

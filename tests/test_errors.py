@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -36,7 +38,15 @@ def test_an_error_keeps_its_message_and_log_through_a_pickle(name: str) -> None:
     assert issubclass(kind, ALSO.get(name, Exception))
     copy = pickle.loads(pickle.dumps(kind("it failed", ("error: why",))))
     assert (type(copy), copy.message, copy.log) == (kind, "it failed", ("error: why",))
-    assert str(copy) == "it failed\nnative log, last 1 lines:\n  error: why"
+    assert str(copy) == "it failed", "what a service shows to its clients has no log"
+    assert "native log, last 1 lines:\n  error: why" in "\n".join(copy.__notes__)
+    assert not hasattr(kind("it failed"), "__notes__")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 shows no notes")
+def test_a_traceback_shows_the_log() -> None:
+    error = sdcffi.ModelLoadError("it failed", ("error: why",))
+    assert "".join(traceback.format_exception(error)).endswith("it failed\nnative log, last 1 lines:\n  error: why\n")
 
 
 def test_a_path_that_does_not_exist_is_pythons_error_too(tiny_model: TinyModel, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "demo": {"images", "engine"},
     "tuning": {"images", "_machine", "params", "_models", "_records", "engine"},
     "reproduction": {"images", "params", "_records", "engine"},
-    "parameter_files": {"params", "_records", "engine", "reproduction"},
+    "parameter_files": {"images", "params", "_records", "engine", "reproduction"},
     "_build": {"_machine"},
     "cli": {
         *("images", "_machine", "params", "_models", "_bindings", "_process", "engine"),

@@ -18,8 +18,9 @@ import numpy as np
 
 from .._quoting import shown
 from ..errors import UnsupportedParameterError
+from ..params.names import spoken
+from ..params.other_names import meant
 from ..params.sampling import Guidance, SampleParams
-from ..params.spellings import bare
 from ..params.struct import Struct
 from .words import BESIDE, PerCall, Word, replaced
 
@@ -82,7 +83,8 @@ class Marshaller:
         words = {word.name: word for word in replaced(params.C_STRUCT, ctypes)}
         texts: dict[str, list[str]] = {}
         for name, value in params.native().items():
-            where = f"{path}{name}"
+            place = f"{path}{name}"
+            where = spoken(place)
             if (params.C_STRUCT, name) in BESIDE:
                 continue
             if name in words:
@@ -94,7 +96,7 @@ class Marshaller:
             if ctype.kind == "struct" and ctype.cname == "sd_image_t":
                 self._set_image(getattr(target, name), value)
             elif ctype.kind == "struct":
-                self.fill(getattr(target, name), value, f"{where}.")
+                self.fill(getattr(target, name), value, f"{place}.")
             elif ctype.kind == "pointer" and ctype.item.cname != "char":
                 setattr(target, name, self.array(ctype.item, value, where))
                 setattr(target, next(key for key in _count_names(name) if key in ctypes), len(value))
@@ -236,7 +238,7 @@ class Marshaller:
         return int(value)
 
     def enum(self, ctype: Any, value: Any, where: str) -> int:
-        """Return the number of an enumerator by its name in the built library.
+        """Return the number of an enumerator by its name in the built library, or another tool's name for it.
 
         Raises
         ------
@@ -246,10 +248,9 @@ class Marshaller:
             If it is not a legal name; another build may have it.
         """
         names = self._library.enum(ctype)
+        value = meant(value, names)
         if not isinstance(value, str):
             raise TypeError(f"{where} must be one of the names {', '.join(names)}, not {shown(value)}")
-        if value not in names:
-            value = next((name for name in names if bare(name) == bare(value)), value)
         if value not in names:
             raise UnsupportedParameterError(
                 f"{where} must be one of {', '.join(names)}, not {shown(value)}: {self._engine} has no other"

@@ -108,6 +108,8 @@ class Opened:
         The engine's own defaults for calls.
     left_out : dict of str to str
         Patches that this engine needs and was built without, with what each would do.
+    names : dict of str to tuple of str
+        Legal names of each C enumeration; empty if the built header lacks it.
     """
 
     device: Device
@@ -115,6 +117,7 @@ class Opened:
     build: str
     defaults: Defaults
     left_out: dict[str, str]
+    names: dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)

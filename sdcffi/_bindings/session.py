@@ -86,7 +86,8 @@ class Session:
         library = self._library
         manifest = library.build.manifest
         commit, build = library.text(library.lib.sd_commit()), str(manifest.get("key", ""))
-        return Opened(self._device, commit, build, self._defaults(), manifest.get("left_out", {}))
+        names = {name: self._names(name) for name in _ENUMS}
+        return Opened(self._device, commit, build, self._defaults(), manifest.get("left_out", {}), names)
 
     def _defaults(self) -> Defaults:
         marshaller = Marshaller(self._library)

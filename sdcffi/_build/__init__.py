@@ -33,10 +33,14 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         if not bootstrap.is_complete():
+            if "--dry-run" in argv and (needed := bootstrap.not_installed()):
+                print(f"packages: {needed} would be installed first; the rest of the plan is known then")
+                return 0
             bootstrap.restart(argv)
         return _run(argv)
     except (BuildError, OSError) as error:
-        print(f"sdcffi: error: {error}", file=sys.stderr)
+        lines = error.log if isinstance(error, BuildError) else ()
+        print("\n  ".join([f"sdcffi: error: {error}", *lines]), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("sdcffi: interrupted; the same command continues where this one stopped", file=sys.stderr)

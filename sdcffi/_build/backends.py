@@ -63,15 +63,35 @@ class Selection:
     remarks: tuple[str, ...]
 
 
-def select(asked: tuple[str, ...] | None, compiler: Compiler, cuda_arch: str | None) -> Selection:
+def select(
+    asked: tuple[str, ...] | None,
+    compiler: Compiler,
+    cuda_arch: str | None,
+    allow_missing_device: bool = True,
+    *,
+    lenient: bool = False,
+) -> Selection:
     """Choose the backends: those in `asked`, or if it is None, all whose toolkit and device are here.
+
+    Parameters
+    ----------
+    asked : tuple of str or None
+    compiler : Compiler
+    cuda_arch : str or None
+    allow_missing_device : bool
+        False refuses a backend in `asked` without a device here, which would be refused once it is compiled.
+    lenient : bool
+        True says in a remark what would be refused.
 
     Raises
     ------
     BuildError
-        If the toolkit of a backend in `asked` is missing; the message says how to install it.
+        If the toolkit of a backend in `asked` is missing, with how to install it, or its device.
     """
-    chosen, remarks = _automatic(compiler) if asked is None else _explicit(asked, compiler)
+    if asked is None:
+        chosen, remarks = _automatic(compiler)
+    else:
+        chosen, remarks = _explicit(asked, compiler, allow_missing_device, lenient)
     definitions = {gpu.option: "ON" if name in chosen else "OFF" for name, gpu in GPUS.items()}
     for toolkit in chosen.values():
         definitions |= toolkit.definitions
@@ -93,15 +113,25 @@ def _automatic(compiler: Compiler) -> tuple[dict[str, Toolkit], list[str]]:
     return chosen, remarks
 
 
-def _explicit(asked: tuple[str, ...], compiler: Compiler) -> tuple[dict[str, Toolkit], list[str]]:
+def _explicit(
+    asked: tuple[str, ...], compiler: Compiler, allow_missing_device: bool, lenient: bool
+) -> tuple[dict[str, Toolkit], list[str]]:
     chosen, remarks = {}, []
     for name in GPUS:
         if name not in asked:
             continue
         toolkit = GPUS[name].toolkit(compiler)
         if toolkit.missing:
-            raise BuildError(f"backend {name} cannot be built here:\n" + "\n".join(map(str, toolkit.missing)))
+            refusal = f"backend {name} cannot be built here:\n" + "\n".join(map(str, toolkit.missing))
+            if not lenient:
+                raise BuildError(refusal)
+            remarks.append(refusal)
         if not GPUS[name].has_device():
+            if not allow_missing_device:
+                raise BuildError(
+                    f"{name}: no device found here, and the finished build needs one; to build for another machine, add"
+                    " --allow-missing-device"
+                )
             remarks.append(f"{name}: no device found here; the finished build needs one, or --allow-missing-device")
         chosen[name] = toolkit
     return chosen, remarks

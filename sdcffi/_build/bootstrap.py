@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import NoReturn
 
@@ -55,7 +56,7 @@ def restart(argv: list[str]) -> NoReturn:
     """Run the build command again in the private environment, which is created if needed, and exit with its status."""
     if ORIGINAL_PATH in os.environ:
         raise BuildError(f"the private environment {sys.prefix} is incomplete: delete it, then run the command again")
-    python = _environment([*REQUIREMENTS.values(), *tool_requirements()])
+    python = _environment(_requirements())
     package_parent = str(Path(__file__).resolve().parents[2])
     command = [str(python), "-c", _PROGRAM, package_parent, *argv]
     environment = {**os.environ, ORIGINAL_PATH: os.pathsep.join(filter(None, sys.path))}
@@ -64,9 +65,24 @@ def restart(argv: list[str]) -> NoReturn:
     os.execve(command[0], command, environment)
 
 
-def _environment(requirements: list[str]) -> Path:
+def not_installed() -> str:
+    """Return the packages that `restart` would install, and where; empty if its environment is there."""
+    requirements = _requirements()
+    directory = _directory(requirements)
+    return "" if directory.is_dir() or ORIGINAL_PATH in os.environ else f"{', '.join(requirements)} into {directory}"
+
+
+def _requirements() -> list[str]:
+    return [*REQUIREMENTS.values(), *tool_requirements()]
+
+
+def _directory(requirements: list[str]) -> Path:
     identity = hashlib.sha256("\n".join([sys.version, sys.executable, *requirements]).encode()).hexdigest()[:12]
-    directory = _cache() / f"venv-{identity}"
+    return _cache() / f"venv-{identity}"
+
+
+def _environment(requirements: list[str]) -> Path:
+    directory = _directory(requirements)
     if not directory.is_dir():
         _create(directory, requirements)
     return _python(directory)
@@ -85,6 +101,7 @@ def _python(directory: Path) -> Path:
 def _create(directory: Path, requirements: list[str]) -> None:
     say(f"installing the build's packages into {directory}")
     partial = directory.with_name(f"{directory.name}.{os.getpid()}")
+    _check_place(directory.parent)
     try:
         no_venv = "no virtual environment could be created (on Debian, run: sudo apt install python3-venv)"
         run_captured([sys.executable, "-m", "venv", str(partial)], no_venv)
@@ -99,3 +116,28 @@ def _create(directory: Path, requirements: list[str]) -> None:
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+_LEAST = 200 << 20  # bytes, for the packages
+
+
+def _check_place(cache: Path) -> None:
+    """Refuse a cache that cannot be written, or a full disk: both would look as if venv were missing.
+
+    Raises
+    ------
+    BuildError
+        If it cannot be used.
+    """
+    advice = "set SDCFFI_CACHE to a directory that can be written, with 1 GB of space"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache) as file:
+            file.write(b" ")
+        free = shutil.disk_usage(cache).free
+    except OSError as error:
+        raise BuildError(
+            f"the cache directory {cache} cannot be written: {error.strerror or error}; {advice}"
+        ) from error
+    if free < _LEAST:
+        raise BuildError(f"the cache directory {cache} has {free >> 20} MiB free: free some space, or {advice}")

@@ -15,6 +15,7 @@ from ..errors import BuildError
 from .commands import run_captured
 
 _PAIRS = (("cc", "c++"), ("gcc", "g++"), ("clang", "clang++"), ("cl", "cl"))
+_NAMED = (*_PAIRS, ("clang-cl", "clang-cl"), ("icx", "icpx"), ("nvc", "nvc++"))  # only if one is named
 
 
 @dataclass(frozen=True)
@@ -88,19 +89,49 @@ class Compiler:
 
 
 def find_compiler() -> Compiler:
-    """Return the compiler of ``CC`` and ``CXX``, or the first usual one on PATH.
+    """Return the compiler of ``CC`` and ``CXX``, of which one is enough, or the first usual one on PATH.
 
     Raises
     ------
     BuildError
-        If there is none, or it doesn't run.
+        If there is none, one that is named or its partner is missing, or it doesn't run.
     """
-    asked = os.environ.get("CC"), os.environ.get("CXX")
+    asked_c, asked_cxx = os.environ.get("CC"), os.environ.get("CXX")
+    if asked_c or asked_cxx:
+        c, cxx = asked_c or _partner(asked_cxx or "", 1), asked_cxx or _partner(asked_c or "", 0)
+        return _describe(_program("CC", c, asked_c), _program("CXX", cxx, asked_cxx))
     for default_c, default_cxx in _PAIRS:
-        c, cxx = shutil.which(asked[0] or default_c), shutil.which(asked[1] or default_cxx)
-        if c and cxx:
-            return _describe(Path(c), Path(cxx))
+        found_c, found_cxx = shutil.which(default_c), shutil.which(default_cxx)
+        if found_c and found_cxx:
+            return _describe(Path(found_c), Path(found_cxx))
     raise BuildError(str(CXX_COMPILER))
+
+
+def _partner(program: str, side: int) -> str:
+    """Return the other one of a pair, ``clang++-18`` for ``clang-18``; `side` is 0 if `program` is the C compiler."""
+    path, name = os.path.split(program)
+    for pair in _NAMED:
+        own, other = pair[side], pair[1 - side]
+        if match := re.fullmatch(rf"(.*-)?{re.escape(own)}(-[\d.]+)?(\.exe)?", name):
+            partner = os.path.join(path, (match[1] or "") + other + (match[2] or "") + (match[3] or ""))
+            if own in _PAIRS[0] and not shutil.which(partner):
+                break  # "cc" is no family of compilers
+            return partner
+    return _PAIRS[0][1 - side]
+
+
+def _program(variable: str, name: str, asked: str | None) -> Path:
+    found = shutil.which(name)
+    if found:
+        return Path(found)
+    if asked:
+        raise BuildError(
+            f"{variable}={asked}: there is no such program; name one program, and put flags into"
+            f" {'CFLAGS' if variable == 'CC' else 'CXXFLAGS'}"
+        )
+    raise BuildError(
+        f"{name}, which belongs to the compiler that is set, is missing: install it, or set {variable} too"
+    )
 
 
 def _describe(c: Path, cxx: Path) -> Compiler:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,11 +49,33 @@ def build(request: BuildRequest) -> Path:
     BuildError
         If it failed; the message says what failed, what was tried, and what to run.
     """
+    _check_writable(request.output)  # before minutes of work
     plan = build_verified(request)
     with _disk_space_explained(request.output):
         publish(plan.native, request.output)
     say(f"ready: {request.output}")
     return request.output
+
+
+def _check_writable(output: Path) -> None:
+    """Refuse a directory that could not be written to in the end.
+
+    Raises
+    ------
+    BuildError
+        If the nearest directory above that exists cannot be written.
+    """
+    place = next(path for path in output.parents if path.exists())
+    try:
+        with tempfile.TemporaryDirectory(prefix=".sdcffi-", dir=place):
+            pass
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise _disk_full(place, str(error)) from error
+        raise BuildError(
+            f"{output} cannot be written: {error.strerror or error}; give another --output DIR, and set"
+            " SDCFFI_LIBRARY=DIR when you use it"
+        ) from error
 
 
 def build_verified(request: BuildRequest) -> BuildPlan:

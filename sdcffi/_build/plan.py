@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .._files import cache_directory
 from .._machine.limits import usable_processors
+from ..errors import BuildError
 from . import backends
 from .compilers import Compiler, find_compiler
 from .cpu import cpu_definitions
@@ -81,6 +82,7 @@ class BuildPlan:
                 "unicode": unicodedata.unidata_version,
                 "options": self.options,
                 "compiler": [self.compiler.id, self.compiler.version, self.compiler.target, str(self.compiler.cxx)],
+                **_flags(),  # nothing where there are none
             }
         )[:16]
 
@@ -145,6 +147,7 @@ class BuildPlan:
         """Return the plan in words and command lines."""
         state = "already in the cache" if self.native.is_dir() else "to be compiled"
         lines = [
+            *(f"{name}: {value}" for name, value in _flags().items()),
             f"source:   {self.source}",
             f"engine:   {self._engine()}",
             f"backends: {', '.join(self.backends)}; cpu {self.request.cpu}",
@@ -178,6 +181,40 @@ class BuildPlan:
         return [*fetch, self.configure_command(), self.compile_command()]
 
 
+_FLAGS = ("CFLAGS", "CXXFLAGS", "LDFLAGS", "CUDAFLAGS", "HIPFLAGS", "OBJCFLAGS", "OBJCXXFLAGS", "ASMFLAGS")
+
+
+def _flags() -> dict[str, str]:
+    """Return the variables of the environment from which CMake takes flags for every file."""
+    return {name: value for name in _FLAGS if (value := os.environ.get(name, "").strip())}
+
+
+def _refuse_cmake_args(request: BuildRequest) -> None:
+    """Refuse a backend that is asked for as other packages have it, and would silently not be built.
+
+    Raises
+    ------
+    BuildError
+        If ``CMAKE_ARGS`` turns one on, and the request names none.
+    """
+    text = os.environ.get("CMAKE_ARGS", "")
+    wanted = [name for name, gpu in backends.GPUS.items() if _turns_on(text, name, gpu.option)]
+    if wanted and request.backends is None:
+        names = ",".join(["cpu", *wanted])
+        raise BuildError(
+            f"CMAKE_ARGS is not read, and it turns {' and '.join(wanted)} on: use --backend {names}, with pip"
+            f" --config-settings=backend={names}, and unset it"
+        )
+
+
+def _turns_on(text: str, name: str, option: str) -> bool:
+    options = {option, f"GGML_{name.upper()}", f"SD_{name.upper()}", *(["SD_CUBLAS"] if name == "cuda" else [])}
+    words = (word.removeprefix("-D").partition("=") for word in text.split())
+    return any(
+        word.partition(":")[0] in options and value.upper() in ("ON", "1", "TRUE", "YES") for word, _, value in words
+    )
+
+
 def make_plan(request: BuildRequest, csrc: Path | None = None) -> BuildPlan:
     """Return the plan for `request` with the C sources in `csrc` (default: sdcffi's own).
 
@@ -188,7 +225,8 @@ def make_plan(request: BuildRequest, csrc: Path | None = None) -> BuildPlan:
     """
     csrc, cache = csrc or csrc_directory(), cache_directory()
     compiler = find_compiler()
-    selection = backends.select(request.backends, compiler, request.cuda_arch)
+    _refuse_cmake_args(request)
+    selection = _selection(request, compiler)
     revisions = read_revisions(csrc)
     patches = read_patches(csrc / "patches", revisions.names)
     allowed = find_patches(patches, request.allow_unpatched)
@@ -213,6 +251,12 @@ def make_plan(request: BuildRequest, csrc: Path | None = None) -> BuildPlan:
         csrc,
         cache,
     )
+
+
+def _selection(request: BuildRequest, compiler: Compiler) -> backends.Selection:
+    if not request.dry_run:
+        return backends.select(request.backends, compiler, request.cuda_arch, request.allow_missing_device)
+    return backends.select(request.backends, compiler, request.cuda_arch, lenient=True)
 
 
 def _ccache(names: tuple[str, ...]) -> dict[str, str]:

@@ -49,7 +49,7 @@ def check_context(params: ContextParams) -> tuple[ContextParams, Model]:
     ValueError
         If a value is not in its legal set, or if a file is missing, unreadable or given as the wrong part.
     """
-    _check_settings(params)
+    params = _checked_settings(params)
     given = params.given()
     files = {name: _expanded(name, value) for name, value in given.items() if name.endswith("_path")}
     if not files.keys() & {"model_path", "diffusion_model_path"}:
@@ -63,12 +63,17 @@ def check_context(params: ContextParams) -> tuple[ContextParams, Model]:
     return _absolute(params), model
 
 
-def _check_settings(params: ContextParams) -> None:
+_LOWER_CASE = ("rng_type", "sampler_rng_type", "prediction", "lora_apply_mode")  # their names have no other letters
+
+
+def _checked_settings(params: ContextParams) -> ContextParams:
+    """Check numbers and types, and return them with the engine's names."""
     check_integer("threads", params.n_threads, 1, MOST_THREADS, "with more, the system may end the process")
     check_number("max_vram", params.max_vram, 0)
     check_integer("chroma_t5_mask_pad", params.chroma_t5_mask_pad, 0, 4096)
-    check_type("type", params.wtype)
     check_rules("tensor_type_rules", params.tensor_type_rules)
+    texts = {name: value.lower() for name in _LOWER_CASE if isinstance(value := getattr(params, name), str)}
+    return replace(params, wtype=check_type("type", params.wtype), **texts)  # type: ignore[arg-type]
 
 
 def _expanded(name: str, value: Any) -> Path:

@@ -16,6 +16,7 @@ from ..params.image import ImageParams
 from ..params.sampling import SampleParams, SkipLayerGuidance, Tiling
 from ..params.video import VideoParams
 from .prompt import check_prompt
+from .prompt_syntax import warn_of_syntax
 from .samplers import check_samplers
 from .step_cache import check_cache
 
@@ -211,6 +212,8 @@ def check_call(params: ImageParams | VideoParams, model: Model, defaults: ImageP
     kind = model.architecture
     check_prompt("prompt", params.prompt, kind is None or kind.is_unet)
     check_prompt("negative_prompt", params.negative_prompt, kind is None or kind.is_unet)
+    warn_of_syntax("prompt", params.prompt)
+    warn_of_syntax("negative_prompt", params.negative_prompt)
     check_integers(1, MOST_SIDE, width=params.width, height=params.height)
     if kind and kind.clip_layers:
         most = kind.clip_layers + 1

@@ -148,7 +148,8 @@ def _find_lora(name: str, lora_dir: StrPath) -> Path:
     Parameters
     ----------
     name : str
-        ``"name"`` or ``"folder/name"``, with or without one of `_ENDINGS`, or a folder of PEFT or diffusers.
+        ``"name"`` or ``"folder/name"``, with or without one of `_ENDINGS`, or a folder of PEFT or diffusers. A name
+        without a folder is looked up in the folders below too, if the directory itself does not have it.
     lora_dir : path
         The directory in which it is looked up.
 
@@ -180,6 +181,11 @@ def _find_lora(name: str, lora_dir: StrPath) -> Path:
         raise LoraNotFoundError(f"LoRA {shown(name)} was not found: {error.strerror}") from error
     if len(found) > 1:
         raise LoraError(f"LoRA {shown(name)} may be {' or '.join(map(str, found))}; add the ending")
+    found = found or sorted(_in_folders(name, root))
+    if len(found) > 1:
+        raise LoraError(
+            f"LoRA {shown(name)} may be {' or '.join(map(str, found[:5]))}; name its folder too, as 'folder/name'"
+        )
     if not found:
         near = _near(name, root)
         hint = f"; similar names: {', '.join(near)}" if near else ""
@@ -201,6 +207,22 @@ def _near(name: str, root: Path) -> list[str]:
     last = wanted.rpartition("/")[2].lower()
     same = [other for other in names if last in other.rpartition("/")[2].lower()]
     return (same + [other for other in difflib.get_close_matches(wanted, names, 5) if other not in same])[:5]
+
+
+def _in_folders(name: str, root: Path) -> Iterator[Path]:
+    """Yield what a name without a folder means in the folders below; links to folders are not followed."""
+    if "/" in name or "\\" in name:
+        return
+    whole, count = name.lower().endswith(_ENDINGS), 0
+    for folder, folders, files in os.walk(root):
+        count += len(files)
+        if count > _MOST_LISTED:
+            return
+        for file in files:
+            if file.lower().endswith(_ENDINGS) and name == (file if whole else os.path.splitext(file)[0]):
+                yield Path(folder) / file
+        if name in folders and has_adapter(Path(folder) / name):
+            yield Path(folder) / name
 
 
 def _names(root: Path) -> Iterator[str]:

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from .._quoting import shown
+from ..params.other_names import meant
 from .headers import NEWEST_GGUF, UNREADABLE_GGUF
 from .patterns import compiled
 
@@ -61,7 +62,7 @@ def is_coarse(name: str) -> bool:
     return 8 * size <= _COARSE_BITS * elements
 
 
-def check_type(name: str, value: Any) -> None:
+def check_type(name: str, value: Any) -> Any:
     """Refuse a weight type to which weights cannot be converted. A build of the engine may have fewer of them.
 
     Parameters
@@ -71,6 +72,11 @@ def check_type(name: str, value: Any) -> None:
     value : str or None
         The type. None is accepted.
 
+    Returns
+    -------
+    str or None
+        The engine's name for it, in whatever case or by whatever tool's name it was given.
+
     Raises
     ------
     TypeError
@@ -79,13 +85,15 @@ def check_type(name: str, value: Any) -> None:
         If weights cannot be converted to it.
     """
     if value is None:
-        return
+        return None
+    value = meant(value, {*block_sizes(), *_NOT_WRITABLE})
     if not isinstance(value, str):
         raise TypeError(f"{name} must be one of the names {', '.join(block_sizes())}, not {shown(value)}")
     if value in _NOT_WRITABLE:
         raise ValueError(f"{name} {shown(value)} only exists inside the engine; use one of {', '.join(block_sizes())}")
     if value not in block_sizes():
         raise ValueError(f"{name} must be one of {', '.join(block_sizes())}, not {shown(value)}")
+    return value
 
 
 def check_rules(name: str, rules: Any) -> None:

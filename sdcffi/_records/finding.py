@@ -13,7 +13,7 @@ from .digests import file_state, sha256
 from .origin import FileRecord
 from .record import Record
 
-__all__ = ["find_files", "is_same"]
+__all__ = ["find_files", "find_named", "find_some_files", "is_same"]
 
 
 def find_files(record: Record, models: StrPath | Iterable[StrPath] | None = None) -> dict[str, Path]:
@@ -34,20 +34,64 @@ def find_files(record: Record, models: StrPath | Iterable[StrPath] | None = None
     ValueError
         If a file is not found, or a directory does not exist; the message names it.
     """
+    folders = _folders(models)
+    found = _found(record, folders)
+    if missing := [file.name for file in record.files if file.role not in found]:
+        where = ", ".join(map(str, [*folders, Path.cwd()]))
+        raise ValueError(f"not found: {', '.join(missing)}; looked in {where}. Name other directories with models=")
+    return found
+
+
+def find_some_files(record: Record) -> dict[str, Path]:
+    """Find those files of a record that are in the working directory or where they were; see `find_files`."""
+    return _found(record, [])
+
+
+def find_named(
+    name: str, beginning: str | None, endings: Iterable[str], models: StrPath | Iterable[StrPath] | None
+) -> tuple[Path, bool]:
+    """Find a file of which only the name is known, perhaps without its ending, and the beginning of its sha256.
+
+    Returns
+    -------
+    path : Path
+        Absolute. If none has the digest, the first one of that name.
+    same : bool
+        Whether it has the digest; True if none is known.
+
+    Raises
+    ------
+    ValueError
+        If no file has the name.
+    """
+    folders = _folders(models)
+    names = [name, *(name + ending for ending in endings)]
+    found = [path for one in names for path in _candidates(FileRecord(role="", name=one), folders) if path.is_file()]
+    if not found:
+        where = ", ".join(map(str, [*folders, Path.cwd()]))
+        raise ValueError(f"not found: {name}; looked in {where}. Name other directories with models=")
+    if beginning is None:
+        return found[0].absolute(), True
+    match = next((path for path in found if sha256(path).startswith(beginning)), None)
+    return (match or found[0]).absolute(), match is not None
+
+
+def _folders(models: StrPath | Iterable[StrPath] | None) -> list[Path]:
     folders = [expanded(folder, "models") for folder in _as_paths(models)]
     for folder in folders:
         if not folder.exists():
             raise PathNotFoundError(f"models: directory {folder} does not exist")
         if not folder.is_dir():
             raise ValueError(f"models: {folder} is not a directory")
+    return folders
+
+
+def _found(record: Record, folders: Iterable[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for file in record.files:
         candidates = list(_candidates(file, folders))
         if match := next((path for path in candidates if is_same(path, file)), next(iter(candidates), None)):
             found[file.role] = match.absolute()
-    if missing := [file.name for file in record.files if file.role not in found]:
-        where = ", ".join(map(str, [*folders, Path.cwd()]))
-        raise ValueError(f"not found: {', '.join(missing)}; looked in {where}. Name other directories with models=")
     return found
 
 

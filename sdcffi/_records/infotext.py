@@ -14,19 +14,45 @@ from pathlib import Path
 from typing import Any
 
 from ..params.lora import Lora
-from ..params.spellings import SAMPLER_LABELS, SCHEDULER_LABELS
 
 __all__ = ["infotext", "lora_name", "plain_name", "sampler_label", "scheduler_label"]
+
+# sd_samplers_kdiffusion.py; samplers without a name there keep the engine's name.
+_SAMPLERS = {
+    "euler": "Euler",
+    "euler_a": "Euler a",
+    "heun": "Heun",
+    "dpm2": "DPM2",
+    "dpm++2s_a": "DPM++ 2S a",
+    "dpm++2m": "DPM++ 2M",
+    "lcm": "LCM",
+    "lms": "LMS",
+    "dpm++_sde": "DPM++ SDE",
+    "dpm++2m_sde": "DPM++ 2M SDE",
+    "dpm++3m_sde": "DPM++ 3M SDE",
+    "unipc": "UniPC",
+}
+# sd_schedulers.py; the engine's "discrete" has evenly spaced timesteps, as k-diffusion's get_sigmas has.
+_SCHEDULERS = {
+    "discrete": "Uniform",
+    "karras": "Karras",
+    "exponential": "Exponential",
+    "ays": "Align Your Steps",
+    "sgm_uniform": "SGM Uniform",
+    "simple": "Simple",
+    "kl_optimal": "KL Optimal",
+    "beta": "Beta",
+}
 
 
 def sampler_label(name: str | None) -> str | None:
     """Return the name of a sampler that viewers know; the engine's own name if there is none."""
-    return SAMPLER_LABELS.get(name or "", name)
+    return _SAMPLERS.get(name or "", name)
 
 
 def scheduler_label(name: str | None) -> str | None:
     """Return the name of a scheduler that viewers know; the engine's own name if there is none."""
-    return SCHEDULER_LABELS.get(name or "", name)
+    return _SCHEDULERS.get(name or "", name)
 
 
 def lora_name(lora: Lora) -> str:

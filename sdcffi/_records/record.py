@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from .._files import expanded, replacing
 from .._numbers import check_integer, check_number
 from .._public import public
 from .._quoting import shortened, shown
 from .._version import __version__
+from ..images.files import file_content
 from ..images.pixels import MOST_SIDE
 from ..images.texts import read_texts
 from ..params.context import ContextParams
@@ -238,28 +240,39 @@ class Record:
         return target
 
     @classmethod
-    def from_file(cls, path: StrPath) -> Record:
+    def from_file(cls, path: StrPath | bytes | IO[bytes]) -> Record:
         """Read the record in an image that `Result.save` wrote, or one that stands alone.
 
         Parameters
         ----------
-        path : path
-            PNG, JPEG or WebP; or ``.json``, as `to_file` writes it, or ``.toml``.
+        path : path, bytes or open file
+            PNG, JPEG or WebP; or ``.json``, as `to_file` writes it, or ``.toml``. The bytes of an image, or one that is
+            open, are read too.
 
         Raises
         ------
         ValueError
             If the file has no record, or a damaged one; a `PathNotFoundError` if it does not exist.
         """
+        if not isinstance(path, (str, os.PathLike)):
+            content = path if isinstance(path, (bytes, bytearray, memoryview)) else file_content(path, "image")
+            return cls.from_texts(*read_texts(io.BytesIO(content), "the image"), "the image")
         source = expanded(path)
         if source.suffix.lower() in (".json", ".toml"):
             return cls.from_dict(read_table(source), str(path))
-        parameters, record = read_texts(source)
+        return cls.from_texts(*read_texts(source), str(path))
+
+    @classmethod
+    def from_texts(cls, parameters: str | None, record: str | None, source: str) -> Record:
+        """Read the record of the two texts that an image may have, see `from_file`."""
         if record is None and parameters is not None:
-            raise ValueError(f"{path} has AUTOMATIC1111's parameters, but no sdcffi metadata: from another program")
+            raise ValueError(
+                f"{source} has AUTOMATIC1111's parameters, but no sdcffi metadata: from another program, whose"
+                " parameters replay() and read_arguments() take"
+            )
         if record is None:
-            raise ValueError(f"{path} has no sdcffi metadata: it was stripped, or another program wrote the image")
-        return cls.from_json(record, f"the record in {path}")
+            raise ValueError(f"{source} has no sdcffi metadata: it was stripped, or another program wrote the image")
+        return cls.from_json(record, f"the record in {source}")
 
 
 def record_of(

@@ -18,6 +18,7 @@ from . import (
     devices,
     doctor,
     generate,
+    grid,
     info,
     lora,
     models,
@@ -134,6 +135,7 @@ def parser() -> Parser:
     commands = whole.add_subparsers(required=True, prog="sdcffi", metavar="COMMAND")
     for command in (
         generate,
+        grid,
         video,
         upscale,
         convert,

@@ -112,7 +112,7 @@ BACKEND_HELP = f"{BACKEND_NAMES} (default: auto)"
 LIBRARY_HELP = "directory of the native build to use"
 ALPHA_HELP = "colour behind transparent pixels of input images, or ignore, or refuse (default: refuse)"
 JSON_HELP = "print the result as JSON"
-PARAMS_HELP = "read parameters from a .json or .toml file; flags win"
+PARAMS_HELP = "read parameters from a .json or .toml file, or from an image; flags win"
 TIMEOUT_HELP = "time limit for the call, in seconds (default: none)"
 # Keywords that are not fields of the engine's structs, with sd-cli's spelling where it differs.
 _ENGINE_ONLY = {
@@ -144,6 +144,7 @@ _OURS = {
     *("lossless", "file"),
     *("timeout", "preview", "preview_path", "preview_interval", "preview_noisy", "upscale_model", "upscale_repeats"),
     *("upscale_tile_size", "metadata", "digests", "paths", "scales", "seeds", "models", "adapters", "size", "budget"),
+    *("x", "y"),
 }
 
 

@@ -21,7 +21,7 @@ SHORT_INSPECT = {
 }
 SHORT_GRID = {
     "contact sheet": {
-        "--lora": "LoRA file; may be repeated",
+        "--lora": "LoRA file, or a name in --lora-dir; may be repeated",
         "--scales": "strengths (default: 0.25,0.5,0.75,1)",
         "--seeds": "random seeds, one row each (default: 1)",
         "--output": "file to write (default: grid.png)",
@@ -70,7 +70,7 @@ def _add_grid(commands: Any) -> None:
         action="append",
         required=True,
         metavar="PATH",
-        help="LoRA file; may be repeated",
+        help="LoRA file, or a name in --lora-dir; may be repeated",
     )
     command.add_argument(
         "--scales",
@@ -108,8 +108,8 @@ def _grid(options: argparse.Namespace) -> None:
     scales, seeds = parse_numbers(options.scales, float, "scales"), parse_numbers(options.seeds, int, "seeds")
     if min(seeds) < 0:
         raise ValueError(f"seeds must be at least 0, not {min(seeds)}: all images of a row need the same seed")
-    loras = as_loras(parse_lora(text) for text in options.adapters)
     given = arguments_of(options)
+    loras = as_loras((parse_lora(text) for text in options.adapters), given.engine.get("lora_dir"))
     keywords = {**given.generate, "prompt": options.prompt or ""}
     with progress_bar() as shown, Engine(**given.engine, on_progress=shown, on_log=logger(options)) as engine:
         generate = functools.partial(engine.generate, **keywords)

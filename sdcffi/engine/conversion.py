@@ -18,7 +18,6 @@ from .._models.weight_types import IN_SAFETENSORS, check_rules, check_type, pars
 from .._process.calls import run_alone
 from ..errors import SDError
 from ..events import Listeners
-from ..params.spellings import spelled
 
 if TYPE_CHECKING:
     from ..events import LogFunction, ProgressFunction
@@ -83,8 +82,7 @@ def convert(
     source, target = file_at("input", expanded(input, "input")), expanded(output, "output")
     model = read_file("input", source)
     autoencoder = None if vae is None else read_file("vae", file_at("vae", expanded(vae, "vae")))
-    type = spelled("wtype", type) if isinstance(type, str) else type
-    check_type("type", type)
+    type = check_type("type", type)
     check_rules("tensor_type_rules", tensor_type_rules)
     if target.suffix not in (".gguf", ".safetensors"):
         raise ValueError(f"output must end in .gguf or .safetensors, not {target.name!r}")

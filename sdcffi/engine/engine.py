@@ -31,12 +31,14 @@ from ..images.resize import Resize
 from ..params.context import ContextParams, Embedding
 from ..params.image import Hires, ImageParams
 from ..params.lora import LoraLike, LoraReport
+from ..params.other_names import with_engine_names
 from ..params.prompt_tokens import PromptTokens
 from ..params.sampling import Cache, Guidance, SampleParams, SkipLayerGuidance, Tiling
 from ..params.struct import StrPath
 from ..params.video import VideoParams
 from .capabilities import Capabilities, describe
 from .generation import Generation
+from .keywords import no_attribute, with_hints
 from .results import Result, VideoResult
 from .tuned import with_stored_choice
 
@@ -184,6 +186,7 @@ class Engine(Handle):
     memory, as does the end of a ``with`` statement. Images that were returned stay valid.
     """
 
+    @with_hints
     def __init__(
         self,
         model: StrPath | None = None,
@@ -281,6 +284,16 @@ class Engine(Handle):
         self._open(opening, isolated, restart, grace, timeout, listeners, prepare)
         self._generation = Generation(self._calls, self._model, listeners, directory, states)
 
+    if not TYPE_CHECKING:  # to a type checker an engine has neither
+
+        def __call__(self, *_arguments, **_keywords):
+            """Refuse to be called, as pipelines of diffusers are."""
+            raise TypeError("an engine is not called itself; use engine.generate(prompt, ...)")
+
+        def __getattr__(self, name):
+            raise no_attribute(self, name)
+
+    @with_hints
     def generate(
         self,
         prompt: str,
@@ -345,8 +358,8 @@ class Engine(Handle):
         guidance : float, optional
             Guidance value that distilled models (FLUX.1 dev) take as input. None: the engine's 3.5.
         sampler : str, optional
-            Sampler, named as in sd-cli: ``"euler"``, ``"dpm++2m"``, ``"unipc"``, ...; or as AUTOMATIC1111 labels it:
-            ``"Euler a"``. None: the engine's choice for the model.
+            Sampler, named as in sd-cli: ``"euler"``, ``"dpm++2m"``, ``"unipc"``, ..., or as in other tools, where that
+            is unambiguous: ``"DPM++ 2M"``, ``"dpmpp_2m"``. None: the engine's choice for the model.
         scheduler : str, optional
             Spacing of the noise levels, named as in sd-cli: ``"karras"``, ``"simple"``, ``"beta"``, ... None: the
             engine's choice for the model; for flow models that is the schedule of the model's family.
@@ -516,7 +529,8 @@ class Engine(Handle):
             ),
         )
         defaults = self._opened.defaults.image
-        given = check_image(params.updated(keywords), self._model, defaults, resize, alpha)
+        named = with_engine_names(params.updated(keywords), self._opened.names)
+        given = check_image(named, self._model, defaults, resize, alpha)
         if canny and given.control_image is None:
             raise ValueError("canny=True needs control_image; pass the image whose edges to use")
         self._memory.check_image(defaults.updated(given), self.device)
@@ -547,6 +561,7 @@ class Engine(Handle):
         """,
     )
 
+    @with_hints
     def generate_video(
         self,
         prompt: str,
@@ -704,7 +719,8 @@ class Engine(Handle):
             ),
         )
         defaults = self._opened.defaults.video
-        given = check_video(params.updated(keywords), self._model, defaults, resize, alpha)
+        named = with_engine_names(params.updated(keywords), self._opened.names)
+        given = check_video(named, self._model, defaults, resize, alpha)
         given = replace(given, seed=resolve_seed(given.seed, None))
         options = self._generation.call_options(
             preview, preview_interval, preview_noisy, timeout, on_log, on_progress, on_preview

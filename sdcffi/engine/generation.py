@@ -26,7 +26,6 @@ from ..params.context import ContextParams
 from ..params.image import ImageParams
 from ..params.lora import Lora, LoraLike, LoraReport
 from ..params.lora_tags import refuse_tags
-from ..params.spellings import spelled
 from ..params.video import VideoParams
 from .lora_plans import Planner
 from .lora_policy import choose_usable, judge_applied, warn_of_coarse_weights
@@ -144,8 +143,10 @@ class Generation:
             If the prompt is not a string, or too long to be read, if there is a tag in the negative prompt, or if an
             adapter cannot be used.
         """
-        if prompt is None:
-            raise TypeError("prompt must be a string, not None")
+        if not isinstance(prompt, str):
+            several = isinstance(prompt, (list, tuple))
+            why = "; call generate() for each prompt, and use batch_count= for several images of one" * several
+            raise TypeError(f"prompt must be a string, not {shown(prompt)}{why}")
         check_text("prompt", prompt, MOST_WITH_TAGS)
         if lora_tags:
             refuse_tags(
@@ -177,7 +178,7 @@ class Generation:
         if preview_interval is None:
             raise TypeError("preview_interval must be an integer, not None")
         check_integer("preview_interval", preview_interval, 1, math.inf)
-        preview = spelled("preview", preview) if isinstance(preview, str) else preview
+        preview = preview.lower() if isinstance(preview, str) else preview
         check_preview(preview, self._model)
         check_flags(preview_noisy=preview_noisy)
         if preview is not None and not listeners.on_preview:

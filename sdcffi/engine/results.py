@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from .._files import check_output, expanded, replacing
+from .._numbers import check_integer
 from .._public import public
 from .._quoting import shown
 from ..images.convert import to_pillow
 from ..images.movies import WRITERS, check_mp4, check_rate
 from ..params.lora import LoraReport
+from .streams import ShownInNotebooks, encoded, format_of, image_format, image_tag, refuse_format, write
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +40,7 @@ _FORMATS = frozenset({"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "T
 _LOSSY = frozenset({".avif", ".gif", ".jpeg", ".jpg", ".mp4", ".webp"})
 
 
-class Recorded:
+class Recorded(ShownInNotebooks):
     """The part of `Result` and `VideoResult` that records how they were made."""
 
     arrays: list[NDArray[np.uint8]]
@@ -91,6 +95,16 @@ class Recorded:
             paths=paths,
         )
 
+    def _pillow_images(self) -> list[Image.Image]:
+        """Copy the arrays into Pillow images; their `info` has the texts that files get, without digests."""
+        images = [to_pillow(array) for array in self.arrays]
+        if self.origin is not None and images:
+            record = self.record(0, digests=False)
+            for index, image in enumerate(images):
+                its = replace(record, index=index, seed=self._seed_of(index))
+                image.info.update(parameters=its.infotext(), sdcffi=its.to_json())
+        return images
+
     def _texts(self, index: int, image_format: str, digests: bool, paths: bool) -> dict[str, Any]:
         """Return the keyword arguments with which Pillow writes the record into a file of this format."""
         from ..images.texts import KEEPS_TEXTS, save_arguments
@@ -102,9 +116,9 @@ class Recorded:
 
 
 @public
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result(Recorded):
-    """Images of one call, and how they were made.
+    """Images of one call, and how they were made. A notebook shows the images.
 
     Attributes
     ----------
@@ -136,13 +150,68 @@ class Result(Recorded):
 
     @cached_property
     def images(self) -> list[Image.Image]:
-        """Pillow images, copied from `arrays` at the first access."""
-        return [to_pillow(array) for array in self.arrays]
+        """Pillow images, copied from `arrays` at the first access.
+
+        Their `info` has ``"parameters"`` and ``"sdcffi"``, the texts that `save` writes, without digests of the model's
+        files. Pillow does not write them by itself: save with `save` or `to_bytes`.
+        """
+        return self._pillow_images()
 
     def _seed_of(self, index: int) -> int:
         return self.seeds[index]
 
-    def save(self, pattern: StrPath, *, metadata: bool = True, digests: bool = True, paths: bool = False) -> list[Path]:
+    def _shown(self) -> list[Image.Image]:
+        return self.images
+
+    def __repr__(self) -> str:
+        count, (height, width) = len(self.arrays), self.arrays[0].shape[:2]
+        seeds = f"seed {self.seeds[0]}" if count == 1 else f"seeds {self.seeds[0]} to {self.seeds[-1]}"
+        return f"<Result: {count} image{'s'[: count > 1]} of {width}x{height}, {seeds}, {self.seconds:.1f} seconds>"
+
+    def to_bytes(
+        self,
+        format: str = "PNG",
+        index: int = 0,
+        *,
+        metadata: bool = True,
+        digests: bool = True,
+        paths: bool = False,
+    ) -> bytes:
+        """Return one image as the bytes of a file, with what `save` writes.
+
+        Parameters
+        ----------
+        format : str
+            Pillow's name of the format, or an ending: ``"PNG"``, ``"JPEG"``, ``"webp"``, ...
+        index : int
+            Number of the image in the batch, from 0.
+        metadata, digests, paths : bool
+            As in `save`.
+
+        Returns
+        -------
+        bytes
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there is no image with this index, or no such format.
+        """
+        name = image_format(format)
+        if index is None:
+            raise TypeError("index must be an integer, not None")
+        check_integer("index", index, 0, len(self.arrays) - 1)
+        return encoded(self.images[index], name, self._texts(index, name, digests, paths) if metadata else {})
+
+    def save(
+        self,
+        pattern: StrPath | IO[bytes],
+        *,
+        format: str | None = None,
+        metadata: bool = True,
+        digests: bool = True,
+        paths: bool = False,
+    ) -> list[Path]:
         """Save the images. The file's ending selects the format (PNG, JPEG, WebP, ...).
 
         Each file is written under a temporary name and then moved, so an existing file is replaced completely or not at
@@ -150,9 +219,12 @@ class Result(Recorded):
 
         Parameters
         ----------
-        pattern : path
+        pattern : path or open file
             File to write. ``{index}`` and ``{seed}`` in its name are replaced. Without them, several images named
-            ``out.png`` become ``out_0.png``, ``out_1.png``, ...
+            ``out.png`` become ``out_0.png``, ``out_1.png``, ... A file that is open for bytes, or an `io.BytesIO`,
+            takes one image; `to_bytes` returns any of several.
+        format : str, optional
+            Format for an open file, as in `to_bytes`. None: by the ending of its name, or PNG if it has none.
         metadata : bool
             True writes metadata into PNG, JPEG and WebP files: parameters as AUTOMATIC1111 writes them, which image
             viewers show, and the record, which `Record.from_file` reads. Other formats hold neither. False writes only
@@ -163,15 +235,26 @@ class Result(Recorded):
         Returns
         -------
         list of Path
-            The files, in the order of the images.
+            The files, in the order of the images; empty for an open file.
 
         Raises
         ------
         ValueError
-            If the ending is not that of an image format, the directory does not exist, or the path is a directory.
+            If the ending is not that of an image format, the directory does not exist, the path is a directory, or an
+            open file should take several images.
         OutputError
             If a file cannot be written. The result still has its images: save it to another place.
         """
+        if not isinstance(pattern, (str, os.PathLike)):
+            name = format_of(pattern, format, "PNG")
+            if len(self.arrays) > 1:
+                raise ValueError(
+                    f"an open file takes one image, and the result has {len(self.arrays)}: write to_bytes(index=...)"
+                    " of each, or pass a path"
+                )
+            write(pattern, self.to_bytes(name, metadata=metadata, digests=digests, paths=paths))
+            return []
+        refuse_format(format, pattern)
         targets = image_paths(expanded(pattern), len(self.arrays), self.seeds)
         for index, target in enumerate(targets):
             self.save_one(index, target, metadata=metadata, digests=digests, paths=paths)
@@ -269,9 +352,9 @@ def _size(path: Path, pixels: int) -> int:
 
 
 @public
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class VideoResult(Recorded):
-    """Frames of one call, and how they were made.
+    """Frames of one call, and how they were made. A notebook shows the video.
 
     Attributes
     ----------
@@ -306,16 +389,73 @@ class VideoResult(Recorded):
 
     @cached_property
     def frames(self) -> list[Image.Image]:
-        """Pillow images, copied from `arrays` at the first access."""
-        return [to_pillow(array) for array in self.arrays]
+        """Pillow images, copied from `arrays` at the first access. Their `info` is as in `Result.images`."""
+        return self._pillow_images()
 
     def _seed_of(self, index: int) -> int:
         return self.seed
 
+    def __repr__(self) -> str:
+        count, (height, width) = len(self.arrays), self.arrays[0].shape[:2]
+        return (
+            f"<VideoResult: {count} frame{'s'[: count > 1]} of {width}x{height}, {self.fps:g} per second,"
+            f" seed {self.seed}, {self.seconds:.1f} seconds>"
+        )
+
+    def _repr_png_(self) -> None:
+        return None
+
+    def _repr_html_(self) -> str:
+        return image_tag(self.to_bytes("webp", metadata=False), "webp", repr(self))
+
+    def to_bytes(
+        self,
+        format: str = "WEBP",
+        *,
+        fps: float | None = None,
+        lossless: bool = False,
+        metadata: bool = True,
+        digests: bool = True,
+        paths: bool = False,
+    ) -> bytes:
+        """Return the video as the bytes of one file, with what `save` writes.
+
+        Parameters
+        ----------
+        format : str
+            ``"WEBP"``, ``"GIF"`` or ``"MP4"``.
+        fps, lossless, metadata, digests, paths
+            As in `save`.
+
+        Returns
+        -------
+        bytes
+
+        Raises
+        ------
+        TypeError, ValueError, SDError
+            If there is no such format, or as in `save`.
+        """
+        suffix = f".{format.lower().removeprefix('.')}" if isinstance(format, str) else ""
+        if suffix not in WRITERS:
+            legal = ", ".join(ending.removeprefix(".") for ending in WRITERS)
+            raise ValueError(f"format must be one of {legal}, not {format!r}; single images are in frames")
+        with tempfile.TemporaryDirectory() as folder:
+            written = self.save(
+                Path(folder) / f"video{suffix}",
+                fps=fps,
+                lossless=lossless,
+                metadata=metadata,
+                digests=digests,
+                paths=paths,
+            )
+            return written[0].read_bytes()
+
     def save(
         self,
-        path: StrPath,
+        path: StrPath | IO[bytes],
         *,
+        format: str | None = None,
         fps: float | None = None,
         lossless: bool = False,
         metadata: bool = True,
@@ -329,11 +469,14 @@ class VideoResult(Recorded):
 
         Parameters
         ----------
-        path : path
+        path : path or open file
             ``.gif``, ``.webp`` (both written by Pillow) or ``.mp4`` (H.264, or MPEG-4 if PyAV lacks that encoder) for
             one file. The ending of another image format, or ``{index}`` in the name, for one file per frame:
             ``out_{index}.png`` and ``out.png`` become ``out_000.png``, ``out_001.png``, ... All numbers have as many
-            digits as the last one, so the names sort.
+            digits as the last one, so the names sort. A file that is open for bytes, or an `io.BytesIO`, takes the
+            video as one file.
+        format : str, optional
+            Format for an open file, as in `to_bytes`. None: by the ending of its name, or WebP if it has none.
         fps : float, optional
             Frame rate, in frames per second, above 0; at most 50 for a GIF, which counts hundredths of a second. None:
             the result's own.
@@ -346,7 +489,7 @@ class VideoResult(Recorded):
         Returns
         -------
         list of Path
-            The file, or the files in the order of the frames.
+            The file, or the files in the order of the frames; empty for an open file.
 
         Raises
         ------
@@ -358,6 +501,12 @@ class VideoResult(Recorded):
         SDError
             If the file is an MP4 and PyAV is not installed.
         """
+        if not isinstance(path, (str, os.PathLike)):
+            name = format_of(path, format, "WEBP")
+            keywords = {"metadata": metadata, "digests": digests, "paths": paths}
+            write(path, self.to_bytes(name, fps=fps, lossless=lossless, **keywords))
+            return []
+        refuse_format(format, path)
         target = expanded(path)
         suffix = target.suffix.lower()
         if suffix not in WRITERS or "{index}" in target.name:

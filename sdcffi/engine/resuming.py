@@ -25,6 +25,7 @@ from ..images.texts import read_texts
 from ..params.context import ContextParams
 from ..params.image import ImageParams
 from ..params.names import flatten, parameters
+from ..params.other_names import ENUMS, meant, with_engine_names
 from ..params.plain import detach, plain
 from ..params.struct import Struct
 
@@ -38,7 +39,7 @@ _HOW = frozenset(
     | {"keep_vae_on_cpu", "flash_attn", "diffusion_flash_attn", "diffusion_conv_direct", "vae_conv_direct"}
     | {"max_vram", "free_params_immediately", "vae_decode_only", "tae_preview_only"}
 )
-_TEXTS = frozenset({"prompt", "negative_prompt"})  # in other strings, which are names, the case does not matter
+_TEXTS = frozenset({"prompt", "negative_prompt"})  # other strings are names, which other tools write otherwise
 _NAMES = {item.path: item.name for struct in (ContextParams, ImageParams) for item in parameters(struct)}
 _MULTIPLES = (1, 8, 16, 32, 64)  # of the models' sizes, in pixels
 _FILLED_IN: Values = {("mask_blur",): MASK_BLUR, ("paste_back",): True}  # with a mask
@@ -123,6 +124,7 @@ class Request:
         yield from _unequal(self._context, _compared(record.context), flatten(record.resolved_context))
         params = self._with_adapters(call)
         images = {names: _at(params, names) for names in _IMAGES}
+        params = with_engine_names(params, _names_of(record))
         struct, files, _ = detach(_without_images(params))
         strict = call.get("strict", True)
         if not strict:  # adapters that do not fit are not in the record
@@ -188,6 +190,16 @@ def _compared(struct: Struct) -> Values:
     return {path: plain(value) for path, value in flatten(struct).items() if path[-1] not in _HOW}
 
 
+def _names_of(record: Record) -> dict[str, tuple[str, ...]]:
+    """Return the names of each C enumeration in a record: what a call asks for by other names may mean them."""
+    recorded = {**flatten(record.resolved_params), **flatten(record.params)}
+    names: dict[str, tuple[str, ...]] = {}
+    for path, value in recorded.items():
+        if path[-1] in ENUMS and isinstance(value, str):
+            names[ENUMS[path[-1]]] = (*names.get(ENUMS[path[-1]], ()), value)
+    return names
+
+
 def _unequal(wanted: Values, recorded: Values, resolved: Values) -> Iterator[str]:
     """Yield the names of values that differ: those that are asked for now, or were, or both."""
     for path in {**wanted, **recorded}:
@@ -198,7 +210,7 @@ def _unequal(wanted: Values, recorded: Values, resolved: Values) -> Iterator[str
 
 def _is_equal(one: Any, other: Any, name: str) -> bool:
     if isinstance(one, str) and isinstance(other, str) and name not in _TEXTS:
-        return one.casefold() == other.casefold()
+        return bool(meant(one, [other]) == other)
     if isinstance(one, float) and isinstance(other, (int, float)):
         return math.isclose(one, other, rel_tol=1e-6)  # the engine's are of 32 bits
     return bool(one == other)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import IO, TYPE_CHECKING, Literal, overload
 
 from .._bindings.requests import Opened, Opening, UpscalerParams
 from .._files import expanded, replacing
@@ -26,6 +27,7 @@ from .._records.origin import Origin, Upscaling
 from ..events import Listeners, LogFunction, Progress, ProgressFunction
 from ..images.convert import ImageLike, as_rgb, to_pillow
 from .results import Result, check_image_path
+from .streams import ShownInNotebooks, encoded, format_of, image_format, refuse_format, write
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,9 +45,9 @@ _MOST_BYTES = (1 << 31) - 1  # the engine counts an image's bytes in an int
 
 
 @public
-@dataclass(frozen=True)
-class UpscaleResult:
-    """An enlarged image.
+@dataclass(frozen=True, eq=False, repr=False)
+class UpscaleResult(ShownInNotebooks):
+    """An enlarged image. A notebook shows it.
 
     Attributes
     ----------
@@ -67,28 +69,67 @@ class UpscaleResult:
         """Pillow image, copied from `array` at the first access."""
         return to_pillow(self.array)
 
-    def save(self, path: StrPath) -> Path:
+    def _shown(self) -> list[Image.Image]:
+        return [self.image]
+
+    def __repr__(self) -> str:
+        height, width = self.array.shape[:2]
+        return f"<UpscaleResult: {width}x{height}, factor {self.factor:g}, {self.seconds:.1f} seconds>"
+
+    def to_bytes(self, format: str = "PNG") -> bytes:
+        """Return the image as the bytes of a file.
+
+        Parameters
+        ----------
+        format : str
+            Pillow's name of the format, or an ending: ``"PNG"``, ``"JPEG"``, ``"webp"``, ...
+
+        Returns
+        -------
+        bytes
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there is no such format.
+        """
+        return encoded(self.image, image_format(format))
+
+    @overload
+    def save(self, path: StrPath, *, format: None = None) -> Path: ...
+
+    @overload
+    def save(self, path: IO[bytes], *, format: str | None = None) -> None: ...
+
+    def save(self, path: StrPath | IO[bytes], *, format: str | None = None) -> Path | None:
         """Save the image. An existing file is replaced completely or not at all.
 
         Parameters
         ----------
-        path : path
-            File to write. Its ending selects the format (PNG, JPEG, WebP, ...).
+        path : path or open file
+            File to write. Its ending selects the format (PNG, JPEG, WebP, ...). It may be a file that is open for
+            bytes, or an `io.BytesIO`.
+        format : str, optional
+            Format for an open file, as in `to_bytes`. None: by the ending of its name, or PNG if it has none.
 
         Returns
         -------
-        Path
-            The file.
+        Path or None
+            The file; None for an open file.
 
         Raises
         ------
         ValueError
             If the ending is not that of an image format, or the directory does not exist.
         """
+        if not isinstance(path, (str, os.PathLike)):
+            write(path, self.to_bytes(format_of(path, format, "PNG")))
+            return None
+        refuse_format(format, path)
         target = expanded(path)
-        image_format = check_image_path(target)
+        name = check_image_path(target)
         with replacing(target) as temporary:
-            self.image.save(temporary, format=image_format)
+            self.image.save(temporary, format=name)
         return target
 
 

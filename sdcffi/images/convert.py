@@ -9,7 +9,7 @@ import numpy as np
 
 from .._numbers import naming
 from .._quoting import shortened, shown
-from .files import decoded, read, refuse_programs
+from .files import decoded, file_content, read, refuse_programs
 from .pixels import Alpha, check_mapping, from_array, from_pillow, without_alpha
 
 if TYPE_CHECKING:
@@ -21,10 +21,19 @@ if TYPE_CHECKING:
 __all__ = ["Alpha", "Box", "ImageLike", "MaskLike", "as_mask", "as_rgb", "to_pillow"]
 
 
+_MOST_BYTES = 1 << 30  # of a file that is open; files by their paths have a size
+
+
 class SupportsArray(Protocol):
     """An object that numpy can read, such as a torch tensor on the CPU."""
 
     def __array__(self) -> Any: ...
+
+
+class SupportsRead(Protocol):
+    """A file that is open for bytes, or an `io.BytesIO`."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
 
 
 class SupportsArrayInterface(Protocol):
@@ -36,7 +45,7 @@ class SupportsArrayInterface(Protocol):
 
 ImageLike: TypeAlias = (
     "NDArray[Any] | Image.Image | str | os.PathLike[str] | bytes | bytearray | memoryview"
-    " | SupportsArray | SupportsArrayInterface"
+    " | SupportsArray | SupportsArrayInterface | SupportsRead"
 )
 Box: TypeAlias = "tuple[int, int, int, int]"
 MaskLike: TypeAlias = "ImageLike | Box"
@@ -53,8 +62,8 @@ def as_rgb(image: ImageLike, name: str, alpha: Alpha = "refuse") -> NDArray[np.u
         - an array, or an object with `__array_interface__`, `__array__` or a buffer with a shape. The shape is (H, W),
           (H, W, 1), (H, W, 3) or (H, W, 4), channels last. The type is uint8, or any float type from 0 to 1;
         - a Pillow image of any mode with a known full scale, 16 bits included;
-        - the path of a file of pixels that Pillow reads (`images.files` has the formats), its bytes, or these as base64
-          or in a ``data:`` URL.
+        - the path of a file of pixels that Pillow reads (`images.files` has the formats), its bytes, these as base64 or
+          in a ``data:`` URL, or an open file: it is read from its beginning.
 
         Gray images are repeated in three channels. Pillow images are rotated by their EXIF orientation.
     name : str
@@ -180,9 +189,7 @@ def _pixels(image: Any, name: str, is_mask: bool) -> NDArray[np.uint8]:
         try:
             buffer = memoryview(image)
         except TypeError:
-            raise TypeError(
-                f"{name} must be an array, a Pillow image, a path or the bytes of a file, not {type(image).__name__}"
-            ) from None
+            buffer = memoryview(file_content(image, name))
         if buffer.ndim != 1:
             return from_array(_numbers(buffer, name), name, is_mask)
         check_mapping(buffer, name)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import inspect
 import io
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from .._files import expanded, read_whole, unreadable
 from .._quoting import shortened, shown, shown_path
@@ -20,7 +21,7 @@ from ..errors import PathNotFoundError
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["decoded", "read", "read_image", "refuse_programs"]
+__all__ = ["decoded", "file_content", "read", "read_image", "refuse_programs"]
 
 _MOST_FILE = 512 << 20  # bytes
 _FIRST = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "PPM")  # what most files are; Pillow loads few plugins for them
@@ -66,6 +67,37 @@ def read(image: str | os.PathLike[str], name: str) -> bytes:
         return read_whole(place, _MOST_FILE)
     except (OSError, ValueError) as error:
         raise unreadable(f"{name}: {shown_path(place)} cannot be read: {shortened(error)}", error) from error
+
+
+def file_content(file: Any, name: str) -> bytes:
+    """Return what an open file has, from its beginning; it stays open.
+
+    Raises
+    ------
+    TypeError
+        If it is not a file that is open for bytes.
+    ValueError
+        If it cannot be read, or is larger than an image is.
+    """
+    read = getattr(file, "read", None)
+    if not callable(read):
+        raise TypeError(
+            f"{name} must be an array, a Pillow image, a path, the bytes of a file or an open file,"
+            f" not {type(file).__name__}"
+        )
+    if inspect.iscoroutinefunction(read):
+        raise TypeError(f"{name} is read by await: pass `await {name}.read()`, not {type(file).__name__}")
+    try:
+        if getattr(file, "seekable", bool)():
+            file.seek(0)
+        content = read(_MOST_FILE + 1)
+    except Exception as error:  # the object's own code runs
+        raise ValueError(f"{name} cannot be read: {shortened(error)}") from error
+    if not isinstance(content, (bytes, bytearray)):
+        raise TypeError(f"{name} must be open for bytes, as by open(path, 'rb'): it reads {type(content).__name__}")
+    if len(content) > _MOST_FILE:
+        raise ValueError(f"{name} is too large: a file of an image has at most {_MOST_FILE >> 20} MiB")
+    return bytes(content)
 
 
 def _of_url(url: str, name: str) -> bytes:
@@ -147,16 +179,25 @@ def refuse_programs(image: Image.Image, name: str) -> None:
         )
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(source: Path | IO[bytes], name: str = "") -> Image.Image:
     """Return the image in a file, loaded.
+
+    Parameters
+    ----------
+    source : path or open file
+    name : str, optional
+        Name of the file in messages. Empty: its path.
 
     Raises
     ------
     ValueError
         If it cannot be read; a `PathNotFoundError` if it does not exist.
     """
+    if not isinstance(source, Path):
+        return decoded(file_content(source, name), name)
+    name = name or shown_path(source)
     try:
-        content = read_whole(path, _MOST_FILE)
+        content = read_whole(source, _MOST_FILE)
     except (OSError, ValueError) as error:
-        raise unreadable(f"{shown_path(path)} cannot be read as an image: {shortened(error)}", error) from error
-    return decoded(content, shown_path(path))
+        raise unreadable(f"{name} cannot be read as an image: {shortened(error)}", error) from error
+    return decoded(content, name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from .._warnings import warn
 from .files import read_image
@@ -68,8 +68,14 @@ def _exif(parameters: str | None, record: str | None) -> bytes:
     return exif.tobytes()
 
 
-def read_texts(path: Path) -> tuple[str | None, str | None]:
+def read_texts(source: Path | IO[bytes], name: str = "") -> tuple[str | None, str | None]:
     """Read AUTOMATIC1111's parameters and sdcffi's record from an image file.
+
+    Parameters
+    ----------
+    source : path or open file
+    name : str, optional
+        Name of the file in messages. Empty: its path.
 
     Returns
     -------
@@ -81,7 +87,7 @@ def read_texts(path: Path) -> tuple[str | None, str | None]:
     ValueError
         If the file does not exist or is not an image.
     """
-    return (*_texts(read_image(path)),)  # type: ignore[return-value]
+    return (*_texts(read_image(source, name)),)  # type: ignore[return-value]
 
 
 def _texts(image: Image.Image) -> Iterator[str | None]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from .struct import KEYWORDS, Struct, struct_named
 
-__all__ = ["Parameter", "build", "flag_of", "flatten", "parameters", "words_of"]
+__all__ = ["Parameter", "build", "flag_of", "flatten", "parameters", "spoken", "words_of"]
 
 # Prefixes of the names of a struct's fields; a struct that is not here has none.
 _PREFIXES = {
@@ -30,6 +30,7 @@ _NAMES = {
     "custom_sigmas": "sigmas",
     "img_cfg": "img_cfg_scale",
 }
+_SAMPLING = {"sample_params.": ("", ""), "high_noise_sample_params.": ("high_noise_", "high_noise.")}
 _WHOLE_NAMES = {  # by path, without a prefix
     "slg.layers": "skip_layers",
     "slg.layer_start": "skip_layer_start",
@@ -95,6 +96,25 @@ class Parameter:
 def flag_of(name: str) -> str:
     """Return the flag of a name in `parameters`, or of another keyword."""
     return "--" + _SINGULAR.get(name, name).replace("_", "-")
+
+
+def spoken(path: str) -> str:
+    """Return what a caller types for a C field: ``"sampler"`` for ``"sample_params.sample_method"``.
+
+    Parameters
+    ----------
+    path : str
+        The field, from the outermost struct on.
+    """
+    for start, (of_keyword, of_field) in _SAMPLING.items():
+        if path.startswith(start):
+            rest = path[len(start) :]
+            if (keyword := KEYWORDS.get(rest.removeprefix("guidance."))) is not None:
+                return of_keyword + keyword
+            return of_field + (rest.removeprefix("guidance.") if rest.startswith("guidance.slg.") else rest)
+    if path.startswith("vae_tiling_params."):
+        return path.replace("vae_tiling_params", "tiling", 1)
+    return KEYWORDS.get(path, path)
 
 
 def words_of(name: str, value: Any) -> list[str]:

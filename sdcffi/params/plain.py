@@ -20,6 +20,7 @@ import numpy as np
 
 from .._files import expanded, read_whole, unreadable
 from .._quoting import shortened, shown, shown_path
+from .other_names import keyword_hint
 from .struct import StrPath, Struct, struct_named
 
 __all__ = ["attach_files", "attach_images", "check_keys", "decode", "detach", "encode", "plain", "read_table"]
@@ -182,6 +183,9 @@ def check_keys(data: Iterable[str], legal: Iterable[str], where: str) -> None:
     for key in data:
         if key not in names:
             near = difflib.get_close_matches(str(key)[:_LONGEST_KEY], names, 3)
+            other = keyword_hint(str(key)[:_LONGEST_KEY], names)
+            if other.partition(" ")[0] in names:
+                raise ValueError(f"{where}: unknown parameter {shown(key)}; use {other}")
             hint = f"did you mean {' or '.join(near)}?" if near else f"legal: {', '.join(names)}"
             raise ValueError(f"{where}: unknown parameter {shown(key)}; {hint}")
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 from .._numbers import as_flag, as_integer, as_number
 from .._quoting import shown
-from .spellings import spelled
 
 if TYPE_CHECKING:
     from ..images.convert import ImageLike, MaskLike
@@ -67,8 +66,6 @@ class Struct:
                 continue
             if annotation in _TAKEN:
                 object.__setattr__(self, name, _TAKEN[annotation](shown_name, value))
-            elif isinstance(value, str):
-                object.__setattr__(self, name, spelled(name, value))
 
     @classmethod
     def of(cls: type[_Struct], value: object, name: str) -> _Struct:
@@ -117,13 +114,12 @@ def _inner_structs(struct: type[Struct]) -> tuple[tuple[str, type[Struct]], ...]
 @functools.cache
 def _plain_fields(struct: type[Struct]) -> tuple[tuple[str, str, str, bool], ...]:
     """Return name, name in messages, and type of the fields with plain values, and whether None is not legal."""
-    kinds = (*_TAKEN, "str")
     prefix = f"{struct.KEYWORD}." if struct.KEYWORD else ""
     annotations = {item.name: str(item.type) for item in fields(struct)}  # type: ignore[arg-type]
     return tuple(
         (name, prefix + KEYWORDS.get(name, name), kind, kind == annotation)
         for name, annotation in annotations.items()
-        if (kind := annotation.removesuffix(" | None")) in kinds and name not in struct.TAKEN_LATER
+        if (kind := annotation.removesuffix(" | None")) in _TAKEN and name not in struct.TAKEN_LATER
     )
 
 

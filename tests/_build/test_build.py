@@ -20,11 +20,12 @@ from places import ROOT
 from stand_in import ENGINE, StandIn, wait_until
 
 from sdcffi import BuildError
-from sdcffi._build import bootstrap, toolkits, wheel
+from sdcffi._build import backends, bootstrap, toolkits, wheel
+from sdcffi._build import main as build_command
 from sdcffi._build.compilers import Compiler, find_compiler
 from sdcffi._build.cpu import cpu_definitions
 from sdcffi._build.digests import tree_digest
-from sdcffi._build.pipeline import compile_native, publish
+from sdcffi._build.pipeline import build, compile_native, publish
 from sdcffi._build.plan import make_plan
 from sdcffi._build.request import BuildRequest
 from sdcffi._build.sources import locate_source
@@ -272,11 +273,140 @@ def test_the_key_depends_on_source_patches_options_and_compiler(
     with monkeypatch.context() as context:
         context.setenv("CXX", str(compiler))
         keys.append(stand_in.plan().key)
+    for name in ("CFLAGS", "CXXFLAGS", "LDFLAGS"):
+        with monkeypatch.context() as context:
+            context.setenv(name, "-g0")
+            keys.append(stand_in.plan().key)
+            assert f"{name}: -g0" in stand_in.plan().describe()
+            context.setenv(name, " ")
+            assert stand_in.plan().key == keys[0]
     for changed in (stand_in.upstream / "src/engine.c", stand_in.csrc / "patches/0001-answer.patch"):
         with changed.open("a") as file:
             file.write("\n")
         keys.append(stand_in.plan().key)
     assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize(
+    ("given", "c", "cxx"),
+    [
+        ({"CC": "clang"}, "clang", "clang++"),
+        ({"CXX": "clang++"}, "clang", "clang++"),
+        ({"CC": "gcc-12"}, "gcc-12", "g++-12"),
+        ({"CXX": "x86_64-linux-gnu-g++-12"}, "x86_64-linux-gnu-gcc-12", "x86_64-linux-gnu-g++-12"),
+        ({"CC": "icx"}, "icx", "icpx"),
+        ({"CC": "cc"}, "cc", "c++"),
+        ({"CC": "gcc-12", "CXX": "clang++"}, "gcc-12", "clang++"),
+        ({"CC": "unheard-of"}, "unheard-of", "c++"),
+    ],
+)
+def test_one_compiler_that_is_named_brings_its_partner(
+    given: dict[str, str], c: str, cxx: str, only_compilers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = ("clang", "clang++", "gcc-12", "g++-12", "icx", "icpx", "unheard-of")
+    for name in (*programs, "x86_64-linux-gnu-gcc-12", "x86_64-linux-gnu-g++-12"):
+        (only_compilers / name).write_text("#!/bin/sh\necho x86_64-linux-gnu\n")
+        (only_compilers / name).chmod(0o755)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    found = find_compiler()
+    assert (found.c.name, found.cxx.name) == (c, cxx)
+    if "CC" in given:  # by its path too
+        monkeypatch.setenv("CC", str(only_compilers / given["CC"]))
+        assert find_compiler() == found
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"CC": "no-such-cc"}, "CC=no-such-cc: there is no such program; name one program, and put flags into CFLAGS"),
+        ({"CXX": "ccache g++"}, "CXX=ccache g... there is no such program.*CXXFLAGS"),
+        ({"CC": "clang"}, "clang.., which belongs to the compiler that is set, is missing: install it, or set CXX too"),
+    ],
+)
+def test_a_compiler_that_is_named_and_not_there_is_an_error(
+    given: dict[str, str], said: str, only_compilers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (only_compilers / "clang").symlink_to(only_compilers / "cc")
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BuildError, match=said):
+        find_compiler()
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [("-DSD_CUDA=ON", "cpu,cuda"), ("-DCMAKE_X=1 -DGGML_VULKAN:BOOL=1", "cpu,vulkan"), ("-DSD_CUBLAS=on", "cpu,cuda")],
+)
+def test_backends_in_cmake_args_are_answered_with_ours(
+    text: str, names: str, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CMAKE_ARGS", text)
+    with pytest.raises(BuildError, match=f"CMAKE_ARGS is not read.*--backend {names}.*=backend={names}"):
+        stand_in.plan("--backend", "auto")
+    stand_in.plan("--backend", "cpu")
+    for harmless in ("-DSD_CUDA=OFF", "-DCMAKE_BUILD_TYPE=Release", ""):
+        monkeypatch.setenv("CMAKE_ARGS", harmless)
+        stand_in.plan("--backend", "auto", "--dry-run")
+
+
+def test_a_dry_run_tells_the_plan_where_a_toolkit_is_missing(
+    stand_in: StandIn, only_compilers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for tool in (CMAKE, NINJA):
+        monkeypatch.setattr(type(tool), "find", lambda self: Path("tool"))
+    said = stand_in.plan("--backend", "metal", "--dry-run").describe()
+    assert "backend metal cannot be built here" in said
+    assert "-DSD_METAL=ON" in said
+    with pytest.raises(BuildError, match="backend metal cannot be built here"):
+        stand_in.plan("--backend", "metal")
+
+
+def test_a_backend_without_a_device_is_refused_before_it_is_compiled(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = replace(backends.GPUS["cuda"], toolkit=lambda _: toolkits.Toolkit(), has_device=lambda: False)
+    monkeypatch.setitem(backends.GPUS, "cuda", gpu)
+    with pytest.raises(BuildError, match=r"cuda: no device found here.*add --allow-missing-device"):
+        stand_in.plan("--backend", "cuda")
+    for accepted in ("--allow-missing-device", "--dry-run"):
+        assert "no device found here" in stand_in.plan("--backend", "cuda", accepted).remarks[0]
+
+
+def test_a_dry_run_installs_nothing(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bootstrap, "is_complete", lambda: False)
+    monkeypatch.delenv(bootstrap.ORIGINAL_PATH, raising=False)
+    before = signal.getsignal(signal.SIGTERM)
+    assert build_command(["--dry-run"]) == 0
+    signal.signal(signal.SIGTERM, before)
+    out = capsys.readouterr().out
+    assert "would be installed first" in out
+    assert "cffi>=1.16" in out
+    assert str(cache) in out
+    assert not cache.exists()
+
+
+def test_a_cache_that_cannot_be_used_is_not_a_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SDCFFI_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(BuildError, match=r"cache directory .* cannot be written: Not a directory; set SDCFFI_CACHE"):
+        bootstrap._create(bootstrap._directory([]), [])
+    monkeypatch.setenv("SDCFFI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=5 << 20))
+    with pytest.raises(BuildError, match="has 5 MiB free: free some space, or set SDCFFI_CACHE"):
+        bootstrap._create(bootstrap._directory([]), [])
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_build(
+    stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("sdcffi._build.pipeline.build_verified", lambda _: pytest.fail("it was built"))
+    request = BuildRequest(output=tmp_path / "file" / "native")
+    with pytest.raises(BuildError, match="native cannot be written: Not a directory; give another --output DIR"):
+        build(request)
 
 
 def test_a_build_holds_what_its_manifest_says(stand_in: StandIn) -> None:

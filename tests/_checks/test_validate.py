@@ -237,29 +237,6 @@ def test_what_a_value_raises_goes_through_with_the_parameters_name(make: Callabl
 
 
 @pytest.mark.parametrize(
-    ("given", "taken"),
-    [
-        (SampleParams(sample_method="Euler"), "euler"),
-        (SampleParams(sample_method="Euler a"), "euler_a"),
-        (SampleParams(sample_method="DPM++ 2M SDE"), "dpm++2m_sde"),
-        (SampleParams(sample_method="euler_cfg_pp"), "euler_cfg_pp"),
-        (SampleParams(scheduler="Align Your Steps"), "ays"),
-        (SampleParams(scheduler="SGM Uniform"), "sgm_uniform"),
-        (SampleParams(scheduler="Uniform"), "discrete"),
-        (ContextParams(wtype="Q8_0"), "q8_0"),
-        (ContextParams(wtype="Q4_K"), "q4_K"),
-        (ContextParams(wtype="BF16"), "bf16"),
-        (ContextParams(lora_apply_mode="At runtime"), "at_runtime"),
-        (ContextParams(rng_type="CPU"), "cpu"),
-        (Cache(mode="EasyCache"), "easycache"),
-        (Hires(upscaler="latent (Nearest-exact)"), "Latent (nearest-exact)"),
-    ],
-)
-def test_names_are_taken_whatever_their_case_and_labels_are_names(given: Any, taken: str) -> None:
-    assert taken in given.given().values()
-
-
-@pytest.mark.parametrize(
     ("model", "params"),
     [
         ("unknown", ImageParams(width=65, height=63)),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from tiny_model import TinyModel
 from torch_files import write_torch
 
 from sdcffi import LoraError
@@ -94,3 +96,23 @@ def test_links_of_the_directory_s_owner_are_followed_and_keep_their_names(tmp_pa
     assert read_lora(Path(lora.path)).targets
     with pytest.raises(ValueError, match="given twice"):
         as_loras(["style", "line"], tmp_path / "loras")
+
+
+def test_a_name_without_a_folder_is_found_in_folders_below(tiny_model: TinyModel, tmp_path: Path) -> None:
+    file = tmp_path / "mood" / "dark" / "night.safetensors"
+    (tmp_path / "mood" / "dark").mkdir(parents=True)
+    shutil.copy(tiny_model.lora, file)
+    folder = tmp_path / "mood" / "style"
+    write(folder)
+    assert [lora.name for lora in as_loras(["style"], tmp_path)] == ["style"], "a folder of PEFT"
+    assert [lora.path for lora in as_loras(["night"], tmp_path)] == [str(file)]
+    for name in ("night", "night.safetensors"):  # with its ending, what is not in a tag is a path
+        prompt, found = merge_tags(f"a cat <lora:{name}:0.5>", [], tmp_path)
+        assert (prompt.strip(), [(lora.path, lora.multiplier) for lora in found]) == ("a cat", [(str(file), 0.5)])
+    shutil.copy(tiny_model.lora, tmp_path / "mood" / "night.safetensors")
+    with pytest.raises(LoraError, match=r"may be .*name its folder too, as 'folder/name'"):
+        as_loras(["night"], tmp_path)
+    shutil.copy(tiny_model.lora, tmp_path / "night.safetensors")  # the directory itself comes first
+    assert [lora.path for lora in as_loras(["night"], tmp_path)] == [str(tmp_path / "night.safetensors")]
+    with pytest.raises(LoraError, match="was not found"):
+        as_loras(["mood/dark/nigh"], tmp_path)

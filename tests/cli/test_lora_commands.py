@@ -181,6 +181,10 @@ def test_the_command_writes_the_engines_pictures(tiny_model: TinyModel, tmp_path
         ]
     expected = contact_sheet([images], [f"{tiny_model.lora.stem}, seed 5"], ["no LoRA", "0.5"], "a cat")
     assert not ImageChops.difference(Image.open(output), expected).getbbox()
+    grid[3:4] = [tiny_model.lora.stem, "--lora-dir", str(tiny_model.lora.parent)]  # by name, as generate takes it
+    output.unlink()
+    assert cli.main([*grid, "--output", str(output), *flags(**arguments, **draw)]) == 0
+    assert not ImageChops.difference(Image.open(output), expected).getbbox()
 
 
 @pytest.mark.parametrize(

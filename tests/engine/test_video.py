@@ -349,7 +349,7 @@ def test_a_coroutine_gives_the_same(in_process: Engine, stub: Stub) -> None:
         ({"control_frames": [picture(), 3]}, TypeError, r"control_frames\[1\] must be an array"),
         ({"seed": 1 << 63}, ValueError, "seed must be at most"),
         ({"preview": "proj"}, ValueError, "needs on_preview"),
-        ({"sampler": "no"}, ValueError, "sample_method must be one of"),
+        ({"sampler": "no"}, ValueError, "sampler must be one of"),
         ({"prompt": "a <lora:x:1>"}, SDError, "but lora_dir is not set"),
     ],
 )

@@ -303,7 +303,7 @@ def test_an_unknown_alpha_is_refused_with_the_legal_ones(alpha: Any, error: type
         (b"\0\0\0\x18ftypheic" + bytes(50), ValueError, "HEIF, as of iPhones: install pillow-heif"),
         (b"<svg xmlns='x'>", ValueError, "it is a text"),
         (OnGpu(), TypeError, "init_image is a OnGpu that numpy cannot read: can't convert cuda:0"),
-        (3, TypeError, "init_image must be an array, a Pillow image, a path or the bytes of a file, not int"),
+        (3, TypeError, "init_image must be an array, a Pillow image, a path, the bytes of a file or an open .*not int"),
         ([[0]], TypeError, "not list"),
     ],
 )  # fmt: skip

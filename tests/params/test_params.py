@@ -35,7 +35,7 @@ from sdcffi._bindings.marshal import Marshaller
 from sdcffi._bindings.words import BESIDE, WORDS, PerCall, Word, replaced
 from sdcffi.cli._parameter_table import FUNCTIONS, NEWER, UNREACHED, parameter_table
 from sdcffi.params.context import Embedding
-from sdcffi.params.names import parameters
+from sdcffi.params.names import parameters, spoken
 from sdcffi.params.struct import Struct
 
 STRUCTS: list[type[Struct]] = [
@@ -305,7 +305,7 @@ def test_a_name_that_only_another_engine_has_is_refused_with_those_of_this_one(
     for name, ctype in enums.items():
         legal = re.escape(", ".join(library.enum(ctype)))
         target = library.ffi.new(f"{struct.C_STRUCT} *")
-        with pytest.raises(ValueError, match=rf"{name} must be one of {legal}, not 'of_tomorrow'"):
+        with pytest.raises(ValueError, match=rf"{spoken(name)} must be one of {legal}, not 'of_tomorrow'"):
             marshaller.fill(target[0], struct(**{name: "of_tomorrow"}))
 
 
@@ -323,7 +323,8 @@ def test_a_name_that_only_another_engine_has_is_refused_with_those_of_this_one(
         (SampleParams(guidance=Guidance(txt_cfg=math.inf)), ValueError, r"guidance\.txt_cfg must be finite, not inf"),
         (SampleParams(custom_sigmas=[1.0, math.nan]), ValueError, r"custom_sigmas\[1\] must be finite"),
         (SampleParams(custom_sigmas="1,2"), TypeError, r"custom_sigmas must be a sequence"),  # type: ignore[arg-type]
-        (ImageParams(sample_params=SampleParams(eta=math.nan)), ValueError, r"sample_params\.eta must be finite"),
+        (Tiling(enabled=1), TypeError, r"enabled must be True or False, not 1"),  # type: ignore[arg-type]
+        (ImageParams(sample_params=SampleParams(eta=math.nan)), ValueError, r"^eta must be finite"),
     ],
 )
 def test_a_value_that_does_not_fit_is_named_with_the_legal_set(

@@ -1,0 +1,59 @@
+"""Syntax of other programs in a prompt gives a warning, what is only a text does not."""
+
+from __future__ import annotations
+
+import time
+import warnings
+
+import pytest
+
+from sdcffi import Engine
+from sdcffi._checks.prompt_syntax import _FOREIGN, warn_of_syntax
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("a [cat:dog:0.5] on a mat", r"prompt: '\[cat:dog:0.5\]' is prompt editing"),
+        ("a [cat:.5]", "prompt editing"),
+        ("a [cat::8]", "prompt editing"),
+        ("a [cat|dog]", "alternating words"),
+        ("a {red|blue} cat", r"'\{red\|blue\}' is a choice at random"),
+        ("a __animal__", "'__animal__' is a wildcard"),
+        ("a __animals/big-cats__, red", "wildcard"),
+        ("a cat AND a dog", "composition"),
+        ("a cat++, red", "weights of compel"),
+        ("a (red cat)--", "weights of compel"),
+        ("{" + "a" * 1000 + "|b}", r"'\{a{36}\.\.\.' is a choice"),
+    ],
+)
+def test_foreign_syntax_is_named(prompt: str, said: str) -> None:
+    with pytest.warns(UserWarning, match=said):
+        warn_of_syntax("prompt", prompt)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        *(None, "", "a cat, (red:1.2) [small] BREAK a dog", r"a \[cat:dog:0.5\]", "time: 12:30", "a | b"),
+        *("BLACK AND WHITE", "a band", "C++ code", "snake_case __init", "{json: 1}", "[fate: zero]", "a -- b"),
+    ],
+)
+def test_texts_are_left_in_peace(prompt: str | None) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_syntax("prompt", prompt)
+
+
+@pytest.mark.parametrize("piece", ["[", "[a:", "[a:b:", "{", "{a|", "__a-", "__", "[a|", "AND", "a++b", "(a)+"])
+def test_a_long_prompt_takes_no_longer_than_its_length(piece: str) -> None:
+    text = piece * (200_000 // len(piece))
+    begun = time.perf_counter()
+    for pattern, _ in _FOREIGN:
+        pattern.search(text)
+    assert time.perf_counter() - begun < 2
+
+
+def test_generate_warns(shared: Engine) -> None:
+    with pytest.warns(UserWarning, match="negative_prompt: '__bad__' is a wildcard"):
+        shared.generate("a cat", negative_prompt="__bad__", width=64, height=64, steps=1, cfg_scale=1.0)
