@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "_models": {"params"},
     "_records": {"images", "params", "_machine"},
     "_bindings": {"params", "_machine"},
-    "_process": {"_bindings", "params", "_machine"},
+    "_process": {"_bindings", "_machine"},
     "_checks": {"_models", "params", "images", "_machine"},
     "engine": {"images", "_machine", "params", "_models", "_records", "_bindings", "_process", "_checks"},
     "inventory": {"params", "_machine", "_bindings", "_process"},
@@ -40,6 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "reproduction": {"images", "params", "_records", "engine"},
     "parameter_files": {"images", "params", "_records", "engine", "reproduction"},
     "_build": {"_machine"},
+    "_pyinstaller": {"_process"},
     "cli": {
         *("images", "_machine", "params", "_models", "_bindings", "_process", "engine"),
         *("inventory", "demo", "tuning", "reproduction", "parameter_files", "_build"),

@@ -89,7 +89,7 @@ def test_an_unknown_name_lists_what_was_tried_and_near_names(lora_dir: Path, add
         assert str(lora_dir / f"style/watercolor{ending}") in caught.value.message
     assert caught.value.message.endswith("similar names: style/watercolour")
     with pytest.raises(LoraError, match="similar names: style/watercolour"):
-        as_loras(["watercolour"], lora_dir)
+        as_loras(["watercolor"], lora_dir)
 
 
 @pytest.mark.parametrize(

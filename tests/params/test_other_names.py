@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -214,7 +215,7 @@ def test_fields_are_called_by_the_keyword_that_sets_them() -> None:
     assert said["high_noise_sample_params.sample_method"] == "high_noise_sampler"
     assert said["high_noise_sample_params.eta"] == "high_noise.eta"
     assert said["vae_tiling_params.tile_size_x"] == "tiling.tile_size_x"
-    assert (spoken("wtype"), spoken("sample_method")) == ("type", "sample_method")
+    assert (spoken("wtype"), spoken("sample_method")) == ("type", "sampler")
     assert not [text for text in said.values() if "sample_params" in text]
 
 
@@ -223,8 +224,8 @@ def test_fields_are_called_by_the_keyword_that_sets_them() -> None:
     [
         ({"sampler": "eulr"}, r"^sampler must be one of euler, .* not 'eulr'"),
         ({"scheduler": "karas"}, r"^scheduler must be one of"),
-        ({"tiling": Tiling(enabled=3)}, r"^tiling.enabled must be True or False, not 3"),  # type: ignore[arg-type]
-        ({"params": ImageParams(sample_params=SampleParams(guidance=Guidance(img_cfg="x")))}, "guidance.img_cfg"),  # type: ignore[arg-type]
+        ({"tiling": Tiling(tile_size_x=1 << 40)}, r"^tiling.tile_size_x must be "),
+        ({"params": ImageParams(sample_params=SampleParams(guidance=Guidance(img_cfg=math.inf)))}, "guidance.img_cfg"),
     ],
 )
 def test_an_error_names_the_keyword(keywords: dict[str, Any], said: str, engine: Engine) -> None:
