@@ -171,7 +171,7 @@ def test_cublas_of_the_python_package_will_do(
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).touch()
     monkeypatch.setenv(bootstrap.ORIGINAL_PATH, str(tmp_path / "site-packages"))
-    options = stand_in.plan("--backend", "cuda", "--cuda-arch", "86,90").options
+    options = stand_in.plan("--backend", "cuda", "--cuda-arch", "86,90", "--allow-missing-device").options
     assert options["SD_CUDA"] == "ON"
     assert options["CUDA_cublas_LIBRARY"] == str(package / "lib/libcublas.so.13")
     assert options["CMAKE_CUDA_ARCHITECTURES"] == "86;90"
@@ -193,7 +193,7 @@ def vulkan_sdk(only_compilers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_vulkan_of_the_sdk_will_do(stand_in: StandIn, vulkan_sdk: Path) -> None:
-    plan = stand_in.plan("--backend", "vulkan")
+    plan = stand_in.plan("--backend", "vulkan", "--allow-missing-device")
     assert plan.backends == ("cpu", "vulkan")
     assert plan.options["SD_VULKAN"] == "ON"
 
