@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .._machine.backends import PREFERENCE, BackendChoice, backend_of_registry
 from .._machine.devices import Device, Variant, chosen_device, chosen_variant, computes, numbered
-from .._machine.drivers import why_no_device, why_not_loaded
+from .._machine.drivers import why_no_device, why_not_loaded, why_not_this_processor
 from ..errors import BackendUnavailableError, LayoutMismatchError, NativeError, SDError
 from .library import Library
 
@@ -169,6 +169,8 @@ class Plugins:
             )
         except SDError as error:
             advice = why_not_loaded(error.message)
+            if name == "cpu" and not library.lib.sdg_backend_score(str(path).encode()):
+                advice = advice or why_not_this_processor(library.build.manifest["options"])
             if _NOT_BEGUN in error.message:  # as Vulkan's does without a driver
                 advice = why_no_device(name, log())
             message = f"{error.message}; {advice}" if advice else error.message

@@ -6,13 +6,20 @@ import ctypes
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from . import install_hints
 from .install_hints import Missing
 
-__all__ = ["nvidia_driver", "vulkan_drivers", "vulkan_loader", "why_no_device", "why_not_loaded"]
+__all__ = [
+    "nvidia_driver",
+    "vulkan_drivers",
+    "vulkan_loader",
+    "why_no_device",
+    "why_not_loaded",
+    "why_not_this_processor",
+]
 
 # Environment variables that hide devices from a backend.
 _VISIBLE = {
@@ -32,6 +39,7 @@ _PROVIDERS = (  # by the name of a library, what to install
     (r"musa|mublas", install_hints.MUSA),
 )
 _ABSENT = re.compile(r"(\S+): cannot open shared object file|Library not loaded: (\S+)")
+_SETS = re.compile(r"GGML_((?:SSE|AVX|BMI|FMA|F16C|AMX)\w*)")  # options that turn an instruction set on
 _ICD_PLACES = (
     "/etc/vulkan/icd.d",
     "/usr/share/vulkan/icd.d",
@@ -80,6 +88,23 @@ def why_not_loaded(message: str) -> str:
         if library and re.search(pattern, library):
             return f"{missing.what}. Run: {missing.command}"
     return ""
+
+
+def why_not_this_processor(options: Mapping[str, str]) -> str:
+    """Return why a CPU backend that was compiled for one machine does not run on this one, and what to run.
+
+    Parameters
+    ----------
+    options : mapping of str to str
+        The options of the build, from its manifest.
+    """
+    sets = (_SETS.fullmatch(name) for name, value in options.items() if value == "ON")
+    needed = options.get("GGML_CPU_ARM_ARCH") or ", ".join(found[1] for found in sets if found)
+    return (
+        f"it was compiled for one machine, and this processor lacks instructions that it needs ({needed}). Run, here:"
+        " python -m sdcffi build. A build for every processor: python -m sdcffi build --cpu portable; such a wheel: pip"
+        " wheel . --config-settings=cpu=portable"
+    )
 
 
 def why_no_device(backend: str, log: Iterable[str]) -> str:

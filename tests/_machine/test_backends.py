@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from sdcffi import BackendUnavailableError, Engine, NativeCrashError, Upscaler
 from sdcffi._build.backends import GPUS
 from sdcffi._machine import drivers as _drivers
 from sdcffi._machine.backends import BACKENDS, PREFERENCE, BackendChoice, backend_choice
-from sdcffi._machine.builds import read_build
+from sdcffi._machine.builds import MANIFEST, read_build
 from sdcffi._machine.devices import Device, Variant, chosen_device, chosen_variant, numbered
 from sdcffi._machine.drivers import why_no_device, why_not_loaded
 
@@ -401,3 +402,20 @@ def test_the_process_of_a_device_that_crashes_is_told_of(
     with pytest.raises(NativeCrashError):
         draw("cuda:0")
     assert draw("cuda:1")[0].id == "cuda:1"
+
+
+def test_a_build_for_another_processor_says_which_instructions_it_needs(tiny_model: TinyModel, tmp_path: Path) -> None:
+    directory, source, plugin = copied(tmp_path / "native"), tmp_path / "cpu.c", tmp_path / "libggml-cpu.so"
+    manifest = json.loads((directory / MANIFEST).read_text("utf-8"))
+    manifest["options"] |= {"GGML_AVX512_BF16": "ON", "GGML_AVX2": "OFF", "GGML_CPU_ARM_ARCH": ""}
+    (directory / MANIFEST).write_text(json.dumps(manifest), "utf-8")
+    source.write_text("int ggml_backend_score(void) { return 0; }\nvoid *ggml_backend_init(void) { return 0; }\n")
+    compiler = shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs a C compiler on Linux")
+    subprocess.run([compiler, "-shared", "-fPIC", str(source), "-o", str(plugin)], check=True)
+    add_plugin(directory, "cpu", plugin)
+    with pytest.raises(BackendUnavailableError, match=r"lacks instructions that it needs \(.*AVX512_BF16") as caught:
+        Engine(**tiny_model.engine_arguments(), library=directory)
+    assert "--cpu portable" in caught.value.message
+    assert "AVX2," not in caught.value.message
