@@ -134,20 +134,6 @@ def test_what_moved_to_the_calls_is_kept_for_them(new: Marshaller) -> None:
 
 
 @pytest.mark.parametrize(
-    ("params", "error"),
-    [
-        (ContextParams(keep_vae_on_cpu=1), "^vae_on_cpu must be True or False, not 1"),  # type: ignore[arg-type]
-        (ContextParams(chroma_t5_mask_pad=0.5), "chroma_t5_mask_pad must be an integer"),  # type: ignore[arg-type]
-        (ContextParams(max_vram="8"), "max_vram must be a number"),  # type: ignore[arg-type]
-    ],
-)
-def test_types_are_those_of_the_old_fields(params: Struct, error: str, new: Marshaller, old: Marshaller) -> None:
-    for marshaller in (new, old):
-        with pytest.raises(TypeError, match=error):
-            marshaller.struct(params)
-
-
-@pytest.mark.parametrize(
     "params",
     [
         ContextParams(
