@@ -136,7 +136,7 @@ ALIGNED = gguf_bytes(entries=1, metadata=metadata(b"general.alignment", 10, stru
 
 BAD_FILES: list[tuple[str, bytes, str]] = [
     ("empty", b"", "empty"),
-    ("text", b"this is no model at all", "not a safetensors file"),
+    ("text", b"this is no model at all", "it is text, which begins"),
     ("JSON array as header", json_bytes([1, 2]), "must be a JSON object, not a list"),
     ("entry that is no object", json_bytes({"t": 1}), "a JSON object"),
     ("entry without dtype", json_bytes({"t": {"shape": [1], "data_offsets": [0, 4]}}), "dtype None"),
@@ -188,7 +188,12 @@ FILES = [
         )
         for slot in ("model", "diffusion_model", "vae", "taesd", "clip_l", "t5xxl", "llm", "control_net", "photo_maker")
     ),
-    Row("a directory without diffusers layout", lambda place: place.open(model=place.directory), ValueError, "unet/"),
+    Row(
+        "a directory without diffusers layout",
+        lambda place: place.open(model=place.directory),
+        ValueError,
+        "has no file of weights",
+    ),
     Row("an unrelated file", lambda place: place.with_files(model=ALONE), ValueError, "is an autoencoder"),
     Row("a LoRA as model", lambda place: place.with_files(model=PAIR), ValueError, "is a LoRA"),
     Row(

@@ -17,7 +17,16 @@ from .._quoting import shown
 from ..images.convert import to_pillow
 from ..images.movies import WRITERS, check_mp4, check_rate
 from ..params.lora import LoraReport
-from .streams import ShownInNotebooks, encoded, format_of, image_format, image_tag, refuse_format, write
+from .streams import (
+    ShownInNotebooks,
+    encoded,
+    format_of,
+    image_format,
+    image_tag,
+    refuse_format,
+    writable_formats,
+    write,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,8 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Recorded", "Result", "VideoResult", "check_image_path", "check_video_path", "image_paths"]
 
-# Pillow's names of the formats that keep an RGB image of any size. It also writes icons, faxes and pages.
-_FORMATS = frozenset({"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP"})
 # Endings of files that are much smaller than their pixels: as a rule an eighth, or less.
 _LOSSY = frozenset({".avif", ".gif", ".jpeg", ".jpg", ".mp4", ".webp"})
 
@@ -201,7 +208,8 @@ class Result(Recorded):
         if index is None:
             raise TypeError("index must be an integer, not None")
         check_integer("index", index, 0, len(self.arrays) - 1)
-        return encoded(self.images[index], name, self._texts(index, name, digests, paths) if metadata else {})
+        texts = self._texts(index, name, digests, paths) if metadata else {}
+        return encoded(to_pillow(self.arrays[index]), name, texts)
 
     def save(
         self,
@@ -288,7 +296,7 @@ class Result(Recorded):
         image_format = check_image_path(target)
         texts = self._texts(index, image_format, digests, paths) if metadata else {}
         with replacing(target) as temporary:
-            self.images[index].save(temporary, format=image_format, **texts)
+            to_pillow(self.arrays[index]).save(temporary, format=image_format, **texts)
         return target
 
 
@@ -337,10 +345,7 @@ def check_image_path(path: Path, pixels: int = 0) -> str:
 
 
 def _image_format(path: Path) -> str:
-    from PIL import Image
-
-    known = Image.registered_extensions()
-    formats = {ending: name for ending, name in known.items() if name in _FORMATS and name in Image.SAVE}
+    formats = writable_formats()
     name = formats.get(path.suffix.lower())
     if name is None and not path.is_dir():
         raise ValueError(f"{path} does not have the ending of an image file; use one of {', '.join(sorted(formats))}")

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     *("ShownInNotebooks", "encoded", "format_of", "image_format", "image_tag", "refuse_format"),
-    "write",
+    *("writable_formats", "write"),
 ]
+
+# Pillow's names of the formats that keep an RGB image of any size. It also writes icons, faxes and pages.
+_FORMATS = frozenset({"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP"})
 
 
 def image_format(name: Any) -> str:
@@ -29,15 +32,21 @@ def image_format(name: Any) -> str:
     TypeError, ValueError
         If there is none of this name; the message has those that there are.
     """
-    from PIL import Image
-
     if not isinstance(name, str):
         raise TypeError(f"format must be a string such as 'PNG', not {shown(name)}")
-    endings = Image.registered_extensions()
-    found = endings.get("." + name.lower().removeprefix("."), name.upper())
-    if found not in Image.SAVE:
-        raise ValueError(f"format must be one of {', '.join(sorted(Image.SAVE))}, not {shown(name)}")
+    formats = writable_formats()
+    found = formats.get("." + name.lower().removeprefix("."), name.upper())
+    if found not in formats.values():
+        raise ValueError(f"format must be one of {', '.join(sorted(set(formats.values())))}, not {shown(name)}")
     return found
+
+
+def writable_formats() -> dict[str, str]:
+    """Return Pillow's names of the image formats that can be written, by their endings, as ``".png"``."""
+    from PIL import Image
+
+    known = Image.registered_extensions()
+    return {ending: name for ending, name in known.items() if name in _FORMATS and name in Image.SAVE}
 
 
 def format_of(stream: IO[bytes], given: str | None, default: str) -> str:

@@ -135,7 +135,7 @@ def _key(name: str) -> str:
 def meant(value: Any, legal: Iterable[str]) -> Any:
     """Return the one legal name that a value means; the value itself if it is legal, or means none, or several."""
     names = list(legal)
-    if not isinstance(value, str) or value in names:
+    if not isinstance(value, str) or value in names or not value.isprintable():
         return value
     key = _key(value)
     found = [name for name in names if _key(name) == key] or [name for name in names if name == _VALUES.get(key)]

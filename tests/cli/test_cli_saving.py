@@ -173,6 +173,7 @@ def test_an_image_is_saved_as_png_or_without_its_record_where_that_is_what_fails
     if broken == "record":
         monkeypatch.setattr(Result, "record", lambda *_, **__: 1 / 0)
     else:
+        Image.init()  # registers the formats, which would undo the change
         monkeypatch.setitem(Image.SAVE, "JPEG", lambda *_: 1 / 0)
     assert generate("-o", "a.jpg") == 1
     (path,) = rescued(capfd.readouterr().err)

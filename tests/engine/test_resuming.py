@@ -48,7 +48,9 @@ def context(keywords: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """Keywords of `Request`, as the command line has them."""
     from sdcffi.parameter_files import as_arguments
 
-    table = {name: value if isinstance(value, bool) else str(value) for name, value in {**keywords, **changes}.items()}
+    table = {
+        name: value if isinstance(value, (bool, int)) else str(value) for name, value in {**keywords, **changes}.items()
+    }
     return as_arguments(table).engine
 
 

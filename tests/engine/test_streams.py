@@ -224,6 +224,6 @@ def test_what_cannot_be_read_as_a_file_is_refused(monkeypatch: pytest.MonkeyPatc
     closed.close()
     with pytest.raises(ValueError, match=r"init_image cannot be read: .*closed"):
         as_rgb(closed, "init_image")
-    monkeypatch.setattr("sdcffi.images.convert._MOST_BYTES", 10)
+    monkeypatch.setattr("sdcffi.images.files._MOST_FILE", 10)
     with pytest.raises(ValueError, match="init_image is too large"):
         as_rgb(buffer, "init_image")

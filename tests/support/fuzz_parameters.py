@@ -65,7 +65,7 @@ def text(legal: Sequence[Any], odd: Sequence[Any] = (), bad: Sequence[Any] = ())
 
 
 def name(*legal: str) -> Field:
-    return text(legal, (), ["", "nonsense", legal[0] + " ", legal[0] + "\0", "%n%s", "x" * 100_000])
+    return text(legal, (legal[0] + " ", legal[0].upper()), ["", "nonsense", legal[0] + "\0", "%n%s", "x" * 100_000])
 
 
 def number(legal: Sequence[Any], odd: Sequence[Any] = (), bad: Sequence[Any] = ()) -> Field:
@@ -199,6 +199,21 @@ PHOTOS = {
 }
 
 
+@dataclass(frozen=True)
+class Unmade:
+    """A struct that is still to be made: one with a bad value cannot be."""
+
+    kind: type[Struct]
+    values: dict[str, Any]
+
+
+def made(value: Any) -> Any:
+    """Return a value with the structs in it made."""
+    if not isinstance(value, Unmade):
+        return value
+    return value.kind(**{name: made(inner) for name, inner in value.values.items()})
+
+
 def struct(
     kind: type[Struct], fields: dict[str, Field], others: Sequence[Any] = ()
 ) -> Callable[[random.Random, float], tuple[Any, bool, bool]]:
@@ -212,7 +227,7 @@ def struct(
             return rng.choice(others), False, True
         values, legal, bad = drawn(fields, rng, rng.choice([1, 1, 2, 4]), badness)
         values.update({key: fields[key].legal[0] for key in ("mode",) if key in fields and key not in values})
-        return kind(**values), legal, bad
+        return Unmade(kind, values), legal, bad
 
     return draw
 

@@ -31,9 +31,10 @@ from typing import Any
 import fuzz_files
 import fuzz_parameters
 import numpy as np
+from fuzz_parameters import Unmade, made
 from tiny_model import TinyModel, write_model
 
-from sdcffi import Engine, Hires, ImageParams, LoraError, NativeCrashError, NativeError, Result, SDError, convert
+from sdcffi import Engine, Hires, LoraError, NativeCrashError, NativeError, Result, SDError, convert
 from sdcffi._process import calls as _calls
 from sdcffi._process.messages import Failed, Operation
 from sdcffi._process.worker import Worker
@@ -165,11 +166,11 @@ def parameters(model: TinyModel, _directory: Path) -> Iterator[Case]:
             values, legal, bad = fuzz_parameters.drawn(fuzz_parameters.CALL, rng, rng.choice([1, 1, 2, 3, 6]), badness)
             given = {"prompt": "a cat", **SMALL, "steps": 2, "timeout": LIMIT, **values}
             params = values.get("params")
-            if isinstance(params, ImageParams) and params.sample_params and "steps" not in values:
+            if isinstance(params, Unmade) and params.values.get("sample_params") and "steps" not in values:
                 given["steps"] = None
 
             def act() -> None:
-                check_picture(engine.generate(**given))
+                check_picture(engine.generate(**{name: made(value) for name, value in given.items()}))
 
             return judged(act, legal, bad), shown(values)
 
@@ -214,7 +215,7 @@ def engines(model: TinyModel, _directory: Path) -> Iterator[Case]:
         given = {**model.engine_arguments(), "threads": 1, "backend": "cpu", "timeout": LIMIT, **values}
 
         def act() -> None:
-            with Engine(**given) as engine:
+            with Engine(**{name: made(value) for name, value in given.items()}) as engine:
                 if given.get("load_weights", True):
                     check_picture(engine.generate("a cat", **SMALL, timeout=LIMIT))
 
@@ -270,7 +271,7 @@ def parts(model: TinyModel, directory: Path) -> Iterator[Case]:
             del given["diffusion_model"]
 
         def act() -> None:
-            with Engine(**given) as engine:
+            with Engine(**{name: made(value) for name, value in given.items()}) as engine:
                 engine.generate("a cat", **draw, timeout=LIMIT)
 
         return act, f"{slot}={path}"
