@@ -188,9 +188,9 @@ def locate(files: Mapping[str, Path]) -> dict[str, Path]:
 
 
 def _check_transformer(directory: Path, path: Path) -> None:
-    tensors = read_file("diffusion_model_path", path).tensors
-    if identify({name: tensor.shape for name, tensor in tensors.items()}) is None:
-        first = ", ".join(repr(name) for name in list(tensors)[:2])
+    file = read_file("diffusion_model_path", path)
+    if _gathered(ContextParams(diffusion_model_path=path), [file]).architecture is None:
+        first = ", ".join(repr(name) for name in list(file.tensors)[:2])
         raise ValueError(
             f"model: the transformer in {directory} has names of diffusers, which the engine does not know ({first},"
             " ...): pass the model's original single file as diffusion_model=, and the folders of its text encoders and"

@@ -121,6 +121,13 @@ def test_a_directory_of_a_transformer_becomes_its_files(tmp_path: Path) -> None:
     assert (kind, found.architecture, missing) == ("a whole model", model.architecture, [])
 
 
+def test_a_transformer_may_have_the_prefix_of_whole_models(tmp_path: Path) -> None:
+    path = directory(tmp_path, {f"model.diffusion_model.{name}": shape for name, shape in FLUX2.items()})
+    architecture = check_context(ContextParams(model_path=path))[1].architecture
+    assert architecture
+    assert architecture.name == "flux2"
+
+
 def test_the_text_encoders_of_a_directory_are_told_by_their_tensors(tmp_path: Path) -> None:
     path = directory(tmp_path, FLUX2)
     encoders: dict[str, Shapes] = {
