@@ -17,7 +17,7 @@ from .._quoting import shown
 from .headers import read_metadata
 from .tensors import HeaderError, Tensor
 
-__all__ = ["sort_companions"]
+__all__ = ["sort_companions", "strays"]
 
 _FACTORS = (".scale_weight", ".weight_scale")  # of ComfyUI, before and since comfy_quant
 _EIGHT_BITS = ("F8_E4M3", "F8_E5M2")
@@ -51,6 +51,29 @@ _FOREIGN = {
     ),
     r"\._(data|scale|shift)$": "quanto",
 }
+# Ends of names that say how the weights beside them are to be read, in ways that nothing here knows.
+_STRAY = re.compile(
+    r"([._]|^)(scales?|scaling_factor|zeros?|zero_points?|a?max|smooth|scb|svd_(up|down))(_\w+)?$", re.I
+)
+
+
+def strays(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of tensors that seem to say how a weight beside them is to be read, and that nothing uses.
+
+    The engine reports them when it loads a model, but not when it converts one.
+
+    Parameters
+    ----------
+    tensors : mapping of str to Tensor
+        Those that `sort_companions` left.
+    """
+    return [name for name in tensors if _STRAY.search(name.rpartition(".")[2]) and _has_weight(name, tensors)]
+
+
+def _has_weight(name: str, tensors: Mapping[str, Tensor]) -> bool:
+    layer = name.rpartition(".")[0]
+    above = layer.rpartition(".")[0]  # of L.weight.scale, L.weight_quantizer._amax
+    return f"{layer}.weight" in tensors or layer in tensors or f"{above}.weight" in tensors
 
 
 def sort_companions(
