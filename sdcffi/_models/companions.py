@@ -10,14 +10,14 @@ import json
 import math
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from .._quoting import shown
 from .headers import read_metadata
 from .tensors import HeaderError, Tensor
 
-__all__ = ["sort_companions", "strays"]
+__all__ = ["read_by", "sort_companions", "strays"]
 
 _FACTORS = (".scale_weight", ".weight_scale")  # of ComfyUI, before and since comfy_quant
 _EIGHT_BITS = ("F8_E4M3", "F8_E5M2")
@@ -67,13 +67,27 @@ def strays(tensors: Mapping[str, Tensor]) -> list[str]:
     tensors : mapping of str to Tensor
         Those that `sort_companions` left.
     """
-    return [name for name in tensors if _STRAY.search(name.rpartition(".")[2]) and _has_weight(name, tensors)]
+    return [name for name in tensors if _STRAY.search(name.rpartition(".")[2]) and _beside(name, tensors)]
 
 
-def _has_weight(name: str, tensors: Mapping[str, Tensor]) -> bool:
+def read_by(name: str, names: Collection[str]) -> str | None:
+    """Return the tensor that another one says how to read, by its name; None if it is of another kind.
+
+    Parameters
+    ----------
+    name : str
+        The one that may be a scale or the like, of a kind that is known or not.
+    names : collection of str
+        All of the file.
+    """
+    is_one = _STRAY.search(name.rpartition(".")[2]) or name.endswith(".comfy_quant") or _first(_FOREIGN, name)
+    return _beside(name, names) if is_one else None
+
+
+def _beside(name: str, names: Collection[str]) -> str | None:
     layer = name.rpartition(".")[0]
-    above = layer.rpartition(".")[0]  # of L.weight.scale, L.weight_quantizer._amax
-    return f"{layer}.weight" in tensors or layer in tensors or f"{above}.weight" in tensors
+    above = layer.rpartition(".")[0]  # of L.weight.scale, L.weight_quantizer._amax, L.weight.quant_state.nf4
+    return next((weight for weight in (f"{layer}.weight", layer, f"{above}.weight", above) if weight in names), None)
 
 
 def sort_companions(

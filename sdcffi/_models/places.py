@@ -13,7 +13,7 @@ from ..errors import PathNotFoundError
 from .headers import read_header
 from .tensors import HeaderError, Tensor
 
-__all__ = ["components", "file_at", "parts_of"]
+__all__ = ["components", "file_at", "is_in_parts", "parts_of"]
 
 _INDEX = re.compile(r".*\.(safetensors|bin)\.index(\.\w+)?\.json")  # the second is a variant, such as fp16
 _MOST_INDEX = 16 << 20  # bytes
@@ -78,6 +78,12 @@ def parts_of(keyword: str, path: Path) -> list[Path]:
             f" {', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}"
         )
     return parts
+
+
+def is_in_parts(name: str) -> bool:
+    """Return whether a file's name is that of one of several parts, or of their index."""
+    match = _PART.fullmatch(name)
+    return bool(_INDEX.fullmatch(name)) or (match is not None and int(match[3]) > 1)
 
 
 def components(path: Path) -> dict[str, Path]:
