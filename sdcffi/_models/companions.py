@@ -30,7 +30,7 @@ _BLOCK = re.compile(r"(.*\.\d+)\.")
 _MARK = re.compile(r"((?:.*\.)?)scaled_fp8")  # of ComfyUI, before comfy_quant: layers below it have scales
 # Layers that are looked up, not multiplied, and parts of language models that are not read, have none there.
 _UNSCALED = re.compile(
-    r"(^|\.)((shared|embed_tokens\w*|token_embedding|position_embedding|relative_attention_bias|lm_head)$"
+    r"(^|\.)((shared|embed|embed_tokens\w*|token_embedding|position_embedding|relative_attention_bias|lm_head)$"
     r"|(visual|vision_tower|vision_model|audio_tower|multi_modal_projector)\.)"
 )
 

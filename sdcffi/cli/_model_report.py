@@ -16,7 +16,7 @@ from ..params.image import ImageParams
 
 __all__ = ["inspect_model", "model_lines"]
 
-_NOTHING = "nothing uses it; if images are not as expected, the model is of a kind that the engine reads in part"
+_NOTHING = "used by nothing; if images are not as expected, the model is of a kind that the engine reads in part"
 _SIDE = 512  # of the image whose memory is reported, in pixels
 
 

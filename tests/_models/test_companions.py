@@ -105,6 +105,7 @@ def test_what_cannot_be_applied_is_refused_by_name(tensors: Any, said: str, tmp_
         ("b.weight", "F8_E4M3", (4, 4, 3, 3), None),
         ("b.weight", "F16", (4, 8), None),
         ("encoder.embed_tokens.weight", "F8_E4M3", (4, 8), None),
+        ("net.llm_adapter.embed.weight", "F8_E4M3", (4, 8), None),
         ("visual.blocks.0.attn.proj.weight", "F8_E4M3", (4, 8), None),
     ],
 )

@@ -70,7 +70,7 @@ def test_what_nothing_uses_is_named(tiny_model: TinyModel, tmp_path: Path) -> No
     save_file(weights | {name: np.ones(1, np.float32) for name in more}, str(tmp_path / "a.safetensors"))
     report = inspect_model(tmp_path / "a.safetensors")
     assert report["unused"].keys() == set(more)
-    assert any("not read: 4 tensors: nothing uses" in line for line in model_lines(report))
+    assert any("not read: 4 tensors: used by nothing" in line for line in model_lines(report))
     assert inspect_model(tiny_model.diffusion_model)["unused"] == {}
     network = write_network(tmp_path / "b.safetensors", {**random_weights(1), "more": np.ones(1, np.float32)})
     assert inspect_model(network)["unused"].keys() == {"more"}
