@@ -6,8 +6,11 @@ import contextlib
 import os
 import sys
 import warnings
+from collections.abc import Iterable
 
-__all__ = ["warn"]
+from ._quoting import shown
+
+__all__ = ["warn", "warn_of_unused"]
 
 _OURS = (os.path.dirname(os.path.abspath(__file__)) + os.sep, contextlib.__file__)
 
@@ -26,3 +29,21 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level)
+
+
+def warn_of_unused(names: Iterable[str], place: str) -> None:
+    """Warn of tensors that no part of a model has.
+
+    Parameters
+    ----------
+    names : iterable of str
+        In any order: the engine's threads find them in another one each time. Without names, there is no warning.
+    place : str
+        The files that they are in, for the message.
+    """
+    if found := sorted(names):
+        listed = ", ".join(map(shown, found[:3])) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+        warn(
+            f"nothing uses {len(found)} of the tensors in {place}: {listed}; if images are not as expected, it is"
+            " another model, or of a kind that the engine reads in part"
+        )

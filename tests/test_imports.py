@@ -19,7 +19,7 @@ GROUND = {"errors", "events", "_files", "_numbers", "_public", "_quoting", "_ver
 ALLOWED: dict[str, set[str]] = {
     "_public": set(),
     "_version": set(),
-    "_warnings": set(),
+    "_warnings": {"_quoting"},
     "_numbers": {"_quoting"},
     "_quoting": set(),
     "errors": {"_public"},

@@ -15,7 +15,8 @@ __all__ = ["KEPT_LINES", "KeptLines", "cause", "unused_tensor"]
 KEPT_LINES = 50
 _KEPT_ERRORS = 20
 _ERROR = "error: "
-_MORE = re.compile(r"error: \.\.\. and (\d+) more errors")
+_MORE = re.compile(r"error: \.\.\. and \d+ more errors, (\d+) like the first")
+_VARIES = re.compile(r"""'[^']*'|"[^"]*"|\[[^\]]*\]|\d+(\.\d+)?""")  # names, shapes and numbers within an error
 _UNKNOWN = re.compile(r"unknown tensor '(\S+) \|.*' in model file")
 # Tensors of real checkpoints that no part of a model needs: counters, buffers that are computed, what training needs,
 # the projection of a CLIP whose pooled text is not used, and what else a language model has than its text layers.
@@ -34,6 +35,7 @@ class KeptLines:
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
         self._first: str | None = None
         self._errors = 0
+        self._uncounted = 0  # errors like the first that are not kept
 
     def add(self, level: str, text: str) -> None:
         """Receive a line."""
@@ -42,6 +44,7 @@ class KeptLines:
             self._errors += 1
             self._first = self._first or line
             if self._errors > _KEPT_ERRORS:
+                self._uncounted += _kind(line) == _kind(self._first)
                 return
         self._lines.append(line)
 
@@ -49,7 +52,7 @@ class KeptLines:
         """Return the lines, oldest first."""
         first = [self._first] if self._first and self._first not in self._lines else []
         more = self._errors - _KEPT_ERRORS
-        last = [f"error: ... and {more} more errors"] if more > 0 else []
+        last = [f"error: ... and {more} more errors, {self._uncounted} like the first"] if more > 0 else []
         return (*first, *self._lines, *last)
 
 
@@ -60,11 +63,21 @@ def unused_tensor(line: str) -> str | None:
 
 
 def cause(lines: Sequence[str]) -> str:
-    """Return the first error of a log, without its place in the source, and how many follow. Empty if there is none."""
+    """Return the first error of a log, without its place in the source, and how many there are of its kind.
+
+    Errors of other kinds follow from it: they are what the functions that could not go on say. Empty if there is none.
+    """
     errors = [line for line in lines if line.startswith(_ERROR)]
     if not errors:
         return ""
     more = _MORE.fullmatch(errors[-1])
-    count = len(errors) - 1 + int(more[1]) if more else len(errors)
-    first = _PLACE.sub("", errors[0].removeprefix(_ERROR), count=1).strip()
-    return f"{first} (the first of {count} errors)" if count > 1 else first
+    count = sum(_kind(line) == _kind(errors[0]) for line in errors) + (int(more[1]) if more else 0)
+    return f"{_text(errors[0])} (the first of {count} errors)" if count > 1 else _text(errors[0])
+
+
+def _text(line: str) -> str:
+    return _PLACE.sub("", line.removeprefix(_ERROR), count=1).strip()
+
+
+def _kind(line: str) -> str:
+    return _VARIES.sub("#", _text(line))

@@ -13,6 +13,7 @@ from .._models.files import Model, read_file
 from .._models.upscaler_file import read_network
 from .._numbers import check_integer, check_number
 from .._quoting import shown
+from .._warnings import warn_of_unused
 from ..images.convert import Alpha
 from ..images.pixels import MOST_SIDE
 from ..images.resize import Resize
@@ -189,7 +190,8 @@ def _check_hires(hires: Hires | None, size: tuple[int, int], model: Model) -> No
     if hires.upscaler == "Model" and hires.model_path is None:
         raise ValueError("hires.upscaler 'Model' needs hires.model_path")
     if hires.model_path is not None:
-        read_network("hires.model", Path(hires.model_path))
+        network = read_network("hires.model", Path(hires.model_path))
+        warn_of_unused(network.unused, str(network.path))
     if hires.upscaler in _UPSCALERS_OF_PIXELS and model.encodes is False:
         raise ValueError(
             f"hires.upscaler {shown(hires.upscaler)} needs an autoencoder with an encoder, and vae_decode_only=False in"

@@ -10,14 +10,14 @@ import json
 import math
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from .._quoting import shown
 from .headers import read_metadata
 from .tensors import HeaderError, Tensor
 
-__all__ = ["sort_companions"]
+__all__ = ["read_by", "sort_companions", "strays"]
 
 _FACTORS = (".scale_weight", ".weight_scale")  # of ComfyUI, before and since comfy_quant
 _EIGHT_BITS = ("F8_E4M3", "F8_E5M2")
@@ -26,6 +26,13 @@ _QUANTISATION = "_quantization_metadata"  # of ComfyUI, in the header's metadata
 _MOST_TEXT = 1 << 16
 _NUMBERS = {"F32": "<f", "F16": "<e"}
 _INSTEAD = "get the model in F16, BF16, F8 or as gguf"
+_BLOCK = re.compile(r"(.*\.\d+)\.")
+_MARK = re.compile(r"((?:.*\.)?)scaled_fp8")  # of ComfyUI, before comfy_quant: layers below it have scales
+# Layers that are looked up, not multiplied, and parts of language models that are not read, have none there.
+_UNSCALED = re.compile(
+    r"(^|\.)((shared|embed|embed_tokens\w*|token_embedding|position_embedding|relative_attention_bias|lm_head)$"
+    r"|(visual|vision_tower|vision_model|audio_tower|multi_modal_projector)\.)"
+)
 
 _NO_USE = {
     r"\.(scale_input|input_scale)$": "the inputs' scale, for 8-bit products, which are not computed here",
@@ -44,9 +51,48 @@ _FOREIGN = {
     ),
     r"\._(data|scale|shift)$": "quanto",
 }
+# Ends of names that say how the weights beside them are to be read, in ways that nothing here knows.
+_STRAY = re.compile(
+    r"([._]|^)(scales?|scaling_factor|zeros?|zero_points?|a?max|smooth|scb|svd_(up|down))(_\w+)?$", re.I
+)
 
 
-def sort_companions(path: Path, kind: str, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+def strays(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of tensors that seem to say how a weight beside them is to be read, and that nothing uses.
+
+    The engine reports them when it loads a model, but not when it converts one.
+
+    Parameters
+    ----------
+    tensors : mapping of str to Tensor
+        Those that `sort_companions` left.
+    """
+    return [name for name in tensors if _STRAY.search(name.rpartition(".")[2]) and _beside(name, tensors)]
+
+
+def read_by(name: str, names: Collection[str]) -> str | None:
+    """Return the tensor that another one says how to read, by its name; None if it is of another kind.
+
+    Parameters
+    ----------
+    name : str
+        The one that may be a scale or the like, of a kind that is known or not.
+    names : collection of str
+        All of the file.
+    """
+    is_one = _STRAY.search(name.rpartition(".")[2]) or name.endswith(".comfy_quant") or _first(_FOREIGN, name)
+    return _beside(name, names) if is_one else None
+
+
+def _beside(name: str, names: Collection[str]) -> str | None:
+    layer = name.rpartition(".")[0]
+    above = layer.rpartition(".")[0]  # of L.weight.scale, L.weight_quantizer._amax, L.weight.quant_state.nf4
+    return next((weight for weight in (f"{layer}.weight", layer, f"{above}.weight", above) if weight in names), None)
+
+
+def sort_companions(
+    path: Path, kind: str, tensors: Mapping[str, Tensor], elsewhere: Mapping[str, str]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tell a model's own tensors from those that say how these are to be read.
 
     Parameters
@@ -57,6 +103,8 @@ def sort_companions(path: Path, kind: str, tensors: Mapping[str, Tensor]) -> tup
         Its format.
     tensors : mapping of str to Tensor
         All of its tensors.
+    elsewhere : mapping of str to str
+        Names of the tensors in the model's other parts, with the name of each part.
 
     Returns
     -------
@@ -79,9 +127,11 @@ def sort_companions(path: Path, kind: str, tensors: Mapping[str, Tensor]) -> tup
 
         for name, tensor in tensors.items():
             if name.endswith(_FACTORS):
+                _check_weight(name, tensors, elsewhere)
                 _check_factor(name, tensor, tensors, content(tensor) if tensor.size <= _MOST_TEXT << 4 else b"")
             elif name.endswith(".comfy_quant"):
                 _check_format(name, content(tensor)[:_MOST_TEXT])
+                _check_scaled(name.removesuffix(".comfy_quant"), f"{name!r} says that it has one", tensors, elsewhere)
             elif reason := _first(_NO_USE, name):
                 unused[name] = reason
             elif scheme := _foreign(name, tensor, tensors):
@@ -90,7 +140,8 @@ def sort_companions(path: Path, kind: str, tensors: Mapping[str, Tensor]) -> tup
                 continue
             del own[name]
     if kind == "safetensors" and any(tensor.dtype in (*_EIGHT_BITS, "U8") for tensor in tensors.values()):
-        _check_metadata(path)
+        _check_metadata(path, tensors, elsewhere)
+    _check_unmarked(tensors, elsewhere)
     return own, unused
 
 
@@ -108,11 +159,63 @@ def _foreign(name: str, tensor: Tensor, tensors: Mapping[str, Tensor]) -> str | 
     return "NVFP4 with scales" if partner is not None and partner.dtype == "NVFP4" else None
 
 
-def _check_factor(name: str, tensor: Tensor, tensors: Mapping[str, Tensor], content: bytes) -> None:
-    layer = next(name.removesuffix(end) for end in _FACTORS if name.endswith(end))
+def _layer(name: str) -> str:
+    return next(name.removesuffix(end) for end in _FACTORS if name.endswith(end))
+
+
+def _check_weight(name: str, tensors: Mapping[str, Tensor], elsewhere: Mapping[str, str]) -> None:
+    weight = f"{_layer(name)}.weight"
+    if weight in elsewhere and weight not in tensors:
+        _refuse_apart(name, weight, elsewhere[weight])
+    if weight not in tensors:
+        raise HeaderError(f"tensor {name!r} is a scale, but the file has no {weight!r} that it is of")
+
+
+def _refuse_apart(scale: str, weight: str, part: str) -> None:
+    raise HeaderError(
+        f"the scale {scale!r} and its weight {weight!r} are in different parts of the model (the other is in {part}),"
+        f" which cannot be applied here: get the model as one file, or {_INSTEAD.removeprefix('get the model ')}"
+    )
+
+
+def _check_scaled(layer: str, why: str, tensors: Mapping[str, Tensor], elsewhere: Mapping[str, str]) -> None:
+    """Refuse 8-bit weights that have no scale although the file says that they have one."""
     weight = tensors.get(f"{layer}.weight")
-    if weight is None:
-        raise HeaderError(f"tensor {name!r} is a scale, but the file has no {layer + '.weight'!r} that it is of")
+    if weight is None or weight.dtype not in _EIGHT_BITS or any(layer + end in tensors for end in _FACTORS):
+        return
+    for end in _FACTORS:
+        if layer + end in elsewhere:
+            _refuse_apart(layer + end, f"{layer}.weight", elsewhere[layer + end])
+    raise HeaderError(
+        f"{layer + '.weight'!r} has 8 bits and no scale ({' or '.join(repr(layer + end) for end in _FACTORS)}), though"
+        f" {why}: download the file again"
+    )
+
+
+def _check_unmarked(tensors: Mapping[str, Tensor], elsewhere: Mapping[str, str]) -> None:
+    """Refuse 8-bit weights without scales below a mark, or, if the file has none, where others beside them have one."""
+    marks = {match[1]: name for name in (*tensors, *elsewhere) if (match := _MARK.fullmatch(name))}
+    scales = [] if marks or any(name.endswith(".comfy_quant") for name in tensors) else tensors
+    beside = {kin: name for name in scales if name.endswith(_FACTORS) for kin in _kin(_layer(name))}
+    for name, tensor in tensors.items() if marks or beside else ():
+        layer = name.removesuffix(".weight")
+        if layer == name or len(tensor.shape) != 2 or _UNSCALED.search(layer):
+            continue
+        if mark := next((mark for start, mark in marks.items() if name.startswith(start)), None):
+            _check_scaled(layer, f"the mark {mark!r} says that it has one", tensors, elsewhere)
+        elif scale := next((beside[kin] for kin in _kin(layer) if kin in beside), None):
+            _check_scaled(layer, f"{scale!r} is beside it", tensors, elsewhere)
+
+
+def _kin(layer: str) -> list[str]:
+    """Return what a layer has in common with the same one of other blocks, and with others of its block."""
+    block = _BLOCK.match(layer)
+    return [re.sub(r"\d+", "#", layer), *([block[1]] if block else [])]
+
+
+def _check_factor(name: str, tensor: Tensor, tensors: Mapping[str, Tensor], content: bytes) -> None:
+    layer = _layer(name)
+    weight = tensors[f"{layer}.weight"]
     if all(layer + end in tensors for end in _FACTORS):
         raise HeaderError(f"tensor {name!r}: {layer!r} has two scales, {' and '.join(_FACTORS)}: {_INSTEAD}")
     rows = weight.shape[0] if weight.shape else 1
@@ -151,7 +254,7 @@ def _check_format(name: str, content: bytes) -> None:
     _check_known(f"tensor {name!r}", found)
 
 
-def _check_metadata(path: Path) -> None:
+def _check_metadata(path: Path, tensors: Mapping[str, Tensor], elsewhere: Mapping[str, str]) -> None:
     text = read_metadata(path).get(_QUANTISATION)
     if text is None:
         return
@@ -162,6 +265,7 @@ def _check_metadata(path: Path) -> None:
         raise HeaderError(f"{_QUANTISATION} in its metadata is malformed: {shown(str(error))}") from error
     for layer, found in formats.items():
         _check_known(f"layer {shown(layer)} in {_QUANTISATION}", found)
+        _check_scaled(layer, f"{_QUANTISATION} in its metadata says that it has one", tensors, elsewhere)
 
 
 def _check_known(whose: str, found: object) -> None:

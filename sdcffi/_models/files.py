@@ -188,9 +188,9 @@ def locate(files: Mapping[str, Path]) -> dict[str, Path]:
 
 
 def _check_transformer(directory: Path, path: Path) -> None:
-    tensors = read_file("diffusion_model_path", path).tensors
-    if identify({name: tensor.shape for name, tensor in tensors.items()}) is None:
-        first = ", ".join(repr(name) for name in list(tensors)[:2])
+    file = read_file("diffusion_model_path", path)
+    if _gathered(ContextParams(diffusion_model_path=path), [file]).architecture is None:
+        first = ", ".join(repr(name) for name in list(file.tensors)[:2])
         raise ValueError(
             f"model: the transformer in {directory} has names of diffusers, which the engine does not know ({first},"
             " ...): pass the model's original single file as diffusion_model=, and the folders of its text encoders and"
@@ -344,7 +344,11 @@ def read_file(slot: str, path: Path) -> ModelFile:
     if not path.is_file():
         raise HeaderError(f"{keyword}: {path} is not a regular file")
     parts = parts_of(keyword, path)
-    read = [_read_part(keyword, part) for part in parts]
+    headers = [_read_part(keyword, part) for part in parts]
+    places = {name: part.name for part, (_, found) in zip(parts, headers, strict=True) for name in found}
+    read = [
+        (kind, *_sorted(keyword, part, kind, found, places)) for part, (kind, found) in zip(parts, headers, strict=True)
+    ]
     kinds = {kind for kind, _, _ in read}
     tensors = {name: tensor for _, own, _ in read for name, tensor in own.items()}
     unused = {name: why for _, _, unused in read for name, why in unused.items()}
@@ -355,16 +359,26 @@ def read_file(slot: str, path: Path) -> ModelFile:
     return ModelFile(slot, path, kinds.pop(), tensors, unused, tuple(parts))
 
 
-def _read_part(keyword: str, path: Path) -> tuple[str, dict[str, Tensor], dict[str, str]]:
+def _read_part(keyword: str, path: Path) -> tuple[str, dict[str, Tensor]]:
     try:
         if path.stat().st_size == 0:
             raise HeaderError("it is empty")
-        kind, found = read_header(path, whole_model=True)
-        tensors, unused = sort_companions(path, kind, found)
+        return read_header(path, whole_model=True)
+    except (HeaderError, OSError) as error:
+        raise HeaderError(f"{keyword}: {path} cannot be read: {error}") from error
+
+
+def _sorted(
+    keyword: str, path: Path, kind: str, found: Mapping[str, Tensor], places: Mapping[str, str]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        tensors, unused = sort_companions(
+            path, kind, found, {name: part for name, part in places.items() if name not in found}
+        )
         _check_numbers(tensors)
     except (HeaderError, OSError) as error:
         raise HeaderError(f"{keyword}: {path} cannot be read: {error}") from error
-    return kind, tensors, unused
+    return tensors, unused
 
 
 def _check_numbers(tensors: Mapping[str, Tensor]) -> None:

@@ -17,18 +17,21 @@ from pathlib import Path
 from types import MappingProxyType
 
 from .._files import expanded
+from .._quoting import shown
 from ..errors import LoraError, LoraNotFoundError
 from .headers import HeaderError, Tensor, read_header, read_metadata
 from .lora_checks import Part
 from .lora_families import Shape, guess_architecture, guess_naming
 from .lora_modules import Adapter, sort_tensors
 from .lora_strength import ADAPTER_FILES, Settings, read_settings, unsupported
+from .places import is_in_parts
 
 __all__ = ["LoraFile", "file_of", "has_adapter", "read_lora"]
 
 _FOLDER_FILES = tuple(  # of PEFT, of diffusers
     f"{stem}.{ending}" for ending in ("safetensors", "bin") for stem in ("adapter_model", "pytorch_lora_weights")
 )
+_IN_PARTS = "one of several parts or their index, and LoRAs are read from one file: join the parts, or get it as one"
 _SCALAR = {"F32": "<f", "F16": "<e", "F64": "<d", "I32": "<i", "I64": "<q"}
 
 
@@ -133,6 +136,8 @@ def read_lora(path: Path) -> LoraFile:
         resolved = found.resolve()
         if not resolved.exists():
             raise LoraNotFoundError(f"LoRA {path} does not exist")
+        if is_in_parts(found.name):
+            raise LoraError(f"LoRA {path} is {_IN_PARTS}")
         if not resolved.is_file():
             raise LoraError(f"LoRA {path} is not a file")
         status = resolved.stat()
@@ -165,6 +170,8 @@ def file_of(path: Path) -> Path:
     for name in _FOLDER_FILES:
         if (path / name).exists():
             return path / name
+    if parts := [name for name in sorted(os.listdir(path)) if is_in_parts(name)]:
+        raise LoraError(f"LoRA {path} is a folder with {shown(parts[0])}, {_IN_PARTS}")
     raise LoraError(f"LoRA {path} is a folder without {' or '.join(_FOLDER_FILES)}; pass the path of a file in it")
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from .companions import read_by
 from .headers import HeaderError
 from .lora_checks import Part, Parts, check_module, is_old_glora, rank_of, weight_shape
 from .lora_families import Shape
@@ -105,6 +106,8 @@ def sort_tensors(
     HeaderError
         If the tensors of a module do not fit together.
     """
+    tensors = list(tensors)
+    _refuse_scales([part.name for part in tensors])
     modules: dict[str, dict[str, Part]] = {}
     unused: dict[str, str] = {}
     refused: dict[str, str] = {}  # by module
@@ -130,6 +133,17 @@ def sort_tensors(
         unused |= _drop_strays(parts)
         adapters += _adapters(module, parts, settings, metadata)
     return adapters, unused
+
+
+def _refuse_scales(names: list[str]) -> None:
+    found = frozenset(names)
+    for name in names:
+        factor = read_by(name, found)
+        if factor and split_name(factor)[1] not in ("", "ia3_weight"):  # whose layer may have a scale of its own
+            raise HeaderError(
+                f"tensor {name!r} says how {factor!r} is to be read, as a scale does, which is not done in LoRA files:"
+                " get the LoRA in F32, F16 or BF16"
+            )
 
 
 def _drop_strays(parts: dict[str, Part]) -> dict[str, str]:

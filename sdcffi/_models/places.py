@@ -13,11 +13,11 @@ from ..errors import PathNotFoundError
 from .headers import read_header
 from .tensors import HeaderError, Tensor
 
-__all__ = ["components", "file_at", "parts_of"]
+__all__ = ["components", "file_at", "is_in_parts", "parts_of"]
 
-_INDEX = ".safetensors.index.json"
+_INDEX = re.compile(r".*\.(safetensors|bin)\.index(\.\w+)?\.json")  # the second is a variant, such as fp16
 _MOST_INDEX = 16 << 20  # bytes
-_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
+_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})((?:\.\w+)+)")
 _MOST_PARTS = 1000
 _ENDINGS = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin")
 _UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -49,7 +49,7 @@ def file_at(keyword: str, path: Path) -> Path:
     """
     if os.path.isdir(path):  # Path.is_dir raises for names that are too long
         return _in_folder(keyword, path)
-    if path.name.endswith(_INDEX) and os.path.isfile(path):
+    if _INDEX.fullmatch(path.name) and os.path.isfile(path):
         return _by_index(keyword, path)
     if (match := _PART.fullmatch(path.name)) and int(match[2]) > 1:
         return path.with_name(f"{match[1]}-00001-of-{match[3]}{match[4]}")
@@ -78,6 +78,12 @@ def parts_of(keyword: str, path: Path) -> list[Path]:
             f" {', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}"
         )
     return parts
+
+
+def is_in_parts(name: str) -> bool:
+    """Return whether a file's name is that of one of several parts, or of their index."""
+    match = _PART.fullmatch(name)
+    return bool(_INDEX.fullmatch(name)) or (match is not None and int(match[3]) > 1)
 
 
 def components(path: Path) -> dict[str, Path]:
@@ -128,12 +134,18 @@ def _text_slot(file: Path) -> str:
 
 def _in_folder(keyword: str, path: Path) -> Path:
     names = sorted(os.listdir(path))
-    for kind in ([name for name in names if name.endswith(_INDEX)], _firsts(names)):
+    for kind in (*_indexes(names), _firsts(names)):
         if len(kind) == 1:
             return file_at(keyword, path / kind[0])
         if kind:
             raise ValueError(f"{keyword}: {path} has {', '.join(kind[:5])}: pass the path of one of them")
     raise ValueError(f"{keyword}: the directory {path} has no file of weights ({', '.join(_ENDINGS)})")
+
+
+def _indexes(names: list[str]) -> tuple[list[str], list[str]]:
+    """Return the indexes of parts in safetensors: those of a folder's main weights, and those of variants of them."""
+    found = [match for name in names if (match := _INDEX.fullmatch(name)) and match[1] == "safetensors"]
+    return [match[0] for match in found if not match[2]], [match[0] for match in found if match[2]]
 
 
 def _firsts(names: list[str]) -> list[str]:

@@ -222,7 +222,10 @@ def _tensors(value: Any) -> dict[str, _Found]:
         first_lost = first_lost or lost
     for name, tensor in found.items():
         if not tensor.contiguous:
-            raise HeaderError(f"tensor {name!r} is stored transposed or with gaps: call .contiguous() before saving it")
+            raise HeaderError(
+                f"tensor {name!r} is stored transposed, with gaps or as channels_last: save it as"
+                " tensor.clone(memory_format=torch.contiguous_format), or the file as safetensors"
+            )
     if not found and first_lost:
         _refuse_lost(*first_lost)
     if not found:

@@ -40,11 +40,14 @@ class Network:
         Number of residual blocks.
     factor : int
         Factor by which it enlarges width and height: 1, 2 or 4.
+    unused : tuple of str
+        Tensors of the file that the network does not have.
     """
 
     path: Path
     blocks: int
     factor: int
+    unused: tuple[str, ...] = ()
 
 
 def read_network(keyword: str, path: Path) -> Network:
@@ -78,8 +81,9 @@ def read_network(keyword: str, path: Path) -> Network:
     if blocks > _MOST_BLOCKS:
         raise ValueError(f"{keyword}: {file.path} must have at most {_MOST_BLOCKS} blocks, not {blocks}")
     factor = _old_factor(shapes) if old else _factor(shapes)
-    _check_shapes(file, shapes, _expected(blocks, factor, old))
-    return Network(file.path, blocks, factor)
+    expected = _expected(blocks, factor, old)
+    _check_shapes(file, shapes, expected)
+    return Network(file.path, blocks, factor, tuple(name for name in shapes if name not in expected))
 
 
 def _factor(names: Mapping[str, object]) -> int:

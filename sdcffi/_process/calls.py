@@ -27,8 +27,7 @@ from typing import TYPE_CHECKING, Any
 from .._bindings.causes import KEPT_LINES
 from .._bindings.requests import Opening
 from .._numbers import check_number
-from .._quoting import shown
-from .._warnings import warn
+from .._warnings import warn_of_unused
 from ..errors import CancelledError, GenerationTimeoutError, NativeCrashError, NativeError, SDError
 from ..events import Listeners, Log
 from .crash import crash_error
@@ -286,7 +285,7 @@ class Calls:
             if self.opening.params is not None:
                 params = self._prepare(opened) if self._prepare else self.opening.params
                 unused: list[str] = self._perform(call, "load", (params,), self.opening.params)
-                _warn_of_unused(unused if self.opened is None else [])
+                warn_of_unused(unused if self.opened is None else [], "the model's files")
             self.opened = opened
             self._ready = True
         finally:
@@ -456,12 +455,3 @@ def run_alone(
             return calls.run(call, name, *arguments)
     finally:
         calls.close()
-
-
-def _warn_of_unused(names: list[str]) -> None:
-    if names:
-        listed = ", ".join(map(shown, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        warn(
-            f"nothing uses {len(names)} of the tensors in the model's files: {listed}; if"
-            " images are not as expected, the files are of another model, or of a kind that the engine reads in part"
-        )

@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .._models.companions import strays
 from .._models.files import UNKNOWN, Model, examine
 from .._models.memory import compute_bytes, weight_bytes
-from .._models.upscaler_file import read_network
+from .._models.upscaler_file import Network, read_network
 from ..params.image import ImageParams
 
 __all__ = ["inspect_model", "model_lines"]
 
+_NOTHING = "used by nothing; if images are not as expected, the model is of a kind that the engine reads in part"
 _SIDE = 512  # of the image whose memory is reported, in pixels
 
 
@@ -40,8 +42,11 @@ def inspect_model(path: Path) -> dict[str, Any]:
         If the file cannot be read.
     """
     kind, model, params, needs = examine(path)
-    if kind == UNKNOWN:
-        kind = _network(path) or kind
+    unused = {name: why for file in model.files for name, why in file.unused.items()}
+    unused |= {name: _NOTHING for file in model.files for name in strays(file.tensors)}
+    if kind == UNKNOWN and (network := _network(path)):
+        kind = f"an upscaling network of factor {network.factor}"
+        unused |= dict.fromkeys(network.unused, _NOTHING)
     architecture = model.architecture
     types = _types(model)
     image = ImageParams(width=_SIDE, height=_SIDE)
@@ -56,7 +61,7 @@ def inspect_model(path: Path) -> dict[str, Any]:
         "tensors": sum(count["tensors"] for count in types.values()),
         "parameters": sum(count["parameters"] for count in types.values()),
         "types": types,
-        "unused": {name: why for file in model.files for name, why in file.unused.items()},
+        "unused": unused,
         "pixel_multiple": model.pixel_multiple,
         "memory": {
             "weights": weight_bytes(model, params),
@@ -65,12 +70,11 @@ def inspect_model(path: Path) -> dict[str, Any]:
     }
 
 
-def _network(path: Path) -> str | None:
+def _network(path: Path) -> Network | None:
     try:
-        network = read_network("model", path)
+        return read_network("model", path)
     except ValueError:
         return None
-    return f"an upscaling network of factor {network.factor}"
 
 
 def _types(model: Model) -> dict[str, dict[str, int]]:

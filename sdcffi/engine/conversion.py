@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 from .._bindings.requests import Conversion, Opening
 from .._files import check_output, expanded, replacing
 from .._machine.backends import CPU
+from .._models.companions import strays
 from .._models.files import ModelFile, read_file
 from .._models.headers import Tensor
 from .._models.places import file_at
 from .._models.weight_types import IN_SAFETENSORS, check_rules, check_type, parse_rules
 from .._process.calls import run_alone
+from .._warnings import warn_of_unused
 from ..errors import SDError
 from ..events import Listeners
 
@@ -88,6 +90,8 @@ def convert(
         raise ValueError(f"output must end in .gguf or .safetensors, not {target.name!r}")
     check_output(target)
     check_writable(target, type, tensor_type_rules)
+    for file in (model, autoencoder) if autoencoder else (model,):
+        warn_of_unused(strays(file.tensors), str(file.path))
     tensors = source_tensors(model, autoencoder)
     with replacing(target) as temporary:
         request = Conversion(

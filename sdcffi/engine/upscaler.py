@@ -24,6 +24,7 @@ from .._public import public
 from .._quoting import shown
 from .._records.digests import FileState, check_unchanged, file_state
 from .._records.origin import Origin, Upscaling
+from .._warnings import warn_of_unused
 from ..events import Listeners, LogFunction, Progress, ProgressFunction
 from ..images.convert import ImageLike, as_rgb, to_pillow
 from .results import Result, check_image_path
@@ -197,6 +198,7 @@ class Upscaler(Handle):
         check_integer("tile_size", tile_size, 0, _MOST_TILE)
         check_flags(conv_direct=conv_direct, offload_to_cpu=offload_to_cpu)
         network = read_network("model", Path(model))
+        warn_of_unused(network.unused, str(network.path))
         self._params = UpscalerParams(network.path.absolute(), threads, tile_size, conv_direct, offload_to_cpu)
         self._states = {self._params.path: file_state(self._params.path)}
         listeners = Listeners(on_log, on_progress)

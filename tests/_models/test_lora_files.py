@@ -310,6 +310,24 @@ def test_tensors_that_do_not_belong_together_are_refused(shapes: Shapes, tensor:
     assert said in message
 
 
+@pytest.mark.parametrize("factor", ["m.lora_A.weight", "m.lora_A.default.weight", "m.lora_down.weight", "m.hada_w1_a"])
+@pytest.mark.parametrize(
+    "end", ["weight_scale", "scale_weight", "scales", "weight.absmax", "weight.scale", "comfy_quant"]
+)
+def test_scales_of_factors_are_told(factor: str, end: str, path: Path) -> None:
+    shapes = dict(HADA) if factor in HADA else {factor: (4, 8), factor.replace("A", "B").replace("down", "up"): (6, 4)}
+    scale = f"{factor.removesuffix('.weight')}.{end}".replace("a.weight.", "a.")
+    message = reason(write(path, {**shapes, scale: (1,)}))
+    assert f"{scale!r} says how {factor!r} is to be read, as a scale does, which is not done in LoRA files" in message
+
+
+@pytest.mark.parametrize("name", ["m.scale", "m.dora_scale"])
+def test_a_scale_of_the_module_is_none_of_a_factor(name: str, path: Path) -> None:
+    assert read_lora(write(path, {**PAIR, "m.weight": (6, 8), name: (6, 1) if "dora" in name else ()})).targets == (
+        "m",
+    )
+
+
 @pytest.mark.parametrize(("dtype", "kind"), [(np.int64, "I64"), (np.float64, "")])
 def test_factors_are_no_integers(dtype: type[np.generic], kind: str, path: Path) -> None:
     write(path, {name: shape for name, shape in PAIR.items() if shape}, dtype)

@@ -83,6 +83,19 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         as_loras(["empty"], tmp_path)
 
 
+def test_a_lora_in_parts_is_told(tmp_path: Path) -> None:
+    part = write(tmp_path, "adapter_model-00001-of-00002.safetensors")
+    index = tmp_path / "adapter_model.safetensors.index.json"
+    index.write_text("{}")
+    for path in (part, index, tmp_path):
+        with pytest.raises(
+            LoraError, match="one of several parts or their index, and LoRAs are read from one file: join"
+        ):
+            as_loras([path])
+    with pytest.raises(LoraError, match="one of several parts"):
+        as_loras([part.stem], tmp_path)
+
+
 def test_links_of_the_directory_s_owner_are_followed_and_keep_their_names(tmp_path: Path) -> None:
     file = write(tmp_path / "disk", DIFFUSERS)
     (tmp_path / "loras" / "style").mkdir(parents=True)

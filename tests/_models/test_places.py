@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from header_files import Shapes, write, write_gguf
 from model_headers import ALONE, CLIP, CLIP_G, FLUX2, LLM
+from safetensors.numpy import save_file
+from torch_files import write_torch
 
 from sdcffi import PathNotFoundError
 from sdcffi._checks.context import check_context
@@ -46,6 +48,35 @@ def test_any_part_stands_for_the_whole(ending: str, tmp_path: Path) -> None:
     assert len(file.parts) == 3
     assert inspect_model(first)["family"] == "FLUX.2"
     assert inspect_model(tmp_path)["bytes"] == sum(path.stat().st_size for path in tmp_path.glob(f"*{ending}"))
+
+
+@pytest.mark.parametrize(
+    ("part", "index"),
+    [
+        ("m-{}-of-00002.bin", "m.bin.index.json"),
+        ("m-{}-of-00002.fp16.safetensors", "m.safetensors.index.fp16.json"),
+        ("m.fp16-{}-of-00002.safetensors", "m.safetensors.index.fp16.json"),
+    ],
+)
+def test_parts_of_a_variant_and_of_pytorch_are_found(part: str, index: str, tmp_path: Path) -> None:
+    names = [part.format(f"{number:05d}") for number in (1, 2)]
+    for name, key in zip(names, ("a.weight", "b.weight"), strict=True):
+        array = np.ones((2, 2), np.float32)
+        if name.endswith(".bin"):
+            write_torch({key: array}, tmp_path / name)
+        else:
+            save_file({key: array}, tmp_path / name)
+    (tmp_path / index).write_text(json.dumps({"weight_map": {"a.weight": names[0], "b.weight": names[1]}}))
+    for path in (tmp_path, tmp_path / index, tmp_path / names[1]):
+        assert file_at("llm", path) == tmp_path / names[0]
+    assert read_file("llm_path", tmp_path / names[0]).tensors.keys() == {"a.weight", "b.weight"}
+
+
+def test_of_several_indexes_in_a_folder_the_plain_one_of_safetensors_counts(tmp_path: Path) -> None:
+    first = split(tmp_path, LLM)
+    for other in ("model.safetensors.index.fp16.json", "pytorch_model.bin.index.json"):
+        (tmp_path / other).write_text('{"weight_map": {"a": "b"}}')
+    assert file_at("llm", tmp_path) == first
 
 
 def test_links_of_a_download_cache_are_parts_too(tmp_path: Path) -> None:
@@ -119,6 +150,13 @@ def test_a_directory_of_a_transformer_becomes_its_files(tmp_path: Path) -> None:
     assert check_context(ContextParams(model_path=path, vae_path=other))[0].vae_path == other
     kind, found, _, missing = examine(path)
     assert (kind, found.architecture, missing) == ("a whole model", model.architecture, [])
+
+
+def test_a_transformer_may_have_the_prefix_of_whole_models(tmp_path: Path) -> None:
+    path = directory(tmp_path, {f"model.diffusion_model.{name}": shape for name, shape in FLUX2.items()})
+    architecture = check_context(ContextParams(model_path=path))[1].architecture
+    assert architecture
+    assert architecture.name == "flux2"
 
 
 def test_the_text_encoders_of_a_directory_are_told_by_their_tensors(tmp_path: Path) -> None:

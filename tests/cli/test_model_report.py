@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from full_size import sd1
 from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 from tiny_model import TinyModel
 from torch_files import write_torch
 from upscaling_networks import random_weights, write_network
@@ -60,3 +61,16 @@ def test_an_upscaling_network_is_told_from_a_file_of_unknown_kind(tmp_path: Path
     assert inspect_model(write_network(tmp_path / "a.safetensors", weights))["kind"].endswith("of factor 4")
     del weights["conv_last.weight"]
     assert inspect_model(write_network(tmp_path / "b.safetensors", weights))["kind"] == "a file of unknown kind"
+
+
+def test_what_nothing_uses_is_named(tiny_model: TinyModel, tmp_path: Path) -> None:
+    weights = load_file(tiny_model.diffusion_model)
+    layer = next(name for name, array in weights.items() if array.ndim == 2).removesuffix(".weight")
+    more = [f"{layer}.weight.scale", f"{layer}.scales", f"{layer}.pre_quant_scale", f"{layer}.weight_quantizer._amax"]
+    save_file(weights | {name: np.ones(1, np.float32) for name in more}, str(tmp_path / "a.safetensors"))
+    report = inspect_model(tmp_path / "a.safetensors")
+    assert report["unused"].keys() == set(more)
+    assert any("not read: 4 tensors: used by nothing" in line for line in model_lines(report))
+    assert inspect_model(tiny_model.diffusion_model)["unused"] == {}
+    network = write_network(tmp_path / "b.safetensors", {**random_weights(1), "more": np.ones(1, np.float32)})
+    assert inspect_model(network)["unused"].keys() == {"more"}

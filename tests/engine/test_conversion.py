@@ -228,3 +228,9 @@ def test_a_type_that_was_not_asked_for_is_told(tmp_path: Path, monkeypatch: pyte
     )
     with pytest.raises(SDError, match=r"'a.weight' was written as F16, not as F32 or Q8_0"):
         convert(tmp_path / "a.safetensors", tmp_path / "out.gguf", type="f32", tensor_type_rules="weight=q8_0")
+
+
+def test_what_seems_to_scale_weights_and_is_not_used_is_reported(tmp_path: Path) -> None:
+    path = small_model(tmp_path / "a.safetensors", **{"odd.w_scale": np.ones(1, np.float32)})
+    with pytest.warns(UserWarning, match=r"nothing uses 1 of the tensors in .*a\.safetensors: 'odd\.w_scale'; if"):
+        convert(path, tmp_path / "a.gguf", type="f16")

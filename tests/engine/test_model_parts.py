@@ -23,7 +23,7 @@ def split(source: Path, folder: Path, ending: str, stem: str = "model", count: i
     names = [f"{stem}-{part + 1:05d}-of-{count:05d}{ending}" for part in range(count)]
     for part, name in enumerate(names):
         own = dict(list(tensors.items())[part::count])
-        if ending == ".safetensors":
+        if ending.endswith(".safetensors"):
             save_file(own, str(folder / name))
             continue
         writer = gguf.GGUFWriter(folder / name, "")
@@ -48,7 +48,7 @@ def whole(tiny_model: TinyModel) -> np.ndarray[Any, Any]:
     return image(**tiny_model.engine_arguments())
 
 
-@pytest.mark.parametrize("ending", [".safetensors", ".gguf"])
+@pytest.mark.parametrize("ending", [".safetensors", ".gguf", ".fp16.safetensors"])
 def test_a_transformer_in_parts_is_the_whole_one(
     ending: str, whole: np.ndarray[Any, Any], tiny_model: TinyModel, tmp_path: Path
 ) -> None:

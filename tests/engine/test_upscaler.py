@@ -348,3 +348,16 @@ def test_a_network_of_pytorch_is_judged_as_any_other(tmp_path: Path) -> None:
     del weights["conv_last.bias"]
     with pytest.raises(ValueError, match=r"1 of \d+ tensors are missing: conv_last\.bias"):
         Upscaler(write_torch(weights, path))
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pth"])
+def test_tensors_that_the_network_does_not_have_are_reported(ending: str, tmp_path: Path) -> None:
+    weights = {name: array.astype(np.float32) for name, array in random_weights(1).items()}
+    weights["conv_first.weight.scale"] = np.ones(1, np.float32)
+    path = tmp_path / f"a.{ending}"
+    if ending == "pth":
+        write_torch(weights, path)
+    else:
+        write_network(path, weights)
+    with pytest.warns(UserWarning, match=r"nothing uses 1 of the tensors in .*: 'conv_first\.weight\.scale'; if"):
+        open_upscaler(path).close()
