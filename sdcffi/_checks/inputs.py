@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from .._models.files import Model
+from .._numbers import items_of
 from .._quoting import shown
 from ..images.convert import Alpha, as_mask, as_rgb, box_mask
 from ..images.pixels import MOST_SIDE, parse_alpha
@@ -183,7 +184,7 @@ def _several(name: str, images: Any, alpha: Alpha) -> list[Pixels]:
         raise TypeError(f"{name} must be a sequence of images, not {shown(images)}")
     if getattr(images, "ndim", 4) != 4:
         raise TypeError(f"{name} must be a sequence of images, not an array of shape {images.shape}")  # type: ignore[attr-defined]
-    return [as_rgb(item, f"{name}[{index}]", alpha) for index, item in enumerate(images)]
+    return [as_rgb(item, f"{name}[{index}]", alpha) for index, item in enumerate(items_of(name, images))]
 
 
 def _with_size(params: _Params, model: Model, leading: Pixels) -> _Params:

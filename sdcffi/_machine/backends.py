@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from .._numbers import as_text
 from .._quoting import shown
 
 __all__ = [
@@ -75,8 +76,7 @@ def backend_choice(backend: str) -> BackendChoice:
     TypeError, ValueError
         If it is not a legal word; the message lists them.
     """
-    if not isinstance(backend, str):
-        raise TypeError(f"backend must be a string, not {shown(backend)}")
+    backend = as_text("backend", backend)
     asked = os.environ.get(ENVIRONMENT)
     return _read(asked, ENVIRONMENT) if backend == "auto" and asked else _read(backend, "backend")
 

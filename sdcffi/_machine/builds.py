@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from .._files import expanded, file_digest, read_kept_json
-from .._quoting import shown
 from ..errors import LayoutMismatchError, LibraryNotFoundError
 from .backends import PREFERENCE
 
@@ -215,8 +214,6 @@ def locate(argument: str | os.PathLike[str] | None = None) -> NativeBuild:
     LibraryNotFoundError
         If there is none; the message has every candidate, why it is not one, and the command that builds one.
     """
-    if not isinstance(argument, (str, os.PathLike, type(None))):
-        raise TypeError(f"library must be a path, not {shown(argument)}")
     candidates = [
         ("argument library", argument),
         ("environment variable SDCFFI_LIBRARY", os.environ.get("SDCFFI_LIBRARY") or None),
