@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .._files import expanded, file_digest, read_kept_json
+from .._quoting import shown
 from ..errors import LayoutMismatchError, LibraryNotFoundError
 from .backends import PREFERENCE
 
@@ -115,6 +116,7 @@ def read_build(path: Path) -> NativeBuild:
         raise LibraryNotFoundError(f"{directory} has no {MANIFEST}, so it is not a build of sdcffi")
     try:
         manifest = read_kept_json(file)
+        _check_shape(manifest)
         build = NativeBuild(directory, manifest)
         known = manifest["schema"] == _SCHEMA and build.library.name in manifest["files"] and bool(build.backends)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -126,6 +128,18 @@ def read_build(path: Path) -> NativeBuild:
         if fragment.is_file():
             _add(build, backend, fragment)
     return build
+
+
+_SHAPE = {**dict.fromkeys(("upstream", "left_out", "options", "compiler", "files", "backends"), dict), "patches": list}
+
+
+def _check_shape(manifest: dict[str, Any]) -> None:
+    """Refuse a manifest in which something else stands for a table or list that is read later."""
+    for name, kind in _SHAPE.items():
+        if name in manifest and not isinstance(manifest[name], kind):
+            raise TypeError(
+                f"{name} must be a {'table' if kind is dict else kind.__name__}, not {shown(manifest[name])}"
+            )
 
 
 def is_intact(directory: Path) -> bool:
