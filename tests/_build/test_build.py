@@ -399,6 +399,50 @@ def test_a_cache_that_cannot_be_used_is_not_a_missing_package(tmp_path: Path, mo
         bootstrap._create(bootstrap._directory([]), [])
 
 
+def write_wheel(folder: Path) -> Path:
+    """A wheel with one module that is called `landed`."""
+    about = "Metadata-Version: 2.1\nName: landed\nVersion: 1\n"
+    tags = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    with zipfile.ZipFile(folder / "landed-1-py3-none-any.whl", "w") as wheel:
+        files = {"landed.py": "", "landed-1.dist-info/METADATA": about, "landed-1.dist-info/WHEEL": tags}
+        record = "".join(f"{name},,\n" for name in [*files, "landed-1.dist-info/RECORD"])
+        for name, text in {**files, "landed-1.dist-info/RECORD": record}.items():
+            wheel.writestr(name, text)
+    return folder / "landed-1-py3-none-any.whl"
+
+
+def test_settings_of_pip_do_not_send_the_builds_packages_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SDCFFI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(bootstrap, "_modules", lambda: ["landed"])
+    for name, value in {"USER": "1", "TARGET": "a", "PREFIX": "b", "ROOT": "c", "DRY_RUN": "1"}.items():
+        monkeypatch.setenv(f"PIP_{name}", value if value == "1" else str(tmp_path / value))
+    settings = tmp_path / "pip.conf"
+    settings.write_text("[install]\nuser = true\n", "utf-8")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(settings))
+    wheel = str(write_wheel(tmp_path))
+    directory = tmp_path / "cache" / "venv"
+    bootstrap._create(directory, [wheel])
+    assert list(directory.rglob("landed.py"))
+    shutil.rmtree(directory)
+    settings.write_text(f"[install]\ntarget = {tmp_path / 'elsewhere'}\n", "utf-8")
+    with pytest.raises(BuildError, match=r"the private environment lacks landed: .* Remove target, prefix, root"):
+        bootstrap._create(directory, [wheel])
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_without_a_home_directory_the_message_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.delenv("SDCFFI_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(BuildError, match="has no home directory for a cache; set SDCFFI_CACHE"):
+        bootstrap._cache()
+
+
 def test_an_output_that_cannot_be_written_is_refused_before_the_build(
     stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
