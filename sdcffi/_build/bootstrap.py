@@ -141,8 +141,8 @@ def _check_landed(python: Path) -> None:
     missing = run_captured([str(python), "-I", "-c", _FIND, *_modules()], "the private environment does not work")
     if missing.strip():
         raise BuildError(
-            f"pip ended without an error, but the private environment lacks {', '.join(missing.split())}: the settings of"
-            " pip send packages elsewhere. Remove target, prefix, root and dry-run from those that"
+            f"pip ended without an error, but the private environment lacks {', '.join(missing.split())}: the"
+            " settings of pip send packages elsewhere. Remove target, prefix, root and dry-run from those that"
             " `python -m pip config list` shows"
         )
 

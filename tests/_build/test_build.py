@@ -20,7 +20,7 @@ from places import ROOT
 from stand_in import ENGINE, StandIn, wait_until
 
 from sdcffi import BuildError
-from sdcffi._build import backends, bootstrap, toolkits, wheel
+from sdcffi._build import backends, bootstrap, plan, toolkits, wheel
 from sdcffi._build import main as build_command
 from sdcffi._build.compilers import Compiler, find_compiler
 from sdcffi._build.cpu import cpu_definitions
@@ -316,18 +316,41 @@ def test_one_compiler_that_is_named_brings_its_partner(
         assert find_compiler() == found
 
 
+@pytest.mark.parametrize("given", [{"CC": "ccache gcc-12"}, {"CXX": "{}/ccache  g++-12"}, {"CC": "{}/a b/gcc-12"}])
+def test_a_launcher_may_precede_the_compiler(
+    given: dict[str, str], only_compilers: Path, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (only_compilers / "a b").mkdir()
+    for name in ("ccache", "gcc-12", "g++-12", "a b/gcc-12", "a b/g++-12"):
+        (only_compilers / name).write_text("#!/bin/sh\necho x86_64-linux-gnu\n")
+        (only_compilers / name).chmod(0o755)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value.format(only_compilers))
+    found = find_compiler()
+    assert (found.c.name, found.cxx.name) == ("gcc-12", "g++-12")
+    assert found.launcher == (None if "a b" in str(given) else only_compilers / "ccache")
+    if found.launcher:
+        sccache = replace(found, launcher=only_compilers / "sccache")
+        assert plan._launchers(sccache, ("cpu", "cuda")) == dict.fromkeys(
+            [f"CMAKE_{language}_COMPILER_LAUNCHER" for language in ("C", "CXX", "CUDA")], str(sccache.launcher)
+        )
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
         ({"CC": "no-such-cc"}, "CC=no-such-cc: there is no such program; name one program, and put flags into CFLAGS"),
-        ({"CXX": "ccache g++"}, "CXX=ccache g... there is no such program.*CXXFLAGS"),
+        ({"CXX": "g++ -m64"}, "CXX=g.. -m64: there is no such program.*CXXFLAGS"),
+        ({"CXX": "ccache g++"}, "CXX=ccache g... there is no such program.*CXXFLAGS"),  # no ccache
+        ({"CXX": "sccache clang -m64"}, "CXX=clang -m64: there is no such program.*CXXFLAGS"),
         ({"CC": "clang"}, "clang.., which belongs to the compiler that is set, is missing: install it, or set CXX too"),
     ],
 )
 def test_a_compiler_that_is_named_and_not_there_is_an_error(
     given: dict[str, str], said: str, only_compilers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (only_compilers / "clang").symlink_to(only_compilers / "cc")
+    for name in ("clang", "sccache"):
+        (only_compilers / name).symlink_to(only_compilers / "cc")
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(BuildError, match=said):
@@ -336,17 +359,28 @@ def test_a_compiler_that_is_named_and_not_there_is_an_error(
 
 @pytest.mark.parametrize(
     ("text", "names"),
-    [("-DSD_CUDA=ON", "cpu,cuda"), ("-DCMAKE_X=1 -DGGML_VULKAN:BOOL=1", "cpu,vulkan"), ("-DSD_CUBLAS=on", "cpu,cuda")],
+    [
+        ("-DSD_CUDA=ON", "cpu,cuda"),
+        ("-DCMAKE_X=1 -DGGML_VULKAN:BOOL=1", "cpu,vulkan"),
+        ("-DSD_CUBLAS=on", "cpu,cuda"),
+        ("'-DSD_CUDA=ON'", "cpu,cuda"),
+        ('-DX="a b" "-D SD_CUDA=ON"', "cpu,cuda"),
+        ("-DSD_SYCL=Y", "cpu,sycl"),
+        ("-DGGML_HIPBLAS=ON", "cpu,hip"),
+        ("-DSD_CUDA=TRUE;-DX=1", "cpu,cuda"),
+        ("'-DSD_CUDA=ON", "cpu,cuda"),
+    ],
 )
+@pytest.mark.parametrize("variable", ["CMAKE_ARGS", "SKBUILD_CMAKE_ARGS"])
 def test_backends_in_cmake_args_are_answered_with_ours(
-    text: str, names: str, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+    variable: str, text: str, names: str, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CMAKE_ARGS", text)
-    with pytest.raises(BuildError, match=f"CMAKE_ARGS is not read.*--backend {names}.*=backend={names}"):
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(BuildError, match=f"^{variable} is not read.*--backend {names}.*=backend={names}"):
         stand_in.plan("--backend", "auto")
     stand_in.plan("--backend", "cpu")
     for harmless in ("-DSD_CUDA=OFF", "-DCMAKE_BUILD_TYPE=Release", ""):
-        monkeypatch.setenv("CMAKE_ARGS", harmless)
+        monkeypatch.setenv(variable, harmless)
         stand_in.plan("--backend", "auto", "--dry-run")
 
 
