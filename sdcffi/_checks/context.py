@@ -70,9 +70,9 @@ def _checked_settings(params: ContextParams) -> ContextParams:
     check_integer("threads", params.n_threads, 1, MOST_THREADS, "with more, the system may end the process")
     check_number("max_vram", params.max_vram, 0)
     check_integer("chroma_t5_mask_pad", params.chroma_t5_mask_pad, 0, 4096)
-    check_rules("tensor_type_rules", params.tensor_type_rules)
+    rules = check_rules("tensor_type_rules", params.tensor_type_rules)
     texts = {name: value.lower() for name in _LOWER_CASE if isinstance(value := getattr(params, name), str)}
-    return replace(params, wtype=check_type("type", params.wtype), **texts)  # type: ignore[arg-type]
+    return replace(params, wtype=check_type("type", params.wtype), tensor_type_rules=rules, **texts)  # type: ignore[arg-type]
 
 
 def _expanded(name: str, value: Any) -> Path:

@@ -112,7 +112,7 @@ def take_images(
     TypeError, ValueError
         If an image is not supported, see `as_rgb`. Numbers are left to `check_image`.
     """
-    check_rule(resize)
+    resize = check_rule(resize)
     alpha = parse_alpha(alpha)
     converted = _converted(params, alpha)
     images: list[Any] = [converted.init_image, *(converted.ref_images or ()), converted.control_image]
@@ -133,7 +133,7 @@ def take_video_images(
     VideoParams
         A copy with images as uint8 arrays (H, W, 3). A size that is not given follows from the first image.
     """
-    check_rule(resize)
+    resize = check_rule(resize)
     alpha = parse_alpha(alpha)
     single = {name: getattr(params, name) for name in ("init_image", "end_image")}
     changes: dict[str, Any] = {name: as_rgb(image, name, alpha) for name, image in single.items() if image is not None}

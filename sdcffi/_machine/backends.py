@@ -78,11 +78,11 @@ def backend_choice(backend: str) -> BackendChoice:
     """
     backend = as_text("backend", backend)
     asked = os.environ.get(ENVIRONMENT)
-    return _read(asked, ENVIRONMENT) if backend == "auto" and asked else _read(backend, "backend")
+    return _read(asked, ENVIRONMENT) if backend.lower() == "auto" and asked else _read(backend, "backend")
 
 
 def _read(text: str, origin: str) -> BackendChoice:
-    name, colon, part = text.partition(":")
+    name, colon, part = text.lower().partition(":")
     if name == "auto" and not colon:
         return BackendChoice("auto", origin=origin)
     if name in BACKENDS and not colon:
