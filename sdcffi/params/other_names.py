@@ -7,7 +7,6 @@ that programs have one spelling.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
@@ -84,7 +83,17 @@ _KEYWORDS = {
     "device": "backend",
     "device_map": "backend",
     "pretrained_model_name_or_path": "model, the path of a file or of a folder that diffusers wrote",
-    "cache_dir": "nothing: no model is downloaded",
+    **dict.fromkeys(("unet", "transformer"), "diffusion_model"),
+    "text_encoder": "clip_l, t5xxl or llm",
+    "text_encoder_2": "clip_g, t5xxl or llm",
+    "text_encoder_3": "t5xxl",
+    "quantization_config": 'type, such as "q8_0"',
+    **dict.fromkeys(("cache_dir", "revision", "variant", "local_files_only"), "nothing: no model is downloaded"),
+    "use_safetensors": "nothing: the kind of a file is read from it",
+    "low_cpu_mem_usage": "nothing: there is no other way to load",
+    "return_dict": "nothing: there is one kind of result",
+    "latents": "nothing: the first noise is that of the seed",
+    "max_sequence_length": "nothing: it is that of the model's family",
     "output_type": "nothing: a result has arrays and images",
     "safety_checker": "nothing: there is none",
     "ip_adapter_image": "nothing: there are no IP-Adapters",
@@ -92,7 +101,13 @@ _KEYWORDS = {
     "sampler_name": "sampler",
     "sampler_index": "sampler",
     "batch_size": "batch_count",
-    "n_iter": "batch_count",
+    **dict.fromkeys(("n_iter", "n", "num_outputs"), "batch_count"),
+    "distilled_cfg_scale": "guidance",
+    **dict.fromkeys(("size", "image_size"), "width and height"),
+    **dict.fromkeys(("lowvram", "medvram"), "offload_to_cpu, with max_vram if that is not enough"),
+    "xformers": "diffusion_fa",
+    "restore_faces": "nothing: faces are not restored",
+    "styles": "nothing: write them into the prompt",
     "denoising_strength": "strength",
     "denoise": "strength",
     "cfg": "cfg_scale",
@@ -125,7 +140,10 @@ _KEYWORDS = {
     "init_img": "init_image",
     "ref_image": "ref_images",
     "control_net_cpu": "control_net_on_cpu",
-    "tae": "taesd",
+    **dict.fromkeys(("tae", "tae_path"), "taesd"),
+    "stacked_id_embed_dir": "photo_maker",
+    "control_cond": "control_image",
+    "sample_params": "params=ImageParams(sample_params=...), for a video VideoParams",
     "vae_tiling": "tiling=Tiling()",
     "chroma_use_dit_mask": "context=ContextParams(chroma_use_dit_mask=...)",
 }
@@ -233,8 +251,7 @@ def keyword_hint(
     for keywords in (own, others):
         if found := next((item.name for _, item in fits if item.name in keywords), None):
             return found
-    near = difflib.get_close_matches(name, own, 1) if structs else []
-    return _field(*fits[0]) if fits else "".join(near)
+    return _field(*fits[0]) if fits else ""
 
 
 def _field(struct: type[Struct], item: Parameter) -> str:

@@ -168,7 +168,18 @@ def test_weight_types_of_other_tools_are_known_in_rules_too() -> None:
         ("auto_resize_ref_image", r"use params=ImageParams\(auto_resize_ref_image=...\)"),
         ("vae_tile_size_x", r"use Tiling\(tile_size_x=...\) inside params=ImageParams"),
         ("safety_checker", "leave it out: there is none"),
-        ("negativ_prompt", "use negative_prompt="),
+        ("negativ_prompt", r"; did you mean negative_prompt=\?"),
+        ("unet", "use diffusion_model= of Engine"),
+        ("text_encoder", "use clip_l= of Engine, t5xxl or llm"),
+        ("distilled_cfg_scale", "use guidance="),
+        ("size", "use width= and height"),
+        ("revision", "leave it out: no model is downloaded"),
+        ("sample_params", r"use params=ImageParams\(sample_params=...\), for a video VideoParams"),
+        ("control_cond", "use control_image="),
+        ("lowvram", "use offload_to_cpu= of Engine, with max_vram"),
+        ("stacked_id_embed_dir", "use photo_maker= of Engine"),
+        ("n", "use batch_count="),
+        ("turned", "unexpected keyword argument 'turned'"),  # not "tiling", which has few of its letters
         ("wholly_unheard_of", "got an unexpected keyword argument 'wholly_unheard_of'"),
     ],
 )
@@ -201,6 +212,8 @@ def test_calls_and_attributes_of_other_tools_are_answered(engine: Engine) -> Non
         untyped("a cat")
     with pytest.raises(AttributeError, match=r"'Engine' object has no attribute 'txt_to_img'; use generate\(prompt"):
         untyped.txt_to_img("a cat")
+    with pytest.raises(AttributeError, match=r"'fuse_lora'; use generate\(prompt, loras="):
+        untyped.fuse_lora()
     with pytest.raises(AttributeError, match=r"no attribute 'unheard_of'$"):
         untyped.unheard_of  # noqa: B018
     with pytest.raises(TypeError, match=r"prompt must be a string, not \['a', 'b'\]; call generate\(\) for each"):
