@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 import platformdirs
 
+from ._numbers import as_path
 from ._quoting import shown, shown_path
 from .errors import OutputError, PathNotFoundError, SDError
 
@@ -115,15 +116,18 @@ def expanded(path: str | os.PathLike[str], name: str = "") -> Path:
 
     Raises
     ------
+    TypeError
+        If it is not a path.
     PathNotFoundError
         If there is no such home directory: no ``HOME``, and no entry for the user.
     """
+    plain = as_path(name or "path", path)
     try:
-        return Path(path).expanduser()
+        return Path(plain).expanduser()
     except RuntimeError as error:
         where = f"{name}: " if name else ""
         raise PathNotFoundError(
-            f"{where}{shown_path(path)} begins with '~', but this user has no home directory: write the whole path"
+            f"{where}{shown_path(plain)} begins with '~', but this user has no home directory: write the whole path"
         ) from error
 
 

@@ -1,15 +1,17 @@
-"""Check that numbers are in their legal ranges, and take them as plain Python numbers.
+"""Check that numbers are in their legal ranges, and take numbers, strings and paths as plain Python ones.
 
-Objects that can be a number run code of their own when they are asked for it. What that raises goes to the caller as it
-is, with a note that names the parameter.
+Objects that can be one of them run code of their own when they are asked for it. What that raises goes to the caller as
+it is, with a note that names the parameter.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex
 
 from ._quoting import shown
@@ -18,11 +20,14 @@ __all__ = [
     "as_flag",
     "as_integer",
     "as_number",
+    "as_path",
+    "as_text",
     "check_flags",
     "check_integer",
     "check_integers",
     "check_number",
     "is_finite",
+    "items_of",
     "naming",
 ]
 
@@ -146,6 +151,50 @@ def as_number(name: str, value: Any) -> float:
             return operator.index(value)  # type: ignore[arg-type]
         except TypeError:
             return float(value)
+
+
+def as_text(name: str, value: Any) -> str:
+    """Return a string as a plain str: a subclass, as of ``class Sampler(str, Enum)``, may exist in this process only.
+
+    Raises
+    ------
+    TypeError
+        If the value is not a string.
+    """
+    if type(value) is str:
+        return value
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, not {shown(value)}")
+    return str.__str__(value)
+
+
+def as_path(name: str, value: Any) -> str | Path:
+    """Return a path as a plain str if it is a string, else as a `Path`.
+
+    Raises
+    ------
+    TypeError
+        If the value is not a path, or one of bytes.
+    """
+    if isinstance(value, str):
+        return as_text(name, value)
+    if type(value) is type(Path()):
+        return value
+    if isinstance(value, (bytes, bytearray)):
+        raise TypeError(f"{name} must be a path, not {shown(value)}; a path of bytes is text by os.fsdecode(path)")
+    if not isinstance(value, os.PathLike):
+        raise TypeError(f"{name} must be a path, not {shown(value)}")
+    with naming(name):
+        text = os.fspath(value)
+    if not isinstance(text, str):
+        raise TypeError(f"{name} must be a path whose __fspath__() is a string, not {shown(text)}")
+    return Path(as_text(name, text))
+
+
+def items_of(name: str, values: Iterable[Any]) -> list[Any]:
+    """Return the items of a parameter that can be iterated over, whose own code may raise."""
+    with naming(name):
+        return list(values)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ._files import expanded
+from ._numbers import as_path
 from ._quoting import shown
 from ._records.finding import find_files, find_some_files
 from ._records.record import Record
@@ -132,6 +133,7 @@ def read_arguments(path: StrPath, *, video: bool = False) -> Arguments:
     TypeError, ValueError
         If the file cannot be read, or has an unknown name; the message has similar ones. The calls check values.
     """
+    path = as_path("path", path)
     if Path(path).suffix.lower() in _IMAGES:
         return _of_image(expanded(path), video)
     return as_arguments(read_table(path), str(path), video=video)

@@ -240,7 +240,7 @@ CONTEXT = [
         )
         for kind in ("q8_1", "q8_K", "i8", "i16", "i32", "i64", "f64")
     ),
-    Row("wtype of a removed number", lambda place: place.open(type=4), TypeError, "type must be one of the names"),
+    Row("wtype of a removed number", lambda place: place.open(type=4), TypeError, "type must be a string, not 4"),
     Row("wtype of an unknown name", lambda place: place.open(type="q9_0"), ValueError, "type must be one of f32, f16"),
     Row(
         "rules: bad regex", lambda place: place.open(tensor_type_rules="[=f16"), ValueError, "not a regular expression"
@@ -288,7 +288,7 @@ CALLS = [
         "scm_mask of a list",
         lambda place: place.draw(cache=Cache(mode="dbcache", scm_mask=[1, 0])),  # type: ignore[arg-type]
         TypeError,
-        "cache.scm_mask must be a text like '1,1,0,1', not [1, 0]",
+        "cache.scm_mask must be a string, not [1, 0]",
     ),
     Row("seed 2^63", lambda place: place.draw(seed=1 << 63), ValueError, f"seed must be at most {(1 << 63) - 1}"),
     Row(
@@ -355,7 +355,7 @@ CALLS = [
     Row("LoRA of integers", lambda place: place.lora(integer_lora()), LoraError, "may be integers"),
     Row("LoRA does not exist", lambda place: place.draw(loras=["/no.safetensors"]), LoraError, "does not exist"),
     Row("generate_video on an image model", lambda place: place.film(), ValueError, "FLUX.2 generates images only"),
-    Row("unknown sampler", lambda place: place.draw(sampler=3), TypeError, "sampler must be one of"),
+    Row("unknown sampler", lambda place: place.draw(sampler=3), TypeError, "sampler must be a string, not 3"),
     Row("sampler of no name", lambda place: place.draw(sampler="eulr"), ValueError, "sampler must be one of"),
 ]
 
@@ -382,7 +382,7 @@ CONVERSIONS = [
     ),
 ]
 REFUSED = [*FILES, *CONTEXT, *CALLS, *CONVERSIONS]
-LIBRARY_NAMES = {"unknown sampler", "sampler of no name", "wtype of a removed number", "wtype of an unknown name"}
+LIBRARY_NAMES = {"sampler of no name", "wtype of an unknown name"}
 
 
 def ids(rows: Any) -> list[str]:

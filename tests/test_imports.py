@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "_quoting": set(),
     "errors": {"_public"},
     "events": {"_public", "_quoting"},
-    "_files": {"errors", "_quoting"},
+    "_files": {"errors", "_numbers", "_quoting"},
     "images": set(),
     "_machine": set(),
     "params": {"images"},

@@ -8,6 +8,7 @@ from typing import Any
 
 from .._machine.backends import AUTO, BackendChoice
 from .._machine.devices import Device, Variant
+from .._numbers import as_path
 from ..params.context import ContextParams
 from ..params.image import ImageParams
 from ..params.struct import StrPath, Struct
@@ -83,6 +84,10 @@ class Opening:
     params: ContextParams | UpscalerParams | None = None
     weights: bool = True
     lora_cache: int = 0
+
+    def __post_init__(self) -> None:
+        if self.library is not None:
+            object.__setattr__(self, "library", as_path("library", self.library))
 
 
 @dataclass(frozen=True)

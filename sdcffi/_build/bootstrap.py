@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..errors import BuildError
-from .commands import run_captured, say
+from .commands import pip_environment, run_captured, say
 from .tools import CMAKE, NINJA
 
 REQUIREMENTS = {
@@ -46,10 +46,11 @@ def tool_requirements() -> list[str]:
 
 def is_complete() -> bool:
     """Return whether this Python has everything that the build needs."""
-    modules = dict(REQUIREMENTS)
-    if sys.version_info < (3, 11):
-        modules["tomli"] = modules.pop("tomllib")
-    return not tool_requirements() and all(importlib.util.find_spec(name) for name in modules)
+    return not tool_requirements() and all(importlib.util.find_spec(name) for name in _modules())
+
+
+def _modules() -> list[str]:
+    return [name if sys.version_info >= (3, 11) or name != "tomllib" else "tomli" for name in REQUIREMENTS]
 
 
 def restart(argv: list[str]) -> NoReturn:
@@ -90,8 +91,14 @@ def _environment(requirements: list[str]) -> Path:
 
 def _cache() -> Path:
     # platformdirs may be one of the missing packages; on Linux, it would return this directory.
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("SDCFFI_CACHE") or Path(home, "sdcffi")).absolute()
+    if chosen := os.environ.get("SDCFFI_CACHE"):
+        return Path(chosen).absolute()
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "sdcffi").absolute()
+    except RuntimeError as error:
+        raise BuildError(
+            "this user has no home directory for a cache; set SDCFFI_CACHE to a directory to write to"
+        ) from error
 
 
 def _python(directory: Path) -> Path:
@@ -105,17 +112,39 @@ def _create(directory: Path, requirements: list[str]) -> None:
     try:
         no_venv = "no virtual environment could be created (on Debian, run: sudo apt install python3-venv)"
         run_captured([sys.executable, "-m", "venv", str(partial)], no_venv)
-        install = [str(_python(partial)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        install = [str(_python(partial)), "-m", "pip", "install", "--no-user", "--quiet", "--disable-pip-version-check"]
         run_captured(
             [*install, *requirements],
             "the build's packages could not be installed; check that a package index can be reached",
+            environment=pip_environment(),
         )
+        _check_landed(_python(partial))
         partial.rename(directory)
     except OSError:
         if not directory.is_dir():  # else another build made it in the meantime
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+_FIND = "import sys, importlib.util as find; print(*(name for name in sys.argv[1:] if not find.find_spec(name)))"
+
+
+def _check_landed(python: Path) -> None:
+    """Refuse an environment without the packages that pip says it installed.
+
+    Raises
+    ------
+    BuildError
+        If one of them is missing.
+    """
+    missing = run_captured([str(python), "-I", "-c", _FIND, *_modules()], "the private environment does not work")
+    if missing.strip():
+        raise BuildError(
+            f"pip ended without an error, but the private environment lacks {', '.join(missing.split())}: the"
+            " settings of pip send packages elsewhere. Remove target, prefix, root and dry-run from those that"
+            " `python -m pip config list` shows"
+        )
 
 
 _LEAST = 200 << 20  # bytes, for the packages

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -44,6 +45,18 @@ def run_captured(
     if done.returncode:
         raise _failure(f"{failure}: `{shlex.join(command)}` failed", (done.stdout + done.stderr).splitlines()[-10:])
     return done.stdout
+
+
+_PIP = ("USER", "TARGET", "PREFIX", "ROOT", "DRY_RUN", "NO_DEPS", "REQUIREMENT", "PYTHON", "BUILD_TRACKER")
+
+
+def pip_environment() -> dict[str, str]:
+    """Return the environment without the variables that send what pip installs elsewhere, or nowhere.
+
+    The tracker belongs to the pip that may be running us; a nested pip must not share it.
+    """
+    dropped = {f"PIP_{name}" for name in _PIP}
+    return {name: value for name, value in os.environ.items() if name not in dropped}
 
 
 def run_logged(command: Sequence[str], log: Path, environment: Mapping[str, str], *, verbose: bool = False) -> None:

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .._machine.install_hints import CXX_COMPILER
@@ -32,6 +32,8 @@ class Compiler:
         Machine that it compiles for, such as ``x86_64-linux-gnu``.
     c, cxx : Path
         The programs.
+    launcher : Path or None
+        What starts them: ccache or sccache. None: nothing is asked for.
     """
 
     id: str
@@ -39,6 +41,7 @@ class Compiler:
     target: str
     c: Path
     cxx: Path
+    launcher: Path | None = None
 
     @property
     def architecture(self) -> str:
@@ -91,20 +94,34 @@ class Compiler:
 def find_compiler() -> Compiler:
     """Return the compiler of ``CC`` and ``CXX``, of which one is enough, or the first usual one on PATH.
 
+    Each names a program, which a launcher may precede: ``"ccache gcc"``.
+
     Raises
     ------
     BuildError
         If there is none, one that is named or its partner is missing, or it doesn't run.
     """
-    asked_c, asked_cxx = os.environ.get("CC"), os.environ.get("CXX")
+    (first, asked_c), (second, asked_cxx) = (_asked(variable) for variable in ("CC", "CXX"))
     if asked_c or asked_cxx:
         c, cxx = asked_c or _partner(asked_cxx or "", 1), asked_cxx or _partner(asked_c or "", 0)
-        return _describe(_program("CC", c, asked_c), _program("CXX", cxx, asked_cxx))
+        found = _describe(_program("CC", c, asked_c), _program("CXX", cxx, asked_cxx))
+        return replace(found, launcher=first or second)
     for default_c, default_cxx in _PAIRS:
         found_c, found_cxx = shutil.which(default_c), shutil.which(default_cxx)
         if found_c and found_cxx:
             return _describe(Path(found_c), Path(found_cxx))
     raise BuildError(str(CXX_COMPILER))
+
+
+_LAUNCHERS = ("ccache", "sccache")
+
+
+def _asked(variable: str) -> tuple[Path | None, str | None]:
+    """Return launcher and compiler that a variable names. A path may have blanks."""
+    text = os.environ.get(variable, "").strip()
+    first, _, rest = text.partition(" ")
+    launcher = shutil.which(first) if Path(first).stem in _LAUNCHERS and rest and not shutil.which(text) else None
+    return (Path(launcher), rest.strip()) if launcher else (None, text or None)
 
 
 def _partner(program: str, side: int) -> str:

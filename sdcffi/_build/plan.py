@@ -125,7 +125,7 @@ class BuildPlan:
             "CMAKE_CXX_COMPILER": str(self.compiler.cxx),
             "SDCFFI_UPSTREAM": str(self.tree),
             "SDCFFI_GENERATED": str(self.generated),
-            **_ccache(self.backends),
+            **_launchers(self.compiler, self.backends),
             **_revision(self.source),
             **self.options,
         }
@@ -195,23 +195,37 @@ def _refuse_cmake_args(request: BuildRequest) -> None:
     Raises
     ------
     BuildError
-        If ``CMAKE_ARGS`` turns one on, and the request names none.
+        If ``CMAKE_ARGS`` or ``SKBUILD_CMAKE_ARGS`` turns one on, and the request names none.
     """
-    text = os.environ.get("CMAKE_ARGS", "")
-    wanted = [name for name, gpu in backends.GPUS.items() if _turns_on(text, name, gpu.option)]
-    if wanted and request.backends is None:
-        names = ",".join(["cpu", *wanted])
-        raise BuildError(
-            f"CMAKE_ARGS is not read, and it turns {' and '.join(wanted)} on: use --backend {names}, with pip"
-            f" --config-settings=backend={names}, and unset it"
-        )
+    for variable in ("CMAKE_ARGS", "SKBUILD_CMAKE_ARGS"):
+        words = _words(os.environ.get(variable, ""))
+        wanted = [name for name, gpu in backends.GPUS.items() if _turns_on(words, name, gpu.option)]
+        if wanted and request.backends is None:
+            names = ",".join(["cpu", *wanted])
+            raise BuildError(
+                f"{variable} is not read, and it turns {' and '.join(wanted)} on: use --backend {names}, with pip"
+                f" --config-settings=backend={names}, and unset it"
+            )
 
 
-def _turns_on(text: str, name: str, option: str) -> bool:
-    options = {option, f"GGML_{name.upper()}", f"SD_{name.upper()}", *(["SD_CUBLAS"] if name == "cuda" else [])}
-    words = (word.removeprefix("-D").partition("=") for word in text.split())
+def _words(text: str) -> list[str]:
+    """Return the words of options that are written for a shell, or for scikit-build with semicolons."""
+    text = text.replace(";", " ")
+    try:
+        return shlex.split(text)
+    except ValueError:  # a quote that does not end
+        return text.replace("'", " ").replace('"', " ").split()
+
+
+_OLD_OPTIONS = {"cuda": ("SD_CUBLAS", "GGML_CUBLAS"), "hip": ("SD_HIPBLAS", "GGML_HIPBLAS")}
+
+
+def _turns_on(words: list[str], name: str, option: str) -> bool:
+    options = {option, f"GGML_{name.upper()}", f"SD_{name.upper()}", *_OLD_OPTIONS.get(name, ())}
+    definitions = (word.removeprefix("-D").strip().partition("=") for word in words)
     return any(
-        word.partition(":")[0] in options and value.upper() in ("ON", "1", "TRUE", "YES") for word, _, value in words
+        word.partition(":")[0] in options and value.upper() in ("ON", "1", "TRUE", "YES", "Y")
+        for word, _, value in definitions
     )
 
 
@@ -259,12 +273,12 @@ def _selection(request: BuildRequest, compiler: Compiler) -> backends.Selection:
     return backends.select(request.backends, compiler, request.cuda_arch, lenient=True)
 
 
-def _ccache(names: tuple[str, ...]) -> dict[str, str]:
-    ccache = shutil.which("ccache")
-    if ccache is None:
+def _launchers(compiler: Compiler, names: tuple[str, ...]) -> dict[str, str]:
+    launcher = compiler.launcher or shutil.which("ccache")
+    if launcher is None:
         return {}
     languages = ["C", "CXX", *(["CUDA"] if "cuda" in names else []), *(["HIP"] if "hip" in names else [])]
-    return {f"CMAKE_{language}_COMPILER_LAUNCHER": ccache for language in languages}
+    return {f"CMAKE_{language}_COMPILER_LAUNCHER": str(launcher) for language in languages}
 
 
 def _revision(source: Source) -> dict[str, str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from .._files import file_digest
 from ..errors import BuildError
-from .commands import run_captured
+from .commands import pip_environment, run_captured
 from .digests import NEEDED_SUBMODULE, source_digest, source_files
 from .revisions import Package, Repository, Revision, Revisions, Submodule, read_revisions
 
@@ -287,9 +287,7 @@ def _commit_of(directory: Path) -> str:
 
 
 def _run(command: list[str], failure: str) -> None:
-    # The tracker belongs to the pip that may be running us; a nested pip must not share it.
-    environment = {name: value for name, value in os.environ.items() if name != "PIP_BUILD_TRACKER"}
-    run_captured(command, f"{failure}. {_OFFLINE}\nTried", environment=environment)
+    run_captured(command, f"{failure}. {_OFFLINE}\nTried", environment=pip_environment())
 
 
 def _copy(source: Path, directory: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import secrets
 import sys
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from .._files import expanded
 from .._machine.limits import MOST_THREADS
 from .._models.files import Model, locate, read_model
 from .._models.weight_types import check_rules, check_type
-from .._numbers import check_integer, check_number
+from .._numbers import as_path, check_integer, check_number
 from .._quoting import shown
 from ..errors import PathNotFoundError
 from ..params.context import ContextParams, Embedding
@@ -71,19 +70,17 @@ def _checked_settings(params: ContextParams) -> ContextParams:
     check_integer("threads", params.n_threads, 1, MOST_THREADS, "with more, the system may end the process")
     check_number("max_vram", params.max_vram, 0)
     check_integer("chroma_t5_mask_pad", params.chroma_t5_mask_pad, 0, 4096)
-    check_rules("tensor_type_rules", params.tensor_type_rules)
+    rules = check_rules("tensor_type_rules", params.tensor_type_rules)
     texts = {name: value.lower() for name in _LOWER_CASE if isinstance(value := getattr(params, name), str)}
-    return replace(params, wtype=check_type("type", params.wtype), **texts)  # type: ignore[arg-type]
+    return replace(params, wtype=check_type("type", params.wtype), tensor_type_rules=rules, **texts)  # type: ignore[arg-type]
 
 
 def _expanded(name: str, value: Any) -> Path:
-    try:
-        path = Path(value)
-    except TypeError as error:
-        raise TypeError(f"{name.removesuffix('_path')} must be a path, not {shown(value)}") from error
+    name = name.removesuffix("_path")
+    path = as_path(name, value)
     if "\0" in str(path):
-        raise ValueError(f"{name.removesuffix('_path')} must not contain a NUL character: {shown(str(path))}")
-    return expanded(path, name.removesuffix("_path"))
+        raise ValueError(f"{name} must not contain a NUL character: {shown(str(path))}")
+    return expanded(path, name)
 
 
 def _absolute(params: ContextParams) -> ContextParams:
@@ -98,8 +95,8 @@ def _embeddings(embeddings: Any) -> list[Embedding]:
     if isinstance(embeddings, (str, bytes)) or not isinstance(embeddings, Sequence):
         raise TypeError(f"embeddings must be a sequence of Embedding, not {shown(embeddings)}")
     for item in embeddings:
-        if not isinstance(item, Embedding) or not isinstance(item.name, str):
-            raise TypeError(f"embeddings must be a sequence of Embedding, each with a name, not {shown(item)}")
+        if not isinstance(item, Embedding):
+            raise TypeError(f"embeddings must be a sequence of Embedding, not {shown(item)}")
         if not item.name.strip():
             raise ValueError(f"embeddings: the name of {shown(item.path)} must not be empty")
     return [replace(item, path=_expanded(f"embeddings[{shown(item.name)}]", item.path)) for item in embeddings]
@@ -132,8 +129,6 @@ def check_lora_options(lora_dir: StrPath | None, lora_cache: int) -> Path | None
     check_integer("lora_cache", lora_cache, 0, _MOST_BYTES)
     if lora_dir is None:
         return None
-    if not isinstance(lora_dir, (str, os.PathLike)):
-        raise TypeError(f"lora_dir must be a path, not {shown(lora_dir)}")
     directory = _expanded("lora_dir", lora_dir)
     if not directory.exists():
         raise PathNotFoundError(f"lora_dir {directory} does not exist")

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from .._models.files import Model
+from .._numbers import items_of
 from .._quoting import shown
 from ..images.convert import Alpha, as_mask, as_rgb, box_mask
 from ..images.pixels import MOST_SIDE, parse_alpha
@@ -111,7 +112,7 @@ def take_images(
     TypeError, ValueError
         If an image is not supported, see `as_rgb`. Numbers are left to `check_image`.
     """
-    check_rule(resize)
+    resize = check_rule(resize)
     alpha = parse_alpha(alpha)
     converted = _converted(params, alpha)
     images: list[Any] = [converted.init_image, *(converted.ref_images or ()), converted.control_image]
@@ -132,7 +133,7 @@ def take_video_images(
     VideoParams
         A copy with images as uint8 arrays (H, W, 3). A size that is not given follows from the first image.
     """
-    check_rule(resize)
+    resize = check_rule(resize)
     alpha = parse_alpha(alpha)
     single = {name: getattr(params, name) for name in ("init_image", "end_image")}
     changes: dict[str, Any] = {name: as_rgb(image, name, alpha) for name, image in single.items() if image is not None}
@@ -183,7 +184,7 @@ def _several(name: str, images: Any, alpha: Alpha) -> list[Pixels]:
         raise TypeError(f"{name} must be a sequence of images, not {shown(images)}")
     if getattr(images, "ndim", 4) != 4:
         raise TypeError(f"{name} must be a sequence of images, not an array of shape {images.shape}")  # type: ignore[attr-defined]
-    return [as_rgb(item, f"{name}[{index}]", alpha) for index, item in enumerate(images)]
+    return [as_rgb(item, f"{name}[{index}]", alpha) for index, item in enumerate(items_of(name, images))]
 
 
 def _with_size(params: _Params, model: Model, leading: Pixels) -> _Params:

@@ -15,6 +15,14 @@ _FOREIGN = (
     (re.compile(r"\{[^{}|]*\|[^{}]*\}"), "a choice at random"),
     (re.compile(r"(?<!\w)__\w[\w/-]{0,100}?__(?!\w)"), "a wildcard"),
     (re.compile(r"(?<!\S)AND(?!\S)"), "composition"),
+    (
+        re.compile(
+            r"(?:<(?!(?:lora|lyco|hypernet):)|\uff1c)\s{0,9}(?:loras?|lyco|locon|loha|lokr|dora)\s{0,9}"
+            r"(?:[:=\uff1a][^<>\uff1e]{0,100})?[>\uff1e]",
+            re.IGNORECASE,
+        ),
+        "a LoRA (here <lora:name:weight>)",
+    ),
     (re.compile(r"(?<![cC])(?<=[\w)])(?:\+\+|--)(?=[\s,.]|$)"), "weights of compel"),
 )
 _MOST_SHOWN = 40  # characters

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._models.files import Model
-from .._numbers import check_integer, check_integers, check_number
+from .._numbers import check_integer, check_integers, check_number, items_of
 from .._quoting import shown
 from .._warnings import warn
 from ..images.pixels import MOST_SIDE
@@ -87,10 +87,12 @@ def _check_scheduler(sample: SampleParams) -> None:
 
 
 def _check_sigmas(sigmas: Any) -> None:
-    values = _sequence("custom_sigmas", sigmas)
+    values = items_of("custom_sigmas", _sequence("custom_sigmas", sigmas))
     if not 2 <= len(values) <= MOST_STEPS + 1:
         raise ValueError(f"custom_sigmas must have from 2 to {MOST_STEPS + 1} values, not {len(values)}")
     for index, sigma in enumerate(values):
+        if sigma is None:
+            raise TypeError(f"custom_sigmas[{index}] must be a number, not None")
         check_number(f"custom_sigmas[{index}]", sigma, 0, _MOST_SIGMA)
     for index in range(len(values) - 1):
         first, second = _in_single_precision(values[index]), _in_single_precision(values[index + 1])

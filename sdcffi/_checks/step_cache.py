@@ -26,8 +26,6 @@ def check_cache(cache: Cache | None, model: Model, defaults: Cache | None) -> No
     """
     if cache is None:
         return
-    if not isinstance(cache.mode, str):
-        raise TypeError(f"cache.mode must be a name such as 'easycache', not {shown(cache.mode)}")
     kind = model.architecture
     if kind and cache.mode in kind.idle_caches:
         raise ValueError(
@@ -53,8 +51,6 @@ def _check_numbers(cache: Cache) -> None:
         check_integer(f"cache.{name}", getattr(cache, name), -1, _MOST_STEPS, "-1: no limit")
     for name in (*FORECAST, "taylorseer_skip_interval", "spectrum_m", "spectrum_window_size"):
         check_integer(f"cache.{name}", getattr(cache, name), 1, 100)
-    if cache.scm_mask is not None and not isinstance(cache.scm_mask, str):
-        raise TypeError(f"cache.scm_mask must be a text like '1,1,0,1', not {shown(cache.scm_mask)}")
     if cache.scm_mask and not re.fullmatch(r"[01](,[01])*", cache.scm_mask):
         raise ValueError(f"cache.scm_mask must be like '1,1,0,1', not {shown(cache.scm_mask)}")
 

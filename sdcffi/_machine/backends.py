@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from .._numbers import as_text
 from .._quoting import shown
 
 __all__ = [
@@ -75,14 +76,13 @@ def backend_choice(backend: str) -> BackendChoice:
     TypeError, ValueError
         If it is not a legal word; the message lists them.
     """
-    if not isinstance(backend, str):
-        raise TypeError(f"backend must be a string, not {shown(backend)}")
+    backend = as_text("backend", backend)
     asked = os.environ.get(ENVIRONMENT)
-    return _read(asked, ENVIRONMENT) if backend == "auto" and asked else _read(backend, "backend")
+    return _read(asked, ENVIRONMENT) if backend.lower() == "auto" and asked else _read(backend, "backend")
 
 
 def _read(text: str, origin: str) -> BackendChoice:
-    name, colon, part = text.partition(":")
+    name, colon, part = text.lower().partition(":")
     if name == "auto" and not colon:
         return BackendChoice("auto", origin=origin)
     if name in BACKENDS and not colon:

@@ -116,6 +116,7 @@ def read_build(path: Path) -> NativeBuild:
         raise LibraryNotFoundError(f"{directory} has no {MANIFEST}, so it is not a build of sdcffi")
     try:
         manifest = read_kept_json(file)
+        _check_shape(manifest)
         build = NativeBuild(directory, manifest)
         known = manifest["schema"] == _SCHEMA and build.library.name in manifest["files"] and bool(build.backends)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -127,6 +128,18 @@ def read_build(path: Path) -> NativeBuild:
         if fragment.is_file():
             _add(build, backend, fragment)
     return build
+
+
+_SHAPE = {**dict.fromkeys(("upstream", "left_out", "options", "compiler", "files", "backends"), dict), "patches": list}
+
+
+def _check_shape(manifest: dict[str, Any]) -> None:
+    """Refuse a manifest in which something else stands for a table or list that is read later."""
+    for name, kind in _SHAPE.items():
+        if name in manifest and not isinstance(manifest[name], kind):
+            raise TypeError(
+                f"{name} must be a {'table' if kind is dict else kind.__name__}, not {shown(manifest[name])}"
+            )
 
 
 def is_intact(directory: Path) -> bool:
@@ -215,8 +228,6 @@ def locate(argument: str | os.PathLike[str] | None = None) -> NativeBuild:
     LibraryNotFoundError
         If there is none; the message has every candidate, why it is not one, and the command that builds one.
     """
-    if not isinstance(argument, (str, os.PathLike, type(None))):
-        raise TypeError(f"library must be a path, not {shown(argument)}")
     candidates = [
         ("argument library", argument),
         ("environment variable SDCFFI_LIBRARY", os.environ.get("SDCFFI_LIBRARY") or None),

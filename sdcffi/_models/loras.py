@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from .._files import expanded
-from .._numbers import as_number, is_finite
+from .._numbers import as_number, as_path, is_finite, items_of
 from .._quoting import shown, shown_path
 from ..errors import LoraError, LoraNotFoundError
 from ..params.lora import Lora, LoraLike
@@ -55,7 +55,7 @@ def as_loras(items: Iterable[LoraLike], lora_dir: StrPath | None = None) -> tupl
     if isinstance(items, Mapping):
         items = items.items()
     checked: dict[tuple[str, bool], Lora] = {}
-    for item in items:
+    for item in items_of("loras", items):
         lora = _as_lora(item, lora_dir)
         if checked.setdefault(_key(lora), lora) is not lora:
             raise ValueError(
@@ -126,6 +126,7 @@ def _as_lora(item: LoraLike, lora_dir: StrPath | None) -> Lora:
         item = Lora(item)
     if not isinstance(item.path, (str, os.PathLike)):
         raise TypeError(f"loras must have Lora, path or (path, multiplier), not {shown(item.path)}")
+    item = replace(item, path=as_path("loras", item.path))
     multiplier = as_number(f"multiplier of LoRA {shown_path(item.path)}", item.multiplier)
     if not is_finite(multiplier):
         raise ValueError(f"multiplier of LoRA {shown_path(item.path)} must be finite, not {shown(multiplier)}")

@@ -96,7 +96,7 @@ def check_type(name: str, value: Any) -> Any:
     return value
 
 
-def check_rules(name: str, rules: Any) -> None:
+def check_rules(name: str, rules: Any) -> str | None:
     """Refuse rules ``"regex=type,..."`` that the engine would ignore, or on which it would crash.
 
     Parameters
@@ -106,6 +106,11 @@ def check_rules(name: str, rules: Any) -> None:
     rules : str or None
         The rules. None is accepted.
 
+    Returns
+    -------
+    str or None
+        The rules with the engine's names of types, see `check_type`.
+
     Raises
     ------
     TypeError
@@ -114,20 +119,24 @@ def check_rules(name: str, rules: Any) -> None:
         With the rule, and what is wrong with it.
     """
     if rules is None:
-        return
+        return None
     if not isinstance(rules, str):
         raise TypeError(f'{name} must be a string "regex=type,...", not {shown(rules)}')
     if len(rules) > _MOST_RULES:
         raise ValueError(f"{name} must have at most {_MOST_RULES} characters, not {len(rules)}")
     if "\0" in rules:
         raise ValueError(f"{name} must not contain a NUL character: {shown(rules)}")
+    checked = []
     for rule in filter(None, rules.split(",")):
         pattern, equals, kind = rule.partition("=")
         if not equals or not pattern:
             raise ValueError(f'{name}: {shown(rule)} must have the form "regex=type"')
         compiled(name, pattern)
+        kind = meant(kind, block_sizes())
         if kind not in block_sizes():
             raise ValueError(f"{name}: type {shown(kind)} in {shown(rule)} is not one of {', '.join(block_sizes())}")
+        checked.append(f"{pattern}={kind}")
+    return ",".join(checked)
 
 
 def parse_rules(rules: str | None) -> list[tuple[re.Pattern[str], str]]:

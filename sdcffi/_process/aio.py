@@ -19,6 +19,8 @@ _P = ParamSpec("_P")
 _Engine = TypeVar("_Engine")
 _Result = TypeVar("_Result")
 
+_LOOK_AGAIN = 0.05  # seconds until a cancelled task looks again whether its call has ended
+
 
 def as_coroutine(
     method: Callable[Concatenate[_Engine, _P], _Result], text: str
@@ -66,9 +68,14 @@ def as_stream(
 
 
 async def _in_thread(function: Callable[[], _Result]) -> _Result:
-    """Run a function that makes one call. If the task is cancelled, stop the call and wait until it has ended."""
+    """Run a function that makes one call. If the task is cancelled, stop the call and wait until it has ended.
+
+    An interrupt (Ctrl-C) in the loop can take the place of the callback that delivers the result, so that a cancelled
+    task goes by `ended` too.
+    """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[_Result] = loop.create_future()
+    ended = threading.Event()
     call = Call()
 
     def work() -> None:
@@ -81,18 +88,21 @@ async def _in_thread(function: Callable[[], _Result]) -> _Result:
             loop.call_soon_threadsafe(outcome)
         except RuntimeError:  # the loop is closed: nothing waits for the result
             return
+        finally:
+            ended.set()
 
     threading.Thread(target=work, name="sdcffi call", daemon=True).start()
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
         call.cancel()
-        while not future.done():
+        while not (future.done() or ended.is_set()):
             try:
-                await asyncio.wait({future})
+                await asyncio.wait({future}, timeout=_LOOK_AGAIN)
             except asyncio.CancelledError:  # cancelled again while it is stopping
                 continue
-        future.exception()
+        if not future.cancel():
+            future.exception()
         raise
 
 

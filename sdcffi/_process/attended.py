@@ -174,12 +174,15 @@ class Attended:
             while not ours.poll(_SLICE / 5):
                 if self._closing:
                     return
-                if time.monotonic() > end or os.fstat(self._record).st_size > _MOST_OUTPUT:
+                written = os.fstat(self._record).st_size
+                if written > _MOST_OUTPUT or time.monotonic() > end:
                     self._kill_all()
-                    raise SDError(
-                        f"{executable} did not begin as the engine's process within {_HELLO_SECONDS:g} seconds; it is"
-                        f" perhaps no Python interpreter. {ADVICE}"
+                    what = (
+                        f"wrote {written >> 20} MiB and did not begin as the engine's process"
+                        if written > _MOST_OUTPUT
+                        else f"did not begin as the engine's process within {_HELLO_SECONDS:g} seconds"
                     )
+                    raise SDError(f"{executable} {what}; it is perhaps no Python interpreter. {ADVICE}")
             greeting = ours.recv_bytes(len(HELLO) + 100)
         except (EOFError, OSError) as error:
             if self._killed or self._closing:

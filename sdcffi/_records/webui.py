@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from .._quoting import shown
 from ..params.context import ContextParams
 from ..params.image import Hires, ImageParams
+from ..params.other_names import AUTOMATIC
 from ..params.sampling import Guidance, SampleParams
 from .origin import FileRecord
 from .record import Record
@@ -135,7 +136,7 @@ def read_webui_text(text: str, source: str) -> WebuiText:
         {"gpu": "cuda", "nv": "cuda"}.get(rng.lower(), rng.lower()) if rng else None,
         model or None,
         values.get("Model hash") or None,
-        None if vae in ("", "None", "Automatic") else vae,
+        None if vae in ("", "None", AUTOMATIC) else vae,
         values.get("Version") or "AUTOMATIC1111's web interface, or a relative of it",
         unused,
     )
@@ -171,7 +172,7 @@ class _Values:
 
 def _sampling(taken: _Values) -> SampleParams:
     sampler, schedule = taken.take("Sampler"), taken.take("Schedule type")
-    if schedule == "Automatic":
+    if schedule == AUTOMATIC:
         schedule = _AUTOMATIC.get(sampler or "", "discrete")
     guidance = Guidance(
         txt_cfg=taken.number("CFG scale", float),

@@ -283,6 +283,7 @@ def add_call(command: argparse.ArgumentParser, struct: type[Struct]) -> None:
     group = add_struct(command, "what to generate", struct)
     group.add_argument(
         "--resize",
+        type=str.lower,
         choices=("error", "fit", "crop", "pad", "stretch"),
         metavar="HOW",
         help="if an input image has another size: error, fit, crop, pad or stretch (default: error)",

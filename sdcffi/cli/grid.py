@@ -14,7 +14,8 @@ from .._quoting import shown as quoted
 from ..errors import SDError
 from ..params.image import ImageParams
 from ..params.names import parameters
-from ..params.other_names import keyword_hint, meant
+from ..params.other_names import keyword_hint, with_engine_names
+from ..params.sampling import SampleParams
 from ._flags import PARAMS_HELP, SHORT_MODEL, SHORT_RUN, add_command, add_engine, add_struct, arguments_of, in_flags
 from ._saving import save_safely
 from ._terminal import logger, progress_bar, say
@@ -233,6 +234,9 @@ def _check_names(axis: Axis, flag: str, engine: Engine) -> None:
         return
     offered = engine.capabilities()
     legal: Sequence[str] = offered.samplers if axis.name == "sampler" else offered.schedulers
+    field = "sample_method" if axis.name == "sampler" else axis.name
+    names = {"sample_method_t": tuple(offered.samplers), "scheduler_t": tuple(offered.schedulers)}
     for value in axis.values:
-        if meant(value, legal) not in legal and meant(value.rpartition(" ")[0], legal) not in legal:
+        found = getattr(with_engine_names(SampleParams(**{field: value}), names), field)
+        if found not in (None, *legal):
             raise ValueError(f"{flag}: {axis.name} must be one of {', '.join(legal)}, not {quoted(value)}")

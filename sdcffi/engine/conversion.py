@@ -85,7 +85,7 @@ def convert(
     model = read_file("input", source)
     autoencoder = None if vae is None else read_file("vae", file_at("vae", expanded(vae, "vae")))
     type = check_type("type", type)
-    check_rules("tensor_type_rules", tensor_type_rules)
+    tensor_type_rules = check_rules("tensor_type_rules", tensor_type_rules)
     if target.suffix not in (".gguf", ".safetensors"):
         raise ValueError(f"output must end in .gguf or .safetensors, not {target.name!r}")
     check_output(target)

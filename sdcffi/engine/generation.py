@@ -15,7 +15,7 @@ from .._checks.prompt import MOST_WITH_TAGS, check_text
 from .._checks.sampling import check_preview
 from .._models.files import Model
 from .._models.loras import as_loras, merge_tags
-from .._numbers import check_flags, check_integer
+from .._numbers import as_text, check_flags, check_integer
 from .._process.calls import Call, Calls
 from .._quoting import shown
 from .._records.digests import FileState
@@ -147,6 +147,7 @@ class Generation:
             several = isinstance(prompt, (list, tuple))
             why = "; call generate() for each prompt, and use batch_count= for several images of one" * several
             raise TypeError(f"prompt must be a string, not {shown(prompt)}{why}")
+        prompt = as_text("prompt", prompt)
         check_text("prompt", prompt, MOST_WITH_TAGS)
         if lora_tags:
             refuse_tags(
@@ -178,7 +179,7 @@ class Generation:
         if preview_interval is None:
             raise TypeError("preview_interval must be an integer, not None")
         check_integer("preview_interval", preview_interval, 1, math.inf)
-        preview = preview.lower() if isinstance(preview, str) else preview
+        preview = None if preview is None else as_text("preview", preview).lower()
         check_preview(preview, self._model)
         check_flags(preview_noisy=preview_noisy)
         if preview is not None and not listeners.on_preview:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
@@ -18,6 +19,7 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 _known: dict[str, frozenset[str]] = {}  # keywords of the functions with hints, by the names to show
+_ALIKE = 0.8  # of difflib: fewer letters in common are no slip of the finger
 _STRUCTS: dict[str, tuple[type[Struct], ...]] = {
     "generate": (ImageParams, ContextParams),
     "generate_video": (VideoParams, ContextParams),
@@ -36,6 +38,9 @@ _ATTRIBUTES = {
     "enable_vae_tiling": "generate(prompt, tiling=Tiling())",
     "enable_attention_slicing": "Engine(path, diffusion_fa=True)",
     "load_lora_weights": "generate(prompt, loras=[path]) or set_loras([path])",
+    "fuse_lora": "generate(prompt, loras=[path]) or set_loras([path])",
+    "load_textual_inversion": "Engine(path, embeddings={'word': embedding})",
+    "enable_xformers_memory_efficient_attention": "Engine(path, diffusion_fa=True)",
     "unload_lora_weights": "set_loras([])",
     "set_adapters": "set_loras([(path, 0.8)])",
     "upscale": "Upscaler(path).upscale(result)",
@@ -79,7 +84,10 @@ def _hint(keyword: str, legal: frozenset[str], name: str) -> str:
         where = next((whole for whole, keywords in _known.items() if word in keywords), "")
         elsewhere = f" of {where}" if where and word not in legal else ""
         hint = hint.replace(word, f"{word}={elsewhere}", 1)
-    return f"use {hint}" if hint else ""
+    if hint:
+        return f"use {hint}"
+    near = difflib.get_close_matches(keyword, legal, 1, _ALIKE)
+    return f"did you mean {near[0]}=?" if near else ""
 
 
 def no_attribute(owner: Any, name: str) -> AttributeError:

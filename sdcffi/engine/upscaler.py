@@ -197,7 +197,7 @@ class Upscaler(Handle):
             raise TypeError("tile_size must be an integer, not None")
         check_integer("tile_size", tile_size, 0, _MOST_TILE)
         check_flags(conv_direct=conv_direct, offload_to_cpu=offload_to_cpu)
-        network = read_network("model", Path(model))
+        network = read_network("model", expanded(model, "model"))
         warn_of_unused(network.unused, str(network.path))
         self._params = UpscalerParams(network.path.absolute(), threads, tile_size, conv_direct, offload_to_cpu)
         self._states = {self._params.path: file_state(self._params.path)}

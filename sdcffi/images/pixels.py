@@ -208,8 +208,8 @@ def parse_alpha(alpha: object) -> Alpha:
         return numbers
     if not isinstance(alpha, str):
         raise TypeError(f"alpha must be {legal}, not {shown(alpha)}")
-    if alpha in ("refuse", "ignore"):
-        return alpha
+    if alpha.lower() in ("refuse", "ignore"):
+        return alpha.lower()
     from PIL import ImageColor
 
     try:

@@ -29,16 +29,19 @@ Size: TypeAlias = "tuple[int, int]"  # width, height
 RULES: tuple[Resize, ...] = ("crop", "stretch", "pad")  # rules that bring an image to a given size; "fit" then crops
 
 
-def check_rule(rule: object) -> None:
-    """Refuse anything but the name of a rule.
+def check_rule(rule: object) -> Resize:
+    """Return the name of a rule, given in any case, and refuse anything else.
 
     Raises
     ------
     ValueError
         With the legal names.
     """
-    if not isinstance(rule, str) or rule not in get_args(Resize):
+    word = rule.lower() if isinstance(rule, str) else None
+    found: Resize | None = next((name for name in get_args(Resize) if name == word), None)
+    if found is None:
         raise ValueError(f"resize must be one of {', '.join(get_args(Resize))}, not {shown(rule)}")
+    return found
 
 
 def fitted_size(image: Size, within: Size, multiple: int) -> Size:

@@ -25,6 +25,7 @@ class Embedding(Struct):
     """
 
     C_STRUCT = "sd_embedding_t"
+    KEYWORD = "embeddings"
     name: str
     path: StrPath
 

@@ -40,7 +40,8 @@ class Lora(Struct):
     """
 
     C_STRUCT = "sd_lora_t"
-    TAKEN_LATER = frozenset({"multiplier"})
+    KEYWORD = "loras"
+    TAKEN_LATER = frozenset({"multiplier", "path"})
     path: StrPath
     multiplier: float = 1.0
     is_high_noise: bool = False

@@ -7,17 +7,17 @@ that programs have one spelling.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
+from .._quoting import shown
 from .image import ImageParams
 from .names import Parameter, parameters
 from .struct import Struct
 from .video import VideoParams
 
-__all__ = ["ENUMS", "keyword_hint", "meant", "with_engine_names"]
+__all__ = ["AUTOMATIC", "ENUMS", "keyword_hint", "meant", "with_engine_names"]
 
 _S = TypeVar("_S", bound=Struct)
 
@@ -27,6 +27,7 @@ _VALUES = {
     "normal": "discrete",
     "uniform": "discrete",
     "alignyoursteps": "ays",
+    "alignyourstepsgits": "gits",
     "eulerdiscretescheduler": "euler",
     "euleradiscretescheduler": "euler_a",
     "flowmatcheulerdiscretescheduler": "euler",
@@ -48,6 +49,9 @@ _VALUES = {
     "epsilon": "eps",
     "vprediction": "v",
 }
+AUTOMATIC = "Automatic"
+"""What AUTOMATIC1111's web interface calls its own choice; in a call it is None, the engine's."""
+
 ENUMS = {
     "sample_method": "sample_method_t",
     "scheduler": "scheduler_t",
@@ -79,7 +83,17 @@ _KEYWORDS = {
     "device": "backend",
     "device_map": "backend",
     "pretrained_model_name_or_path": "model, the path of a file or of a folder that diffusers wrote",
-    "cache_dir": "nothing: no model is downloaded",
+    **dict.fromkeys(("unet", "transformer"), "diffusion_model"),
+    "text_encoder": "clip_l, t5xxl or llm",
+    "text_encoder_2": "clip_g, t5xxl or llm",
+    "text_encoder_3": "t5xxl",
+    "quantization_config": 'type, such as "q8_0"',
+    **dict.fromkeys(("cache_dir", "revision", "variant", "local_files_only"), "nothing: no model is downloaded"),
+    "use_safetensors": "nothing: the kind of a file is read from it",
+    "low_cpu_mem_usage": "nothing: there is no other way to load",
+    "return_dict": "nothing: there is one kind of result",
+    "latents": "nothing: the first noise is that of the seed",
+    "max_sequence_length": "nothing: it is that of the model's family",
     "output_type": "nothing: a result has arrays and images",
     "safety_checker": "nothing: there is none",
     "ip_adapter_image": "nothing: there are no IP-Adapters",
@@ -87,7 +101,13 @@ _KEYWORDS = {
     "sampler_name": "sampler",
     "sampler_index": "sampler",
     "batch_size": "batch_count",
-    "n_iter": "batch_count",
+    **dict.fromkeys(("n_iter", "n", "num_outputs"), "batch_count"),
+    "distilled_cfg_scale": "guidance",
+    **dict.fromkeys(("size", "image_size"), "width and height"),
+    **dict.fromkeys(("lowvram", "medvram"), "offload_to_cpu, with max_vram if that is not enough"),
+    "xformers": "diffusion_fa",
+    "restore_faces": "nothing: faces are not restored",
+    "styles": "nothing: write them into the prompt",
     "denoising_strength": "strength",
     "denoise": "strength",
     "cfg": "cfg_scale",
@@ -120,7 +140,10 @@ _KEYWORDS = {
     "init_img": "init_image",
     "ref_image": "ref_images",
     "control_net_cpu": "control_net_on_cpu",
-    "tae": "taesd",
+    **dict.fromkeys(("tae", "tae_path"), "taesd"),
+    "stacked_id_embed_dir": "photo_maker",
+    "control_cond": "control_image",
+    "sample_params": "params=ImageParams(sample_params=...), for a video VideoParams",
     "vae_tiling": "tiling=Tiling()",
     "chroma_use_dit_mask": "context=ContextParams(chroma_use_dit_mask=...)",
 }
@@ -128,7 +151,14 @@ _KEYWORDS = {
 
 def _key(name: str) -> str:
     """Return what is left of a name without its tool's habits: ``"dpmpp2sa"`` of ``"DPM++ 2S a"``."""
-    plain = name.casefold().removeprefix("k_").removesuffix("_gpu").replace("ancestral", "a").replace("+", "p")
+    plain = (
+        name.casefold()
+        .removeprefix("torch.")
+        .removeprefix("k_")
+        .removesuffix("_gpu")
+        .replace("ancestral", "a")
+        .replace("+", "p")
+    )
     return "".join(letter for letter in plain if letter.isalnum())
 
 
@@ -150,6 +180,11 @@ def with_engine_names(params: _S, legal: Mapping[str, tuple[str, ...]]) -> _S:
     params : Struct
     legal : mapping of str to tuple of str
         The names of each C enumeration.
+
+    Raises
+    ------
+    ValueError
+        If the sampler's name is one for a scheduler too, and another scheduler is given.
     """
     changes: dict[str, Any] = {}
     for item in fields(params):  # type: ignore[arg-type]
@@ -157,23 +192,38 @@ def with_engine_names(params: _S, legal: Mapping[str, tuple[str, ...]]) -> _S:
         if isinstance(value, Struct):
             changes[item.name] = with_engine_names(value, legal)
         elif isinstance(value, str) and item.name in ENUMS:
-            changes[item.name] = meant(value, legal.get(ENUMS[item.name], ()))
-    if "sample_method" in changes:
-        changes |= _of_both(changes["sample_method"], getattr(params, "scheduler", None), legal)
+            changes[item.name] = None if _is_automatic(value) else meant(value, legal.get(ENUMS[item.name], ()))
+    if changes.get("sample_method"):
+        changes |= _of_both(changes["sample_method"], changes.get("scheduler"), legal)
     return replace(params, **changes) if changes else params  # type: ignore[type-var]
 
 
-def _of_both(label: str, scheduler: str | None, legal: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
-    """Return sampler and scheduler of one label for both, ``"DPM++ 2M Karras"``, unless another scheduler is given.
+def _is_automatic(name: str) -> bool:
+    return _key(name) == _key(AUTOMATIC)
 
-    The last word may follow a blank or an underscore.
+
+def _of_both(label: str, given: str | None, legal: Mapping[str, tuple[str, ...]]) -> dict[str, str | None]:
+    """Return sampler and scheduler of one label for both, ``"DPM++ 2M Karras"``; nothing for any other label.
+
+    What follows a blank or an underscore may be the scheduler.
     """
     samplers, schedulers = legal.get("sample_method_t", ()), legal.get("scheduler_t", ())
-    first, _, last = label.replace("_", " ").rpartition(" ")
-    both = {"sample_method": meant(first, samplers), "scheduler": meant(last.strip("[]"), schedulers)}
-    if label in samplers or both["sample_method"] not in samplers or both["scheduler"] not in schedulers:
+    if label in samplers:
         return {}
-    return both if scheduler is None or meant(scheduler, schedulers) == both["scheduler"] else {}
+    words = label.replace("_", " ").split(" ")
+    for count in range(1, len(words)):
+        sampler = meant(" ".join(words[:count]), samplers)
+        name = " ".join(words[count:]).strip("[]")
+        scheduler = None if _is_automatic(name) else meant(name, schedulers)
+        if sampler not in samplers or scheduler not in (None, *schedulers):
+            continue
+        if given not in (None, scheduler):
+            named = AUTOMATIC if scheduler is None else scheduler
+            raise ValueError(
+                f"sampler {shown(label)} names the scheduler {named}, and scheduler= is {shown(given)}: give one"
+            )
+        return {"sample_method": sampler, "scheduler": scheduler}
+    return {}
 
 
 def keyword_hint(
@@ -201,8 +251,7 @@ def keyword_hint(
     for keywords in (own, others):
         if found := next((item.name for _, item in fits if item.name in keywords), None):
             return found
-    near = difflib.get_close_matches(name, own, 1) if structs else []
-    return _field(*fits[0]) if fits else "".join(near)
+    return _field(*fits[0]) if fits else ""
 
 
 def _field(struct: type[Struct], item: Parameter) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
-from .._numbers import as_flag, as_integer, as_number
+from .._numbers import as_flag, as_integer, as_number, as_path, as_text
 from .._quoting import shown
 
 if TYPE_CHECKING:
@@ -40,15 +41,21 @@ KEYWORDS = {
 }
 """Keywords of `Engine` and its calls for fields whose C name is another one: messages have the keyword."""
 
-_TAKEN = {"bool": as_flag, "int": as_integer, "float": as_number}  # by the annotation, how a value is taken
+_TAKEN: dict[str, Callable[[str, Any], Any]] = {  # by the annotation, how a value is taken
+    "bool": as_flag,
+    "int": as_integer,
+    "float": as_number,
+    "str": as_text,
+    "StrPath": as_path,
+}
 
 
 class Struct:
     """Base of the dataclasses, each for the C struct `C_STRUCT`; it lacks the fields that are in `NOT_IN_C`.
 
-    Numbers and switches are taken as Python's own, so that what is wrong with one is said where it is given, and
-    nothing later depends on its class. Those in `TAKEN_LATER` are taken where messages can tell whose they are.
-    `KEYWORD` is the keyword that takes the struct, for messages.
+    Numbers, switches, strings and paths are taken as Python's own, so that what is wrong with one is said where it is
+    given, and nothing later depends on its class. Those in `TAKEN_LATER` are taken where messages can tell whose they
+    are. `KEYWORD` is the keyword that takes the struct, for messages.
     """
 
     C_STRUCT: ClassVar[str]
@@ -117,7 +124,7 @@ def _plain_fields(struct: type[Struct]) -> tuple[tuple[str, str, str, bool], ...
     prefix = f"{struct.KEYWORD}." if struct.KEYWORD else ""
     annotations = {item.name: str(item.type) for item in fields(struct)}  # type: ignore[arg-type]
     return tuple(
-        (name, prefix + KEYWORDS.get(name, name), kind, kind == annotation)
+        (name, prefix + KEYWORDS.get(name, name if prefix else name.removesuffix("_path")), kind, kind == annotation)
         for name, annotation in annotations.items()
         if (kind := annotation.removesuffix(" | None")) in _TAKEN and name not in struct.TAKEN_LATER
     )

@@ -20,7 +20,7 @@ from places import ROOT
 from stand_in import ENGINE, StandIn, wait_until
 
 from sdcffi import BuildError
-from sdcffi._build import backends, bootstrap, toolkits, wheel
+from sdcffi._build import backends, bootstrap, plan, toolkits, wheel
 from sdcffi._build import main as build_command
 from sdcffi._build.compilers import Compiler, find_compiler
 from sdcffi._build.cpu import cpu_definitions
@@ -316,18 +316,41 @@ def test_one_compiler_that_is_named_brings_its_partner(
         assert find_compiler() == found
 
 
+@pytest.mark.parametrize("given", [{"CC": "ccache gcc-12"}, {"CXX": "{}/ccache  g++-12"}, {"CC": "{}/a b/gcc-12"}])
+def test_a_launcher_may_precede_the_compiler(
+    given: dict[str, str], only_compilers: Path, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (only_compilers / "a b").mkdir()
+    for name in ("ccache", "gcc-12", "g++-12", "a b/gcc-12", "a b/g++-12"):
+        (only_compilers / name).write_text("#!/bin/sh\necho x86_64-linux-gnu\n")
+        (only_compilers / name).chmod(0o755)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value.format(only_compilers))
+    found = find_compiler()
+    assert (found.c.name, found.cxx.name) == ("gcc-12", "g++-12")
+    assert found.launcher == (None if "a b" in str(given) else only_compilers / "ccache")
+    if found.launcher:
+        sccache = replace(found, launcher=only_compilers / "sccache")
+        assert plan._launchers(sccache, ("cpu", "cuda")) == dict.fromkeys(
+            [f"CMAKE_{language}_COMPILER_LAUNCHER" for language in ("C", "CXX", "CUDA")], str(sccache.launcher)
+        )
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
         ({"CC": "no-such-cc"}, "CC=no-such-cc: there is no such program; name one program, and put flags into CFLAGS"),
-        ({"CXX": "ccache g++"}, "CXX=ccache g... there is no such program.*CXXFLAGS"),
+        ({"CXX": "g++ -m64"}, "CXX=g.. -m64: there is no such program.*CXXFLAGS"),
+        ({"CXX": "ccache g++"}, "CXX=ccache g... there is no such program.*CXXFLAGS"),  # no ccache
+        ({"CXX": "sccache clang -m64"}, "CXX=clang -m64: there is no such program.*CXXFLAGS"),
         ({"CC": "clang"}, "clang.., which belongs to the compiler that is set, is missing: install it, or set CXX too"),
     ],
 )
 def test_a_compiler_that_is_named_and_not_there_is_an_error(
     given: dict[str, str], said: str, only_compilers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (only_compilers / "clang").symlink_to(only_compilers / "cc")
+    for name in ("clang", "sccache"):
+        (only_compilers / name).symlink_to(only_compilers / "cc")
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(BuildError, match=said):
@@ -336,17 +359,28 @@ def test_a_compiler_that_is_named_and_not_there_is_an_error(
 
 @pytest.mark.parametrize(
     ("text", "names"),
-    [("-DSD_CUDA=ON", "cpu,cuda"), ("-DCMAKE_X=1 -DGGML_VULKAN:BOOL=1", "cpu,vulkan"), ("-DSD_CUBLAS=on", "cpu,cuda")],
+    [
+        ("-DSD_CUDA=ON", "cpu,cuda"),
+        ("-DCMAKE_X=1 -DGGML_VULKAN:BOOL=1", "cpu,vulkan"),
+        ("-DSD_CUBLAS=on", "cpu,cuda"),
+        ("'-DSD_CUDA=ON'", "cpu,cuda"),
+        ('-DX="a b" "-D SD_CUDA=ON"', "cpu,cuda"),
+        ("-DSD_SYCL=Y", "cpu,sycl"),
+        ("-DGGML_HIPBLAS=ON", "cpu,hip"),
+        ("-DSD_CUDA=TRUE;-DX=1", "cpu,cuda"),
+        ("'-DSD_CUDA=ON", "cpu,cuda"),
+    ],
 )
+@pytest.mark.parametrize("variable", ["CMAKE_ARGS", "SKBUILD_CMAKE_ARGS"])
 def test_backends_in_cmake_args_are_answered_with_ours(
-    text: str, names: str, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+    variable: str, text: str, names: str, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CMAKE_ARGS", text)
-    with pytest.raises(BuildError, match=f"CMAKE_ARGS is not read.*--backend {names}.*=backend={names}"):
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(BuildError, match=f"^{variable} is not read.*--backend {names}.*=backend={names}"):
         stand_in.plan("--backend", "auto")
     stand_in.plan("--backend", "cpu")
     for harmless in ("-DSD_CUDA=OFF", "-DCMAKE_BUILD_TYPE=Release", ""):
-        monkeypatch.setenv("CMAKE_ARGS", harmless)
+        monkeypatch.setenv(variable, harmless)
         stand_in.plan("--backend", "auto", "--dry-run")
 
 
@@ -397,6 +431,50 @@ def test_a_cache_that_cannot_be_used_is_not_a_missing_package(tmp_path: Path, mo
     monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=5 << 20))
     with pytest.raises(BuildError, match="has 5 MiB free: free some space, or set SDCFFI_CACHE"):
         bootstrap._create(bootstrap._directory([]), [])
+
+
+def write_wheel(folder: Path) -> Path:
+    """A wheel with one module that is called `landed`."""
+    about = "Metadata-Version: 2.1\nName: landed\nVersion: 1\n"
+    tags = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    with zipfile.ZipFile(folder / "landed-1-py3-none-any.whl", "w") as wheel:
+        files = {"landed.py": "", "landed-1.dist-info/METADATA": about, "landed-1.dist-info/WHEEL": tags}
+        record = "".join(f"{name},,\n" for name in [*files, "landed-1.dist-info/RECORD"])
+        for name, text in {**files, "landed-1.dist-info/RECORD": record}.items():
+            wheel.writestr(name, text)
+    return folder / "landed-1-py3-none-any.whl"
+
+
+def test_settings_of_pip_do_not_send_the_builds_packages_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SDCFFI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(bootstrap, "_modules", lambda: ["landed"])
+    for name, value in {"USER": "1", "TARGET": "a", "PREFIX": "b", "ROOT": "c", "DRY_RUN": "1"}.items():
+        monkeypatch.setenv(f"PIP_{name}", value if value == "1" else str(tmp_path / value))
+    settings = tmp_path / "pip.conf"
+    settings.write_text("[install]\nuser = true\n", "utf-8")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(settings))
+    wheel = str(write_wheel(tmp_path))
+    directory = tmp_path / "cache" / "venv"
+    bootstrap._create(directory, [wheel])
+    assert list(directory.rglob("landed.py"))
+    shutil.rmtree(directory)
+    settings.write_text(f"[install]\ntarget = {tmp_path / 'elsewhere'}\n", "utf-8")
+    with pytest.raises(BuildError, match=r"the private environment lacks landed: .* Remove target, prefix, root"):
+        bootstrap._create(directory, [wheel])
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_without_a_home_directory_the_message_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.delenv("SDCFFI_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(BuildError, match="has no home directory for a cache; set SDCFFI_CACHE"):
+        bootstrap._cache()
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_the_build(

@@ -24,6 +24,12 @@ from sdcffi._checks.prompt_syntax import _FOREIGN, warn_of_syntax
         ("a cat AND a dog", "composition"),
         ("a cat++, red", "weights of compel"),
         ("a (red cat)--", "weights of compel"),
+        *(
+            (f"a cat {tag}", "is a LoRA .here <lora:name:weight>. in other programs")
+            for tag in ("< lora:x:1>", "<lora :x:1>", "<lora>", "<lora=x:1>", "<loras:x:1>", "<LoCon:x:1>", "<loha:x>")
+        ),
+        ("a cat <dora:x:1>", "'<dora:x:1>' is a LoRA"),
+        ("a cat \uff1clora:x:1\uff1e", "is a LoRA"),
         ("{" + "a" * 1000 + "|b}", r"'\{a{36}\.\.\.' is a choice"),
     ],
 )
@@ -36,6 +42,7 @@ def test_foreign_syntax_is_named(prompt: str, said: str) -> None:
     "prompt",
     [
         *(None, "", "a cat, (red:1.2) [small] BREAK a dog", r"a \[cat:dog:0.5\]", "time: 12:30", "a | b"),
+        *("<lora:x:1>", "<lyco:x>", "a < b > c", "<flora>", "<lora", "a <loras are nice"),
         *("BLACK AND WHITE", "a band", "C++ code", "snake_case __init", "{json: 1}", "[fate: zero]", "a -- b"),
     ],
 )
@@ -45,7 +52,9 @@ def test_texts_are_left_in_peace(prompt: str | None) -> None:
         warn_of_syntax("prompt", prompt)
 
 
-@pytest.mark.parametrize("piece", ["[", "[a:", "[a:b:", "{", "{a|", "__a-", "__", "[a|", "AND", "a++b", "(a)+"])
+@pytest.mark.parametrize(
+    "piece", ["[", "[a:", "[a:b:", "{", "{a|", "__a-", "__", "[a|", "AND", "a++b", "(a)+", "< lora:", "<lora  "]
+)
 def test_a_long_prompt_takes_no_longer_than_its_length(piece: str) -> None:
     text = piece * (200_000 // len(piece))
     begun = time.perf_counter()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from enum import Enum
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,14 @@ from engine_defaults import IMAGE
 from header_files import Shapes, write
 from model_headers import ALONE, CLIP, CLIP_G, CONTROL, FLUX2, LLM, SD1, VAE, read, unet
 
-from sdcffi import Engine
+from sdcffi import Engine, Lora, Upscaler
+from sdcffi._bindings.requests import Opening
 from sdcffi._checks.context import check_context, resolve_seed
 from sdcffi._checks.image import check_image
 from sdcffi._models.files import Model
+from sdcffi._models.loras import as_loras
 from sdcffi.engine.conversion import convert
+from sdcffi.parameter_files import read_arguments
 from sdcffi.params.context import ContextParams, Embedding
 from sdcffi.params.image import Hires, ImageParams, PhotoMaker
 from sdcffi.params.sampling import Cache, Guidance, SampleParams, SkipLayerGuidance, Tiling
@@ -108,7 +112,6 @@ CALLS: list[tuple[str, ImageParams, type[Exception], str]] = [
     ("unknown", ImageParams(prompt="a\0b"), ValueError, "prompt must not contain a NUL character, as at index 1"),
     ("unknown", ImageParams(negative_prompt="\ud800"), ValueError, "negative_prompt cannot be encoded as UTF-8"),
     ("unknown", ImageParams(prompt="a" * 50_001), ValueError, "prompt must have at most 50000 bytes in UTF-8"),
-    ("unknown", ImageParams(prompt=3), TypeError, "prompt must be a string, not 3"),  # type: ignore[arg-type]
     ("unknown", ImageParams(prompt="(cat:.)"), ValueError, "prompt: '.' in '(cat:.)' is not a weight"),
     ("unknown", ImageParams(prompt="(a:+.)"), ValueError, "'+.' in '(a:+.)' is not a weight"),
     ("unknown", ImageParams(prompt="((a)(b:1.2.3))"), ValueError, "'1.2.3' in '((a)(b:1.2.3)' is not a weight"),
@@ -147,7 +150,6 @@ CALLS: list[tuple[str, ImageParams, type[Exception], str]] = [
     ("unknown", ImageParams(vae_tiling_params=Tiling(tile_size_x=-1)), ValueError, "tiling.tile_size_x must be from 0"),
     ("unknown", ImageParams(vae_tiling_params=Tiling(tile_size_y=3)), ValueError, "tile_size_y must be 0 (the"),
     ("unknown", ImageParams(vae_tiling_params=Tiling(rel_size_x=-1)), ValueError, "rel_size_x must be from 0"),
-    ("unknown", ImageParams(cache=Cache(mode=1)), TypeError, "cache.mode must be a name"),  # type: ignore[arg-type]
     ("flux2", ImageParams(cache=Cache(mode="ucache")), ValueError, "'ucache' has no effect on FLUX.2; use spectrum,"),
     ("sd1", ImageParams(cache=Cache(mode="dbcache")), ValueError, "has no effect on Stable Diffusion 1; use ucache"),
     ("unknown", ImageParams(cache=Cache(mode="ucache", start_percent=1)), ValueError, "end_percent must be above"),
@@ -175,7 +177,13 @@ def test_a_bad_call_is_refused(
 
 
 class Raising:
-    """A number that cannot say which, as a tensor on another device."""
+    """A number that cannot say which, as a tensor on another device; also no path, and not one of several."""
+
+    def __fspath__(self) -> str:
+        raise ZeroDivisionError("the path")
+
+    def __iter__(self) -> Iterator[Any]:
+        raise ZeroDivisionError("the items")
 
     def __index__(self) -> int:
         raise ZeroDivisionError("the index")
@@ -205,6 +213,31 @@ class Raising:
         (lambda: PhotoMaker(style_strength={}), "pm_params.style_strength must be a number, not {}"),  # type: ignore[arg-type]
         (lambda: ContextParams(flash_attn="yes"), "fa must be True or False, not 'yes'"),  # type: ignore[arg-type]
         (lambda: ContextParams(n_threads=1.5), "threads must be an integer, not 1.5"),  # type: ignore[arg-type]
+        (lambda: sampled(sample_method=[]), "sampler must be a string, not []"),
+        (lambda: sampled(scheduler={}), "scheduler must be a string, not {}"),
+        (lambda: ImageParams(prompt=3), "prompt must be a string, not 3"),  # type: ignore[arg-type]
+        (lambda: ImageParams(negative_prompt=1), "negative_prompt must be a string, not 1"),  # type: ignore[arg-type]
+        (lambda: Cache(mode=1), "cache.mode must be a string, not 1"),  # type: ignore[arg-type]
+        (lambda: Hires(upscaler=1), "hires.upscaler must be a string, not 1"),  # type: ignore[arg-type]
+        (lambda: Hires(model_path=5), "hires.model_path must be a path, not 5"),  # type: ignore[arg-type]
+        *(
+            (lambda name=name: ContextParams(**{name: print}), f"{said} must be a string, not <built-in")
+            for name, said in [
+                ("rng_type", "rng"),
+                ("sampler_rng_type", "sampler_rng"),
+                ("prediction", "prediction"),
+                ("lora_apply_mode", "lora_apply_mode"),
+                ("tensor_type_rules", "tensor_type_rules"),
+            ]
+        ),
+        (lambda: ContextParams(vae_path=b"a"), "vae must be a path, not b'a'; a path of bytes is text by os.fsdecode("),  # type: ignore[arg-type]
+        (lambda: Lora("a", name=1), "loras.name must be a string, not 1"),  # type: ignore[arg-type]
+        (lambda: check_image(sampled(custom_sigmas=[None, 0]), UNKNOWN, IMAGE), "custom_sigmas[0] must be a number"),
+        (lambda: as_loras([5]), "loras must have Lora, path or (path, multiplier), not 5"),  # type: ignore[list-item]
+        (lambda: Upscaler(5), "model must be a path, not 5"),  # type: ignore[arg-type]
+        (lambda: convert(5, "a.gguf", type="f16"), "input must be a path, not 5"),  # type: ignore[arg-type]
+        (lambda: read_arguments(5), "path must be a path, not 5"),  # type: ignore[arg-type]
+        (lambda: Opening(library=5), "library must be a path, not 5"),  # type: ignore[arg-type]
     ],
 )
 def test_a_value_of_a_wrong_type_is_refused_where_it_is_given(make: Callable[[], object], said: str) -> None:
@@ -212,6 +245,28 @@ def test_a_value_of_a_wrong_type_is_refused_where_it_is_given(make: Callable[[],
         make()
     assert said in str(caught.value)
     assert len(str(caught.value)) < 200
+
+
+class Name(str, Enum):
+    """Names as scripts have them, in a class that a child process lacks."""
+
+    ONE = "euler"
+
+
+class Place:
+    """A path as others write one."""
+
+    def __fspath__(self) -> str:
+        return Name.ONE
+
+
+def test_strings_and_paths_are_taken_as_plain_ones() -> None:
+    sample = sampled(sample_method=Name.ONE, scheduler=Name.ONE).sample_params
+    context = ContextParams(rng_type=Name.ONE, model_path=Name.ONE, vae_path=Place(), taesd_path=Path("a"))
+    assert [type(value) for value in (sample.sample_method, sample.scheduler)] == [str, str]  # type: ignore[union-attr]
+    assert [type(value) for value in context.given().values()] == [str, type(Path()), type(Path()), str]
+    assert context.vae_path == Path("euler")
+    assert type(Opening(library=Name.ONE).library) is str
 
 
 def test_numbers_are_taken_as_plain_ones() -> None:
@@ -228,6 +283,11 @@ def test_numbers_are_taken_as_plain_ones() -> None:
         (lambda: ImageParams(width=Raising()), "width"),  # type: ignore[arg-type]
         (lambda: ImageParams(strength=Raising()), "strength"),  # type: ignore[arg-type]
         (lambda: check_image(sampled(custom_sigmas=[Raising(), 0]), UNKNOWN, IMAGE), "custom_sigmas[0]"),
+        (lambda: check_image(ImageParams(init_image=Raising()), UNKNOWN, IMAGE), "init_image"),  # type: ignore[arg-type]
+        (lambda: check_image(ImageParams(ref_images=Raising()), UNKNOWN, IMAGE), "ref_images"),  # type: ignore[arg-type]
+        (lambda: as_loras(Raising()), "loras"),
+        (lambda: as_loras([Raising()]), "loras"),
+        (lambda: ContextParams(vae_path=Raising()), "vae"),
     ],
 )
 def test_what_a_value_raises_goes_through_with_the_parameters_name(make: Callable[[], object], name: str) -> None:
@@ -335,7 +395,7 @@ def test_a_picture_that_the_engine_would_scale_is_refused(
             ({"wtype": kind}, ValueError, f"type {kind!r} only exists inside the engine")
             for kind in ("q8_1", "q8_K", "i8", "i64")
         ),
-        ({"wtype": 8}, TypeError, "type must be one of the names f32, f16, q4_0"),
+        ({"wtype": 8}, TypeError, "type must be a string, not 8"),
         (
             {"wtype": "q9_9"},
             ValueError,
@@ -392,7 +452,9 @@ def test_a_good_context_gives_expanded_paths_and_the_model(tmp_path: Path, monke
             for value in ("no", 1, [])
         ),
         *((name, 3, "must be a function, not 3") for name in ("on_log", "on_progress", "on_preview")),
-        ("type", 8, "must be one of the names"),
+        ("type", 8, "must be a string, not 8"),
+        ("vae", b"a", r"must be a path, not b'a'; a path of bytes is text by os.fsdecode"),
+        ("backend", [], r"must be a string, not \[\]"),
         ("threads", "2", "must be an integer, not '2'"),
         ("mmap", 1, "must be True or False, not 1"),
     ],

@@ -52,7 +52,7 @@ def test_words_that_choose_a_backend(word: str, choice: BackendChoice, monkeypat
 
 
 @pytest.mark.parametrize(
-    "word", ["", "gpu", "CUDA", "cpu:", "cpu:../x", "cuda:", "cuda:x", "cuda:-1", "cuda:1:2", "auto:1", "cuda:\u0663"]
+    "word", ["", "gpu", "GPU", "cpu:", "cpu:../x", "cuda:", "cuda:x", "cuda:-1", "cuda:1:2", "auto:1", "cuda:\u0663"]
 )
 def test_other_words_are_refused_with_the_legal_ones(word: str, tiny_model: TinyModel) -> None:
     with pytest.raises(ValueError, match=r"backend must be auto, one of cpu, cuda, .*cuda:1.*cpu:haswell; not "):

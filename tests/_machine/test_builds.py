@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gpus import copied
 
 from sdcffi._bindings.library import load
 from sdcffi._machine import builds as _locate
-from sdcffi._machine.builds import locate
-from sdcffi.errors import LibraryNotFoundError
+from sdcffi._machine.builds import MANIFEST, locate
+from sdcffi.errors import LayoutMismatchError, LibraryNotFoundError
 
 
 @pytest.fixture
@@ -50,6 +52,15 @@ def test_without_any_build_every_candidate_and_the_command_are_named(
     assert "SDCFFI_LIBRARY: not given" in message
     assert f"{tmp_path / 'nothing'} does not exist" in message
     assert "python -m sdcffi build" in message
+
+
+@pytest.mark.parametrize("name", ["upstream", "left_out", "options", "compiler", "patches"])
+@pytest.mark.parametrize("value", [None, 5, "x"])
+def test_a_manifest_of_another_shape_is_refused(name: str, value: Any, other_build: Path) -> None:
+    file = other_build / MANIFEST
+    file.write_text(json.dumps({**json.loads(file.read_text("utf-8")), name: value}), "utf-8")
+    with pytest.raises(LayoutMismatchError, match=f"cannot be read as a manifest: .*{name} must be a"):
+        locate(other_build)
 
 
 def test_a_process_has_one_native_library(other_build: Path) -> None:

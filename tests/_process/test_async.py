@@ -15,6 +15,7 @@ import pytest
 from leftovers import PATIENCE, nothing_left, wait_until
 
 from sdcffi import CancelledError, Engine, GenerationTimeoutError, Log, Preview, Progress
+from sdcffi._process import aio
 from sdcffi.engine.results import Result
 
 DRAW: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "steps": 2, "cfg_scale": 1.0, "seed": 7}
@@ -103,6 +104,27 @@ def test_cancelling_the_task_stops_the_call_before_the_task_ends(times: int, eng
         assert not engine._calls._begun, "the call goes on"
 
     asyncio.run(main())
+
+
+def test_an_interrupt_in_place_of_the_result_leaves_a_task_that_can_be_cancelled(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_future: Any, _value: Any) -> None:  # Ctrl-C, before the first line of the callback
+        raise KeyboardInterrupt
+
+    loop = asyncio.new_event_loop()
+    try:
+        task = loop.create_task(engine.agenerate(**DRAW))
+        monkeypatch.setattr(aio, "_set_result", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(task)
+        monkeypatch.undo()
+        task.cancel()
+        loop.call_later(PATIENCE, loop.stop)  # which is a RuntimeError
+        with pytest.raises(asyncio.CancelledError):
+            loop.run_until_complete(task)
+    finally:
+        loop.close()
 
 
 def test_cancelling_one_task_leaves_the_others(engine: Engine, expected: dict[int, bytes]) -> None:

@@ -54,7 +54,10 @@ def program(directory: Path, text: str) -> str:
         ("exit 0", "exited with status 0"),
         ("echo what is this; exit 3", "exited with status 3, and its last output was: what is this"),
         ("sleep 300", "did not begin as the engine's process within 0.5 seconds"),
-        ("head -c 2000000 /dev/zero; sleep 300", "did not begin as the engine's process"),
+        (
+            "head -c 2000000 /dev/zero; sleep 300",
+            "wrote 1 MiB and did not begin as the engine's process; it is perhaps no",
+        ),
     ],
     ids=["ends", "complains", "hangs", "floods"],
 )

@@ -12,6 +12,7 @@ from tiny_model import TinyModel
 
 import sdcffi
 from sdcffi import Cache, Engine, Guidance, Hires, ImageParams, SampleParams, Tiling, VideoParams
+from sdcffi._models.weight_types import check_rules, check_type
 from sdcffi.params.names import parameters, spoken
 from sdcffi.params.other_names import meant, with_engine_names
 from sdcffi.params.plain import check_keys
@@ -69,9 +70,12 @@ def test_a_sampler_is_known_by_other_tools_names(label: str, expected: str, name
 @pytest.mark.parametrize(
     ("label", "expected"),
     [("Karras", "karras"), ("SGM Uniform", "sgm_uniform"), ("normal", "discrete"), ("Uniform", "discrete"),
-     ("Align Your Steps", "ays"), ("KL Optimal", "kl_optimal"), ("Automatic", "Automatic"), ("ddim_uniform",) * 2],
+     ("Align Your Steps", "ays"), ("KL Optimal", "kl_optimal"), ("Automatic", None), ("ddim_uniform",) * 2,
+     ("Align Your Steps GITS", "gits")],
 )  # fmt: skip
-def test_a_schedule_is_known_by_other_tools_names(label: str, expected: str, names: dict[str, tuple[str, ...]]) -> None:
+def test_a_schedule_is_known_by_other_tools_names(
+    label: str, expected: str | None, names: dict[str, tuple[str, ...]]
+) -> None:
     params = with_engine_names(ImageParams(sample_params=SampleParams(scheduler=label)), names)
     assert params.sample_params == SampleParams(scheduler=expected)
 
@@ -86,7 +90,19 @@ def test_a_label_of_both_is_both_unless_another_schedule_is_given(names: dict[st
     assert of("DPM++ 2M Karras") == of("DPM++ 2M Karras", "KARRAS") == of("dpm++2m [karras]") == ("dpm++2m", "karras")
     assert of("dpm++_2m_karras") == ("dpm++2m", "karras")
     assert of("euler_a") == ("euler_a", None)
-    assert of("DPM++ 2M Karras", "simple") == ("DPM++ 2M Karras", "simple")
+    assert of("Euler SGM Uniform") == ("euler", "sgm_uniform")
+    assert of("Euler a Align Your Steps") == ("euler_a", "ays")
+    assert of("Euler Align Your Steps GITS") == ("euler", "gits")
+    assert of("DPM++ 2M SDE KL Optimal") == ("dpm++2m_sde", "kl_optimal")
+    assert of("DPM++ 2M Karras", "Automatic") == ("dpm++2m", "karras")
+    assert of("Euler a Automatic") == ("euler_a", None)
+    assert of("Automatic") == (None, None)
+    for label, scheduler, said in (("DPM++ 2M Karras", "simple", "karras"), ("Euler Automatic", "beta", "Automatic")):
+        with pytest.raises(ValueError) as caught:  # noqa: PT011
+            of(label, scheduler)
+        assert str(caught.value) == (
+            f"sampler '{label}' names the scheduler {said}, and scheduler= is '{scheduler}': give one"
+        )
     assert of("Nonsense Karras") == ("Nonsense Karras", None)
     assert of("Karras") == ("Karras", None)
 
@@ -115,12 +131,19 @@ def test_the_image_is_that_of_the_engines_name(engine: Engine) -> None:
 
 def test_an_engine_opens_with_names_in_any_case(tiny_model: TinyModel) -> None:
     with Engine(
-        **tiny_model.engine_arguments(), type="Q8_0", rng="CPU", lora_apply_mode="AUTO", backend="cpu", isolated=False
+        **tiny_model.engine_arguments(), type="Q8_0", rng="CPU", lora_apply_mode="AUTO", backend="CPU", isolated=False
     ) as engine:
-        context = engine.generate("a cat", **DRAW).record(0, digests=False).context
+        drawn = engine.generate("a cat", **DRAW, resize="Crop", alpha="Refuse")  # type: ignore[arg-type]
+        context = drawn.record(0, digests=False).context
     assert (context.wtype, context.rng_type, context.lora_apply_mode) == ("q8_0", "cpu", "auto")
     with pytest.raises(ValueError, match="type 'i32' only exists inside the engine"):
         Engine(**tiny_model.engine_arguments(), type="I32")
+
+
+def test_weight_types_of_other_tools_are_known_in_rules_too() -> None:
+    assert check_type("type", "torch.float16") == "f16"
+    assert check_rules("rules", "^model=Q8_0,a.*b=torch.bfloat16,") == "^model=q8_0,a.*b=bf16"
+    assert check_rules("rules", None) is None
 
 
 # Keywords.
@@ -145,7 +168,18 @@ def test_an_engine_opens_with_names_in_any_case(tiny_model: TinyModel) -> None:
         ("auto_resize_ref_image", r"use params=ImageParams\(auto_resize_ref_image=...\)"),
         ("vae_tile_size_x", r"use Tiling\(tile_size_x=...\) inside params=ImageParams"),
         ("safety_checker", "leave it out: there is none"),
-        ("negativ_prompt", "use negative_prompt="),
+        ("negativ_prompt", r"; did you mean negative_prompt=\?"),
+        ("unet", "use diffusion_model= of Engine"),
+        ("text_encoder", "use clip_l= of Engine, t5xxl or llm"),
+        ("distilled_cfg_scale", "use guidance="),
+        ("size", "use width= and height"),
+        ("revision", "leave it out: no model is downloaded"),
+        ("sample_params", r"use params=ImageParams\(sample_params=...\), for a video VideoParams"),
+        ("control_cond", "use control_image="),
+        ("lowvram", "use offload_to_cpu= of Engine, with max_vram"),
+        ("stacked_id_embed_dir", "use photo_maker= of Engine"),
+        ("n", "use batch_count="),
+        ("turned", "unexpected keyword argument 'turned'"),  # not "tiling", which has few of its letters
         ("wholly_unheard_of", "got an unexpected keyword argument 'wholly_unheard_of'"),
     ],
 )
@@ -178,6 +212,8 @@ def test_calls_and_attributes_of_other_tools_are_answered(engine: Engine) -> Non
         untyped("a cat")
     with pytest.raises(AttributeError, match=r"'Engine' object has no attribute 'txt_to_img'; use generate\(prompt"):
         untyped.txt_to_img("a cat")
+    with pytest.raises(AttributeError, match=r"'fuse_lora'; use generate\(prompt, loras="):
+        untyped.fuse_lora()
     with pytest.raises(AttributeError, match=r"no attribute 'unheard_of'$"):
         untyped.unheard_of  # noqa: B018
     with pytest.raises(TypeError, match=r"prompt must be a string, not \['a', 'b'\]; call generate\(\) for each"):

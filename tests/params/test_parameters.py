@@ -35,7 +35,8 @@ def test_names_of_the_context_and_of_the_call_do_not_meet() -> None:
 @pytest.mark.parametrize("struct", [ContextParams, ImageParams])
 def test_a_value_for_each_path_arrives_in_its_field(struct: type[Struct]) -> None:
     values: dict[tuple[str, ...], Any] = {
-        item.path: bool(index % 2) if item.kind is bool else index for index, item in enumerate(parameters(struct))
+        item.path: {bool: bool(index % 2), str: str(index)}.get(item.kind, index)
+        for index, item in enumerate(parameters(struct))
     }
     built = build(struct, values)
     for path, value in values.items():
