@@ -16,7 +16,7 @@ from tiny_model import TinyModel
 from upscaling_networks import random_weights, write_network
 
 from sdcffi import Engine, Guidance, ImageParams, Lora, SampleParams, Tiling, Upscaler
-from sdcffi.engine.resuming import Request, Unrecorded
+from sdcffi.engine.resuming import Request, Unrecorded, _is_equal
 
 CALL = ImageParams(
     width=32, height=32, seed=5, sample_params=SampleParams(sample_steps=1, guidance=Guidance(txt_cfg=1.0))
@@ -48,7 +48,7 @@ def context(keywords: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """Keywords of `Request`, as the command line has them."""
     from sdcffi.parameter_files import as_arguments
 
-    table = {name: value if isinstance(value, bool) else str(value) for name, value in {**keywords, **changes}.items()}
+    table = {name: value if isinstance(value, int) else str(value) for name, value in {**keywords, **changes}.items()}
     return as_arguments(table).engine
 
 
@@ -107,6 +107,7 @@ def test_a_change_of_the_model_is_noticed_and_a_change_of_how_it_runs_is_not(
     assert differs(type="q8_0") == "was generated with another type"
     assert differs(circular=True) == "was generated with another circular_x"
     other = models["q8_0"].diffusion_model
+    assert differs(tensor_type_rules="single=q4_0") == "was generated with another tensor_type_rules"
     assert differs(diffusion_model=other) == "was generated with another diffusion_model"
     same_name = folder / "changed" / Path(keywords["diffusion_model"]).name
     same_name.parent.mkdir()
@@ -116,6 +117,13 @@ def test_a_change_of_the_model_is_noticed_and_a_change_of_how_it_runs_is_not(
     content[-1] ^= 1
     same_name.write_bytes(content)
     assert differs(diffusion_model=same_name) == "was generated with another diffusion_model_path"
+
+
+def test_only_names_may_be_written_in_another_way() -> None:
+    assert _is_equal("DPM++ 2M", "dpm++2m", "sample_method")
+    assert _is_equal("F16", "f16", "wtype")
+    assert not _is_equal("[single]=q4_0", "single=q4_0", "tensor_type_rules")
+    assert not _is_equal("1,1,0", "110", "scm_mask")
 
 
 def test_input_images_are_compared_by_their_pixels(engine: Any, folder: Path) -> None:
