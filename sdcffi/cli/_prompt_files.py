@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import stat
 import sys
@@ -16,7 +15,7 @@ from .._files import expanded, read_stream, unreadable
 from .._quoting import shown
 from ..params.image import ImageParams
 from ..params.names import Parameter, parameters
-from ..params.plain import check_keys
+from ..params.plain import check_keys, parse_json
 
 __all__ = ["Line", "read_prompts"]
 
@@ -94,26 +93,10 @@ def _lines(text: str, path: Path, are_json: bool) -> Iterator[Line]:
 
 
 def _object(line: str, where: str) -> dict[str, Any]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        table = dict(pairs)
-        if len(table) < len(pairs):
-            names = [name for name, _ in pairs]
-            raise _TwiceError(next(name for name in names if names.count(name) > 1))
-        return table
-
-    try:
-        own = json.loads(line, object_pairs_hook=once)
-    except _TwiceError as error:
-        raise ValueError(f"{where} has {shown(str(error))} twice") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is not JSON: {error}") from error
+    own = parse_json(line, where)
     if not isinstance(own, dict):
         raise ValueError(f"{where} must be an object of parameters, not {type(own).__name__}")
     return own
-
-
-class _TwiceError(Exception):
-    """A key is in an object twice."""
 
 
 def _rows(text: str, path: Path, delimiter: str) -> Iterator[Line]:

@@ -68,7 +68,7 @@ def test_lines_are_read(name: str, content: str, lines: list[Any], tmp_path: Pat
         ("p.json", "{}", "p.json: .json is not read; give a text file"),
         ("p.yaml", "- a", ".yaml is not read"),
         ("p.jsonl", '{"prompt": "a", "seed": 1, "seed": 2}', "line 1 has 'seed' twice"),
-        ("p.jsonl", "[" * 100_000, "line 1 is not JSON"),
+        ("p.jsonl", "[" * 100_000, "line 1 is not valid JSON"),
         ("p.jsonl", "[]", "line 1 must be an object of parameters, not list"),
         ("p.csv", "prompt;steps\na;3", "line 1: unknown parameter 'prompt;steps'"),
         ("p.csv", "prompt,prompt\na,b", "line 1 has 'prompt' twice"),
