@@ -149,7 +149,7 @@ def _check_outputs(jobs: list[_Job], options: argparse.Namespace, factor: float)
     checked: set[tuple[Path, str]] = set()
     for job in jobs:
         for file in job.files:
-            place = Path(real(file.parent), file.name)
+            place = Path(real(file)) if file.is_symlink() else Path(real(file.parent), file.name)
             if owners.setdefault(place, job.line) != job.line:
                 raise ValueError(f"lines {owners[place]} and {job.line} have the same output {file}: name another one")
             if (kind := (file.parent, file.suffix)) in checked:

@@ -283,6 +283,13 @@ def test_a_batch_generates_what_differs_and_says_so(generate: Run, here: Path, c
     assert sorted(os.listdir("out")) == ["p_0001.png", "p_0002.png", "p_0003.png"]
 
 
+def test_two_lines_have_one_output_also_through_a_link(here: Path, capfd: Capture) -> None:
+    Path("out/link.png").symlink_to("a.png")
+    Path("p.jsonl").write_text('{"prompt": "a", "output": "out/a.png"}\n{"prompt": "b", "output": "out/link.png"}')
+    assert cli.main(["generate", "--params", "m.json", "--prompts", "p.jsonl"]) == 2
+    assert "lines 1 and 2 have the same output" in capfd.readouterr().err
+
+
 def test_a_line_that_cannot_be_saved_does_not_end_the_batch(
     generate: Run, after: Any, here: Path, capfd: Capture
 ) -> None:
