@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from ._flags import BACKEND_HELP, add_command
+from ._saving import save_safely
 from ._terminal import logger, progress_bar
 
 __all__ = ["add"]
@@ -41,5 +42,5 @@ def _run(options: argparse.Namespace) -> None:
     names = ("prompts", "seed", "backend", "threads")
     keywords = {name: value for name in names if (value := getattr(options, name)) is not None}
     with progress_bar() as shown:
-        report = demo.run(options.output, on_progress=shown, on_log=logger(options), **keywords)
+        report = demo.run(options.output, on_progress=shown, on_log=logger(options), saving=save_safely, **keywords)
     print(report)
