@@ -59,7 +59,7 @@ def _run(options: argparse.Namespace) -> int:
     from ..parameter_files import parse_mask
     from ..reproduction import replay
 
-    output = expanded(options.output) if options.output else None
+    output = None if options.output is None else expanded(options.output)
     if output is not None:
         check_video_path(output, 1)  # before minutes of work
     names = ("models", "backend", "timeout", "alpha", *_IMAGES, *_SEVERAL)
@@ -69,7 +69,7 @@ def _run(options: argparse.Namespace) -> int:
     engine = {name: value for name in ("threads", "library") if (value := getattr(options, name)) is not None}
     with progress_bar() as shown:
         again = replay(options.file, **keywords, **engine, on_progress=shown, on_log=logger(options))
-    path = save_safely(lambda target, **_changes: [again.save(target)], output)[0] if output else None
+    path = save_safely(lambda target, **_changes: [again.save(target)], output)[0] if output is not None else None
     if options.json:
         differences = [{"what": item.what, "recorded": item.recorded, "now": item.now} for item in again.differences]
         report = {"max_difference": again.max_difference, "differences": differences, "path": path and str(path)}
