@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from ._flags import BACKEND_HELP, add_command
+from ._parser import as_utf8
 from ._saving import save_safely
 from ._terminal import logger, progress_bar
 
@@ -28,6 +29,7 @@ def add(commands: Any) -> None:
         "--prompt",
         dest="prompts",
         action="append",
+        type=as_utf8,
         metavar="TEXT",
         help="what to generate, such as 'a red circle above a blue star on white'; may be repeated",
     )

@@ -13,6 +13,7 @@ from ..params.image import ImageParams
 from ..params.names import parameters
 from ..params.other_names import keyword_hint, meant
 from ._flags import PARAMS_HELP, SHORT_MODEL, SHORT_RUN, add_command, add_engine, add_struct, arguments_of, in_flags
+from ._parser import PROMPTS, as_utf8
 from ._sheets import generate_sheet
 from ._terminal import logger, progress_bar
 
@@ -110,6 +111,8 @@ def parse_axis(text: str, flag: str) -> Axis:
     item = legal[name]
     if item.many and name != "loras":
         raise ValueError(f"{flag}: {name} is a list, whose values cannot be told apart; use another parameter")
+    if item.name in PROMPTS:
+        rest = as_utf8(rest)
     words = [word.strip() for word in rest.split("|" if "|" in rest else ",")]
     values = tuple(_value(word, item.kind, f"{flag}: {name}") for word in words)
     if len({*values}) < len(values):

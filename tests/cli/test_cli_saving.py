@@ -347,3 +347,12 @@ def test_the_image_is_saved_where_the_standard_streams_are_closed_or_full(closed
     assert "Traceback" not in done.stderr
     if closed == ">/dev/full":
         assert "No space left on device" in done.stderr
+
+
+def test_json_of_an_error_that_cannot_be_printed_is_left_out(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(sdcffi.__file__).parent.parent)}
+    line = '"$0" -m sdcffi generate -m missing -p a --json >/dev/full'
+    done = subprocess.run(["bash", "-c", line, sys.executable], env=environment, capture_output=True, text=True)
+    assert done.returncode in (1, 2)
+    assert done.stderr.count("\n") == 1
+    assert "'missing' does not exist" in done.stderr
