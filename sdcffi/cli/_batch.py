@@ -48,7 +48,7 @@ class _Job:
     arguments: Arguments
     output: Path
     files: tuple[Path, ...]
-    why: str = ""  # it must be generated again, though its files are there: "p_0001.png was generated with another ..."
+    why: str = ""  # it must be generated again, though its files are there: "p_0001.png differs in steps"
 
     def checked(self, request: Request, overwrite: bool) -> _Job | None:
         """Return the job, with the reason why it must be generated again; None if it is finished.
@@ -106,7 +106,8 @@ def run_batch(options: argparse.Namespace, given: Arguments, output: Path, facto
     failures = _generate(options, given, waiting, request, factor) if waiting else 0
     if failures:
         raise SDError(
-            f"{failures} of {len(waiting)} lines of {options.prompts} failed; run the same command again for them"
+            f"{failures} of {len(jobs)} lines of {options.prompts} failed: correct what their errors say, then run the"
+            " same command again, which skips finished lines"
         )
 
 

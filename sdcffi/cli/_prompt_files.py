@@ -25,6 +25,7 @@ _MOST_BYTES = 64 << 20
 _OPEN_ALREADY = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")  # what a shell hands over
 _JSON = (".jsonl", ".ndjson")
 _TABLES = {".csv": ",", ".tsv": "\t"}
+_SIGNS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _NO_PROMPTS = frozenset(
     {".json", ".toml", ".yaml", ".yml", ".xml", ".html", ".htm", ".xls", ".xlsx", ".ods", ".parquet"}
 )
@@ -104,6 +105,11 @@ def _rows(text: str, path: Path, delimiter: str) -> Iterator[Line]:
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         header = [name.strip() for name in next(rows, [])]
+        if other := next((sign for sign in ",;\t" if len(header) == 1 and sign in header[0]), None):
+            raise ValueError(
+                f"{path}, line 1: cells of a {path.suffix.lower()} file are separated by"
+                f" {_SIGNS[delimiter]}, not by {_SIGNS[other]}: save the table so, or name the file otherwise"
+            )
         check_keys(header, {*known, "output"}, f"{path}, line 1")
         if twice := [name for name in header if header.count(name) > 1]:
             raise ValueError(f"{path}, line 1 has {twice[0]!r} twice")

@@ -98,7 +98,7 @@ class Request:
         Returns
         -------
         str or None
-                What is wrong with the file, to be said after its name: ``"was generated with another prompt"``. None:
+                What is wrong with the file, to be said after its name: ``"differs in prompt"``. None:
             nothing.
 
         Raises
@@ -115,7 +115,7 @@ class Request:
         try:
             record = Record.from_json(text)
             found = next(self._differences(record, path, index, call), None)
-            return None if found is None else f"was generated with another {found}"
+            return None if found is None else f"differs in {found}"
         except (ValueError, TypeError, OSError, SDError) as error:  # the call will say what is wrong with it
             return f"cannot be compared: {error}"
 
@@ -165,7 +165,7 @@ class Request:
         for role, path in files.items():
             file = recorded.get(role)
             if file is None or not self._is_same(path, file):
-                yield path.name if role == "upscaler" else role
+                yield path.name
 
     def _is_same(self, path: Path, file: FileRecord) -> bool:
         if (path, file) not in self._same_files:

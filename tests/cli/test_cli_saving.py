@@ -262,7 +262,7 @@ def test_a_batch_generates_what_differs_and_says_so(generate: Run, here: Path, c
     out, err = capfd.readouterr()
     assert out == "out/p_0002.png (seed 7)\nout/p_0003.png (seed 7)\n"
     assert "1 of 3 lines are finished already" in err
-    assert "line 2 is generated again: out/p_0002.png was generated with another prompt" in err
+    assert "line 2 is generated again: out/p_0002.png differs in prompt" in err
     assert [Record.from_file(f"out/p_000{line}.png").params.prompt for line in (1, 2, 3)] == [
         "a cat",
         "a bird",
@@ -274,13 +274,21 @@ def test_a_batch_generates_what_differs_and_says_so(generate: Run, here: Path, c
     out, err = capfd.readouterr()
     assert out == "out/p_0001.png (seed 7)\nout/p_0003.png (seed 7)\n"
     assert "out/p_0001.png is damaged" in err
-    assert "out/p_0003.png was generated with another --steps" in err or "another steps" in err
+    assert "out/p_0003.png differs in steps" in err
     assert "1 of 3 lines are skipped, because their files have no record" in err
     assert pixels_of("out/p_0002.png").shape == (8, 8, 3)
     assert generate("--prompts", "p.txt", "-o", "out/p.png", "--overwrite") == 0
     assert capfd.readouterr().out.count("\n") == 3
     assert Record.from_file("out/p_0002.png").params.prompt == "a bird"
     assert sorted(os.listdir("out")) == ["p_0001.png", "p_0002.png", "p_0003.png"]
+
+
+def test_a_failure_counts_all_lines(generate: Run, here: Path, capfd: Capture) -> None:
+    assert generate("--prompts", "p.txt", "-o", "out/p.png") == 0
+    Path("p.txt").write_text("a cat\na dog\na (bird:.)\n")
+    assert generate("--prompts", "p.txt", "-o", "out/p.png") == 1
+    err = capfd.readouterr().err
+    assert "1 of 3 lines of p.txt failed: correct what their errors say, then run the same command again" in err
 
 
 def test_two_lines_have_one_output_also_through_a_link(here: Path, capfd: Capture) -> None:
