@@ -285,7 +285,7 @@ def test_a_batch_generates_what_differs_and_says_so(generate: Run, here: Path, c
 
 def test_a_failure_counts_all_lines(generate: Run, here: Path, capfd: Capture) -> None:
     assert generate("--prompts", "p.txt", "-o", "out/p.png") == 0
-    Path("p.txt").write_text("a cat\na dog\na (bird:.)\n")
+    Path("p.txt").write_text("a cat\na dog\na bird <lora:nowhere:1>\n")
     assert generate("--prompts", "p.txt", "-o", "out/p.png") == 1
     err = capfd.readouterr().err
     assert "1 of 3 lines of p.txt failed: correct what their errors say, then run the same command again" in err
