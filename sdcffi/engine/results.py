@@ -201,7 +201,8 @@ class Result(Recorded):
         if index is None:
             raise TypeError("index must be an integer, not None")
         check_integer("index", index, 0, len(self.arrays) - 1)
-        return encoded(self.images[index], name, self._texts(index, name, digests, paths) if metadata else {})
+        texts = self._texts(index, name, digests, paths) if metadata else {}
+        return encoded(to_pillow(self.arrays[index]), name, texts)
 
     def save(
         self,
@@ -288,7 +289,7 @@ class Result(Recorded):
         image_format = check_image_path(target)
         texts = self._texts(index, image_format, digests, paths) if metadata else {}
         with replacing(target) as temporary:
-            self.images[index].save(temporary, format=image_format, **texts)
+            to_pillow(self.arrays[index]).save(temporary, format=image_format, **texts)
         return target
 
 
