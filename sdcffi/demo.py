@@ -9,12 +9,13 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._files import replacing
+from ._files import expanded
 from .engine.engine import Engine
-from .engine.results import check_image_path
+from .engine.results import check_image_path, save_sheet
 from .images.contact_sheet import contact_sheet
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def run(
     backend: str = "auto",
     on_progress: Callable[[Any], None] | None = None,
     on_log: Callable[[Any], None] | None = None,
+    saving: Callable[[Callable[..., list[Path]], Path], Any] = lambda save, path: save(path),
 ) -> DemoReport:
     """Write a contact sheet of images by the model in the package: each prompt without LoRA and with each LoRA.
 
@@ -130,6 +132,8 @@ def run(
         Random seed of every image, as in `Engine.generate`.
     threads, backend, on_progress, on_log
         As in `Engine`.
+    saving : callable
+        Called with a function that saves the sheet at a path, and with the path.
 
     Returns
     -------
@@ -144,10 +148,10 @@ def run(
     """
     if not prompts:
         raise ValueError("prompts must have at least one prompt")
-    target = Path(output)
+    target = expanded(output)
     if target.is_dir():
         target /= "sdcffi-demo.png"
-    image_format = check_image_path(target)  # before anything is generated
+    check_image_path(target)  # before anything is generated
     started = time.perf_counter()
     with Engine(**demo_model(), threads=threads, backend=backend, on_progress=on_progress, on_log=on_log) as engine:
         device, loading = engine.device, time.perf_counter() - started
@@ -160,8 +164,7 @@ def run(
                 rows[-1] += engine.generate(prompt, seed=seed, loras=loras, **SETTINGS).images
                 seconds.append(time.perf_counter() - started)
     sheet = contact_sheet(rows, [""] * len(rows), ["no LoRA", *LORAS], below=prompts)
-    with replacing(target) as temporary:
-        sheet.save(temporary, format=image_format)
+    saving(partial(save_sheet, sheet), target)
     return DemoReport(
         sheet=target, prompts=tuple(prompts), device=device.description, loading=loading, seconds=tuple(seconds)
     )

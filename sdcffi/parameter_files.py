@@ -15,12 +15,14 @@ relative to the current directory.
 from __future__ import annotations
 
 import inspect
+import io
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ._files import expanded
 from ._numbers import as_path
@@ -30,6 +32,7 @@ from ._records.record import Record
 from ._records.webui import read_webui_text
 from ._warnings import warn
 from .engine.engine import Engine
+from .images.files import file_content
 from .images.texts import read_texts
 from .params.context import ContextParams, Embedding
 from .params.image import ImageParams
@@ -110,16 +113,17 @@ class Arguments:
         )
 
 
-def read_arguments(path: StrPath, *, video: bool = False) -> Arguments:
+def read_arguments(path: StrPath | bytes | IO[bytes], *, video: bool = False) -> Arguments:
     """Read a file of parameters, JSON or TOML, or those in an image.
 
     Parameters
     ----------
-    path : path
+    path : path, bytes or open file
         A table of names, or a record that was written with the paths of its files:
         ``result.record(paths=True).to_file(...)``. A record does not contain input images. Or a PNG, JPEG or WebP of
         `Result.save`, of AUTOMATIC1111's web interface, or of a program that writes its text too: the files of the
-        model that are not where they were, or in the current directory, are left out, and to be given besides.
+        model that are not where they were, or in the current directory, are left out, and to be given besides. The
+        bytes of an image, or one that is open, are read too.
     video : bool
         True reads parameters of `Engine.generate_video`.
 
@@ -133,29 +137,35 @@ def read_arguments(path: StrPath, *, video: bool = False) -> Arguments:
     TypeError, ValueError
         If the file cannot be read, or has an unknown name; the message has similar ones. The calls check values.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        content = path if isinstance(path, (bytes, bytearray, memoryview)) else file_content(path, "image")
+        return _of_image(io.BytesIO(content), "the image", video)
     path = as_path("path", path)
     if Path(path).suffix.lower() in _IMAGES:
-        return _of_image(expanded(path), video)
+        return _of_image(expanded(path), str(expanded(path)), video)
     return as_arguments(read_table(path), str(path), video=video)
 
 
-def _of_image(path: Path, video: bool) -> Arguments:
-    parameters, record = read_texts(path)
+def _of_image(source: Path | io.BytesIO, name: str, video: bool) -> Arguments:
+    parameters, record = read_texts(source, name)
     if record is None and parameters is not None:
-        text = read_webui_text(parameters, str(path))
+        text = read_webui_text(parameters, name)
         if video:
-            raise ValueError(f"{path} has the parameters of an image, not of a video")
-        if text.unused:
-            warn(f"{path}: not used, because the engine has nothing of the kind: {', '.join(text.unused)}")
+            raise ValueError(f"{name} has the parameters of an image, not of a video")
+        for advice in dict.fromkeys(text.advice.values()):
+            names = ", ".join(name for name, its in text.advice.items() if its == advice)
+            warn(f"{name}: not used: {names}: {advice}")
+        if text.params.strength is not None:
+            warn(f"{name} was generated from an input image, which it does not contain: pass init_image=")
         context = ContextParams(rng_type=text.rng)
         return Arguments(ImageParams, flatten(context), flatten(text.params))
-    found = Record.from_texts(parameters, record, str(path))
+    found = Record.from_texts(parameters, record, name)
     files = find_some_files(found)
     arguments = _of_record(found, files)
     if video != (arguments.call is VideoParams):
-        raise ValueError(f"{path} has the parameters of {'an image' if video else 'a video'}")
+        raise ValueError(f"{name} has the parameters of {'an image' if video else 'a video'}")
     if found.images:
-        warn(f"{path} was generated with input images that it does not contain ({_roles(found)}): give them besides")
+        warn(f"{name} was generated with input images that it does not contain ({_roles(found)}): give them besides")
     missing = {file.role for file in found.files} - files.keys()
     kept = {name: value for name, value in arguments.context_values.items() if name[-1] not in missing}
     calls = dict(arguments.call_values)

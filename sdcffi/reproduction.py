@@ -15,6 +15,7 @@ import numpy as np
 
 from ._files import expanded
 from ._public import public
+from ._quoting import shown
 from ._records.digests import file_state, sha256
 from ._records.finding import find_files, find_named, is_same
 from ._records.origin import ImageRecord, image_record
@@ -240,7 +241,13 @@ def _replay_foreign(
     if text.params.strength is not None:
         raise ValueError(
             f"{name} was generated from an input image, which its text does not identify: use read_arguments({name!r})"
-            " and generate(init_image=...)"
+            " and generate(init_image=...), or sdcffi generate --params and --init-image"
+        )
+    if text.foreign_network is not None:
+        raise ValueError(
+            f"{name} had a second pass with the network {shown(text.foreign_network)}, which its text does not contain:"
+            f" use read_arguments({name!r}), or sdcffi generate --params, and for generate() "
+            + text.advice["Hires upscaler"].removeprefix("it is a network: ")
         )
     files, differences = _foreign_files(text, models, keywords)
     with Image.open(source) as image:
@@ -254,10 +261,7 @@ def _replay_foreign(
     differences = [
         Mismatch("program", text.program, f"sdcffi {__version__}"),
         *differences,
-        *(
-            Mismatch(unused, value, "not used: the engine has nothing of the kind")
-            for unused, value in text.unused.items()
-        ),
+        *(Mismatch(unused, text.unused[unused], f"not used: {advice}") for unused, advice in text.advice.items()),
     ]
     return Replay(record, result, tuple(differences), *_compared(source, result.arrays[0]))
 
@@ -269,7 +273,7 @@ def _foreign_files(
     differences: list[Mismatch] = []
     if not keywords.keys() & {"model", "diffusion_model"}:
         if text.model is None:
-            raise ValueError("the image's text names no model; give model=")
+            raise ValueError("the image's text names no model: pass model=")
         digest = text.model_hash if text.model_hash and len(text.model_hash) == _DIGITS else None
         files["model_path"], same = find_named(text.model, digest, _MODELS, models)
         if not same:

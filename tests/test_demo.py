@@ -131,6 +131,24 @@ def test_the_demo_draws_the_sheet_of_the_readme(tmp_path: Path, capfd: Capture) 
     assert compare(np.asarray(Image.open(target)), np.asarray(Image.open(README_PICTURE))).psnr > 30
 
 
+def test_a_sheet_that_cannot_be_saved_is_saved_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sdcffi.demo.LORAS", ())
+    Path("out").mkdir()
+
+    def sheet(*arguments: Any, **keywords: Any) -> Image.Image:
+        Path("out").rmdir()
+        return Image.new("RGB", (8, 8))
+
+    monkeypatch.setattr("sdcffi.demo.contact_sheet", sheet)
+    assert cli.main(["demo", "-o", "out/demo.png", "-p", FIRST, "--backend", "cpu"]) == 1
+    (saved,) = tmp_path.glob("sdcffi-*/demo.png")
+    assert f"the result was saved as {saved}" in capfd.readouterr().err
+    assert cli.main(["demo", "-o", "out/demo.png"]) == 2
+
+
 @pytest.mark.slow
 def test_the_report_s_lines_of_python_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = run(tmp_path, prompts=[FIRST], backend="cpu")

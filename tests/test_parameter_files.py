@@ -122,7 +122,8 @@ def test_what_is_no_parameter_is_refused_by_name(table: dict[str, Any], error: t
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.json", "{", "a.json cannot be read: Expecting"),
+        ("a.json", "{", "a.json is not valid JSON: Expecting"),
+        ("a.json", '{"steps": 3, "hires": {"scale": 2, "scale": 3}}', "a.json has 'scale' twice"),
         ("a.json", "[]", "a.json must contain a table of parameters, not list"),
         ("a.toml", "a = ", "a.toml cannot be read: "),
         ("a.yaml", "a: 1", r"its name must end in \.json or \.toml"),

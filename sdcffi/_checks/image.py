@@ -13,7 +13,7 @@ from .._models.files import Model, read_file
 from .._models.upscaler_file import read_network
 from .._numbers import check_integer, check_number
 from .._quoting import shown
-from .._warnings import warn_of_unused
+from .._warnings import warn, warn_of_unused
 from ..images.convert import Alpha
 from ..images.pixels import MOST_SIDE
 from ..images.resize import Resize
@@ -74,7 +74,8 @@ def check_image(
     Warns
     -----
     UserWarning
-        If the engine will round the size up, with the size of the result.
+        If the engine will round the size up, with the size of the result; or if a strength is ignored for want of its
+        image.
     """
     if model.is_video and model.architecture:
         raise ValueError(f"{model.architecture.title} generates videos only: use generate_video()")
@@ -91,6 +92,7 @@ def check_image(
     _check_hires(whole.hires, size, model)
     if not (params.hires and params.hires.enabled):
         warn_of_size(size, model)
+    _warn_of_idle(params, defaults)
     return params
 
 
@@ -104,6 +106,15 @@ def _with_paste(params: ImageParams) -> ImageParams:
         if getattr(params, name) is not None:
             raise ValueError(f"{name} needs mask_image: pass both")
     return params
+
+
+def _warn_of_idle(params: ImageParams, defaults: ImageParams) -> None:
+    """Warn of strengths without their image; the engine's own, which `replay` passes on, ask for nothing."""
+    for name, image in {"strength": "init_image", "control_strength": "control_image"}.items():
+        value, usual = getattr(params, name), getattr(defaults, name)
+        same = value is None or (usual is not None and math.isclose(value, usual, rel_tol=1e-6))
+        if not same and getattr(params, image) is None:
+            warn(f"{name}={value} is ignored without {image}: pass {image}= too, or leave {name} out")
 
 
 def _check_images(params: ImageParams, size: tuple[int, int], model: Model, scales: bool) -> None:
@@ -177,6 +188,11 @@ def _check_photo_maker(params: PhotoMaker | None, prompt: str, model: Model) -> 
 def _check_hires(hires: Hires | None, size: tuple[int, int], model: Model) -> None:
     if hires is None or not hires.enabled:
         return
+    if hires.upscaler == "None":
+        raise ValueError(
+            "hires.upscaler must not be 'None', with which there is no second pass: use 'Lanczos' or 'Latent', or leave"
+            " hires out"
+        )
     check_number("hires.denoising_strength", hires.denoising_strength, 0, 1)
     if hires.denoising_strength == 0:
         raise ValueError("hires.denoising_strength must be above 0, not 0: at 0 the second pass changes nothing")

@@ -21,7 +21,7 @@ from ..images.pixels import MOST_SIDE
 from ..images.texts import read_texts
 from ..params.context import ContextParams
 from ..params.image import ImageParams
-from ..params.plain import check_keys, decode, detach, encode, read_table
+from ..params.plain import check_keys, decode, detach, encode, parse_json, read_table
 from ..params.sampling import Guidance, SampleParams
 from ..params.struct import StrPath, Struct
 from ..params.video import VideoParams
@@ -213,11 +213,7 @@ class Record:
         ValueError
             If the text is not a record, is damaged, or was written by a newer sdcffi.
         """
-        try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{source} is not valid JSON: {error}") from error
-        return cls.from_dict(data, source)
+        return cls.from_dict(parse_json(text, source), source)
 
     def to_file(self, path: StrPath) -> Path:
         """Write the record as JSON to a file with the ending ``.json``.

@@ -24,6 +24,7 @@ __all__ = ["WebuiText", "read_webui_text"]
 
 _Number = TypeVar("_Number", int, float)
 _NEGATIVE = "Negative prompt:"
+_UPSCALERS = frozenset({"None", "Lanczos", "Nearest"})  # others, but for "Latent...", are networks
 _LEAST_PAIRS = 3  # in the last line, as in the web interface; fewer are the end of a prompt
 # Schedules of "Automatic" by sampler, from sd_samplers_kdiffusion.py; of the others it is the uniform one.
 _AUTOMATIC = {
@@ -48,6 +49,15 @@ _IDLE = frozenset(
 )
 
 
+# What to pass for names whose values need something that the text does not have.
+_ADVICE = {
+    "Mask blur": "pass init_image=, mask_image= and mask_blur=",
+    "ControlNet": "pass control_net= to Engine, and control_image= and control_strength= to generate()",
+    "Hires upscaler": "it is a network: pass its file as Hires(upscaler='Model', model_path=...), or --hires-upscaler"
+    " Latent",
+}
+
+
 @dataclass(frozen=True)
 class WebuiText:
     """What another program says of an image.
@@ -65,7 +75,7 @@ class WebuiText:
     program : str
         The program that wrote it.
     unused : dict of str to str
-        What it says besides, and cannot be done here.
+        What it says besides, and is not done.
     """
 
     params: ImageParams
@@ -75,6 +85,17 @@ class WebuiText:
     vae: str | None
     program: str
     unused: dict[str, str]
+
+    @property
+    def advice(self) -> dict[str, str]:
+        """Why each name of `unused` is not used: what to pass besides, or that it is unknown here."""
+        unknown = "the engine has nothing of the kind"
+        return {name: _ADVICE.get(name.rstrip("0123456789 "), unknown) for name in self.unused}
+
+    @property
+    def foreign_network(self) -> str | None:
+        """Name of the network of the second pass, which must be replaced: the engine has no such upscaler."""
+        return self.unused.get("Hires upscaler")
 
     def record(self, files: Mapping[str, Path], size: tuple[int, int]) -> Record:
         """Return the record of an image of this size, with files by their roles; it has neither commit nor build."""
@@ -130,6 +151,9 @@ def read_webui_text(text: str, source: str) -> WebuiText:
     )
     rng = taken.take("RNG")
     unused = {name: value for name, value in values.items() if name not in taken.names | _IDLE}
+    upscaler = values.get("Hires upscaler", "None")
+    if params.hires and not upscaler.startswith("Latent") and upscaler not in _UPSCALERS:
+        unused["Hires upscaler"] = upscaler
     model, vae = values.get("Model"), values.get("VAE")
     return WebuiText(
         params,
@@ -201,6 +225,8 @@ def _sizes(taken: _Values) -> dict[str, Any]:
     if large is None and scale is None:
         return {**values, "strength": strength}
     target: dict[str, Any] = {"target_width": large[0], "target_height": large[1]} if large else {"scale": scale}
+    if upscaler == "None":  # it enlarges so, in modules/upscaler.py
+        upscaler = "Lanczos"
     second = Hires(upscaler=upscaler, steps=steps or None, denoising_strength=strength, **target)
     return {**values, "hires": second}
 

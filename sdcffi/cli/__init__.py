@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -68,9 +67,6 @@ def _main(arguments: list[str]) -> int:
         options = parser().parse_args(arguments)
     except SystemExit as error:
         return int(error.code or 0)
-    for name in ("prompt", "negative_prompt"):
-        if isinstance(text := getattr(options, name, None), str):
-            setattr(options, name, _as_utf8(text))
     try:
         run: Callable[[argparse.Namespace], int | None] = options.run
         with warnings_in_one_line(options):
@@ -100,16 +96,11 @@ def _fail(options: argparse.Namespace, message: str, kind: str, status: int) -> 
     message = in_flags(_in_one_line(message), options)
     say(f"sdcffi: error: {message}")
     if getattr(options, "json", False):
-        print(json.dumps({"error": message, "type": kind}))
+        try:
+            print(json.dumps({"error": message, "type": kind}), flush=True)
+        except OSError:  # perhaps this is what failed
+            give_up(sys.stdout)
     return status
-
-
-def _as_utf8(text: str) -> str:
-    """Return an argument as UTF-8 has it, where the locale's encoding has no such characters (``LC_ALL=C``)."""
-    try:
-        return os.fsencode(text).decode() if any("\udc80" <= sign <= "\udcff" for sign in text) else text
-    except ValueError:  # it is not UTF-8, or has characters that this encoding cannot have read
-        return text
 
 
 def _in_one_line(message: str) -> str:

@@ -48,7 +48,7 @@ class _Job:
     arguments: Arguments
     output: Path
     files: tuple[Path, ...]
-    why: str = ""  # it must be generated again, though its files are there: "p_0001.png was generated with another ..."
+    why: str = ""  # it must be generated again, though its files are there: "p_0001.png differs in steps"
 
     def checked(self, request: Request, overwrite: bool) -> _Job | None:
         """Return the job, with the reason why it must be generated again; None if it is finished.
@@ -106,7 +106,8 @@ def run_batch(options: argparse.Namespace, given: Arguments, output: Path, facto
     failures = _generate(options, given, waiting, request, factor) if waiting else 0
     if failures:
         raise SDError(
-            f"{failures} of {len(waiting)} lines of {options.prompts} failed; run the same command again for them"
+            f"{failures} of {len(jobs)} lines of {options.prompts} failed: correct what their errors say, then run the"
+            " same command again, which skips finished lines"
         )
 
 
@@ -149,7 +150,7 @@ def _check_outputs(jobs: list[_Job], options: argparse.Namespace, factor: float)
     checked: set[tuple[Path, str]] = set()
     for job in jobs:
         for file in job.files:
-            place = Path(real(file.parent), file.name)
+            place = Path(real(file)) if file.is_symlink() else Path(real(file.parent), file.name)
             if owners.setdefault(place, job.line) != job.line:
                 raise ValueError(f"lines {owners[place]} and {job.line} have the same output {file}: name another one")
             if (kind := (file.parent, file.suffix)) in checked:

@@ -13,7 +13,7 @@ from ..params.image import ImageParams
 from ..params.names import Parameter, flag_of, parameters
 from ..params.struct import Struct
 from ..params.video import VideoParams
-from ._parser import HelpAll, Parser, ShortHelp
+from ._parser import PROMPTS, HelpAll, Parser, ShortHelp, as_utf8
 
 if TYPE_CHECKING:
     from ..parameter_files import Arguments
@@ -218,7 +218,8 @@ def _add(group: Any, parameter: Parameter) -> None:
     elif parameter.many:
         group.add_argument(*flags, dest=name, type=_numbers(parameter.kind), metavar="N,N,...", help=meaning)
     else:
-        group.add_argument(*flags, dest=name, type=parameter.kind, metavar=_metavar(parameter), help=meaning)
+        kind = as_utf8 if name in PROMPTS else parameter.kind
+        group.add_argument(*flags, dest=name, type=kind, metavar=_metavar(parameter), help=meaning)
 
 
 def _metavar(parameter: Parameter) -> str:

@@ -11,12 +11,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._files import replacing
 from .._models.lora_about import about, made_for
 from .._models.lora_file import LoraFile, read_lora
 from ..engine.results import check_image_path
-from ..images.contact_sheet import contact_sheet
-from ._saving import save_safely
+from ._sheets import generate_sheet
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["inspect", "make_grid", "parse_numbers"]
 
+_Place = tuple[int | None, float, int]  # of an image: number of the LoRA, strength, seed
 _MOST_BLOCKS = 40  # lines of `inspect`
 _BLOCK = re.compile(r"^(.*?\d+)(?:[._](?=\D)|$)")
 
@@ -198,6 +197,7 @@ def make_grid(
     seeds: Sequence[int],
     output: Path,
     title: str = "",
+    explained: Callable[[str], str] = str,
 ) -> Path:
     """Generate images with each adapter at each strength and seed, and write them as a contact sheet.
 
@@ -215,6 +215,8 @@ def make_grid(
         Image file to write.
     title : str
         Line above the sheet.
+    explained : callable
+        Returns the message of an error in the words of the command.
 
     Returns
     -------
@@ -225,32 +227,45 @@ def make_grid(
     ------
     ValueError
         If the file's ending is not an image format; before anything is generated.
+    SDError, KeyboardInterrupt
+        As `generate_sheet` raises them.
     """
     check_image_path(output)
     if not loras:
         raise ValueError("a grid needs at least one LoRA")
-    wanted = [0.0, *(scale for scale in scales if scale)]
-    base = {seed: _image(generate, [], seed) for seed in seeds}
-    images = {
-        (lora, scale, seed): _image(generate, [_scaled(lora, scale)], seed) if scale else base[seed]
-        for lora in loras
-        for scale in wanted
-        for seed in seeds
-    }
-    sheet = contact_sheet(
-        [[images[lora, scale, seed] for scale in wanted] for lora in loras for seed in seeds],
-        rows=[f"{label}, seed {seed}" for label in _labels(loras) for seed in seeds],
-        columns=["no LoRA", *(f"{scale:g}" for scale in wanted[1:])],
+    columns = [0.0, *(scale for scale in scales if scale)]
+    numbers = range(len(loras))
+
+    def image(place: _Place) -> Image.Image:
+        number, scale, seed = place
+        adapters = [] if number is None else [_scaled(loras[number], scale)]
+        generated: Image.Image = generate(loras=adapters, seed=seed).images[0]
+        return generated
+
+    def at(number: int, scale: float, seed: int) -> _Place:
+        return (number, scale, seed) if scale else (None, 0.0, seed)
+
+    def said(place: _Place) -> str:
+        number, scale, seed = place
+        return f"{'no LoRA' if number is None else f'{labels[number]} {scale:g}'}, seed {seed}"
+
+    labels = _labels(loras)
+    return generate_sheet(
+        image,
+        [
+            *(at(0, 0, seed) for seed in seeds),
+            *(at(number, scale, seed) for number in numbers for scale in columns[1:] for seed in seeds),
+        ],
+        [[at(number, scale, seed) for scale in columns] for number in numbers for seed in seeds],
+        (
+            [f"{label}, seed {seed}" for label in labels for seed in seeds],
+            ["no LoRA", *(f"{scale:g}" for scale in columns[1:])],
+        ),
+        output,
         title=title,
+        said=said,
+        explained=explained,
     )
-
-    def save(path: Path, **_changes: bool) -> list[Path]:
-        image_format = check_image_path(path)
-        with replacing(path) as temporary:
-            sheet.save(temporary, format=image_format)
-        return [path]
-
-    return save_safely(save, output)[0]
 
 
 def _labels(loras: Sequence[Lora]) -> list[str]:
@@ -260,8 +275,3 @@ def _labels(loras: Sequence[Lora]) -> list[str]:
 
 def _scaled(lora: Lora, scale: float) -> Lora:
     return replace(lora, multiplier=lora.multiplier * scale)
-
-
-def _image(generate: Callable[..., Any], loras: list[Lora], seed: int) -> Image.Image:
-    image: Image.Image = generate(loras=loras, seed=seed).images[0]
-    return image

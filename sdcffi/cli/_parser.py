@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 from .._quoting import printable
 
-__all__ = ["USAGE_STATUS", "HelpAll", "Parser", "ShortHelp"]
+__all__ = ["PROMPTS", "USAGE_STATUS", "HelpAll", "Parser", "ShortHelp", "as_utf8"]
 
 USAGE_STATUS = 2
+PROMPTS = frozenset({"prompt", "negative_prompt"})
+"""Parameters whose values are texts; other texts are paths and names, and stay as the system has them."""
 ShortHelp = Mapping[str, Mapping[str, str]]
 """By the title of a group, its flags and positional arguments, or its commands, each with a line of help."""
+
+
+def as_utf8(text: str) -> str:
+    """Return an argument as UTF-8 has it, where the locale's encoding has no such characters (``LC_ALL=C``)."""
+    try:
+        return os.fsencode(text).decode() if any("\udc80" <= sign <= "\udcff" for sign in text) else text
+    except ValueError:  # it is not UTF-8, or has characters that this encoding cannot have read
+        return text
 
 
 class Parser(argparse.ArgumentParser):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import stat
 import sys
@@ -16,7 +15,7 @@ from .._files import expanded, read_stream, unreadable
 from .._quoting import shown
 from ..params.image import ImageParams
 from ..params.names import Parameter, parameters
-from ..params.plain import check_keys
+from ..params.plain import check_keys, parse_json
 
 __all__ = ["Line", "read_prompts"]
 
@@ -26,6 +25,7 @@ _MOST_BYTES = 64 << 20
 _OPEN_ALREADY = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")  # what a shell hands over
 _JSON = (".jsonl", ".ndjson")
 _TABLES = {".csv": ",", ".tsv": "\t"}
+_SIGNS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _NO_PROMPTS = frozenset(
     {".json", ".toml", ".yaml", ".yml", ".xml", ".html", ".htm", ".xls", ".xlsx", ".ods", ".parquet"}
 )
@@ -94,26 +94,10 @@ def _lines(text: str, path: Path, are_json: bool) -> Iterator[Line]:
 
 
 def _object(line: str, where: str) -> dict[str, Any]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        table = dict(pairs)
-        if len(table) < len(pairs):
-            names = [name for name, _ in pairs]
-            raise _TwiceError(next(name for name in names if names.count(name) > 1))
-        return table
-
-    try:
-        own = json.loads(line, object_pairs_hook=once)
-    except _TwiceError as error:
-        raise ValueError(f"{where} has {shown(str(error))} twice") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is not JSON: {error}") from error
+    own = parse_json(line, where)
     if not isinstance(own, dict):
         raise ValueError(f"{where} must be an object of parameters, not {type(own).__name__}")
     return own
-
-
-class _TwiceError(Exception):
-    """A key is in an object twice."""
 
 
 def _rows(text: str, path: Path, delimiter: str) -> Iterator[Line]:
@@ -121,6 +105,11 @@ def _rows(text: str, path: Path, delimiter: str) -> Iterator[Line]:
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         header = [name.strip() for name in next(rows, [])]
+        if other := next((sign for sign in ",;\t" if len(header) == 1 and sign in header[0]), None):
+            raise ValueError(
+                f"{path}, line 1: cells of a {path.suffix.lower()} file are separated by"
+                f" {_SIGNS[delimiter]}, not by {_SIGNS[other]}: save the table so, or name the file otherwise"
+            )
         check_keys(header, {*known, "output"}, f"{path}, line 1")
         if twice := [name for name in header if header.count(name) > 1]:
             raise ValueError(f"{path}, line 1 has {twice[0]!r} twice")

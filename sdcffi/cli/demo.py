@@ -6,6 +6,8 @@ import argparse
 from typing import Any
 
 from ._flags import BACKEND_HELP, add_command
+from ._parser import as_utf8
+from ._saving import save_safely
 from ._terminal import logger, progress_bar
 
 __all__ = ["add"]
@@ -27,6 +29,7 @@ def add(commands: Any) -> None:
         "--prompt",
         dest="prompts",
         action="append",
+        type=as_utf8,
         metavar="TEXT",
         help="what to generate, such as 'a red circle above a blue star on white'; may be repeated",
     )
@@ -41,5 +44,5 @@ def _run(options: argparse.Namespace) -> None:
     names = ("prompts", "seed", "backend", "threads")
     keywords = {name: value for name in names if (value := getattr(options, name)) is not None}
     with progress_bar() as shown:
-        report = demo.run(options.output, on_progress=shown, on_log=logger(options), **keywords)
+        report = demo.run(options.output, on_progress=shown, on_log=logger(options), saving=save_safely, **keywords)
     print(report)

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._files import expanded
 from .._quoting import shown as quoted
-from ..errors import SDError
 from ..params.image import ImageParams
 from ..params.names import parameters
 from ..params.other_names import keyword_hint, with_engine_names
 from ..params.sampling import SampleParams
 from ._flags import PARAMS_HELP, SHORT_MODEL, SHORT_RUN, add_command, add_engine, add_struct, arguments_of, in_flags
-from ._saving import save_safely
-from ._terminal import logger, progress_bar, say
+from ._parser import PROMPTS, as_utf8
+from ._sheets import generate_sheet
+from ._terminal import logger, progress_bar
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from ..engine.engine import Engine
     from ..parameter_files import Arguments
 
-__all__ = ["Axis", "add", "make_table"]
+__all__ = ["Axis", "add"]
 
 _MOST_IMAGES = 400  # in a sheet
 _SHORT = {
@@ -116,6 +112,8 @@ def parse_axis(text: str, flag: str) -> Axis:
     item = legal[name]
     if item.many and name != "loras":
         raise ValueError(f"{flag}: {name} is a list, whose values cannot be told apart; use another parameter")
+    if item.name in PROMPTS:
+        rest = as_utf8(rest)
     words = [word.strip() for word in rest.split("|" if "|" in rest else ",")]
     values = tuple(_value(word, item.kind, f"{flag}: {name}") for word in words)
     if len({*values}) < len(values):
@@ -135,36 +133,6 @@ def _value(word: str, kind: type, where: str) -> Any:
         raise ValueError(f"{where} must have values that are {legal}, not {word!r}") from None
 
 
-def make_table(generate: Callable[[Any, Any], Image.Image | None], x: Axis, y: Axis, title: str) -> Image.Image:
-    """Generate an image for each pair of values, and lay them out as a contact sheet.
-
-    Parameters
-    ----------
-    generate : callable
-        Called with a value of `x` and one of `y`. It returns an image, or None, which leaves the place empty.
-    x, y : Axis
-        Columns and rows.
-    title : str
-        Line above the sheet.
-
-    Raises
-    ------
-    SDError
-        If every image failed.
-    """
-    from PIL import Image
-
-    from ..images.contact_sheet import contact_sheet
-
-    rows = [[generate(column, row) for column in x.values] for row in y.values]
-    done = [image for row in rows for image in row if image is not None]
-    if not done:
-        raise SDError("every image of the grid failed; nothing was written")
-    empty = Image.new("RGB", done[0].size, (224, 224, 224))
-    labels = y.labels if y.name else [" "]
-    return contact_sheet([[image or empty for image in row] for row in rows], labels, x.labels, title)
-
-
 def _run(options: argparse.Namespace) -> None:
     from ..engine.engine import Engine
     from ..engine.results import check_image_path
@@ -179,36 +147,20 @@ def _run(options: argparse.Namespace) -> None:
         raise ValueError(f"a grid has at most {_MOST_IMAGES} images, not {len(x.values) * len(y.values)}")
     given = arguments_of(options)
     cells = dict(_cells(given, x, y))
-    failures = 0
     with progress_bar() as shown, Engine(**given.engine, on_progress=shown, on_log=logger(options)) as engine:
         for axis, flag in ((x, "--x"), (y, "--y")):
             _check_names(axis, flag, engine)
-
-        def generate(column: Any, row: Any) -> Image.Image | None:
-            nonlocal failures
-            try:
-                return engine.generate(**cells[column, row]).images[0]
-            except (ValueError, TypeError, SDError) as error:  # the others are generated all the same
-                failures += 1
-                place = ", ".join(str(value) for value in (column, row) if value is not None)
-                say(f"sdcffi: error: {place}: {in_flags(str(error), options)}")
-                return None
-
-        sheet = make_table(generate, x, y, str(given.call_values.get(("prompt",), "")))
-    for path in save_safely(partial(_save, sheet), output):
-        print(path)
-    if failures:
-        raise SDError(f"{failures} of {len(cells)} images failed and are empty in {output}")
-
-
-def _save(sheet: Image.Image, path: Path, **_changes: bool) -> list[Path]:
-    from .._files import replacing
-    from ..engine.results import check_image_path
-
-    image_format = check_image_path(path)
-    with replacing(path) as temporary:
-        sheet.save(temporary, format=image_format)
-    return [path]
+        path = generate_sheet(
+            lambda place: engine.generate(**cells[place]).images[0],
+            cells,
+            [[(column, row) for column in x.values] for row in y.values],
+            (y.labels if y.name else [" "], x.labels),
+            output,
+            title=str(given.call_values.get(("prompt",), "")),
+            said=lambda place: ", ".join(str(value) for value in place if value is not None),
+            explained=lambda message: in_flags(message, options),
+        )
+    print(path)
 
 
 def _cells(given: Arguments, x: Axis, y: Axis) -> Iterator[tuple[tuple[Any, Any], dict[str, Any]]]:

@@ -9,7 +9,17 @@ from typing import Any
 
 from .._files import expanded
 from ..params.image import ImageParams
-from ._flags import JSON_HELP, SHORT_MODEL, SHORT_RUN, add_command, add_commands, add_engine, add_struct, arguments_of
+from ._flags import (
+    JSON_HELP,
+    SHORT_MODEL,
+    SHORT_RUN,
+    add_command,
+    add_commands,
+    add_engine,
+    add_struct,
+    arguments_of,
+    in_flags,
+)
 from ._terminal import logger, progress_bar
 
 __all__ = ["add"]
@@ -113,5 +123,6 @@ def _grid(options: argparse.Namespace) -> None:
     keywords = {**given.generate, "prompt": options.prompt or ""}
     with progress_bar() as shown, Engine(**given.engine, on_progress=shown, on_log=logger(options)) as engine:
         generate = functools.partial(engine.generate, **keywords)
-        written = make_grid(generate, loras, scales, seeds, output, options.prompt or "")
+        explained = functools.partial(in_flags, options=options)
+        written = make_grid(generate, loras, scales, seeds, output, options.prompt or "", explained)
     print(written)

@@ -7,7 +7,9 @@ import json
 from typing import Any
 
 from .._files import expanded
-from ._flags import BACKEND_NAMES, JSON_HELP, LIBRARY_HELP, TIMEOUT_HELP, add_command
+from ..params.context import ContextParams
+from ..params.names import parameters
+from ._flags import BACKEND_NAMES, JSON_HELP, LIBRARY_HELP, TIMEOUT_HELP, add_command, add_struct
 from ._saving import save_safely
 from ._terminal import logger, progress_bar
 
@@ -26,17 +28,38 @@ _SEVERAL = {
 }
 
 
+# Files of the model, which `replay` takes for `Engine`.
+_MODEL = tuple(item.name for item in parameters(ContextParams) if item.annotation == "StrPath")
+
+
 def add(commands: Any) -> None:
     """Add the command."""
     text = "generate an image again from its file, and report what differs"
     command = add_command(commands, "replay", _run, text, arguments="FILE")
     command.epilog = "The exit status is 1 if the pixels differ."
-    command.add_argument("file", metavar="FILE", help="PNG, JPEG or WebP that sdcffi wrote")
+    command.add_argument(
+        "file",
+        metavar="FILE",
+        help="PNG, JPEG or WebP of sdcffi, or of AUTOMATIC1111's web interface",
+    )
     command.add_argument(
         "-o", "--output", metavar="PATH", help="file to write (default: none; the pixels are only compared)"
     )
     command.add_argument(
         "--models", action="append", metavar="DIR", help="directory with the model's files; may be repeated"
+    )
+    add_struct(
+        command,
+        "model, for an image of another program, whose text does not name all files",
+        ContextParams,
+        [item.name for item in parameters(ContextParams) if item.name not in _MODEL],
+    )
+    command.add_argument(
+        "--lora-model-dir",
+        "--lora-dir",
+        dest="lora_dir",
+        metavar="DIR",
+        help="directory of LoRAs that are given by name",
     )
     for name, meaning in _IMAGES.items():
         command.add_argument("--" + name.replace("_", "-"), metavar="PATH", help=meaning)
@@ -59,17 +82,18 @@ def _run(options: argparse.Namespace) -> int:
     from ..parameter_files import parse_mask
     from ..reproduction import replay
 
-    output = expanded(options.output) if options.output else None
+    output = None if options.output is None else expanded(options.output)
     if output is not None:
         check_video_path(output, 1)  # before minutes of work
     names = ("models", "backend", "timeout", "alpha", *_IMAGES, *_SEVERAL)
     keywords = {name: getattr(options, name) for name in names}
     if options.mask_image is not None:
         keywords["mask_image"] = parse_mask(options.mask_image)
-    engine = {name: value for name in ("threads", "library") if (value := getattr(options, name)) is not None}
+    names = ("threads", "library", "lora_dir", *_MODEL)
+    engine = {name: value for name in names if (value := getattr(options, name)) is not None}
     with progress_bar() as shown:
         again = replay(options.file, **keywords, **engine, on_progress=shown, on_log=logger(options))
-    path = save_safely(lambda target, **_changes: [again.save(target)], output)[0] if output else None
+    path = save_safely(lambda target, **_changes: [again.save(target)], output)[0] if output is not None else None
     if options.json:
         differences = [{"what": item.what, "recorded": item.recorded, "now": item.now} for item in again.differences]
         report = {"max_difference": again.max_difference, "differences": differences, "path": path and str(path)}

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ._flags import JSON_HELP, SHORT_MODEL, SHORT_RUN, add_command, add_engine, arguments_of
+from ._parser import as_utf8
 from ._terminal import logger
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def add(commands: Any) -> None:
     """Add the command."""
     text = "show what the text encoders get of a prompt"
     command = add_command(commands, "tokens", _run, text, arguments="PROMPT", short=SHORT)
-    command.add_argument("prompt", metavar="PROMPT", help="the prompt, or a negative prompt")
+    command.add_argument("prompt", type=as_utf8, metavar="PROMPT", help="the prompt, or a negative prompt")
     command.add_argument("--json", action="store_true", help=JSON_HELP)
     command.add_argument(
         "--comma-backtrack", type=int, metavar="N", help="end a chunk of CLIP at a comma among its last N (default: 20)"

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from ..params.video import VideoParams
 
 
-__all__ = ["Recorded", "Result", "VideoResult", "check_image_path", "check_video_path", "image_paths"]
+__all__ = ["Recorded", "Result", "VideoResult", "check_image_path", "check_video_path", "image_paths", "save_sheet"]
 
 # Endings of files that are much smaller than their pixels: as a rule an eighth, or less.
 _LOSSY = frozenset({".avif", ".gif", ".jpeg", ".jpg", ".mp4", ".webp"})
@@ -342,6 +342,14 @@ def check_image_path(path: Path, pixels: int = 0) -> str:
     name = _image_format(path)
     check_output(path, _size(path, pixels))
     return name
+
+
+def save_sheet(sheet: Image.Image, path: Path, **_changes: bool) -> list[Path]:
+    """Write a contact sheet, which has no record, in the format that the path's ending selects; return the file."""
+    image_format = check_image_path(path)
+    with replacing(path) as temporary:
+        sheet.save(temporary, format=image_format)
+    return [path]
 
 
 def _image_format(path: Path) -> str:

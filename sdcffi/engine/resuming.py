@@ -39,7 +39,8 @@ _HOW = frozenset(
     | {"keep_vae_on_cpu", "flash_attn", "diffusion_flash_attn", "diffusion_conv_direct", "vae_conv_direct"}
     | {"max_vram", "free_params_immediately", "vae_decode_only", "tae_preview_only"}
 )
-_TEXTS = frozenset({"prompt", "negative_prompt"})  # other strings are names, which other tools write otherwise
+# Fields whose values are names, which other tools write otherwise; other strings mean what is in them, to the letter.
+_LABELS = frozenset({*ENUMS, "wtype", "rng_type", "sampler_rng_type", "prediction", "lora_apply_mode"})
 _NAMES = {item.path: item.name for struct in (ContextParams, ImageParams) for item in parameters(struct)}
 _MULTIPLES = (1, 8, 16, 32, 64)  # of the models' sizes, in pixels
 _FILLED_IN: Values = {("mask_blur",): MASK_BLUR, ("paste_back",): True}  # with a mask
@@ -97,7 +98,7 @@ class Request:
         Returns
         -------
         str or None
-                What is wrong with the file, to be said after its name: ``"was generated with another prompt"``. None:
+                What is wrong with the file, to be said after its name: ``"differs in prompt"``. None:
             nothing.
 
         Raises
@@ -114,7 +115,7 @@ class Request:
         try:
             record = Record.from_json(text)
             found = next(self._differences(record, path, index, call), None)
-            return None if found is None else f"was generated with another {found}"
+            return None if found is None else f"differs in {found}"
         except (ValueError, TypeError, OSError, SDError) as error:  # the call will say what is wrong with it
             return f"cannot be compared: {error}"
 
@@ -164,7 +165,7 @@ class Request:
         for role, path in files.items():
             file = recorded.get(role)
             if file is None or not self._is_same(path, file):
-                yield path.name if role == "upscaler" else role
+                yield path.name
 
     def _is_same(self, path: Path, file: FileRecord) -> bool:
         if (path, file) not in self._same_files:
@@ -209,7 +210,7 @@ def _unequal(wanted: Values, recorded: Values, resolved: Values) -> Iterator[str
 
 
 def _is_equal(one: Any, other: Any, name: str) -> bool:
-    if isinstance(one, str) and isinstance(other, str) and name not in _TEXTS:
+    if isinstance(one, str) and isinstance(other, str) and name in _LABELS:
         return bool(meant(one, [other]) == other)
     if isinstance(one, float) and isinstance(other, (int, float)):
         return math.isclose(one, other, rel_tol=1e-6)  # the engine's are of 32 bits

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -23,7 +24,17 @@ from .._quoting import shortened, shown, shown_path
 from .other_names import keyword_hint
 from .struct import StrPath, Struct, struct_named
 
-__all__ = ["attach_files", "attach_images", "check_keys", "decode", "detach", "encode", "plain", "read_table"]
+__all__ = [
+    "attach_files",
+    "attach_images",
+    "check_keys",
+    "decode",
+    "detach",
+    "encode",
+    "parse_json",
+    "plain",
+    "read_table",
+]
 
 _LONGEST_KEY = 100  # characters that are compared with the legal names
 _MOST_JSON = 4 << 20  # bytes; a record with the longest prompts has less than 2 MiB
@@ -204,12 +215,47 @@ def read_table(path: StrPath) -> dict[str, Any]:
             return _toml(read_whole(source, _MOST_TOML).decode("utf-8-sig"))
         if source.suffix.lower() != ".json":
             raise ValueError("its name must end in .json or .toml")
-        data = json.loads(read_whole(source, _MOST_JSON).decode("utf-8-sig"))
+        text = read_whole(source, _MOST_JSON).decode("utf-8-sig")
     except (OSError, ValueError, RecursionError) as error:
         raise unreadable(f"{shown_path(source)} cannot be read: {shortened(error)}", error) from error
+    data = parse_json(text, shown_path(source))
     if not isinstance(data, dict):
         raise ValueError(f"{shown_path(source)} must contain a table of parameters, not {type(data).__name__}")
     return data
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Read JSON in which no object has a key twice, of which only the last would count.
+
+    Parameters
+    ----------
+    text : str
+    where : str
+        Name of the text in messages.
+
+    Raises
+    ------
+    ValueError
+        If it is not JSON, or an object has a key twice.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except _TwiceError as error:
+        raise ValueError(f"{where} has {shown(str(error))} twice: leave one of them out") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not valid JSON: {shortened(error)}") from error
+
+
+class _TwiceError(Exception):
+    """A key is in an object twice."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        counts = Counter(name for name, _ in pairs)
+        raise _TwiceError(counts.most_common(1)[0][0])
+    return table
 
 
 def _toml(text: str) -> dict[str, Any]:

@@ -162,6 +162,7 @@ CALLS: list[tuple[str, ImageParams, type[Exception], str]] = [
     ("unknown", ImageParams(hires=Hires(scale=-1)), ValueError, "hires.scale must be from 0 to 16, not -1"),
     ("unknown", ImageParams(hires=Hires(scale=0)), ValueError, "hires.scale must be above 0, not 0, unless"),
     ("unknown", ImageParams(hires=Hires(target_width=-8)), ValueError, "hires.target_width must be from 0"),
+    ("unknown", ImageParams(hires=Hires(upscaler="None")), ValueError, "hires.upscaler must not be 'None'"),
     ("unknown", ImageParams(hires=Hires(upscaler="Model")), ValueError, "'Model' needs hires.model_path"),
     ("unknown", ImageParams(hires=Hires(model_path="none.gguf")), ValueError, "hires.model: 'none.gguf' does not"),
 ]  # fmt: skip
@@ -297,10 +298,22 @@ def test_what_a_value_raises_goes_through_with_the_parameters_name(make: Callabl
 
 
 @pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        (ImageParams(strength=0.5), "strength=0.5 is ignored without init_image: pass init_image= too"),
+        (ImageParams(control_strength=0.5), "control_strength=0.5 is ignored without control_image"),
+    ],
+)
+def test_a_strength_without_its_image_is_warned_of(params: ImageParams, said: str) -> None:
+    with pytest.warns(UserWarning, match=said):
+        check_image(params, UNKNOWN, IMAGE)
+
+
+@pytest.mark.parametrize(
     ("model", "params"),
     [
         ("unknown", ImageParams(width=65, height=63)),
-        ("sd1", ImageParams(width=np.int64(512), height=np.int32(64), strength=np.float32(0.5))),  # type: ignore[arg-type]
+        ("sd1", ImageParams(width=np.int64(512), height=np.int32(64), clip_skip=np.int8(2))),  # type: ignore[arg-type]
         ("sd1", sampled(sample_steps=1, scheduler="simple")),
         ("sd1", sampled(scheduler="ays")),
         ("sd2", ImageParams(clip_skip=25)),

@@ -329,7 +329,7 @@ def test_foreign_files_are_refused_with_a_reason(tmp_path: Path) -> None:
         "text.png": "cannot be read as an image",
         "cut.png": "cannot be read as an image",
         "pipe.png": "cannot be read as an image: it is not a regular file",
-        "deep.json": "cannot be read: ",
+        "deep.json": "is not valid JSON: ",
         "deep.toml": "cannot be read: ",
         "dotted.toml": "is a key of more than 100 parts",
         "sparse.json": "cannot be read: it has more than 4 MiB",
@@ -341,6 +341,8 @@ def test_foreign_files_are_refused_with_a_reason(tmp_path: Path) -> None:
             Record.from_file(tmp_path / name)
     with pytest.raises(ValueError, match="record is not valid JSON"):
         Record.from_json("{")
+    with pytest.raises(ValueError, match="record has 'sdcffi' twice"):
+        Record.from_json('{"sdcffi": 1, "sdcffi": 1}')
 
 
 @pytest.mark.parametrize("place", ["/dev/zero", "pipe", "folder", "missing"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +151,7 @@ def test_its_parameters_are_read_for_another_image(
     path = foreign(tmp_path / "a.png", drawn, TEXT)
     arguments = read_arguments(path)
     assert shared.generate(**arguments.generate).arrays[0].tobytes() == drawn.tobytes()
-    with pytest.warns(UserWarning, match="not used, .*Variation seed"):
+    with pytest.warns(UserWarning, match="not used: Variation seed: the engine has nothing"):
         read_arguments(foreign(tmp_path / "b.png", drawn, f"{TEXT}, Variation seed: 3"))
     with pytest.raises(ValueError, match="parameters of an image, not of a video"):
         read_arguments(path, video=True)
@@ -163,10 +165,55 @@ def test_its_model_is_found_by_name_and_hash(drawn: Image.Image, tmp_path: Path)
     (tmp_path / "models" / "below" / "m.safetensors").write_bytes(b"no model")
     with pytest.raises(ValueError, match=r"below/m\.safetensors"):  # it was found, and is refused
         replay(path, models=tmp_path / "models")
-    with pytest.raises(ValueError, match="the image's text names no model; give model="):
+    with pytest.raises(ValueError, match="the image's text names no model: pass model="):
         replay(foreign(tmp_path / "b.png", drawn, TEXT.replace(", Model: m", "")))
     with pytest.raises(ValueError, match=r"from an input image.*use read_arguments\('.*c.png'\)"):
         replay(foreign(tmp_path / "c.png", drawn, f"{TEXT}, Denoising strength: 0.5"))
+
+
+LARGE = f"{TEXT}, Hires upscale: 2, Denoising strength: 0.5, Hires upscaler"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("Denoising strength: 0.5", r"was generated from an input image, .*: pass init_image="),
+        ("ENSD: 1, Mask blur: 4", "Mask blur: pass init_image=, mask_image= and mask_blur="),
+        ('ControlNet 0: "Module: canny"', "ControlNet 0: pass control_net= to Engine, and control_image="),
+        ("ENSD: 1, Eta noise: 2", "not used: ENSD, Eta noise: the engine has nothing of the kind"),
+        (
+            LARGE.removeprefix(TEXT + ", ") + ": R-ESRGAN 4x+",
+            r"Hires upscaler: it is a network: .*Hires\(upscaler='Model'",
+        ),
+    ],
+)
+def test_what_a_text_does_not_have_is_asked_for(more: str, said: str, drawn: Image.Image, tmp_path: Path) -> None:
+    path = foreign(tmp_path / "a.png", drawn, f"{TEXT}, {more}")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        arguments = read_arguments(path)
+        assert read_arguments(path.read_bytes()) == arguments
+        with path.open("rb") as file:
+            assert read_arguments(file) == arguments
+    assert [item for item in caught if re.search(said, str(item.message))], [str(item.message) for item in caught]
+
+
+def test_the_plain_upscaler_is_lanczos_and_networks_are_asked_for(drawn: Image.Image, tmp_path: Path) -> None:
+    plain = Hires(upscaler="Lanczos", scale=2, denoising_strength=0.5)
+    assert read_webui_text(f"{LARGE}: None", "a.png").params.hires == plain
+    with pytest.raises(ValueError, match=r"second pass with the network 'R-ESRGAN 4x\+'.* pass its file as Hires"):
+        replay(foreign(tmp_path / "a.png", drawn, f"{LARGE}: R-ESRGAN 4x+"))
+
+
+def test_the_command_takes_the_files_that_a_text_does_not_name(
+    drawn: Image.Image, files: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from sdcli import flags
+
+    path = foreign(tmp_path / "a.png", drawn, TEXT.replace(", Model: m", ""))
+    assert cli.main(["replay", str(path)]) == 2
+    assert "names no model: pass --model" in capfd.readouterr().err
+    assert cli.main(["replay", str(path), *flags(**files)]) == 0
 
 
 def test_the_commands_take_images(

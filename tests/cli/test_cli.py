@@ -228,7 +228,7 @@ def test_lines_of_json_have_parameters_of_their_own_and_a_failing_one_does_not_s
     [
         ("p.txt", "\n", "p.png", "contains no prompt"),
         ("p.jsonl", '{"prompt": "a"}\n{"promt": "b"}', "p.png", "line 2: unknown parameter 'promt'"),
-        ("p.jsonl", "a cat", "p.png", "line 1 is not JSON"),
+        ("p.jsonl", "a cat", "p.png", "line 1 is not valid JSON"),
         ("p.jsonl", '{"prompt": "a", "threads": 2}', "p.png", "line 1: all lines have the same model and engine"),
         ("p.jsonl", '{"seed": 1}', "p.png", "line 1: there is no prompt"),
         ("p.txt", "a", "{seed}.png", "use {line}"),

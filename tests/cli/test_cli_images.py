@@ -157,6 +157,8 @@ def test_replay_names_what_it_lacks(generate: Run, here: Path, capfd: Capture) -
     err = capfd.readouterr().err
     assert "not found: " in err
     assert err.endswith("Name other directories with --models\n")
+    assert cli.main(["replay", "out.png", "-o", ""]) == 2
+    assert "is a directory: name a file in it" in capfd.readouterr().err
     assert cli.main(["replay", "init.png"]) == 2
     assert "init.png has no sdcffi metadata" in capfd.readouterr().err
 

@@ -170,6 +170,7 @@ def test_where_the_current_directory_fails_too_another_place_is_found(
 def test_an_image_is_saved_as_png_or_without_its_record_where_that_is_what_fails(
     broken: str, generate: Run, here: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    Image.init()  # else the writer that is broken would be registered later
     if broken == "record":
         monkeypatch.setattr(Result, "record", lambda *_, **__: 1 / 0)
     else:
@@ -263,7 +264,7 @@ def test_a_batch_generates_what_differs_and_says_so(generate: Run, here: Path, c
     out, err = capfd.readouterr()
     assert out == "out/p_0002.png (seed 7)\nout/p_0003.png (seed 7)\n"
     assert "1 of 3 lines are finished already" in err
-    assert "line 2 is generated again: out/p_0002.png was generated with another prompt" in err
+    assert "line 2 is generated again: out/p_0002.png differs in prompt" in err
     assert [Record.from_file(f"out/p_000{line}.png").params.prompt for line in (1, 2, 3)] == [
         "a cat",
         "a bird",
@@ -275,13 +276,28 @@ def test_a_batch_generates_what_differs_and_says_so(generate: Run, here: Path, c
     out, err = capfd.readouterr()
     assert out == "out/p_0001.png (seed 7)\nout/p_0003.png (seed 7)\n"
     assert "out/p_0001.png is damaged" in err
-    assert "out/p_0003.png was generated with another --steps" in err or "another steps" in err
+    assert "out/p_0003.png differs in steps" in err
     assert "1 of 3 lines are skipped, because their files have no record" in err
     assert pixels_of("out/p_0002.png").shape == (8, 8, 3)
     assert generate("--prompts", "p.txt", "-o", "out/p.png", "--overwrite") == 0
     assert capfd.readouterr().out.count("\n") == 3
     assert Record.from_file("out/p_0002.png").params.prompt == "a bird"
     assert sorted(os.listdir("out")) == ["p_0001.png", "p_0002.png", "p_0003.png"]
+
+
+def test_a_failure_counts_all_lines(generate: Run, here: Path, capfd: Capture) -> None:
+    assert generate("--prompts", "p.txt", "-o", "out/p.png") == 0
+    Path("p.txt").write_text("a cat\na dog\na bird <lora:nowhere:1>\n")
+    assert generate("--prompts", "p.txt", "-o", "out/p.png") == 1
+    err = capfd.readouterr().err
+    assert "1 of 3 lines of p.txt failed: correct what their errors say, then run the same command again" in err
+
+
+def test_two_lines_have_one_output_also_through_a_link(here: Path, capfd: Capture) -> None:
+    Path("out/link.png").symlink_to("a.png")
+    Path("p.jsonl").write_text('{"prompt": "a", "output": "out/a.png"}\n{"prompt": "b", "output": "out/link.png"}')
+    assert cli.main(["generate", "--params", "m.json", "--prompts", "p.jsonl"]) == 2
+    assert "lines 1 and 2 have the same output" in capfd.readouterr().err
 
 
 def test_a_line_that_cannot_be_saved_does_not_end_the_batch(
@@ -341,3 +357,12 @@ def test_the_image_is_saved_where_the_standard_streams_are_closed_or_full(closed
     assert "Traceback" not in done.stderr
     if closed == ">/dev/full":
         assert "No space left on device" in done.stderr
+
+
+def test_json_of_an_error_that_cannot_be_printed_is_left_out(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(sdcffi.__file__).parent.parent)}
+    line = '"$0" -m sdcffi generate -m missing -p a --json >/dev/full'
+    done = subprocess.run(["bash", "-c", line, sys.executable], env=environment, capture_output=True, text=True)
+    assert done.returncode in (1, 2)
+    assert done.stderr.count("\n") == 1
+    assert "'missing' does not exist" in done.stderr

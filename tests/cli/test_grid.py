@@ -12,7 +12,8 @@ from sdcli import THREADS, flags
 from tiny_model import TinyModel
 
 from sdcffi import Engine, SDError, cli
-from sdcffi.cli.grid import Axis, make_table, parse_axis
+from sdcffi.cli._sheets import generate_sheet
+from sdcffi.cli.grid import Axis, parse_axis
 from sdcffi.images.contact_sheet import contact_sheet
 
 Capture = pytest.CaptureFixture[str]
@@ -54,18 +55,48 @@ def test_an_axis_that_cannot_be_is_refused(text: str, said: str) -> None:
         parse_axis(text, "--x")
 
 
-def image(column: Any, row: Any) -> Image.Image | None:
-    return None if (column, row) == (2, "b") else Image.new("RGB", (20, 10), (int(column), 0, ord(row)))
+PLACES = [(1, "a"), (2, "a"), (1, "b"), (2, "b")]
 
 
-def test_a_table_has_an_image_for_each_pair_and_an_empty_place_for_a_failure() -> None:
-    sheet = make_table(image, Axis("steps", (1, 2)), Axis("sampler", ("a", "b")), "title")
-    empty = Image.new("RGB", (20, 10), (224, 224, 224))
-    rows = [[image(1, "a"), image(2, "a")], [image(1, "b"), empty]]
-    expected = contact_sheet(rows, ["sampler a", "sampler b"], ["steps 1", "steps 2"], "title")  # type: ignore[arg-type]
-    assert sheet.tobytes() == expected.tobytes()
+def picture(place: Any) -> Image.Image:
+    if place == (2, "b"):
+        raise ValueError("too far")
+    return Image.new("RGB", (20, 10), (place[0], 0, ord(place[1])))
+
+
+def interrupted(place: Any) -> Image.Image:
+    if place == (1, "b"):
+        raise KeyboardInterrupt
+    return picture(place)
+
+
+def written(generate: Any, path: Path) -> Any:
+    labels = ["a", "b"], ["1", "2"]
+    return generate_sheet(generate, PLACES, [PLACES[:2], PLACES[2:]], labels, path, title="title")
+
+
+@pytest.mark.parametrize(
+    ("generate", "error", "done", "said"),
+    [
+        (picture, SDError, 3, "error: (2, 'b'): too far"),
+        (interrupted, KeyboardInterrupt, 2, "interrupted after 2 of 4 images, which are in"),
+    ],
+)
+def test_a_sheet_is_written_with_what_was_generated(
+    generate: Any, error: type[BaseException], done: int, said: str, tmp_path: Path, capfd: Capture
+) -> None:
+    with pytest.raises(error):
+        written(generate, tmp_path / "g.png")
+    assert said in capfd.readouterr().err
+    images = [picture(place) for place in PLACES[:done]] + [Image.new("RGB", (20, 10), (224, 224, 224))] * (4 - done)
+    expected = contact_sheet([images[:2], images[2:]], ["a", "b"], ["1", "2"], "title")
+    assert Image.open(tmp_path / "g.png").tobytes() == expected.tobytes()
+
+
+def test_without_any_image_there_is_no_sheet(tmp_path: Path) -> None:
     with pytest.raises(SDError, match="every image of the grid failed"):
-        make_table(lambda *_: None, Axis("steps", (1,)), Axis(), "")
+        generate_sheet(picture, [(2, "b")], [[(2, "b")]], (["b"], ["2"]), tmp_path / "g.png")
+    assert not (tmp_path / "g.png").exists()
 
 
 def test_the_command_writes_the_engines_images(tiny_model: TinyModel, tmp_path: Path, capfd: Capture) -> None:

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from sdcli import THREADS, flags
 from tiny_model import TinyModel
 
-from sdcffi import Engine, Lora, cli
+from sdcffi import Engine, Lora, SDError, cli
 from sdcffi.cli._lora_report import make_grid, parse_numbers
 from sdcffi.images.contact_sheet import contact_sheet
 
@@ -159,6 +159,23 @@ def test_a_grid_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one LoRA"):
         make_grid(generate, [], [1], [1], tmp_path / "grid.png")
     assert generate.calls == []
+
+
+@pytest.mark.parametrize("error", [SDError("matches nothing"), KeyboardInterrupt()])
+def test_a_lora_that_fails_does_not_lose_the_others(error: BaseException, tmp_path: Path, capfd: Capture) -> None:
+    recorder = Recorder()
+
+    def generate(*, loras: list[Lora], seed: int) -> Any:
+        if loras and loras[0].name == "bee":
+            raise error
+        return recorder(loras=loras, seed=seed)
+
+    with pytest.raises(type(error)):
+        make_grid(generate, [Lora("/x/a"), Lora("/x/b", name="bee")], [1], [7], tmp_path / "grid.png")
+    said = "bee 1, seed 7: matches nothing" if isinstance(error, SDError) else "interrupted after 2 of 3 images"
+    assert said in capfd.readouterr().err
+    sheet = Image.open(tmp_path / "grid.png")
+    assert found(sheet, (0, 2, 200))[1] < found(sheet, (224, 224, 224))[1]
 
 
 @pytest.mark.parametrize("text", ["", "1,", "a", "1;2", "nan", "0,inf", "1,1.0"])

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from model_headers import SD1
 import sdcffi
 from sdcffi import cli
 from sdcffi._quoting import printable, shortened, shown, shown_path
+from sdcffi.cli.grid import parse_axis
 
 Capture = pytest.CaptureFixture[str]
 NASTY = "a\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202egpj.exe\x7f"
@@ -69,6 +71,23 @@ def test_a_prompt_is_utf_8_whatever_the_locale(tmp_path: Path) -> None:
     words = ["generate", "-m", "кот.gguf", "-p", "кот", "-n", "猫", "-o", str(tmp_path / "кот.png")]
     done = subprocess.run([sys.executable, "-c", code, *words], env=environment, capture_output=True, text=True)
     assert ascii(["кот", "猫"]) in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["demo", "-p", "кот", "-p", "猫"], ["кот", "猫"]),
+        (["tokens", "-m", "m.gguf", "кот"], "кот"),
+        (["grid", "-m", "m.gguf", "--x", "steps=1", "-p", "кот"], "кот"),
+    ],
+)
+def test_every_command_takes_prompts_in_utf_8(words: list[str], found: Any) -> None:
+    as_read = [word.encode().decode("ascii", "surrogateescape") for word in words]
+    with mock.patch("os.fsencode", lambda text: text.encode("ascii", "surrogateescape")):
+        options = cli.parser().parse_args(as_read)
+        axis = parse_axis("prompt=" + "кот|猫".encode().decode("ascii", "surrogateescape"), "--x")
+    assert (options.prompts if words[0] == "demo" else options.prompt) == found
+    assert axis.values == ("кот", "猫")
 
 
 class Raising:

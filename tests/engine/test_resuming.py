@@ -16,7 +16,7 @@ from tiny_model import TinyModel
 from upscaling_networks import random_weights, write_network
 
 from sdcffi import Engine, Guidance, ImageParams, Lora, SampleParams, Tiling, Upscaler
-from sdcffi.engine.resuming import Request, Unrecorded
+from sdcffi.engine.resuming import Request, Unrecorded, _is_equal
 
 CALL = ImageParams(
     width=32, height=32, seed=5, sample_params=SampleParams(sample_steps=1, guidance=Guidance(txt_cfg=1.0))
@@ -48,9 +48,7 @@ def context(keywords: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """Keywords of `Request`, as the command line has them."""
     from sdcffi.parameter_files import as_arguments
 
-    table = {
-        name: value if isinstance(value, (bool, int)) else str(value) for name, value in {**keywords, **changes}.items()
-    }
+    table = {name: value if isinstance(value, int) else str(value) for name, value in {**keywords, **changes}.items()}
     return as_arguments(table).engine
 
 
@@ -68,7 +66,7 @@ def test_a_change_of_what_is_asked_for_is_noticed(engine: Any, folder: Path) -> 
 
     def differs(prompt: str = "a cat <lora:ink:0.5>", params: ImageParams = two, **others: Any) -> str | None:
         found = request.difference(path[1], 1, call(prompt, params, **others))
-        return found and found.removeprefix("was generated with another ")
+        return found and found.removeprefix("differs in ")
 
     steps = replace(CALL.sample_params or SampleParams(), sample_steps=2)
     assert differs("a dog <lora:ink:0.5>") == "prompt"
@@ -87,7 +85,7 @@ def test_a_change_of_what_is_asked_for_is_noticed(engine: Any, folder: Path) -> 
     assert differs(params=replace(two, vae_tiling_params=Tiling())) == "vae_tiling"
     assert differs(params=replace(two, loras=[Lora(folder / "loras/ink.safetensors", 0.5)])) == "loras"
     assert differs(params=replace(two, init_image=str(folder / "wide.png"))) == "init_image"
-    assert request.difference(path[1], 0, asked) == "was generated with another place in a batch"
+    assert request.difference(path[1], 0, asked) == "differs in place in a batch"
     # The engine's own choice, now asked for, is no change.
     explicit = replace(steps, sample_steps=1, sample_method="EULER", scheduler="discrete")
     assert differs(params=replace(two, sample_params=explicit)) in (None, "scheduler")
@@ -106,10 +104,11 @@ def test_a_change_of_the_model_is_noticed_and_a_change_of_how_it_runs_is_not(
     assert differs() is None
     assert differs(threads=1 if THREADS > 1 else 2) is None
     assert differs(diffusion_fa=True, mmap=True) is None
-    assert differs(type="q8_0") == "was generated with another type"
-    assert differs(circular=True) == "was generated with another circular_x"
+    assert differs(type="q8_0") == "differs in type"
+    assert differs(circular=True) == "differs in circular_x"
     other = models["q8_0"].diffusion_model
-    assert differs(diffusion_model=other) == "was generated with another diffusion_model"
+    assert differs(tensor_type_rules="single=q4_0") == "differs in tensor_type_rules"
+    assert differs(diffusion_model=other) == "differs in diffusion_model"
     same_name = folder / "changed" / Path(keywords["diffusion_model"]).name
     same_name.parent.mkdir()
     shutil.copy(keywords["diffusion_model"], same_name)
@@ -117,7 +116,14 @@ def test_a_change_of_the_model_is_noticed_and_a_change_of_how_it_runs_is_not(
     content = bytearray(same_name.read_bytes())
     content[-1] ^= 1
     same_name.write_bytes(content)
-    assert differs(diffusion_model=same_name) == "was generated with another diffusion_model_path"
+    assert differs(diffusion_model=same_name) == f"differs in {same_name.name}"
+
+
+def test_only_names_may_be_written_in_another_way() -> None:
+    assert _is_equal("DPM++ 2M", "dpm++2m", "sample_method")
+    assert _is_equal("F16", "f16", "wtype")
+    assert not _is_equal("[single]=q4_0", "single=q4_0", "tensor_type_rules")
+    assert not _is_equal("1,1,0", "110", "scm_mask")
 
 
 def test_input_images_are_compared_by_their_pixels(engine: Any, folder: Path) -> None:
@@ -132,14 +138,14 @@ def test_input_images_are_compared_by_their_pixels(engine: Any, folder: Path) ->
             return request.difference(path, 0, call(params=replace(params, **changes), resize=rule))
 
         assert differs() is None
-        assert differs(init_image=str(folder / "other.png")) == "was generated with another init_image"
-        assert differs(mask_image=(30, 0, 60, 24)) == "was generated with another mask_image"
-        assert differs("stretch") == "was generated with another init_image"
-        assert differs(mask_blur=9.0) == "was generated with another mask_blur"
+        assert differs(init_image=str(folder / "other.png")) == "differs in init_image"
+        assert differs(mask_image=(30, 0, 60, 24)) == "differs in mask_image"
+        assert differs("stretch") == "differs in init_image"
+        assert differs(mask_blur=9.0) == "differs in mask_blur"
         assert differs(mask_blur=4.0, paste_back=True) is None
         assert differs(width=64, height=64) in (
-            "was generated with another width",
-            "was generated with another size",
+            "differs in width",
+            "differs in size",
         )
         assert "cannot be compared" in str(differs(init_image=str(folder / "nowhere.png")))
 
@@ -154,10 +160,10 @@ def test_upscaling_is_part_of_what_is_asked_for(engine: Any, folder: Path) -> No
     write_network(folder / "changed.safetensors", random_weights(2, seed=9))
     wanted = {
         (network, 1, 64): None,
-        (network, 2, 64): "was generated with another upscale_repeats",
-        (network, 1, 32): "was generated with another upscale_tile_size",
-        (folder / "changed.safetensors", 1, 64): "was generated with another changed.safetensors",
-        (None, 1, 64): "was generated with another upscale_model",
+        (network, 2, 64): "differs in upscale_repeats",
+        (network, 1, 32): "differs in upscale_tile_size",
+        (folder / "changed.safetensors", 1, 64): "differs in changed.safetensors",
+        (None, 1, 64): "differs in upscale_model",
     }
     for (used, repeats, tile), said in wanted.items():
         assert Request(context(keywords), used, repeats, tile).difference(path, 0, call()) == said
