@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from engine_defaults import IMAGE
 from parity import BySdCli, assert_same
@@ -50,11 +49,6 @@ def test_tiles_of_its_network_act(engine: Engine, network: Path) -> None:
     hires = Hires(upscaler="Model", model_path=network, upscale_tile_size=16)
     engine.generate(**DRAW, width=32, height=32, hires=hires, on_log=lambda line: lines.append(line.text))
     assert any("num tiles : 3, 3" in line for line in lines)
-
-
-def test_the_way_named_none_draws_once(engine: Engine) -> None:
-    once = engine.generate(**DRAW, width=32, height=32).arrays[0]
-    assert np.array_equal(engine.generate(**DRAW, width=32, height=32, hires=Hires(upscaler="None")).arrays[0], once)
 
 
 @pytest.mark.parametrize(

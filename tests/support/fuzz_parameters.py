@@ -149,7 +149,7 @@ TILING = {
 }
 HIRES = {
     "enabled": flag([True]),
-    "upscaler": name("Latent", "Lanczos", "Nearest", "None"),
+    "upscaler": name("Latent", "Lanczos", "Nearest"),
     "model_path": text([], [], ["/does/not/exist.gguf", "/", "", "a\0b"]),
     "scale": number([1.5, 2], [1], [-1, 1e30, 1e5]),
     "target_width": count([0, 32, 64], [17], [-1, -64, (1 << 31) - 1]),
