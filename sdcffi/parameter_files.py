@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import inspect
 import io
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -137,7 +136,7 @@ def read_arguments(path: StrPath | bytes | IO[bytes], *, video: bool = False) ->
     TypeError, ValueError
         If the file cannot be read, or has an unknown name; the message has similar ones. The calls check values.
     """
-    if not isinstance(path, (str, os.PathLike)):
+    if isinstance(path, (bytes, bytearray, memoryview)) or hasattr(path, "read"):
         content = path if isinstance(path, (bytes, bytearray, memoryview)) else file_content(path, "image")
         return _of_image(io.BytesIO(content), "the image", video)
     path = as_path("path", path)
