@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -497,9 +498,9 @@ def unchecked() -> Iterator[None]:
             "engine.MemoryCheck.check_weights": lambda *_: None,
             "engine.MemoryCheck.check_image": lambda *_: None,
             "generation.as_loras": lambda items, _directory=None: tuple(map(Lora, items)),
-            "conversion.read_file": lambda *_: None,
+            "conversion.read_file": lambda _, path: SimpleNamespace(path=path, tensors={}),
             "conversion.check_type": lambda _, value: value,
-            "conversion.check_rules": lambda *_: None,
+            "conversion.check_rules": lambda _, rules: rules,
             "conversion.check_writable": lambda *_: None,
             "conversion.source_tensors": lambda *_: None,
         }.items():
