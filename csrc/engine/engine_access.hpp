@@ -74,6 +74,20 @@ Weights weights_of(Engine& engine) {
     return weights;
 }
 
+// The manager reads what the parts ask for. What else the files have is told as 2026-05's loader tells it.
+inline void tell_unused(const ModelManager& manager, const ModelLoader& loader, const std::set<std::string>& ignored) {
+    const std::set<std::string> used = manager.tensor_names();
+    for (const auto& [name, storage] : loader.get_tensor_storage_map()) {
+        bool expected = used.count(name) > 0;
+        for (const std::string& prefix : ignored) {
+            expected = expected || starts_with(name, prefix);
+        }
+        if (!expected) {
+            LOG_INFO("unknown tensor '%s' in model file", storage.to_string().c_str());
+        }
+    }
+}
+
 // Reads weights as the model's files have them. A loader that maps its files would read what was merged into the map.
 class WeightReader : ModelLoader {
 public:
