@@ -109,7 +109,7 @@ class Attended:
     @property
     def alive(self) -> bool:
         """Whether the child lives, or is about to. An ending child closes its socket before it can be waited for."""
-        if self.crash is not None or self._closing or self._killed or not self._thread.is_alive():
+        if self.crash is not None or self._closing or self._killed or not self._thread.lives:
             return False
         process, channel = self.process, self._channel
         if process is None or channel is None or self._sent or not self._ready.is_set():
@@ -123,7 +123,7 @@ class Attended:
         """End the child and wait until nothing is left."""
         self._closing = True
         self.outbox.put(None)
-        while not works_here() and self._thread.is_alive() and not self.ended.wait(_SLICE):
+        while not works_here() and self._thread.lives and not self.ended.wait(_SLICE):
             continue
 
     def kill(self) -> None:

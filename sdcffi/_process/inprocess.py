@@ -7,7 +7,9 @@ thread's stack of 512 KB at a sixteenth of that.
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
@@ -30,20 +32,46 @@ def start_thread(target: Any, *arguments: Any) -> None:
     start_large(new_thread(target, *arguments))
 
 
-def new_thread(target: Any, *arguments: Any) -> threading.Thread:
-    """Return a daemon thread of a runner, not started."""
+class RunnerThread(threading.Thread):
+    """A daemon thread of a runner."""
 
-    def work() -> None:
+    def __init__(self, target: Callable[..., object], *arguments: Any) -> None:
+        super().__init__(name="sdcffi", daemon=True)
+        self._work = target, arguments
+        self._begun_in: int | None = None
+        self._has_ended = False
+
+    def start(self) -> None:
+        """Start it."""
+        self._begun_in = os.getpid()
+        super().start()
+
+    def run(self) -> None:
+        """Do its work."""
         _working.add(threading.get_ident())
         try:
+            target, arguments = self._work
             target(*arguments)
         finally:
             _working.discard(threading.get_ident())
+            self._has_ended = True
 
-    return threading.Thread(target=work, name="sdcffi", daemon=True)
+    @property
+    def lives(self) -> bool:
+        """Whether it works; not in a fork of its process.
+
+        Python's `is_alive` takes a living thread for an ended one from then on, if an interrupt comes within it: the
+        mend of bpo-45274 releases a lock that it need not have taken.
+        """
+        return self.ident is not None and not self._has_ended and self._begun_in == os.getpid()
 
 
-def begin(thread: threading.Thread) -> None:
+def new_thread(target: Callable[..., object], *arguments: Any) -> RunnerThread:
+    """Return a daemon thread of a runner, not started."""
+    return RunnerThread(target, *arguments)
+
+
+def begin(thread: RunnerThread) -> None:
     """Start a thread.
 
     Raises
@@ -57,7 +85,7 @@ def begin(thread: threading.Thread) -> None:
         raise SDError(f"a thread for the engine cannot be started: {error}; end some, or raise the limit") from error
 
 
-def start_large(thread: threading.Thread) -> None:
+def start_large(thread: RunnerThread) -> None:
     """Start a thread whose stack is large enough for native code."""
     with _starting:  # the stack size is a setting of the whole process
         before = threading.stack_size()
@@ -141,7 +169,7 @@ class InProcess:
     def alive(self) -> bool:
         """Whether there is a session."""
         served = self._served
-        return served is not None and served.thread.is_alive()
+        return served is not None and served.thread.lives
 
     @property
     def pid(self) -> int | None:
@@ -174,7 +202,7 @@ class InProcess:
         if served is None:
             return
         served.requests.put(None)
-        while not works_here() and served.thread.is_alive() and not served.ended.wait(_SLICE):
+        while not works_here() and served.thread.lives and not served.ended.wait(_SLICE):
             continue
         if self._served is served:
             self._served = None
