@@ -26,6 +26,7 @@ class Embedding(Struct):
 
     C_STRUCT = "sd_embedding_t"
     KEYWORD = "embeddings"
+    TAKEN_LATER = frozenset({"path"})
     name: str
     path: StrPath
 

@@ -397,6 +397,7 @@ def test_a_picture_that_the_engine_would_scale_is_refused(
         ({"photo_maker_path": "none"}, ValueError, "photo_maker: 'none' does not exist"),
         ({"embeddings": [Embedding(name="w", path="none")]}, ValueError, "embeddings['w']: 'none' does not exist"),
         ({"embeddings": ["none"]}, TypeError, "embeddings must be a sequence of Embedding"),
+        ({"embeddings": [Embedding(name="w", path=5)]}, TypeError, "embeddings['w'] must be a path, not 5"),  # type: ignore[arg-type]
         ({"embeddings": "none"}, TypeError, "embeddings must be a sequence of Embedding"),
         ({"embeddings": [Embedding(name=" ", path="none")]}, ValueError, "the name of 'none' must not be empty"),
         ({"n_threads": 0}, ValueError, "threads must be from 1 to 512 (with more, the system"),
