@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from .._files import read_whole
 from .._quoting import shown
 from ..errors import PathNotFoundError
 from .headers import read_header
@@ -159,10 +160,8 @@ def _firsts(names: list[str]) -> list[str]:
 
 
 def _by_index(keyword: str, path: Path) -> Path:
-    if path.stat().st_size > _MOST_INDEX:
-        raise ValueError(f"{keyword}: the index {path} may have at most {_MOST_INDEX} bytes")
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_whole(path, _MOST_INDEX))
         names = sorted({str(name) for name in _values(content["weight_map"])})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{keyword}: {path} is no index of parts: {shown(str(error))}; download it again") from error
