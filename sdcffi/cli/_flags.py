@@ -25,6 +25,7 @@ __all__ = [
     "JSON_HELP",
     "LIBRARY_HELP",
     "PARAMS_HELP",
+    "SHORT_CALL",
     "SHORT_MODEL",
     "SHORT_RUN",
     "TIMEOUT_HELP",
@@ -134,6 +135,13 @@ SHORT_MODEL = {
         "--llm": "text encoder (also --clip-l, --clip-g, --t5xxl)",
         "--type": "convert weights while loading: q8_0, f16, ...",
     }
+}
+SHORT_CALL = {
+    "--prompt": "what to generate",
+    "--width": "width in pixels",
+    "--height": "height in pixels",
+    "--steps": "number of denoising steps",
+    "--cfg-scale": "how strictly to follow the prompt; 1 is off",
 }
 SHORT_RUN = {
     "--backend": "auto, cpu, cuda, vulkan, ...; cuda:1 for a device",

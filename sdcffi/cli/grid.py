@@ -13,7 +13,17 @@ from ..params.image import ImageParams
 from ..params.names import parameters
 from ..params.other_names import keyword_hint, with_engine_names
 from ..params.sampling import SampleParams
-from ._flags import PARAMS_HELP, SHORT_MODEL, SHORT_RUN, add_command, add_engine, add_struct, arguments_of, in_flags
+from ._flags import (
+    PARAMS_HELP,
+    SHORT_CALL,
+    SHORT_MODEL,
+    SHORT_RUN,
+    add_command,
+    add_engine,
+    add_struct,
+    arguments_of,
+    in_flags,
+)
 from ._parser import PROMPTS, as_utf8
 from ._sheets import generate_sheet
 from ._terminal import logger, progress_bar
@@ -32,14 +42,7 @@ _SHORT = {
         "--output": "file to write (default: grid.png)",
     },
     "model": {**SHORT_MODEL["model"], "--lora": "LoRA and its strength; may be repeated"},
-    "what to generate": {
-        "--prompt": "what to generate",
-        "--width": "width in pixels",
-        "--height": "height in pixels",
-        "--steps": "number of denoising steps",
-        "--cfg-scale": "how strictly to follow the prompt; 1 is off",
-        "--seed": "random seed of all images (default: 1)",
-    },
+    "what to generate": {**SHORT_CALL, "--seed": "random seed of all images (default: 1)"},
     "how to run": SHORT_RUN,
 }
 

@@ -11,6 +11,7 @@ from .._files import expanded
 from ..params.image import ImageParams
 from ._flags import (
     JSON_HELP,
+    SHORT_CALL,
     SHORT_MODEL,
     SHORT_RUN,
     add_command,
@@ -37,13 +38,7 @@ SHORT_GRID = {
         "--output": "file to write (default: grid.png)",
     },
     **SHORT_MODEL,
-    "what to generate": {
-        "--prompt": "what to generate",
-        "--width": "width in pixels",
-        "--height": "height in pixels",
-        "--steps": "number of denoising steps",
-        "--cfg-scale": "how strictly to follow the prompt; 1 is off",
-    },
+    "what to generate": SHORT_CALL,
     "how to run": SHORT_RUN,
 }
 
