@@ -103,14 +103,20 @@ class Call:
 
     @property
     def in_progress(self) -> bool:
-        """Whether the function that makes it is running on its thread. If not, an interrupt kept it from ending."""
-        frames = sys._current_frames()
-        if self.thread not in frames:  # it has ended, or it is a greenlet
-            return any(thread.ident == self.thread for thread in threading.enumerate())
-        frame: FrameType | None = frames[self.thread]
-        while frame is not None and frame is not self.frame:
-            frame = frame.f_back
-        return frame is not None
+        """Whether the function that makes it has not returned. If it has, an interrupt kept the call from ending.
+
+        Python clears the variables of a frame only once its function has returned: the one question about a frame of
+        another thread that is answered in a single step. Walking up that thread's frames is not, since a generator
+        among them (`Calls._turn`) loses its caller whenever it yields.
+        """
+        frame = self.frame
+        if frame is None:
+            return False
+        try:
+            frame.clear()
+        except RuntimeError:  # it is executing
+            return True
+        return False
 
     def check(self) -> None:
         """Raise `CancelledError` or `GenerationTimeoutError` if the call must stop."""

@@ -476,6 +476,25 @@ def test_calls_of_many_threads_come_in_the_order_they_were_made(either: Engine) 
     assert order == [0, 1, 2, 3, 4]
 
 
+def test_a_call_that_waits_keeps_its_place_whatever_its_thread_is_doing(
+    either: Engine, request: pytest.FixtureRequest
+) -> None:
+    """Others look at whether it goes on, between any two steps of its thread."""
+    request.addfinalizer(functools.partial(sys.setswitchinterval, sys.getswitchinterval()))
+    sys.setswitchinterval(1e-6)
+    done: list[int] = []
+
+    def ask(number: int) -> None:
+        for _ in range(40):
+            either.tokens("a cat")
+            done.append(number)
+
+    threads = [threading.Thread(target=ask, args=(number,), daemon=True) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    assert wait_until(lambda: len(done) == 320), f"{len(done)} calls ended"
+
+
 @linux
 def test_closing_returns_when_the_child_is_gone_whoever_else_closes(
     open_engine: OpenEngine, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
