@@ -12,6 +12,9 @@
 Python's signal handlers run on the main thread, so the descriptors, the child and what is left of a message are never
 in the hands of a thread that a Ctrl-C can stop. The sender may be held up by a child that was stopped; nobody waits for
 it. It blocks SIGPIPE, at which many command-line programs end.
+
+Only the receiver waits for the child. `Popen.poll`, `wait` and `kill` take a lock, and an interrupt within them could
+leave it taken for ever.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ import sys
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -115,7 +119,7 @@ class Attended:
         if process is None or channel is None or self._sent or not self._ready.is_set():
             return True
         try:
-            return process.poll() is None and not channel.poll(0)
+            return process.returncode is None and not channel.poll(0)
         except OSError:  # the channel has just been closed
             return False
 
@@ -130,7 +134,7 @@ class Attended:
         """End the child at once; `close` waits for that."""
         self._killed = True
         if process := self.process:
-            process.kill()
+            _kill(process)
 
     # On the receiver's thread
 
@@ -341,3 +345,12 @@ class Attended:
                     item.put(self.crash or _CLOSED)
         except Empty:
             return
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a child from any thread, without the lock of `Popen.kill`."""
+    if sys.platform == "win32":
+        process.kill()  # there is none
+    elif process.returncode is None:
+        with suppress(ProcessLookupError):  # it is just being waited for
+            os.kill(process.pid, signal.SIGKILL)

@@ -304,6 +304,27 @@ def test_a_call_that_does_not_stop_loses_its_process(
     assert np.array_equal(engine.generate(**DRAW).arrays[0], expected)
 
 
+@posix
+def test_no_thread_that_an_interrupt_can_stop_takes_the_lock_for_waiting(
+    open_engine: OpenEngine, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: set[str] = set()
+    poll = subprocess.Popen.poll
+
+    def noted(process: subprocess.Popen[bytes]) -> int | None:
+        asked.add(threading.current_thread().name)
+        return poll(process)
+
+    monkeypatch.setattr(subprocess.Popen, "poll", noted)
+    engine = open_engine(tiny_model, grace=0.2)
+    with pytest.raises(GenerationTimeoutError):
+        engine.generate(**{**LONG, "timeout": 1.0}, on_progress=at_step(1, lambda: send(engine, signal.SIGSTOP)))
+    engine.generate(**DRAW)
+    time.sleep(1.2)  # the receiver looks at its child once a second
+    engine.close()
+    assert asked == {"sdcffi"}
+
+
 def test_loading_that_takes_too_long_ends(isolated: bool, tiny_model: TinyModel, engine: Engine) -> None:
     late = threading.Event()
     with pytest.raises(GenerationTimeoutError):  # the timeout passes in the callback, whatever the machine's speed
