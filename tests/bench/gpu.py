@@ -29,7 +29,12 @@ from typing import Any
 
 import full_size
 import numpy as np
+from engines import name_of
 from full_size import write_zeros
+from network_cases import NETWORKS
+from networks import decibels, open_network, runs_on
+from networks import generate as generate_case
+from networks_page import read_values
 from sdcli import SdCli
 
 import sdcffi
@@ -220,16 +225,49 @@ def memory(check: Check) -> None:
     check.note("after the kill and close", before - free())
 
 
-def together(check: Check) -> None:
+def together(check: Check, rounds: int = 5) -> None:
     """Two engines at once: seconds of a call alone, and of two at the same time; the same images."""
     size = check.sizes[0]
     with check.engine() as one, check.engine() as other, ThreadPoolExecutor() as pool:
-        alone = [generate(engine, size) for engine in (one, other)]
+        alone = [generate(engine, size) for engine in (one, other) for _ in range(2)]
         started = time.perf_counter()
-        both = list(pool.map(lambda engine: generate(engine, size), (one, other)))
-        check.note("two at once, s", time.perf_counter() - started)
-        check.note("one alone, s", alone[0]["call"])
-        check.note("dB", [compare(a["image"], b["image"]).psnr for a, b in zip(alone, both, strict=True)])
+        both = [pair for _ in range(rounds) for pair in pool.map(lambda engine: generate(engine, size), (one, other))]
+        check.note("two at once, s", (time.perf_counter() - started) / rounds)
+        check.note("one alone, s", alone[-1]["call"])
+        first = alone[0]["image"]
+        check.note("alone, dB from the first", [compare(first, image["image"]).psnr for image in alone[1:]])
+        check.note("at once, dB from the first", [compare(first, image["image"]).psnr for image in both])
+
+
+NETWORK_OPTIONS: dict[str, dict[str, Any]] = {"": {}, " diffusion_fa": {"diffusion_fa": True}}
+
+
+def networks(check: Check) -> None:
+    """Each family's images against other implementations, in dB: this device, and the CPU as it was measured."""
+    revision, measured = name_of(locate()), read_values()
+    wanted = [family for family, network in NETWORKS.items() if runs_on(network, revision)]
+    worst: dict[str, float] = {}
+
+    def measure(family: str, options: str) -> None:
+        network = NETWORKS[family]
+        keywords = {"backend": check.backend, **NETWORK_OPTIONS[options]}
+        with (
+            tempfile.TemporaryDirectory() as directory,
+            open_network(network, network.write(Path(directory)), **keywords) as engine,
+        ):
+            for name, case in network.cases.items():
+                found = decibels(family, name, generate_case(engine, network, case))
+                on_cpu = measured[family][name].get(revision)
+                worst[options] = min(worst.get(options, 99.0), found - on_cpu if on_cpu else 0.0)
+                check.note(f"{family} {name}{options}", {"dB": round(found, 1), "cpu": on_cpu})
+
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 3)) as pool:
+        for family in wanted:
+            for options in NETWORK_OPTIONS:
+                pool.submit(check.attempt, f"{family}{options}", lambda f=family, o=options: measure(f, o))
+    check.note(
+        "the most below the CPU, dB", {name.strip() or "plain": round(found, 1) for name, found in worst.items()}
+    )
 
 
 def stop(check: Check) -> None:
@@ -269,13 +307,19 @@ def messages(check: Check) -> None:
 
 def options(check: Check) -> None:
     """Parts on the CPU and flash attention: a step in milliseconds, and how like the plain image, in dB."""
-    size = check.sizes[0]
+    plains = {}
     with check.engine() as engine:
-        plain = generate(engine, size)["image"]
-        check.note("plain", step(engine, size))
+        for size in check.sizes:
+            plains[size] = generate(engine, size)["image"]
+            check.note(f"plain {size}", step(engine, size))
+    for type in TYPES:
+        for size in check.sizes:
+            keywords = {"type": type, "diffusion_fa": True}
+            check.attempt(f"{keywords} {size}", lambda k=keywords, s=size: _option(check, k, plains[s], s))
+    size = check.sizes[0]
+    plain = plains[size]
     for keywords in (
         {"fa": True},
-        {"diffusion_fa": True},
         {"diffusion_conv_direct": True},
         {"offload_to_cpu": True},
         {"offload_to_cpu": True, "max_vram": 1.0},
@@ -288,7 +332,7 @@ def options(check: Check) -> None:
 
 
 def _option(check: Check, keywords: dict[str, Any], plain: Any, size: int) -> dict[str, float]:
-    with check.engine(**keywords) as engine:
+    with check.engine(**{"type": "f16", **keywords}) as engine:
         image = generate(engine, size)["image"]
         return {"ms": round(step(engine, size), 2), "dB": round(compare(plain, image).psnr, 1)}
 
@@ -309,7 +353,7 @@ def environment(**values: str) -> Iterator[None]:
 
 
 SECTIONS: dict[str, Callable[[Check], None]] = {
-    section.__name__: section for section in (speed, lora, memory, together, stop, messages, options)
+    section.__name__: section for section in (networks, lora, options, together, speed, memory, stop, messages)
 }
 
 

@@ -34,8 +34,8 @@ def has_references(family: str, model: FamilyModel) -> bool:
         return int(data[FINGERPRINT]) == fingerprint(model)
 
 
-def open_network(network: Network, model: FamilyModel) -> Engine:
-    return Engine(**{**model.engine, **network.engine}, threads=THREADS, backend="cpu", rng="cpu")
+def open_network(network: Network, model: FamilyModel, **keywords: Any) -> Engine:
+    return Engine(**{"backend": "cpu", **model.engine, **network.engine, **keywords}, threads=THREADS, rng="cpu")
 
 
 def runs_on(network: Network, revision: str) -> bool:
