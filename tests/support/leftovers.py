@@ -86,7 +86,8 @@ def holdings() -> Counter[str]:
     held.update("descriptor " + kind for kind in _descriptors())
     with open("/proc/self/maps") as maps:
         held.update("mapping" for line in maps if "memfd:" in line or "/dev/shm" in line)
-    held.update("/dev/shm/" + name for name in os.listdir("/dev/shm"))
+    ours = ("psm_", "sem.", "sdcffi")  # what Python's multiprocessing makes there; other programs use it, too
+    held.update("/dev/shm/" + name for name in os.listdir("/dev/shm") if name.startswith(ours))
     held.update("temporary " + name for name in os.listdir(tempfile.gettempdir()))
     return held
 
