@@ -14,16 +14,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engines import name_of
 from gpus import add_plugin, copied, with_stubs
 from sdcli import Pixels
 from tiny_model import TinyModel
 from upscaling_networks import random_weights, write_network
 
-from sdcffi import BackendUnavailableError, Engine, NativeCrashError, Upscaler
+from sdcffi import BackendUnavailableError, Engine, GenerationError, NativeCrashError, Upscaler
 from sdcffi._build.backends import GPUS
 from sdcffi._machine import drivers as _drivers
 from sdcffi._machine.backends import BACKENDS, PREFERENCE, BackendChoice, backend_choice
-from sdcffi._machine.builds import MANIFEST, read_build
+from sdcffi._machine.builds import MANIFEST, locate, read_build
 from sdcffi._machine.devices import Device, Variant, chosen_device, chosen_variant, numbered
 from sdcffi._machine.drivers import why_no_device, why_not_loaded
 
@@ -285,6 +286,21 @@ def test_the_engine_computes_on_the_device_that_was_chosen_and_on_no_other(
     assert (found.id, found.name) == (chosen, name)
     assert work() == [f"compute {name}", f"init {name}"]
     assert picture.std() > 10
+
+
+def test_weights_that_a_gpu_cannot_multiply_by_are_an_error_and_the_engine_goes_on(
+    work: Work, gpus: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STUB_CANNOT", "q4_0")
+    arguments = {**tiny_model.engine_arguments(), "threads": 1, "library": gpus, "backend": "cuda:0"}
+    with Engine(**arguments, type="q4_0") as engine:
+        pid = engine.pid
+        if name_of(locate()) != "2026-05":  # it computes such products on the CPU
+            assert engine.generate(**DRAW).arrays[0].std() > 10
+            return
+        with pytest.raises(GenerationError, match="CUDA0 cannot compute MUL_MAT of q4_0 and f32; give the weights"):
+            engine.generate(**DRAW)
+        assert engine.pid == pid
 
 
 def test_the_cpu_alone_computes_where_it_was_asked_for(work: Work, draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:

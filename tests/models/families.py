@@ -109,8 +109,8 @@ def _transformer(
 
 
 def _write_zeros(shapes: Iterable[tuple[str, tuple[int, ...]]], path: Path) -> Path:
-    """Blocks that change nothing: matrices of TQ2_0, which take an eighth of the memory."""
-    weights = wan_model.Weights(0, wan_model.TQ2_0)
+    """Blocks that change nothing: matrices of Q2_K, which take a sixth of the memory."""
+    weights = wan_model.Weights(0, wan_model.Q2_K)
     for name, shape in shapes:
         weights.tensors[name] = shape if len(shape) == 2 and shape[0] > 1 else np.zeros(shape, np.float32)
     return weights.write(path)
@@ -176,7 +176,7 @@ def sd3(directory: Path, gain: float = SIGNAL) -> FamilyModel:
 
 def _clip_g(path: Path) -> Path:
     """The text encoder without which the engine cannot join the pooled texts: blind to words but for their places."""
-    shapes, weights = text_shapes.clip_g(), wan_model.Weights(3, wan_model.TQ2_0)
+    shapes, weights = text_shapes.clip_g(), wan_model.Weights(3, wan_model.Q2_K)
     rng = np.random.default_rng(3)
     for name, shape in shapes.items():
         zeros = "token_embedding" in name or (".layers." in name and ".layers.0." not in name)

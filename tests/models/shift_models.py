@@ -54,7 +54,7 @@ _SEES = {"patch_embedding.weight": (_WIDTH, 36, 1, 2, 2)}
 
 def _of_40_blocks(shapes: Mapping[str, tuple[int, ...]], path: Path) -> Path:
     """Wan with 14 billion weights, all zeros."""
-    weights = wan_model.Weights(0, wan_model.TQ2_0)
+    weights = wan_model.Weights(0, wan_model.Q2_K)
     for name, shape in shapes.items():
         copies = range(30, 40) if name.startswith("blocks.0.") else ()
         for each in (name, *(name.replace(".0.", f".{i}.", 1) for i in copies)):

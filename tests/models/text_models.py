@@ -77,7 +77,7 @@ def wan(directory: Path) -> dict[str, Any]:
 
 def zeros(shapes: Mapping[str, tuple[int, ...]], path: Path) -> Path:
     """Write a text encoder of zeros."""
-    weights = wan_model.Weights(0, wan_model.TQ2_0)
+    weights = wan_model.Weights(0, wan_model.Q2_K)
     for name, shape in shapes.items():
         fits = len(shape) == 2 and shape[1] % 256 == 0
         weights.tensors[name] = shape if fits else np.zeros(shape, np.float32)

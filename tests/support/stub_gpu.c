@@ -4,9 +4,10 @@
  * names dies of computing.
  *
  * The structs are those of ggml-backend-impl.h (API version 2), function pointers as arrays. MORE_FUNCTIONS says how many
- * a backend has before the one that computes, beyond the first ten.
+ * a backend has before the one that computes, beyond the first ten. STUB_CANNOT names a type of weights with which no device can multiply.
  */
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,7 +49,20 @@ struct props { /* of ggml_backend_dev_props, the beginning */
     int type;
 };
 
+struct tensor { /* of ggml_tensor, the beginning */
+    int type;
+    void* buffer;
+    int64_t ne[4];
+    size_t nb[4];
+    int op;
+    int32_t op_params[16];
+    int32_t flags;
+    const struct tensor* src[10];
+};
+
 struct device* ggml_backend_dev_by_type(int type);
+const char* ggml_op_name(int op);
+const char* ggml_type_name(int type);
 
 static struct device devices[8];
 static size_t count;
@@ -129,10 +143,15 @@ static void* device_buffer(struct device* device) {
     return ((void* (*)(struct device*))host->function[DEV_BUFFER])(host);
 }
 
-static bool device_supports(struct device* device, const void* operation) {
+static bool device_supports(struct device* device, const struct tensor* operation) {
     struct device* host = cpu();
+    const char* cannot  = getenv("STUB_CANNOT");
     (void)device;
-    return ((bool (*)(struct device*, const void*))host->function[DEV_SUPPORTS_OP])(host, operation);
+    if (cannot != NULL && strcmp(ggml_op_name(operation->op), "MUL_MAT") == 0 &&
+        strcmp(ggml_type_name(operation->src[0]->type), cannot) == 0) {
+        return false;
+    }
+    return ((bool (*)(struct device*, const struct tensor*))host->function[DEV_SUPPORTS_OP])(host, operation);
 }
 
 static bool device_supports_buffer(struct device* device, void* type) {
