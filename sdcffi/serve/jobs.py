@@ -190,6 +190,10 @@ class Job:
         self._changed.set()
         self._changed = asyncio.Event()
 
+    def last(self, name: str) -> JobEvent | None:
+        """Return the last event of a name that is kept; of a job that has ended no previews are."""
+        return next((event for event in reversed(self._events) if event.name == name), None)
+
     async def events(self, after: int = 0) -> AsyncIterator[JobEvent]:
         """Yield the events that were, then those that come, until the job has ended.
 

@@ -220,7 +220,9 @@ class Service:
             value = given.call_values.get(item.path)
             if value is None:
                 continue
-            if item.annotation == "StrPath":
+            if item.name == "hires_model" and value in self.models.upscalers():
+                merged.call_values[item.path] = self.models.config(value).arguments.engine_others["model"]
+            elif item.annotation == "StrPath":
                 raise ValueError(f"{item.name} is a file of the server, which clients cannot name: leave it out")
             if item.annotation in ("Pixels", "MaskPixels"):
                 for one in value if item.many else [value]:
