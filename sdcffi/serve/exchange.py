@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -19,10 +17,7 @@ from .jobs import Job, Rejected
 if TYPE_CHECKING:
     from .service import Service
 
-__all__ = [
-    *("client_of", "error_response", "finished", "image_bytes", "json_body", "refusing_as", "retry_after"),
-    *("service_of", "signed_path"),
-]
+__all__ = ["client_of", "error_response", "finished", "image_bytes", "json_body", "service_of", "signed_path"]
 
 _LARGE = 1 << 16  # bytes of JSON that are read on a thread
 _LOOK_AGAIN = 0.2  # seconds between two looks whether a client has left
@@ -42,7 +37,8 @@ def client_of(request: Request) -> str:
 def error_response(error: Rejected) -> Response:
     """Return the answer of our API for a request that is not taken."""
     body = {"error": {"type": error.type, "message": error.message, "param": error.param}}
-    return JSONResponse(body, error.status, retry_after(error))
+    headers = {} if error.retry_after is None else {"Retry-After": str(math.ceil(error.retry_after))}
+    return JSONResponse(body, error.status, headers)
 
 
 async def json_body(request: Request) -> dict[str, Any]:
@@ -120,26 +116,3 @@ async def finished(request: Request, job: Job) -> Job:
 def signed_path(request: Request, image_id: str) -> str:
     """Return the path of an image with a signature, which is served without a key for as long as the image is kept."""
     return f"/api/images/{image_id}?signature={service_of(request).signature(image_id)}"
-
-
-def refusing_as(answer: Callable[[Rejected], Response]) -> type[APIRoute]:
-    """Return the class of a router's routes that answer refusals in the form of another program's API."""
-
-    class Route(APIRoute):
-        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-            handler = super().get_route_handler()
-
-            async def answered(request: Request) -> Response:
-                try:
-                    return await handler(request)
-                except Rejected as error:
-                    return answer(error)
-
-            return answered
-
-    return Route
-
-
-def retry_after(error: Rejected) -> dict[str, str]:
-    """Return the header that says when it is worth trying again."""
-    return {} if error.retry_after is None else {"Retry-After": str(max(1, math.ceil(error.retry_after)))}

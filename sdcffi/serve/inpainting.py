@@ -28,14 +28,15 @@ def filled(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.uint
     kept = (255 - mask).astype(np.float32) / np.float32(255)
     if not kept.any():
         return np.full_like(image, 127)
-    return np.clip(_spread(image.astype(np.float32) * kept, kept) + 0.5, 0, 255).astype(np.uint8)
+    whole: NDArray[np.uint8] = np.clip(_spread(image.astype(np.float32) * kept, kept) + 0.5, 0, 255).astype(np.uint8)
+    return whole
 
 
 def _spread(colours: NDArray[np.float32], shares: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return colours, each times its share, over those of the image at half its size, and so on to a single pixel."""
     height, width = shares.shape[:2]
     if height == width == 1:
-        return colours / np.maximum(shares, np.float32(1e-9))
+        return (colours / np.maximum(shares, np.float32(1e-9))).astype(np.float32)
     half = (width + 1) // 2, (height + 1) // 2
     behind = _spread(_scaled(colours, half), _scaled(shares, half))
     return colours + (1 - shares) * _scaled(behind, (width, height))

@@ -27,18 +27,10 @@ from ..images.files import decoded
 from ..images.texts import read_texts, save_arguments
 from ..params.image import ImageParams
 from ..params.names import parameters
-from .exchange import (
-    client_of,
-    finished,
-    image_bytes,
-    json_body,
-    refusing_as,
-    retry_after,
-    service_of,
-    signed_path,
-)
+from .exchange import client_of, finished, image_bytes, json_body, service_of, signed_path
 from .fields import Fields
 from .jobs import ENDED, Job, JobRequest, Rejected
+from .refusals import refusing_as, retry_after
 
 if TYPE_CHECKING:
     import numpy as np

@@ -28,10 +28,11 @@ from ..images.convert import as_rgb, to_pillow
 from ..images.files import decoded
 from ..images.texts import read_texts
 from ..params.other_names import AUTOMATIC
-from .exchange import client_of, finished, image_bytes, json_body, refusing_as, retry_after, service_of
+from .exchange import client_of, finished, image_bytes, json_body, service_of
 from .fields import Fields
 from .inpainting import Region
 from .jobs import ENDED, Job, JobRequest, Rejected
+from .refusals import refusing_as, retry_after
 from .webui_requests import FILTERS, KNOWN, LATENT, STATUS, Call, Settings, read_call, read_settings
 
 if TYPE_CHECKING:

@@ -345,8 +345,8 @@ def _mask(content: bytes, inverted: bool) -> NDArray[np.uint8]:
     import numpy as np
 
     image = decoded(content, "mask")
-    if image.mode == "RGBA" and (alpha := image.getchannel("A")).getextrema()[0] < 255:
-        pixels = np.where(np.asarray(alpha) > 128, 255, 0).astype(np.uint8)
+    if image.mode == "RGBA" and (alpha := np.asarray(image.getchannel("A"))).min() < 255:
+        pixels = np.where(alpha > 128, 255, 0).astype(np.uint8)
     else:
         pixels = np.asarray(image.convert("L"))
     return (255 - pixels if inverted else pixels)[..., None]
