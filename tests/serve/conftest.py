@@ -1,4 +1,4 @@
-"""A server on a free port, with the small model in the package."""
+"""Servers on free ports, with the small model in the package, and an engine to compare their images with."""
 
 from __future__ import annotations
 
@@ -11,15 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import save_file
+from upscaling_networks import random_weights
+
+import sdcffi
 
 pytest.importorskip("fastapi")
 uvicorn = pytest.importorskip("uvicorn")
 
-from sdcffi.serve import ServeConfig, app
+from sdcffi.serve import ModelConfig, ServeConfig, app  # noqa: E402
 
 
 @dataclass(frozen=True)
 class Server:
+    """A server that runs: where it is, and what it runs."""
+
     url: str
     port: int
     service: Any
@@ -42,11 +48,41 @@ def serving(config: ServeConfig) -> Iterator[Server]:
     finally:
         running.should_exit = True
         thread.join(60)
+        assert not thread.is_alive(), "the server does not end"
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The model in the package under the name ``demo``."""
-    folder: Path = tmp_path_factory.mktemp("serve")
-    with serving(ServeConfig.demo(port=0, store=folder)) as running:
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An upscaling network of random weights, which doubles the size."""
+    path = tmp_path_factory.mktemp("network") / "double.safetensors"
+    save_file(random_weights(2), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory: pytest.TempPathFactory, network: Path) -> ServeConfig:
+    """The model in the package as ``demo`` and, with other defaults, as ``quick``; a network as ``double``."""
+    table = {name: str(path) for name, path in sdcffi.demo_model().items()}
+    models = (
+        ModelConfig.of("demo", {**table, "width": 128, "height": 128, "steps": 3, "cfg_scale": 2.0}),
+        ModelConfig.of("quick", {**table, "width": 64, "height": 64, "steps": 2, "cfg_scale": 1.0}),
+    )
+    return ServeConfig.of(
+        {"upscalers": {"double": str(network)}},
+        models=models,
+        port=0,
+        store=tmp_path_factory.mktemp("serve"),
+    )
+
+
+@pytest.fixture(scope="session")
+def server(config: ServeConfig) -> Iterator[Server]:
+    with serving(config) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[sdcffi.Engine]:
+    """The same model, without a server."""
+    with sdcffi.Engine(**sdcffi.demo_model()) as engine:
+        yield engine
