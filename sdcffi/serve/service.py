@@ -62,6 +62,7 @@ _OF_REQUEST = ("kind", "model", "parameters", "client", "key", "retry", "timeout
 _OF_JOB = ("id", "state", "created", "started", "ended", "loras", "warnings", "attempts", "digest")
 _OF_IMAGE = ("id", "width", "height", "seed", "has_record")
 
+_PATHS = {item.name: item.path for item in parameters(ImageParams)}
 
 class Service:
     """Runs jobs. It belongs to one event loop, which it never blocks.
@@ -325,7 +326,7 @@ class Service:
             if given.context_values or given.engine_others:
                 raise ValueError("what a model is loaded with is set by the server: leave it out")
             self._refuse_files(given, request.model)
-            whole = self.models.config(request.model).arguments.updated(given)
+            whole = self.models.config(request.model).arguments.updated(self._with_network(given))
             self._check_call(whole, facts)
             keywords = whole.generate
             size = sum(map(_size, given.call_values.values()))
@@ -338,9 +339,7 @@ class Service:
             value = given.call_values.get(item.path)
             if value is None:
                 continue
-            if item.name == "hires_model" and value in self.models.upscalers():
-                merged.call_values[item.path] = self.models.config(value).arguments.engine_others["model"]
-            elif item.annotation == "StrPath":
+            if item.annotation == "StrPath" and (item.name != "hires_model" or value not in self.models.upscalers()):
                 raise ValueError(f"{item.name} is a file of the server, which clients cannot name: leave it out")
             if item.annotation in ("Pixels", "MaskPixels"):
                 for one in value if item.many else (value,):
@@ -352,6 +351,14 @@ class Service:
                     if name not in names:
                         listed = f"the server has {', '.join(names[:20])}" if names else "the server has none"
                         raise ValueError(f"there is no LoRA {shown(name)}: {listed}")
+
+    def _with_network(self, given: Arguments) -> Arguments:
+        """Put the file of a second pass's upscaling network in place of its name."""
+        path = _PATHS["hires_model"]
+        if path not in given.call_values:
+            return given
+        network = self.models.config(given.call_values[path]).arguments.engine_others["model"]
+        return replace(given, call_values={**given.call_values, path: network})
 
     def _check_call(self, whole: Arguments, facts: Facts) -> None:
         """Check a call as the engine does before it generates, and against this server's limits."""

@@ -32,6 +32,7 @@ from .exchange import client_of, finished, image_bytes, json_body, service_of
 from .fields import Fields
 from .inpainting import Region
 from .jobs import ENDED, Job, JobRequest, Rejected
+from .messages import without_paths
 from .refusals import refusing_as, retry_after
 from .webui_requests import FILTERS, KNOWN, LATENT, STATUS, Call, Settings, read_call, read_settings
 
@@ -103,7 +104,7 @@ async def _generate(request: Request, *, from_image: bool) -> Response:
         try:
             return read_call(body, chosen.of(client), service, from_image=from_image)
         except (ValueError, TypeError) as error:
-            raise Rejected(STATUS, "invalid_request_error", service.public_message(error)) from error
+            raise Rejected(STATUS, "invalid_request_error", without_paths(str(error))) from error
 
     call = await asyncio.to_thread(read)
     job = await service.submit(JobRequest("generate", call.model, call.parameters, client, previews=True))
