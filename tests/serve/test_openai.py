@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Server, serving
 from PIL import Image
+from serving import Running, serving
 
 import sdcffi
 from sdcffi.serve import ServeConfig
@@ -28,14 +28,14 @@ SAME: dict[str, Any] = {"prompt": "a red heart", "size": "128x128", "extra_body"
 
 
 @pytest.fixture(scope="module")
-def client(server: Server) -> Iterator[Any]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+def client(demo_server: Running) -> Iterator[Any]:
+    with openai.OpenAI(base_url=f"{demo_server.url}/v1", api_key="none", max_retries=0) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
-def picture(engine: sdcffi.Engine) -> Image.Image:
-    return engine.generate(**CALL).images[0]
+def picture(demo_engine: sdcffi.Engine) -> Image.Image:
+    return demo_engine.generate(**CALL).images[0]
 
 
 def pixels(image: Image.Image) -> Any:
@@ -55,9 +55,9 @@ def image_of(text: str) -> Image.Image:
 # Generation.
 
 
-def test_generation(client: Any, engine: sdcffi.Engine) -> None:
+def test_generation(client: Any, demo_engine: sdcffi.Engine) -> None:
     answer = client.images.generate(**SAME, n=2)
-    expected = engine.generate(**CALL, batch_count=2)
+    expected = demo_engine.generate(**CALL, batch_count=2)
     for item, array in zip(answer.data, expected.arrays, strict=True):
         assert (pixels(image_of(item.b64_json)) == array).all()
         assert item.url is None
@@ -66,18 +66,18 @@ def test_generation(client: Any, engine: sdcffi.Engine) -> None:
     assert answer.usage.total_tokens == 0
 
 
-def test_addresses(client: Any, server: Server, engine: sdcffi.Engine) -> None:
+def test_addresses(client: Any, demo_server: Running, demo_engine: sdcffi.Engine) -> None:
     answer = client.images.generate(**SAME, response_format="url")
     (item,) = answer.data
     assert item.b64_json is None
-    assert item.url.startswith(f"{server.url}/")
+    assert item.url.startswith(f"{demo_server.url}/")
     content = httpx.get(item.url).content
-    assert (pixels(Image.open(io.BytesIO(content))) == engine.generate(**CALL).arrays[0]).all()
+    assert (pixels(Image.open(io.BytesIO(content))) == demo_engine.generate(**CALL).arrays[0]).all()
     assert sdcffi.Record.from_file(content).seed == 5
 
 
-def test_formats(client: Any, engine: sdcffi.Engine) -> None:
-    expected = engine.generate(**CALL)
+def test_formats(client: Any, demo_engine: sdcffi.Engine) -> None:
+    expected = demo_engine.generate(**CALL)
     sizes = []
     for name in ("jpeg", "webp"):
         for compression in (100, 10):
@@ -94,16 +94,16 @@ def test_formats(client: Any, engine: sdcffi.Engine) -> None:
     assert sizes[2] > sizes[3]
 
 
-def test_own_keywords(client: Any, engine: sdcffi.Engine) -> None:
+def test_own_keywords(client: Any, demo_engine: sdcffi.Engine) -> None:
     keywords = {"steps": 4, "negative_prompt": "a circle", "cfg_scale": 3.0, "sampler": "Euler a", "seed": 7}
     answer = client.images.generate(prompt="a red heart", size="64x64", extra_body={**keywords, "loras": ["outline"]})
-    expected = engine.generate("a red heart", width=64, height=64, **keywords, loras=["outline"])
+    expected = demo_engine.generate("a red heart", width=64, height=64, **keywords, loras=["outline"])
     assert (pixels(image_of(answer.data[0].b64_json)) == expected.arrays[0]).all()
 
 
-def test_models_have_defaults(client: Any, engine: sdcffi.Engine) -> None:
+def test_models_have_defaults(client: Any, demo_engine: sdcffi.Engine) -> None:
     answer = client.images.generate(prompt="a", model="quick", extra_body={"seed": 1})
-    expected = engine.generate("a", width=64, height=64, steps=2, cfg_scale=1.0, seed=1)
+    expected = demo_engine.generate("a", width=64, height=64, steps=2, cfg_scale=1.0, seed=1)
     assert (pixels(image_of(answer.data[0].b64_json)) == expected.arrays[0]).all()
     assert answer.size == "64x64"
 
@@ -116,14 +116,14 @@ def test_quality_is_the_number_of_steps(client: Any, quality: str, steps: int) -
     assert image_of(answer.data[0].b64_json).info["parameters"].splitlines()[1].startswith(f"Steps: {steps},")
 
 
-def test_many_at_once(server: Server, engine: sdcffi.Engine) -> None:
+def test_many_at_once(demo_server: Running, demo_engine: sdcffi.Engine) -> None:
     async def generate() -> list[Any]:
-        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+        async with openai.AsyncOpenAI(base_url=f"{demo_server.url}/v1", api_key="none") as client:
             calls = [client.images.generate(**{**SAME, "extra_body": {"seed": seed}}) for seed in range(6)]
             return await asyncio.gather(*calls)
 
     answers = asyncio.run(generate())
-    expected = engine.generate(**{**CALL, "seed": 0}, batch_count=6)
+    expected = demo_engine.generate(**{**CALL, "seed": 0}, batch_count=6)
     for answer, array in zip(answers, expected.arrays, strict=True):
         assert (pixels(image_of(answer.data[0].b64_json)) == array).all()
 
@@ -132,7 +132,7 @@ def test_many_at_once(server: Server, engine: sdcffi.Engine) -> None:
 
 
 @pytest.mark.parametrize(("partial", "format"), [(0, "png"), (3, "png"), (2, "webp")])
-def test_stream(client: Any, engine: sdcffi.Engine, partial: int, format: str) -> None:
+def test_stream(client: Any, demo_engine: sdcffi.Engine, partial: int, format: str) -> None:
     call = {**SAME, "extra_body": {"seed": 5, "steps": 8}}
     events = list(client.images.generate(**call, stream=True, partial_images=partial, output_format=format))
     assert [event.type for event in events] == [
@@ -143,7 +143,7 @@ def test_stream(client: Any, engine: sdcffi.Engine, partial: int, format: str) -
     images = [image_of(event.b64_json) for event in events]
     assert {(image.format, image.size) for image in images} == {(format.upper(), (128, 128))}
     assert {(event.size, event.output_format) for event in events} == {("128x128", format)}
-    expected = engine.generate(**{**CALL, "steps": 8}).arrays[0]
+    expected = demo_engine.generate(**{**CALL, "steps": 8}).arrays[0]
     if format == "png":
         assert (pixels(images[-1]) == expected).all()
     errors = [np.abs(pixels(image).astype(int) - expected).mean() for image in images]
@@ -151,17 +151,17 @@ def test_stream(client: Any, engine: sdcffi.Engine, partial: int, format: str) -
     assert events[-1].usage.total_tokens == 0
 
 
-def test_stream_of_several_images(client: Any, engine: sdcffi.Engine) -> None:
+def test_stream_of_several_images(client: Any, demo_engine: sdcffi.Engine) -> None:
     events = list(client.images.generate(**SAME, n=2, stream=True))
-    arrays = engine.generate(**CALL, batch_count=2).arrays
+    arrays = demo_engine.generate(**CALL, batch_count=2).arrays
     for event, array in zip(events, arrays, strict=True):
         assert (pixels(image_of(event.b64_json)) == array).all()
 
 
-def test_stream_of_a_job_that_is_cancelled(client: Any, server: Server) -> None:
+def test_stream_of_a_job_that_is_cancelled(client: Any, demo_server: Running) -> None:
     stream = client.images.generate(**{**SAME, "extra_body": {"steps": 200}}, stream=True)
-    (job,) = (job for job in server.service.jobs("127.0.0.1") if job.state in ("queued", "running"))
-    httpx.delete(f"{server.url}/api/jobs/{job.id}")
+    (job,) = (job for job in demo_server.service.jobs("127.0.0.1") if job.state in ("queued", "running"))
+    httpx.delete(f"{demo_server.url}/api/jobs/{job.id}")
     with pytest.raises(openai.APIError, match="the job was cancelled"):
         list(stream)
 
@@ -173,15 +173,15 @@ def wait(condition: Any, seconds: float = 20.0) -> None:
         time.sleep(0.05)
 
 
-def test_clients_that_leave_cancel_their_jobs(client: Any, server: Server) -> None:
+def test_clients_that_leave_cancel_their_jobs(client: Any, demo_server: Running) -> None:
     long = {**SAME, "extra_body": {"steps": 200}}
     with client.images.generate(**long, stream=True, partial_images=3) as stream:
         next(iter(stream))
-    streamed = server.service.jobs("127.0.0.1")[0]
+    streamed = demo_server.service.jobs("127.0.0.1")[0]
     wait(lambda: streamed.state == "cancelled")
     with pytest.raises(openai.APITimeoutError):
         client.with_options(timeout=1.0).images.generate(**long)
-    job = server.service.jobs("127.0.0.1")[0]
+    job = demo_server.service.jobs("127.0.0.1")[0]
     assert job is not streamed
     wait(lambda: job.state == "cancelled")
 
@@ -196,21 +196,23 @@ def cut_out(box: tuple[int, int, int, int]) -> Image.Image:
     return image
 
 
-def test_edit_with_a_mask(client: Any, engine: sdcffi.Engine, picture: Image.Image) -> None:
+def test_edit_with_a_mask(client: Any, demo_engine: sdcffi.Engine, picture: Image.Image) -> None:
     box = (32, 16, 96, 80)
     answer = client.images.edit(
         image=file_of(picture), mask=file_of(cut_out(box)), prompt="a blue star", extra_body={"seed": 5}
     )
-    expected = engine.generate(**{**CALL, "prompt": "a blue star"}, init_image=picture, mask_image=box)
+    expected = demo_engine.generate(**{**CALL, "prompt": "a blue star"}, init_image=picture, mask_image=box)
     assert (pixels(image_of(answer.data[0].b64_json)) == expected.arrays[0]).all()
 
 
-def test_edit_by_a_model_that_takes_references(client: Any, engine: sdcffi.Engine, picture: Image.Image) -> None:
+def test_edit_by_a_model_that_takes_references(client: Any, demo_engine: sdcffi.Engine, picture: Image.Image) -> None:
     other = picture.transpose(Image.Transpose.ROTATE_90).resize((96, 64))
     answer = client.images.edit(
         image=[file_of(picture), file_of(other)], prompt="2024", n=2, extra_body={"seed": 5, "cfg_scale": 2}
     )
-    expected = engine.generate(**{**CALL, "prompt": "2024"}, ref_images=[picture, other], batch_count=2, resize="fit")
+    expected = demo_engine.generate(
+        **{**CALL, "prompt": "2024"}, ref_images=[picture, other], batch_count=2, resize="fit"
+    )
     for item, array in zip(answer.data, expected.arrays, strict=True):
         assert (pixels(image_of(item.b64_json)) == array).all()
 
@@ -270,8 +272,8 @@ def test_wrong_edits(client: Any, picture: Image.Image, call: dict[str, Any], me
         client.images.edit(**{"image": file_of(picture), "prompt": "a", **call})
 
 
-def test_edits_are_forms(server: Server) -> None:
-    answer = httpx.post(f"{server.url}/v1/images/edits", json={"prompt": "a", "image": "http://127.0.0.1/a.png"})
+def test_edits_are_forms(demo_server: Running) -> None:
+    answer = httpx.post(f"{demo_server.url}/v1/images/edits", json={"prompt": "a", "image": "http://127.0.0.1/a.png"})
     assert answer.status_code == 400
     assert "multipart/form-data" in answer.json()["error"]["message"]
 
@@ -333,25 +335,25 @@ def test_idle_fields_are_taken(client: Any) -> None:
     assert client.images.generate(**call, output_compression=100).size == "128x128"
 
 
-def test_failures_are_not_tried_again(server: Server) -> None:
+def test_failures_are_not_tried_again(demo_server: Running) -> None:
     """The package would send a request with a 5xx twice more."""
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=2) as client:
-        before = len(server.service.jobs("127.0.0.1"))
+    with openai.OpenAI(base_url=f"{demo_server.url}/v1", api_key="none", max_retries=2) as client:
+        before = len(demo_server.service.jobs("127.0.0.1"))
         with pytest.raises(openai.BadRequestError, match="sampler must be one of"):
             client.images.generate(**{**SAME, "extra_body": {"sampler": "none_such"}})
-        assert len(server.service.jobs("127.0.0.1")) == before + 1
+        assert len(demo_server.service.jobs("127.0.0.1")) == before + 1
     body = {"prompt": "a", "sampler": "none_such"}
-    answer = httpx.post(f"{server.url}/v1/images/generations", json=body)
+    answer = httpx.post(f"{demo_server.url}/v1/images/generations", json=body)
     assert answer.headers["x-should-retry"] == "false"
 
 
 @pytest.fixture
-def narrow(config: ServeConfig, tmp_path: Path) -> Iterator[Server]:
-    with serving(replace(config, store=tmp_path, queue=1)) as running:
+def narrow(demo_config: ServeConfig, tmp_path: Path) -> Iterator[Running]:
+    with serving(replace(demo_config, store=tmp_path, queue=1)) as running:
         yield running
 
 
-def test_a_full_queue_is_a_rate_limit(narrow: Server) -> None:
+def test_a_full_queue_is_a_rate_limit(narrow: Running) -> None:
     async def generate() -> list[Any]:
         url = f"{narrow.url}/v1"
         async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:

@@ -9,11 +9,12 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from conftest import Server
 from PIL import Image
+from serving import Running
 
 import sdcffi
 from sdcffi.serve.inpainting import Region, filled
@@ -26,17 +27,17 @@ CALL: dict[str, Any] = {"prompt": "a red heart", "width": 128, "height": 128, "s
 
 
 @pytest.fixture(scope="module")
-def api(server: Server) -> Any:
-    return webuiapi.WebUIApi(port=server.port)
+def api(demo_server: Running) -> Any:
+    return webuiapi.WebUIApi(port=urlsplit(demo_server.url).port)
 
 
 @pytest.fixture(scope="module")
-def picture(engine: sdcffi.Engine) -> Image.Image:
-    return engine.generate(**CALL).images[0]
+def picture(demo_engine: sdcffi.Engine) -> Image.Image:
+    return demo_engine.generate(**CALL).images[0]
 
 
-def post(server: Server, path: str, body: Any) -> Any:
-    return httpx.post(f"{server.url}/sdapi/v1/{path}", json=body, timeout=120)
+def post(demo_server: Running, path: str, body: Any) -> Any:
+    return httpx.post(f"{demo_server.url}/sdapi/v1/{path}", json=body, timeout=120)
 
 
 def pixels(image: Image.Image) -> Any:
@@ -53,12 +54,12 @@ def image_of(text: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(text)))
 
 
-# Images are those of the engine.
+# Images are those of the demo_engine.
 
 
-def test_text_to_image(api: Any, engine: sdcffi.Engine) -> None:
+def test_text_to_image(api: Any, demo_engine: sdcffi.Engine) -> None:
     result = api.txt2img(**CALL, sampler_name="DPM++ 2M", scheduler="Karras", batch_size=2, n_iter=2)
-    expected = engine.generate(**CALL, sampler="dpm++2m", scheduler="karras", batch_count=4)
+    expected = demo_engine.generate(**CALL, sampler="dpm++2m", scheduler="karras", batch_count=4)
     assert len(result.images) == 4
     for image, array in zip(result.images, expected.arrays, strict=True):
         assert (pixels(image) == array).all()
@@ -87,26 +88,28 @@ def test_another_program_reads_the_files(api: Any, tmp_path: Path) -> None:
     assert sdcffi.Record.from_file(tmp_path / "image.png").seed == 5
 
 
-def test_the_web_interfaces_automatic_is_the_engines_choice(api: Any, server: Server, engine: sdcffi.Engine) -> None:
-    answer = post(server, "txt2img", {**CALL, "sampler_index": "Euler", "scheduler": "Automatic"}).json()
-    assert (pixels(image_of(answer["images"][0])) == engine.generate(**CALL).arrays[0]).all()
+def test_the_web_interfaces_automatic_is_the_engines_choice(
+    api: Any, demo_server: Running, demo_engine: sdcffi.Engine
+) -> None:
+    answer = post(demo_server, "txt2img", {**CALL, "sampler_index": "Euler", "scheduler": "Automatic"}).json()
+    assert (pixels(image_of(answer["images"][0])) == demo_engine.generate(**CALL).arrays[0]).all()
 
 
-def test_eta_is_passed_on_where_the_sampler_takes_it(api: Any, engine: sdcffi.Engine) -> None:
-    plain = engine.generate(**CALL, sampler="euler_a").arrays[0]
-    half = engine.generate(**CALL, sampler="euler_a", eta=0.5).arrays[0]
+def test_eta_is_passed_on_where_the_sampler_takes_it(api: Any, demo_engine: sdcffi.Engine) -> None:
+    plain = demo_engine.generate(**CALL, sampler="euler_a").arrays[0]
+    half = demo_engine.generate(**CALL, sampler="euler_a", eta=0.5).arrays[0]
     assert (plain != half).any()
     assert (pixels(api.txt2img(**CALL, sampler_name="Euler a", eta=1.0).image) == plain).all()
     assert (pixels(api.txt2img(**CALL, sampler_name="Euler a", eta=0.5).image) == half).all()
-    euler = engine.generate(**CALL, sampler="euler").arrays[0]  # for which webuiapi sends eta=1 too
+    euler = demo_engine.generate(**CALL, sampler="euler").arrays[0]  # for which webuiapi sends eta=1 too
     assert (pixels(api.txt2img(**CALL, sampler_name="Euler").image) == euler).all()
 
 
-def test_loras_in_the_prompt(api: Any, engine: sdcffi.Engine) -> None:
+def test_loras_in_the_prompt(api: Any, demo_engine: sdcffi.Engine) -> None:
     result = api.txt2img(**{**CALL, "prompt": "a red heart<lora:outline:0.8>"}, sampler_name="Euler")
-    expected = engine.generate(**CALL, sampler="euler", loras=[("outline", 0.8)])
+    expected = demo_engine.generate(**CALL, sampler="euler", loras=[("outline", 0.8)])
     assert (pixels(result.image) == expected.arrays[0]).all()
-    assert (expected.arrays[0] != engine.generate(**CALL, sampler="euler").arrays[0]).any()
+    assert (expected.arrays[0] != demo_engine.generate(**CALL, sampler="euler").arrays[0]).any()
     (report,) = result.info["loras"]
     assert report["applied"] == expected.loras[0].applied
     with pytest.raises(RuntimeError, match="nothing_such"):
@@ -124,14 +127,14 @@ def test_loras_in_the_prompt(api: Any, engine: sdcffi.Engine) -> None:
     ],
 )
 def test_second_pass(
-    api: Any, engine: sdcffi.Engine, network: Path, given: dict[str, Any], expected: dict[str, Any]
+    api: Any, demo_engine: sdcffi.Engine, network: Path, given: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     result = api.txt2img(
         **CALL, **given, sampler_name="Euler", enable_hr=True, hr_second_pass_steps=2, denoising_strength=0.5
     )
     path = network if expected["upscaler"] == "Model" else None
     hires = sdcffi.Hires(**expected, steps=2, denoising_strength=0.5, model_path=path)
-    assert (pixels(result.image) == engine.generate(**CALL, sampler="euler", hires=hires).arrays[0]).all()
+    assert (pixels(result.image) == demo_engine.generate(**CALL, sampler="euler", hires=hires).arrays[0]).all()
     assert f"Hires upscaler: {expected['upscaler']}" in result.info["infotexts"][0]
 
 
@@ -144,24 +147,24 @@ def test_second_pass_of_another_shape_is_refused(api: Any) -> None:
         api.txt2img(**CALL, enable_hr=True, hr_upscaler=webuiapi.HiResUpscaler.ESRGAN_4x)
 
 
-def test_image_to_image(api: Any, engine: sdcffi.Engine, picture: Image.Image) -> None:
+def test_image_to_image(api: Any, demo_engine: sdcffi.Engine, picture: Image.Image) -> None:
     call = {**CALL, "prompt": "a blue star", "sampler_name": "Euler"}
     result = api.img2img([picture.resize((96, 96))], **call, denoising_strength=0.6)
     same = {**CALL, "prompt": "a blue star", "sampler": "euler", "strength": 0.6}
-    expected = engine.generate(**same, init_image=picture.resize((96, 96)), resize="stretch")
+    expected = demo_engine.generate(**same, init_image=picture.resize((96, 96)), resize="stretch")
     assert (pixels(result.image) == expected.arrays[0]).all()
     wide = picture.resize((160, 96))
     result = api.img2img([wide], **call, denoising_strength=0.6, resize_mode=1)
-    expected = engine.generate(**same, init_image=wide, resize="crop")
+    expected = demo_engine.generate(**same, init_image=wide, resize="crop")
     assert (pixels(result.image) == expected.arrays[0]).all()
     assert result.info["denoising_strength"] == 0.6
 
 
-def test_transparent_images_are_put_on_white(api: Any, engine: sdcffi.Engine, picture: Image.Image) -> None:
+def test_transparent_images_are_put_on_white(api: Any, demo_engine: sdcffi.Engine, picture: Image.Image) -> None:
     clear = picture.convert("RGBA")
     clear.paste((0, 0, 0, 0), (0, 0, 64, 64))
     result = api.img2img([clear], **CALL, sampler_name="Euler")
-    expected = engine.generate(**CALL, sampler="euler", strength=0.75, init_image=clear, alpha="white")
+    expected = demo_engine.generate(**CALL, sampler="euler", strength=0.75, init_image=clear, alpha="white")
     assert (pixels(result.image) == expected.arrays[0]).all()
 
 
@@ -173,7 +176,9 @@ def mask() -> Image.Image:
 
 
 @pytest.mark.parametrize("inverted", [0, 1])
-def test_inpainting(api: Any, engine: sdcffi.Engine, picture: Image.Image, mask: Image.Image, inverted: int) -> None:
+def test_inpainting(
+    api: Any, demo_engine: sdcffi.Engine, picture: Image.Image, mask: Image.Image, inverted: int
+) -> None:
     result = api.img2img(
         [picture],
         **{**CALL, "prompt": "a blue star", "sampler_name": "Euler"},
@@ -183,7 +188,7 @@ def test_inpainting(api: Any, engine: sdcffi.Engine, picture: Image.Image, mask:
         inpaint_full_res=False,
         inpainting_mask_invert=inverted,
     )
-    expected = engine.generate(
+    expected = demo_engine.generate(
         **{**CALL, "prompt": "a blue star"},
         sampler="euler",
         strength=0.75,
@@ -196,7 +201,7 @@ def test_inpainting(api: Any, engine: sdcffi.Engine, picture: Image.Image, mask:
 
 
 def test_inpainting_of_the_masked_part_alone(
-    api: Any, engine: sdcffi.Engine, picture: Image.Image, mask: Image.Image
+    api: Any, demo_engine: sdcffi.Engine, picture: Image.Image, mask: Image.Image
 ) -> None:
     """What clients send by default: the part is generated at the full size, and put back at its own."""
     result = api.img2img(
@@ -207,7 +212,7 @@ def test_inpainting_of_the_masked_part_alone(
         inpainting_fill=1,
     )
     box = (32, 16, 96, 80)
-    part = engine.generate(
+    part = demo_engine.generate(
         **{**CALL, "prompt": "a blue star"},
         sampler="euler",
         strength=0.75,
@@ -280,17 +285,17 @@ def test_regions(box: tuple[int, ...], padding: int, size: tuple[int, int], expe
 
 
 @pytest.mark.parametrize("name", _ONLY)
-def test_fields_without_support_are_refused(server: Server, picture: Image.Image, name: str) -> None:
+def test_fields_without_support_are_refused(demo_server: Running, picture: Image.Image, name: str) -> None:
     for path, body in (("txt2img", CALL), ("img2img", {**CALL, "init_images": [base64_of(picture)]})):
-        answer = post(server, path, {**body, name: 0.123})
+        answer = post(demo_server, path, {**body, name: 0.123})
         assert answer.status_code == 422
         assert name in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("name", _SETTINGS_ONLY)
-def test_settings_without_support_are_refused(server: Server, name: str) -> None:
+def test_settings_without_support_are_refused(demo_server: Running, name: str) -> None:
     for path, body in (("txt2img", {**CALL, "override_settings": {name: "x"}}), ("options", {name: "x"})):
-        answer = post(server, path, body)
+        answer = post(demo_server, path, body)
         assert answer.status_code == 422
         assert name in answer.json()["detail"]
 
@@ -310,29 +315,29 @@ def test_settings_without_support_are_refused(server: Server, name: str) -> None
         ({"script_name": "X/Y/Z plot"}, "script_name is not supported"),
     ],
 )
-def test_wrong_fields_are_named(server: Server, field: dict[str, Any], message: str) -> None:
-    answer = post(server, "txt2img", {**CALL, **field})
+def test_wrong_fields_are_named(demo_server: Running, field: dict[str, Any], message: str) -> None:
+    answer = post(demo_server, "txt2img", {**CALL, **field})
     assert answer.status_code == 422
     assert message in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("image", ["/etc/passwd", "http://127.0.0.1/a.png", "file:///etc/passwd", "aGVsbG8=", "", 7])
-def test_only_data_of_images_is_read(server: Server, image: Any, picture: Image.Image) -> None:
+def test_only_data_of_images_is_read(demo_server: Running, image: Any, picture: Image.Image) -> None:
     for path, body in (
         ("img2img", {**CALL, "init_images": [image]}),
         ("img2img", {**CALL, "init_images": [base64_of(picture)], "mask": image or "x"}),
         ("extra-single-image", {"image": image}),
         ("png-info", {"image": image}),
     ):
-        answer = post(server, path, body)
+        answer = post(demo_server, path, body)
         assert answer.status_code == 422
         assert "image" in answer.json()["detail"] or "mask" in answer.json()["detail"]
 
 
-def test_switched_off_scripts_and_grids(server: Server) -> None:
+def test_switched_off_scripts_and_grids(demo_server: Running) -> None:
     scripts = {"ADetailer": {"args": [False, {"ad_model": "x"}]}, "ControlNet": {"args": [{"enabled": False}]}}
     body = {**CALL, "alwayson_scripts": scripts, "save_images": True, "send_images": False}
-    answer = post(server, "txt2img", body).json()
+    answer = post(demo_server, "txt2img", body).json()
     assert answer["images"] == []
     assert len(json.loads(answer["info"])["infotexts"]) == 1
 
@@ -403,36 +408,36 @@ KRITA = {
 
 
 @pytest.mark.parametrize("body", [SILLY_TAVERN, OPEN_WEBUI], ids=["SillyTavern", "Open WebUI"])
-def test_what_programs_send(server: Server, body: dict[str, Any]) -> None:
-    answer = post(server, "txt2img", body)
+def test_what_programs_send(demo_server: Running, body: dict[str, Any]) -> None:
+    answer = post(demo_server, "txt2img", body)
     assert answer.status_code == 200, answer.text
     assert image_of(answer.json()["images"][0]).size == (128, 128)
 
 
-def test_what_plug_ins_send(server: Server, picture: Image.Image, mask: Image.Image) -> None:
+def test_what_plug_ins_send(demo_server: Running, picture: Image.Image, mask: Image.Image) -> None:
     body = {**KRITA, "init_images": [base64_of(picture)]}
-    assert post(server, "img2img", body).status_code == 200
-    answer = post(server, "img2img", {**body, "mask": f"data:image/png;base64,{base64_of(mask)}"})
+    assert post(demo_server, "img2img", body).status_code == 200
+    answer = post(demo_server, "img2img", {**body, "mask": f"data:image/png;base64,{base64_of(mask)}"})
     assert answer.status_code == 200, answer.text
     assert image_of(answer.json()["images"][0]).size == (128, 128)
     assert answer.json()["parameters"]["init_images"] is None
-    answer = post(server, "img2img", {**body, "include_init_images": True})
+    answer = post(demo_server, "img2img", {**body, "include_init_images": True})
     assert answer.json()["parameters"]["init_images"] == body["init_images"]
 
 
 # Settings and names.
 
 
-def test_models_are_chosen_by_settings(server: Server, engine: sdcffi.Engine) -> None:
-    api = webuiapi.WebUIApi(port=server.port, sampler="Euler")
+def test_models_are_chosen_by_settings(demo_server: Running, demo_engine: sdcffi.Engine) -> None:
+    api = webuiapi.WebUIApi(port=urlsplit(demo_server.url).port, sampler="Euler")
     assert api.util_get_model_names() == ["demo", "quick"]
     call = {name: value for name, value in CALL.items() if name not in ("steps", "width", "height", "cfg_scale")}
     body = {**call, "sampler_name": "Euler"}
-    small = engine.generate(**call, sampler="euler", width=64, height=64, steps=2, cfg_scale=1.0).arrays[0]
-    large = engine.generate(**CALL, sampler="euler").arrays[0]
+    small = demo_engine.generate(**call, sampler="euler", width=64, height=64, steps=2, cfg_scale=1.0).arrays[0]
+    large = demo_engine.generate(**CALL, sampler="euler").arrays[0]
 
     def generated(**fields: Any) -> Any:
-        answer = post(server, "txt2img", {**body, **fields})
+        answer = post(demo_server, "txt2img", {**body, **fields})
         assert answer.status_code == 200, answer.text
         return pixels(image_of(answer.json()["images"][0]))
 
@@ -450,21 +455,21 @@ def test_models_are_chosen_by_settings(server: Server, engine: sdcffi.Engine) ->
         assert api.util_get_current_model() == "quick"
     finally:
         api.set_options({"sd_model_checkpoint": "demo"})
-    answer = post(server, "txt2img", {**CALL, "override_settings": {"sd_model_checkpoint": "none_such"}})
+    answer = post(demo_server, "txt2img", {**CALL, "override_settings": {"sd_model_checkpoint": "none_such"}})
     assert answer.status_code == 404
     assert "the server has demo, quick" in answer.json()["detail"]
 
 
-def test_clip_skip_of_one_is_the_models_own(server: Server, engine: sdcffi.Engine) -> None:
+def test_clip_skip_of_one_is_the_models_own(demo_server: Running, demo_engine: sdcffi.Engine) -> None:
     for fields in ({"clip_skip": 1}, {"override_settings": {"CLIP_stop_at_last_layers": 1}}):
-        answer = post(server, "txt2img", {**CALL, "sampler_name": "Euler", **fields}).json()
+        answer = post(demo_server, "txt2img", {**CALL, "sampler_name": "Euler", **fields}).json()
         assert "Clip skip" not in json.loads(answer["info"])["infotexts"][0]
-    answer = post(server, "txt2img", {**CALL, "override_settings": {"CLIP_stop_at_last_layers": 2}}).json()
+    answer = post(demo_server, "txt2img", {**CALL, "override_settings": {"CLIP_stop_at_last_layers": 2}}).json()
     assert "Clip skip: 2" in json.loads(answer["info"])["infotexts"][0]
 
 
-def test_names(api: Any, server: Server, engine: sdcffi.Engine) -> None:
-    known = engine.capabilities()
+def test_names(api: Any, demo_server: Running, demo_engine: sdcffi.Engine) -> None:
+    known = demo_engine.capabilities()
     assert {"Euler a", "DPM++ 2M", "UniPC"} <= set(api.util_get_sampler_names())
     assert len(api.get_samplers()) == len(known.samplers)
     assert {"automatic", "karras"} <= set(api.util_get_scheduler_names())
@@ -477,16 +482,16 @@ def test_names(api: Any, server: Server, engine: sdcffi.Engine) -> None:
     assert api.get_embeddings() == {"loaded": {}, "skipped": {}}
     assert api.refresh_checkpoints() == {}
     assert str(sdcffi.demo_model()["llm"].parent) not in json.dumps([api.get_sd_models(), api.get_loras()])
-    assert httpx.get(f"{server.url}/sdapi/v1/nothing-such").status_code == 404
+    assert httpx.get(f"{demo_server.url}/sdapi/v1/nothing-such").status_code == 404
 
 
-def test_every_listed_sampler_and_scheduler_is_taken(api: Any, server: Server) -> None:
+def test_every_listed_sampler_and_scheduler_is_taken(api: Any, demo_server: Running) -> None:
     call = {"prompt": "a", "width": 64, "height": 64, "steps": 2, "cfg_scale": 1}
     for sampler in api.util_get_sampler_names():
-        assert post(server, "txt2img", {**call, "sampler_name": sampler}).status_code == 200, sampler
+        assert post(demo_server, "txt2img", {**call, "sampler_name": sampler}).status_code == 200, sampler
     for item in api.get_schedulers():
         for name in (item["name"], item["label"]):
-            assert post(server, "txt2img", {**call, "scheduler": name}).status_code == 200, name
+            assert post(demo_server, "txt2img", {**call, "scheduler": name}).status_code == 200, name
 
 
 # Images that exist.
@@ -548,31 +553,31 @@ def wait(condition: Any, seconds: float = 60.0) -> Any:
     return found
 
 
-def test_progress_and_interrupt(server: Server, engine: sdcffi.Engine) -> None:
-    api, answers = webuiapi.WebUIApi(port=server.port), []
+def test_progress_and_interrupt(demo_server: Running, demo_engine: sdcffi.Engine) -> None:
+    api, answers = webuiapi.WebUIApi(port=urlsplit(demo_server.url).port), []
     idle = api.get_progress()
     assert (idle["progress"], idle["state"]["job_count"], idle["current_image"]) == (0, 0, None)
     thread = threading.Thread(target=lambda: answers.append(api.txt2img(**{**CALL, "steps": 200})))
     thread.start()
-    watcher = webuiapi.WebUIApi(port=server.port)
+    watcher = webuiapi.WebUIApi(port=urlsplit(demo_server.url).port)
     seen = wait(lambda: (now := watcher.get_progress())["current_image"] and now)
     assert 0 < seen["progress"] < 1
     assert seen["eta_relative"] > 0
     assert seen["state"]["sampling_steps"] == 200
     assert seen["state"]["job_count"] == 1
     assert image_of(seen["current_image"]).format == "PNG"
-    answer = httpx.get(f"{server.url}/sdapi/v1/progress", params={"skip_current_image": True}).json()
+    answer = httpx.get(f"{demo_server.url}/sdapi/v1/progress", params={"skip_current_image": True}).json()
     assert answer["current_image"] is None
     assert watcher.interrupt() == {}
     thread.join(30)
     assert answers[0].images == []
     watcher.util_wait_for_ready(check_interval=0.1)
-    assert (pixels(api.txt2img(**CALL, sampler_name="Euler").image) == engine.generate(**CALL).arrays[0]).all()
+    assert (pixels(api.txt2img(**CALL, sampler_name="Euler").image) == demo_engine.generate(**CALL).arrays[0]).all()
     assert "not_supported" in api.skip()["error"]
 
 
-def test_a_client_that_leaves_cancels_its_job(server: Server) -> None:
+def test_a_client_that_leaves_cancels_its_job(demo_server: Running) -> None:
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{server.url}/sdapi/v1/txt2img", json={**CALL, "steps": 199}, timeout=1.0)
-    job = server.service.jobs("127.0.0.1")[0]
+        httpx.post(f"{demo_server.url}/sdapi/v1/txt2img", json={**CALL, "steps": 199}, timeout=1.0)
+    job = demo_server.service.jobs("127.0.0.1")[0]
     assert wait(lambda: job.state == "cancelled", 10)
