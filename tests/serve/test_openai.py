@@ -7,6 +7,7 @@ import base64
 import io
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from serving import Running, serving
 
 import sdcffi
 from sdcffi.serve import ServeConfig
-from sdcffi.serve.openai import _ONLY
+from sdcffi.serve.jobs import Rejected
+from sdcffi.serve.openai import _ONLY, _automatic_size, _edit
 
 httpx = pytest.importorskip("httpx")
 openai = pytest.importorskip("openai")
@@ -219,18 +221,12 @@ def test_edit_by_a_model_that_takes_references(client: Any, demo_engine: sdcffi.
 
 def test_edit_to_another_size(client: Any, picture: Image.Image) -> None:
     assert client.images.edit(image=file_of(picture), prompt="a", size="64x96").size == "64x96"
-    large = picture.resize((2000, 1000))
-    from sdcffi.serve.openai import _automatic_size
-
-    width, height = _automatic_size(*large.size)
+    width, height = _automatic_size(2000, 1000)
     assert width * height <= 1 << 20
     assert width / height == pytest.approx(2, rel=0.01)
 
 
 def test_edit_by_a_model_without_references(picture: Image.Image) -> None:
-    from sdcffi.serve.jobs import Rejected
-    from sdcffi.serve.openai import _edit
-
     plain, clear = file_of(picture)[1], file_of(cut_out((0, 0, 64, 64)))[1]
     assert _edit([plain], None, {}, False) == {
         "init_image": plain,
@@ -335,32 +331,49 @@ def test_idle_fields_are_taken(client: Any) -> None:
     assert client.images.generate(**call, output_compression=100).size == "128x128"
 
 
-def test_failures_are_not_tried_again(demo_server: Running) -> None:
-    """The package would send a request with a 5xx twice more."""
-    with openai.OpenAI(base_url=f"{demo_server.url}/v1", api_key="none", max_retries=2) as client:
-        before = len(demo_server.service.jobs("127.0.0.1"))
-        with pytest.raises(openai.BadRequestError, match="sampler must be one of"):
-            client.images.generate(**{**SAME, "extra_body": {"sampler": "none_such"}})
-        assert len(demo_server.service.jobs("127.0.0.1")) == before + 1
-    body = {"prompt": "a", "sampler": "none_such"}
-    answer = httpx.post(f"{demo_server.url}/v1/images/generations", json=body)
-    assert answer.headers["x-should-retry"] == "false"
-
-
-@pytest.fixture
-def narrow(demo_config: ServeConfig, tmp_path: Path) -> Iterator[Running]:
-    with serving(replace(demo_config, store=tmp_path, queue=1)) as running:
+@contextmanager
+def another(config: ServeConfig, store: Path, **changes: Any) -> Iterator[Running]:
+    with serving(replace(config, store=store, **changes)) as running:
         yield running
 
 
-def test_a_full_queue_is_a_rate_limit(narrow: Running) -> None:
-    async def generate() -> list[Any]:
-        url = f"{narrow.url}/v1"
+def test_failures_are_not_tried_again(demo_config: ServeConfig, tmp_path: Path) -> None:
+    """The package would send a request with a 5xx twice more."""
+    with (
+        another(demo_config, tmp_path, timeout=0.5) as server,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=2) as client,
+    ):
+        with pytest.raises(openai.InternalServerError) as caught:
+            client.images.generate(**{**SAME, "extra_body": {"steps": 200}})
+        assert caught.value.status_code == 504
+        assert caught.value.code == "GenerationTimeoutError"
+        assert len(server.service.jobs("127.0.0.1")) == 1
+
+
+def test_keys(demo_config: ServeConfig, tmp_path: Path) -> None:
+    key = "the-key-of-the-tests"
+    with another(demo_config, tmp_path, keys={"tests": key}) as server:
+        with openai.OpenAI(base_url=f"{server.url}/v1", api_key="another", max_retries=0) as client:
+            with pytest.raises(openai.AuthenticationError, match="needs a key"):
+                client.models.list()
+            answer = client.with_options(api_key=key).images.generate(**SAME, model="quick", response_format="url")
+        content = httpx.get(answer.data[0].url).content  # its signature is enough
+        assert Image.open(io.BytesIO(content)).size == (128, 128)
+        webui = f"{server.url}/sdapi/v1/options"
+        assert httpx.get(webui).status_code == 401
+        assert httpx.get(webui, auth=("anybody", key)).json()["sd_model_checkpoint"] == "demo"
+        httpx.post(webui, auth=("anybody", key), json={"sd_model_checkpoint": "quick"})
+        assert httpx.get(webui, headers={"Authorization": f"Bearer {key}"}).json()["sd_model_checkpoint"] == "quick"
+
+
+def test_a_full_queue_is_a_rate_limit(demo_config: ServeConfig, tmp_path: Path) -> None:
+    async def generate(url: str) -> list[Any]:
         async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
             calls = [client.images.generate(**{**SAME, "extra_body": {"steps": 30}}) for _ in range(6)]
             return await asyncio.gather(*calls, return_exceptions=True)
 
-    answers = asyncio.run(generate())
+    with another(demo_config, tmp_path, queue=1) as server:
+        answers = asyncio.run(generate(f"{server.url}/v1"))
     refused = [answer for answer in answers if isinstance(answer, openai.RateLimitError)]
     assert 4 <= len(refused) <= 5
     assert len(refused) + sum(hasattr(answer, "data") for answer in answers) == 6
