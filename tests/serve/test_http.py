@@ -354,8 +354,8 @@ def test_a_patient_client_gets_its_turn(server: Running, http: httpx.Client) -> 
 
 def test_a_key_makes_a_request_one_job(server: Running, http: httpx.Client) -> None:
     headers = {"Idempotency-Key": "one"}
-    body = {"parameters": {"model": "demo", "prompt": "a cat", "init_image": encoded(png())}}
-    answers = [http.post("/api/jobs", json=body, headers=headers).json().get("id") for _ in range(3)]
+    body = {"model": "demo", "parameters": {"prompt": "a cat", "init_image": encoded(png())}}
+    answers = [http.post("/api/jobs", json=body, headers=headers).json()["id"] for _ in range(3)]
     assert len(set(answers)) == 1
     other = http.post("/api/jobs", json={"parameters": {"prompt": "a dog"}}, headers=headers)
     assert (other.status_code, other.json()["error"]["type"]) == (422, "key_reused")
