@@ -307,7 +307,7 @@ class Service:
         facts = await self.facts(request.model) if request.kind == "generate" else None
         try:
             return await asyncio.to_thread(self._work_of, request, facts)
-        except (TypeError, ValueError, LoraError) as error:
+        except (TypeError, ValueError, OverflowError, RecursionError, LoraError) as error:
             raise Rejected(400, "invalid_request", self._told(error)) from error
 
     def _work_of(self, request: JobRequest, facts: Facts | None) -> Work:
@@ -409,6 +409,7 @@ class Service:
             await self._end(job, "finished")
 
     async def _attempts(self, job: Job) -> None:
+        crashes = 0
         while True:
             job.attempts += 1
             try:
@@ -418,7 +419,8 @@ class Service:
                     raise
             except (NativeCrashError, NativeError) as error:
                 self.metrics.crashes.labels(job.request.model).inc()
-                if job.attempts > job.request.retry:
+                crashes += 1
+                if crashes > job.request.retry:
                     raise
                 _LOGGER.warning("job %s is tried again after a crash: %s", job.id, error)
 
