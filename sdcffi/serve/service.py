@@ -64,6 +64,7 @@ _OF_IMAGE = ("id", "width", "height", "seed", "has_record")
 
 _PATHS = {item.name: item.path for item in parameters(ImageParams)}
 
+
 class Service:
     """Runs jobs. It belongs to one event loop, which it never blocks.
 

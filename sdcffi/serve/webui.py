@@ -13,6 +13,7 @@ import json
 import re
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -342,12 +343,15 @@ _EMPTY: dict[str, Any] = {
 }
 
 
-@router.get("/{name}", include_in_schema=False)
-async def nothing_of(name: str) -> Response:
-    """Return an empty list of what clients ask for and the server has not."""
-    if name not in _EMPTY:
-        raise Rejected(404, "not_found", f"there is no {shown(name)} here")
-    return JSONResponse(_EMPTY[name])
+def _always(value: Any) -> Callable[[], Coroutine[Any, Any, Response]]:
+    async def answer() -> Response:
+        return JSONResponse(value)
+
+    return answer
+
+
+for _name, _value in _EMPTY.items():  # what clients ask for, and the server has not
+    router.add_api_route(f"/{_name}", _always(_value), methods=["GET"], include_in_schema=False)
 
 
 @router.post("/refresh-checkpoints")
@@ -439,9 +443,7 @@ async def _enlarged(request: Request, content: bytes, upscaling: _Upscaling) -> 
     if target[0] * target[1] > 4 * service.config.most_pixels:
         raise Rejected(STATUS, "invalid_request_error", f"{target[0]}x{target[1]} pixels are too many for this server")
     if name not in ("None", *FILTERS) and (factor := target[0] / image.size[0]) > 1:
-        job = await service.submit(
-            JobRequest("upscale", name, {"image": content, "factor": factor}, client_of(request))
-        )
+        job = await service.submit(JobRequest("upscale", name, {"image": image, "factor": factor}, client_of(request)))
         await _ended(request, job)
         if not job.images:
             return None
