@@ -86,10 +86,12 @@ _SETTINGS_ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
     "face_restoration": ((False,), "faces are not restored"),
     "tiling": ((False,), "the server can have a model with circular = true"),
     "filter_nsfw": ((False,), "images are not filtered"),
+    "return_mask": ((False,), "the answer has the images alone"),
+    "return_mask_composite": ((False,), "the answer has the images alone"),
 }
 _SETTINGS_IDLE = (
-    *("sd_checkpoint_hash", "save_images_add_number", "samples_save", "grid_save", "return_grid", "return_mask"),
-    *("return_mask_composite", "do_not_add_watermark", "enable_pnginfo", "live_previews_enable", "jpeg_quality"),
+    *("sd_checkpoint_hash", "save_images_add_number", "samples_save", "grid_save", "return_grid"),
+    *("do_not_add_watermark", "enable_pnginfo", "live_previews_enable", "jpeg_quality"),
     *("show_progress_every_n_steps", "show_progress_type", "live_previews_image_format", "webp_lossless"),
 )
 
