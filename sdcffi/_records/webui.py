@@ -20,7 +20,7 @@ from ..params.sampling import Guidance, SampleParams
 from .origin import FileRecord
 from .record import Record
 
-__all__ = ["WebuiText", "read_webui_text"]
+__all__ = ["WebuiText", "read_webui_text", "text_parts"]
 
 _Number = TypeVar("_Number", int, float)
 _NEGATIVE = "Negative prompt:"
@@ -134,15 +134,10 @@ def read_webui_text(text: str, source: str) -> WebuiText:
     ValueError
         If it has no parameters, or one that is not what its name says.
     """
-    *lines, last = text.strip().rstrip("\0").split("\n")
-    values = dict(_pairs(last))
-    if len(values) < _LEAST_PAIRS:
-        raise ValueError(f"{source}: the text has no line of parameters, such as 'Steps: 20, Sampler: Euler a'")
-    begin = next((index for index, line in enumerate(lines) if line.startswith(_NEGATIVE)), len(lines))
-    negative = "\n".join(lines[begin:]).removeprefix(_NEGATIVE).strip()
+    prompt, negative, values = text_parts(text, source)
     taken = _Values(values, source)
     params = ImageParams(
-        prompt="\n".join(lines[:begin]).strip(),
+        prompt=prompt,
         negative_prompt=negative or None,
         seed=taken.number("Seed", int),
         clip_skip=taken.number("Clip skip", int),
@@ -164,6 +159,23 @@ def read_webui_text(text: str, source: str) -> WebuiText:
         values.get("Version") or "AUTOMATIC1111's web interface, or a relative of it",
         unused,
     )
+
+
+def text_parts(text: str, source: str) -> tuple[str, str, dict[str, str]]:
+    """Split the text into prompt, negative prompt and values by their names.
+
+    Raises
+    ------
+    ValueError
+        If it has no parameters.
+    """
+    *lines, last = text.strip().rstrip("\0").split("\n")
+    values = dict(_pairs(last))
+    if len(values) < _LEAST_PAIRS:
+        raise ValueError(f"{source}: the text has no line of parameters, such as 'Steps: 20, Sampler: Euler a'")
+    begin = next((index for index, line in enumerate(lines) if line.startswith(_NEGATIVE)), len(lines))
+    negative = "\n".join(lines[begin:]).removeprefix(_NEGATIVE).strip()
+    return "\n".join(lines[:begin]).strip(), negative, values
 
 
 class _Values:
