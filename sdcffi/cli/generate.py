@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._files import check_target, expanded
 from ..params.image import ImageParams
-from ._batch import batch_count, run_batch
+from ._batch import run_batch
 from ._flags import (
     JSON_HELP,
     PARAMS_HELP,
@@ -28,7 +28,6 @@ from ._saving import (
     all_of,
     check_parameter_file,
     enlarged,
-    pixels_of,
     recorded,
     refuse_same,
     save_parameters,
@@ -150,7 +149,9 @@ def _generated(
 
 def _check_outputs(options: argparse.Namespace, given: Arguments, output: Path, factor: float) -> Path | None:
     """Refuse what could not be saved, and return the path of ``--save-params``."""
+    from .._batches.jobs import batch_count
     from ..engine.results import check_image_path, image_paths
+    from ..parameter_files import pixels_of
 
     outputs = image_paths(output, batch_count(given))
     check_image_path(outputs[0], pixels_of(given, factor))
