@@ -43,7 +43,7 @@ from .params.struct import StrPath, Struct
 from .params.video import VideoParams
 from .reproduction import restored
 
-__all__ = ["Arguments", "as_arguments", "parse_lora", "parse_mask", "pixels_of", "read_arguments"]
+__all__ = ["Arguments", "as_arguments", "call_names", "parse_lora", "parse_mask", "pixels_of", "read_arguments"]
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 _SIDE = 512  # the engine's default, where no size is given
@@ -208,6 +208,13 @@ def as_arguments(table: Mapping[str, Any], source: str = "parameters", *, video:
         {name: value for name, value in flat.items() if name in engine_others},
         {name: value for name, value in flat.items() if name in call_others},
     )
+
+
+def call_names(call: type[ImageParams] | type[VideoParams]) -> set[str]:
+    """Return the names that the parameters of a call may have, without those of the engine."""
+    names = {item.name for item in parameters(call)}
+    function = Engine.generate if call is ImageParams else Engine.generate_video
+    return names | _legal_tables(call).keys() | (_keywords(function) - _TABLES.keys())
 
 
 @cache

@@ -40,11 +40,12 @@ ALLOWED: dict[str, set[str]] = {
     "reproduction": {"images", "params", "_records", "engine"},
     "parameter_files": {"images", "params", "_records", "engine", "reproduction"},
     "_batches": {"params", "engine", "parameter_files"},
+    "ray": {"params", "_records", "engine", "parameter_files", "_batches"},
     "_build": {"_machine"},
     "_pyinstaller": {"_process"},
     "cli": {
         *("images", "_machine", "params", "_models", "_bindings", "_process", "engine"),
-        *("inventory", "demo", "tuning", "reproduction", "parameter_files", "_batches", "_build"),
+        *("inventory", "demo", "tuning", "reproduction", "parameter_files", "_batches", "ray", "_build"),
     },
     "__init__": set(),
     "__main__": {"cli"},

@@ -24,6 +24,7 @@ from ._flags import (
     arguments_of,
     preview_keywords,
 )
+from ._ray import add_ray, check_ray, run_on_ray
 from ._saving import (
     all_of,
     check_parameter_file,
@@ -101,6 +102,7 @@ def add(commands: Any) -> None:
     command.add_argument("--canny", action="store_const", const=True, help="use the edges of --control-image")
     add_upscaling(command)
     add_engine(command)
+    add_ray(command)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -109,6 +111,10 @@ def _run(options: argparse.Namespace) -> None:
     factor = check_upscaling(options)
     if options.overwrite and not options.prompts:
         raise ValueError("--overwrite is for --prompts; a single call replaces its output anyway: leave it out")
+    check_ray(options)
+    if options.ray is not None:
+        run_on_ray(options, given, output)
+        return
     if options.prompts:
         run_batch(options, given, output, factor)
         return
