@@ -41,11 +41,15 @@ ALLOWED: dict[str, set[str]] = {
     "parameter_files": {"images", "params", "_records", "engine", "reproduction"},
     "_batches": {"params", "engine", "parameter_files"},
     "ray": {"params", "_records", "engine", "parameter_files", "_batches"},
+    "serve": {
+        *("images", "params", "_models", "_records", "_checks", "engine"),
+        *("demo", "parameter_files"),
+    },
     "_build": {"_machine"},
     "_pyinstaller": {"_process"},
     "cli": {
         *("images", "_machine", "params", "_models", "_bindings", "_process", "engine"),
-        *("inventory", "demo", "tuning", "reproduction", "parameter_files", "_batches", "ray", "_build"),
+        *("inventory", "demo", "tuning", "reproduction", "parameter_files", "_batches", "ray", "serve", "_build"),
     },
     "__init__": set(),
     "__main__": {"cli"},
