@@ -40,11 +40,11 @@ ALLOWED: dict[str, set[str]] = {
     "reproduction": {"images", "params", "_records", "engine"},
     "parameter_files": {"images", "params", "_records", "engine", "reproduction"},
     "_batches": {"params", "engine", "parameter_files"},
-    "ray": {"params", "_records", "engine", "parameter_files", "_batches"},
     "serve": {
         *("images", "params", "_models", "_records", "_checks", "engine"),
         *("demo", "parameter_files"),
     },
+    "ray": {"params", "_records", "engine", "parameter_files", "_batches", "serve"},
     "_build": {"_machine"},
     "_pyinstaller": {"_process"},
     "cli": {

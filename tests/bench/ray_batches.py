@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from tests.support.ray_clusters import running_cluster
 
 import sdcffi
 from sdcffi.ray import batches
 from sdcffi.ray.actor import Generator
+from tests.support.ray_clusters import running_cluster
 
 
 class Idle(Generator):

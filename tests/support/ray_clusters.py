@@ -65,16 +65,17 @@ def _package() -> str:
 
 def an_actor() -> int:
     """The process of an actor of Ray Data."""
-    return _processes("ray::MapWorker")[0]
+    return descendants("ray::MapWorker")[0]
 
 
 def an_engine() -> int:
     """The process of the engine of an actor of Ray Data."""
-    actors = _processes("ray::MapWorker")
-    return next(child for child in _processes("sdcffi._process.child") if _parent(child) in actors)
+    actors = descendants("ray::MapWorker")
+    return next(child for child in descendants("sdcffi._process.child") if _parent(child) in actors)
 
 
-def _processes(command: str) -> list[int]:
+def descendants(command: str) -> list[int]:
+    """The processes below this one whose command line has `command` in it, the oldest first."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended
