@@ -44,7 +44,7 @@ ALLOWED: dict[str, set[str]] = {
         *("images", "params", "_models", "_records", "_checks", "engine"),
         *("demo", "parameter_files"),
     },
-    "ray": {"params", "_records", "engine", "parameter_files", "_batches", "serve"},
+    "ray": {"images", "params", "_records", "engine", "parameter_files", "_batches", "serve"},
     "_build": {"_machine"},
     "_pyinstaller": {"_process"},
     "cli": {

@@ -16,10 +16,11 @@ from ..engine.engine import Engine
 from ..engine.results import Result, check_image_path
 from ..engine.resuming import Request, Unrecorded
 from ..errors import NativeCrashError, SDError
+from ..images.texts import KEEPS_TEXTS
 from ..parameter_files import Arguments, as_arguments, pixels_of
 from .rows import read_row, seed_of, unpacked
 
-__all__ = ["Generator", "ModelUnavailable", "Task"]
+__all__ = ["Generator", "ModelUnavailable", "Task", "refuse_unrecorded"]
 
 
 class ModelUnavailable(SDError):
@@ -94,7 +95,7 @@ class Generator:
         if "output" in own and not task.is_packed:
             raise ValueError(f"row {name}: files are named after the column row: leave out the column output")
         job = job_of(name, own, task.given, output, f"row {name}", task.digits)
-        check_image_path(job.files[0], pixels_of(job.arguments))
+        refuse_unrecorded(job.output, check_image_path(job.files[0], pixels_of(job.arguments)))
         with claimed(job.files[0], wait=True):
             try:
                 job_now = job.checked(self._request, task.overwrite)
@@ -138,6 +139,18 @@ class Generator:
                     error.log if isinstance(error, SDError) else (),
                 ) from error
         return self._engine
+
+
+def refuse_unrecorded(output: Path, image_format: str) -> None:
+    """Refuse files that cannot have a record: a lost machine's rows could not be told from finished ones.
+
+    Raises
+    ------
+    ValueError
+        If the format has none.
+    """
+    if image_format not in KEEPS_TEXTS:
+        raise ValueError(f"{output.name}: {image_format} files have no record, which tells finished rows: use .png")
 
 
 def _names(job: Job) -> list[str]:

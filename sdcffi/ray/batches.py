@@ -25,12 +25,13 @@ from .._files import expanded
 from .._numbers import as_path, check_flags, check_integer, check_number
 from .._quoting import shown
 from .._warnings import warn
+from ..engine.results import check_image_path
 from ..engine.streams import image_format
 from ..parameter_files import Arguments, as_arguments, call_names
 from ..params.image import ImageParams
 from ..params.plain import check_keys
 from ..params.struct import StrPath
-from .actor import Generator, ModelUnavailable, Task
+from .actor import Generator, ModelUnavailable, Task, refuse_unrecorded
 from .rows import Row, packed
 
 __all__ = ["Options", "generate", "model_errors", "outcomes", "rows_of"]
@@ -92,7 +93,8 @@ def generate(
         or a Dataset whose columns are parameters. Names are those of parameter files. Rows of the first two have
         numbers, from 1; a Dataset may have them, or names, in the column ``row``, and each only once.
     output : path, optional
-        Where to save the images: a directory, or a file such as ``out/a.png``, of which row 7 is ``out/a_0007.png``.
+        Where to save the images: a directory, or a PNG, JPEG or WebP file such as ``out/a.png``: row 7 is then
+        ``out/a_0007.png``.
         All machines must have it under this path. Rows whose files are there, with a record that says what the row
         says, are passed over. None: the result has the images, as files' bytes.
     concurrency : int or (int, int), optional
@@ -156,7 +158,7 @@ def generate(
     if output is None:
         return found
     with model_errors():
-        done = found.materialize()
+        done: ray.data.Dataset = found.materialize()
     failed = [row for row in done.select_columns(["row", "error"]).iter_rows() if row["error"]]
     if failed:
         warn(
@@ -196,6 +198,8 @@ def outcomes(rows: Any, given: Arguments, output: StrPath | None, options: Optio
         See `generate`.
     """
     target = None if output is None else _target(output)
+    if target is not None:
+        refuse_unrecorded(target, check_image_path(target))
     is_table = isinstance(rows, ray.data.Dataset)
     digits = 0 if is_table else len(str(rows[-1][0]))
     if is_table:
@@ -227,13 +231,14 @@ def outcomes(rows: Any, given: Arguments, output: StrPath | None, options: Optio
         table = ray.data.from_items(packed(rows), override_num_blocks=tasks)
         least, most = size if isinstance(size, tuple) else (min(size, tasks), min(size, tasks))
     others = {name: amount for name, amount in resources.items() if name not in _NAMED}
-    return table.map(
+    found: ray.data.Dataset = table.map(
         Generator,
         fn_constructor_args=(task,),
         compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most, max_tasks_in_flight_per_actor=_IN_FLIGHT),
         **{name: amount for name, amount in resources.items() if name in _NAMED},
         **({"resources": others} if others else {}),
     )
+    return found
 
 
 def _target(output: StrPath) -> Path:
@@ -300,7 +305,8 @@ def _places(resources: Mapping[str, float]) -> int:
     asked = {_NAMED.get(name, name): amount for name, amount in resources.items() if amount}
     if not asked:
         raise ValueError("resources has nothing to count machines by: name something in it, or give concurrency=")
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cluster: Any = ray  # whose function has no annotations
+    nodes = [node["Resources"] for node in cluster.nodes() if node["Alive"]]
     count = sum(min(int(node.get(name, 0) / amount) for name, amount in asked.items()) for node in nodes)
     if not count:
         wanted = ", ".join(f"{name}: {amount:g}" for name, amount in asked.items())

@@ -65,8 +65,9 @@ def application(
     check_integer("replicas[1]", most, max(least, 1), 1 << 20)
     options = _actor_options(resources or {"num_cpus": 1})
     names = {model.name: f"model-{number}" for number, model in enumerate(config.models)}  # any text is a model's name
+    deployment: Any = serve.deployment
     engines = [
-        serve.deployment(
+        deployment(
             _EngineReplica,
             name=names[model.name],
             ray_actor_options=options,
@@ -80,7 +81,7 @@ def application(
     def build() -> Any:
         return app(ours, _RemoteModels(ours, names, most))
 
-    front = serve.deployment(
+    front = deployment(
         serve.ingress(build)(),
         name="application",
         num_replicas=1,
@@ -88,7 +89,8 @@ def application(
         ray_actor_options={"num_cpus": 0},
         graceful_shutdown_timeout_s=config.grace + _ANSWER_SECONDS,
     )
-    return front.bind(*engines)
+    bound: serve.Application = front.bind(*engines)
+    return bound
 
 
 def _actor_options(resources: Mapping[str, float]) -> dict[str, Any]:

@@ -31,7 +31,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=4000)
     rows = parser.parse_args().rows
-    given = batches.as_arguments({**sdcffi.demo_model(), "backend": "cpu", "width": 64, "height": 64, "steps": 1})
+    small = {"width": 64, "height": 64, "steps": 1, "cfg_scale": 1.0}
+    given = batches.as_arguments({**sdcffi.demo_model(), "backend": "cpu", **small})
     started = time.perf_counter()
     with running_cluster(2), tempfile.TemporaryDirectory() as folder:
         ray.data.DataContext.get_current().enable_progress_bars = False
@@ -47,6 +48,9 @@ def main() -> None:
         for size in (1, 16):
             seconds = _all(given, folder, Idle, rows, batches.Options(rows_per_task=size, concurrency=2))
             print(f"{rows} rows, {size} at once: {rows / seconds:.0f} rows/s, {seconds / rows * 1e3:.2f} ms a row")
+        started = time.perf_counter()
+        batches.outcomes([(row, {"prompt": "a"}) for row in range(10 * rows)], given, None, batches.Options())
+        print(f"handing {10 * rows} rows to the object store: {time.perf_counter() - started:.1f} s")
         few = 300
         for state in ("generated", "finished"):
             seconds = _all(given, folder, Generator, few, batches.Options(concurrency=1))

@@ -153,6 +153,8 @@ def test_what_is_wrong_with_all_rows_is_refused_before_anything_is_generated(
         sdcffi.ray.generate(["a"], tmp_path, **model, resources={"num_cpus": 1, "num_gpus": 1})
     with pytest.raises(ValueError, match=r"directory .* does not exist"):
         sdcffi.ray.generate(["a"], tmp_path / "no/x.png", **model)
+    with pytest.raises(ValueError, match="BMP files have no record"):
+        sdcffi.ray.generate(["a"], tmp_path / "x.bmp", **model)
     assert list(tmp_path.iterdir()) == []
 
 
