@@ -309,7 +309,7 @@ class Service:
         facts = await self.facts(request.model) if request.kind == "generate" else None
         try:
             return await asyncio.to_thread(self._work_of, request, facts)
-        except (TypeError, ValueError, LoraError) as error:
+        except (TypeError, ValueError, OverflowError, RecursionError, LoraError) as error:
             raise Rejected(400, "invalid_request", self._told(error)) from error
 
     def _work_of(self, request: JobRequest, facts: Facts | None) -> Work:
@@ -359,11 +359,13 @@ class Service:
         if not isinstance(keywords["prompt"], str):
             raise ValueError("there is no prompt: say what to generate")
         options = {name: keywords[name] for name in ("resize", "alpha") if name in keywords}
+        named = with_engine_names(keywords["params"], facts.names)
         with collecting():  # the call itself warns again
-            checked = check_image(
-                with_engine_names(keywords["params"], facts.names), facts.files, facts.defaults, **options
-            )
-        params = facts.defaults.updated(checked)
+            params = facts.defaults.updated(check_image(named, facts.files, facts.defaults, **options))
+        for word, field in (("sampler", "sample_method"), ("scheduler", "scheduler")):
+            value, legal = getattr(named.sample_params, field, None), facts.names.get(f"{field}_t")
+            if value is not None and legal and value not in legal:
+                raise ValueError(f"{word} must be one of {', '.join(legal)}, not {shown(value)}")
         width, height = requested_size(params)
         hires = params.hires
         if hires is not None and hires.enabled:
@@ -409,6 +411,7 @@ class Service:
             await self._end(job, "finished")
 
     async def _attempts(self, job: Job) -> None:
+        crashes = 0
         while True:
             job.attempts += 1
             try:
@@ -418,7 +421,8 @@ class Service:
                     raise
             except (NativeCrashError, NativeError) as error:
                 self.metrics.crashes.labels(job.request.model).inc()
-                if job.attempts > job.request.retry:
+                crashes += 1
+                if crashes > job.request.retry:
                     raise
                 _LOGGER.warning("job %s is tried again after a crash: %s", job.id, error)
 
