@@ -221,17 +221,3 @@ def test_the_command_line_does_the_same(
     finally:
         ray.shutdown()
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-
-
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (["--ray", "-p", "a"], "--ray is for --prompts"),
-        (["--prompts", "p.txt", "--ray-concurrency", "2"], "are for --ray"),
-        (["--prompts", "p.txt", "--ray", "--no-metadata"], "--no-metadata cannot be used with --ray"),
-        (["--prompts", "p.txt", "--ray", "--preview", "proj"], "--preview cannot be used with --ray"),
-    ],
-)
-def test_flags_that_do_not_go_together_are_refused(flags: list[str], said: str, capfd: Any) -> None:
-    assert cli.main(["generate", "-m", "m.gguf", *flags]) == 2
-    assert said in capfd.readouterr().err

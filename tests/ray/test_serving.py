@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,16 +33,35 @@ KEYS = {"ann": "a" * 20, "bob": "b" * 20}
 SMALL: dict[str, Any] = {"width": 32, "height": 32, "steps": 1, "cfg_scale": 1.0}
 
 
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def config_of(model: TinyModel, store: Path) -> ServeConfig:
+    own = {name: str(path) for name, path in model.engine_arguments().items()}
+    config = ModelConfig.of("tiny", {**own, "backend": "cpu", "threads": 1})
+    return ServeConfig(models=(config,), keys=KEYS, store=store)
+
+
+@pytest.mark.parametrize("replicas", [(-1, 1), (2, 1), (0, 0)])
+def test_wrong_numbers_of_replicas_are_refused(
+    replicas: tuple[int, int], tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"replicas\[[01]\] must be"):
+        application(config_of(tiny_model, tmp_path), replicas=replicas)
+
+
 @pytest.fixture(scope="module")
 def address(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    own = {name: str(path) for name, path in tiny_model.engine_arguments().items()}
-    model = ModelConfig.of("tiny", {**own, "backend": "cpu", "threads": 1})
-    config = ServeConfig(models=(model,), keys=KEYS, store=tmp_path_factory.mktemp("results"))
+    config = config_of(tiny_model, tmp_path_factory.mktemp("results"))
     with running_cluster(2):
-        serve.start(http_options={"host": "127.0.0.1", "port": 8765})
+        port = free_port()
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
         serve.run(application(config, replicas=(2, 2)), route_prefix="/")
         try:
-            yield "http://127.0.0.1:8765"
+            yield f"http://127.0.0.1:{port}"
         finally:
             serve.shutdown()
 

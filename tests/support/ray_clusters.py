@@ -41,7 +41,7 @@ def running_cluster(nodes: int) -> Iterator[Nodes]:
 
     with tempfile.TemporaryDirectory(prefix="ray-") as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", folder)  # a short path: it has sockets
-        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray warns that it will become
         patch.setenv("PYTHONPATH", os.pathsep.join([_package(), os.environ.get("PYTHONPATH", "")]))
         Path(folder, "ray").mkdir()
         head = {"num_cpus": 0, "object_store_memory": _STORE, "include_dashboard": False}
