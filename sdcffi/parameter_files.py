@@ -43,9 +43,11 @@ from .params.struct import StrPath, Struct
 from .params.video import VideoParams
 from .reproduction import restored
 
-__all__ = ["Arguments", "as_arguments", "parse_lora", "parse_mask", "read_arguments"]
+__all__ = ["Arguments", "as_arguments", "call_names", "parse_lora", "parse_mask", "pixels_of", "read_arguments"]
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp")
+_SIDE = 512  # the engine's default, where no size is given
+_FRAMES = 5
 Values = dict[tuple[str, ...], Any]
 
 # For the keywords that take a struct, the path of its C field.
@@ -208,6 +210,13 @@ def as_arguments(table: Mapping[str, Any], source: str = "parameters", *, video:
     )
 
 
+def call_names(call: type[ImageParams] | type[VideoParams]) -> set[str]:
+    """Return the names that the parameters of a call may have, without those of the engine."""
+    names = {item.name for item in parameters(call)}
+    function = Engine.generate if call is ImageParams else Engine.generate_video
+    return names | _legal_tables(call).keys() | (_keywords(function) - _TABLES.keys())
+
+
 @cache
 def _keywords(function: Any) -> frozenset[str]:
     return frozenset(inspect.signature(function).parameters) - _OF_A_RUN
@@ -295,3 +304,23 @@ def _of_record(record: Record, files: Mapping[str, Path]) -> Arguments:
     context, params = restored(record, files, whole=False)
     params = replace(params, seed=record.seed - record.index)
     return Arguments(type(params), flatten(context), flatten(params), {"backend": record.backend}, {"lora_tags": False})
+
+
+def pixels_of(given: Arguments, factor: float = 1) -> int:
+    """Return about how many pixels a call will generate, for the space that they need.
+
+    Parameters
+    ----------
+    given : Arguments
+    factor : float
+        Factor by which width and height are enlarged afterwards.
+    """
+    many, default = ("video_frames", _FRAMES) if given.call is VideoParams else ("batch_count", 1)
+    width, height = (_number(given.call_values, name, _SIDE) for name in ("width", "height"))
+    return round(width * height * _number(given.call_values, many, default) * factor**2)
+
+
+def _number(values: Mapping[tuple[str, ...], Any], name: str, default: int) -> int:
+    """Return a value that is not checked yet: what is no sensible number is refused later."""
+    value = values.get((name,))
+    return value if isinstance(value, int) and 0 < value <= 1 << 17 else default

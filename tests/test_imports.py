@@ -39,15 +39,17 @@ ALLOWED: dict[str, set[str]] = {
     "tuning": {"images", "_machine", "params", "_models", "_records", "engine"},
     "reproduction": {"images", "params", "_records", "engine"},
     "parameter_files": {"images", "params", "_records", "engine", "reproduction"},
+    "_batches": {"params", "engine", "parameter_files"},
     "serve": {
         *("images", "params", "_models", "_records", "_checks", "engine"),
         *("demo", "parameter_files"),
     },
+    "ray": {"images", "params", "_records", "engine", "parameter_files", "_batches", "serve"},
     "_build": {"_machine"},
     "_pyinstaller": {"_process"},
     "cli": {
         *("images", "_machine", "params", "_models", "_bindings", "_process", "engine"),
-        *("inventory", "demo", "tuning", "reproduction", "parameter_files", "serve", "_build"),
+        *("inventory", "demo", "tuning", "reproduction", "parameter_files", "_batches", "ray", "serve", "_build"),
     },
     "__init__": set(),
     "__main__": {"cli"},

@@ -152,7 +152,7 @@ _OURS = {
     *("lossless", "file"),
     *("timeout", "preview", "preview_path", "preview_interval", "preview_noisy", "upscale_model", "upscale_repeats"),
     *("upscale_tile_size", "metadata", "digests", "paths", "scales", "seeds", "models", "adapters", "size", "budget"),
-    *("x", "y"),
+    *("x", "y", "ray", "ray_concurrency", "ray_resources"),
 }
 
 

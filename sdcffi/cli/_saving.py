@@ -25,15 +25,11 @@ __all__ = [
     "all_of",
     "check_parameter_file",
     "enlarged",
-    "pixels_of",
     "recorded",
     "refuse_same",
     "save_parameters",
     "save_safely",
 ]
-
-_SIDE = 512  # the engine's default, where no size is given
-_FRAMES = 5
 
 
 # A function that saves a result. It gets the path, and perhaps ``metadata=False`` or ``digests=False``, which a result
@@ -139,28 +135,6 @@ def enlarged(result: Result, enlarge: Callable[[Result], Result], output: Path, 
 
 def _beside(output: Path) -> Path:
     return output.with_name(f"{output.stem}_not_enlarged{output.suffix}")
-
-
-def pixels_of(given: Arguments, factor: float = 1) -> int:
-    """Return about how many pixels a call will generate, for the space that they need.
-
-    Parameters
-    ----------
-    given : Arguments
-    factor : float
-        Factor by which width and height are enlarged afterwards.
-    """
-    from ..params.video import VideoParams
-
-    many, default = ("video_frames", _FRAMES) if given.call is VideoParams else ("batch_count", 1)
-    width, height = (_number(given.call_values, name, _SIDE) for name in ("width", "height"))
-    return round(width * height * _number(given.call_values, many, default) * factor**2)
-
-
-def _number(values: Mapping[tuple[str, ...], Any], name: str, default: int) -> int:
-    """Return a value that is not checked yet: what is no sensible number is refused later."""
-    value = values.get((name,))
-    return value if isinstance(value, int) and 0 < value <= 1 << 17 else default
 
 
 def check_parameter_file(options: argparse.Namespace, given: Arguments, outputs: Collection[Path]) -> Path | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._files import check_target, expanded
 from ..params.image import ImageParams
-from ._batch import batch_count, run_batch
+from ._batch import run_batch
 from ._flags import (
     JSON_HELP,
     PARAMS_HELP,
@@ -24,11 +24,11 @@ from ._flags import (
     arguments_of,
     preview_keywords,
 )
+from ._ray import add_ray, check_ray, run_on_ray
 from ._saving import (
     all_of,
     check_parameter_file,
     enlarged,
-    pixels_of,
     recorded,
     refuse_same,
     save_parameters,
@@ -102,6 +102,7 @@ def add(commands: Any) -> None:
     command.add_argument("--canny", action="store_const", const=True, help="use the edges of --control-image")
     add_upscaling(command)
     add_engine(command)
+    add_ray(command)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -110,6 +111,10 @@ def _run(options: argparse.Namespace) -> None:
     factor = check_upscaling(options)
     if options.overwrite and not options.prompts:
         raise ValueError("--overwrite is for --prompts; a single call replaces its output anyway: leave it out")
+    check_ray(options)
+    if options.ray is not None:
+        run_on_ray(options, given, output)
+        return
     if options.prompts:
         run_batch(options, given, output, factor)
         return
@@ -150,7 +155,9 @@ def _generated(
 
 def _check_outputs(options: argparse.Namespace, given: Arguments, output: Path, factor: float) -> Path | None:
     """Refuse what could not be saved, and return the path of ``--save-params``."""
+    from .._batches.jobs import batch_count
     from ..engine.results import check_image_path, image_paths
+    from ..parameter_files import pixels_of
 
     outputs = image_paths(output, batch_count(given))
     check_image_path(outputs[0], pixels_of(given, factor))

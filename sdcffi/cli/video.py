@@ -18,7 +18,7 @@ from ._flags import (
     arguments_of,
     preview_keywords,
 )
-from ._saving import pixels_of, recorded, refuse_same, save_safely
+from ._saving import recorded, refuse_same, save_safely
 from ._terminal import logger, progress_bar, say
 
 __all__ = ["add"]
@@ -80,6 +80,7 @@ def add(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> None:
     from ..engine.engine import Engine
     from ..engine.results import check_video_path
+    from ..parameter_files import pixels_of
 
     given = arguments_of(options, video=True)
     if not isinstance(given.generate["prompt"], str):

@@ -28,6 +28,7 @@ from .access import COOKIE, Access
 from .config import ServeConfig
 from .exchange import CLIENT, error_response, json_body, service_of
 from .jobs import Rejected
+from .models import Models
 from .service import Service
 
 __all__ = ["app"]
@@ -45,12 +46,14 @@ _PAGE_HEADERS = {
 }
 
 
-def app(config: ServeConfig) -> FastAPI:
+def app(config: ServeConfig, models: Models | None = None) -> FastAPI:
     """Return the server as an ASGI application, for uvicorn or another ASGI server, in one process.
 
     Parameters
     ----------
     config : ServeConfig
+    models : Models, optional
+        Models that are elsewhere, see `sdcffi.ray.serve`. None: those of the configuration, in child processes.
 
     Returns
     -------
@@ -62,7 +65,7 @@ def app(config: ServeConfig) -> FastAPI:
     ValueError
         If a model's files are missing, or are not those of a model.
     """
-    service = Service(config)
+    service = Service(config, models)
     access = Access(config, service)
 
     @asynccontextmanager

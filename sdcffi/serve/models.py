@@ -24,7 +24,7 @@ from .config import ModelConfig
 if TYPE_CHECKING:
     from .._models.files import Model
 
-__all__ = ["Facts", "Models"]
+__all__ = ["Facts", "Models", "open_model"]
 
 _MIB = 1 << 20
 
@@ -68,6 +68,19 @@ class _Entry:
         self.learning: asyncio.Task[Facts] | None = None
         self.at_work = False
         self.used = 0.0
+
+
+def keywords_of(config: ModelConfig, lora_dir: Path | None) -> dict[str, Any]:
+    """Return the keywords of a model's `Engine`, or of its `Upscaler`."""
+    if config.kind == "upscale":
+        return config.arguments.engine_others
+    keywords = {"memory_check": "strict", **config.arguments.engine}
+    return keywords if lora_dir is None else {**keywords, "lora_dir": lora_dir}
+
+
+def open_model(config: ModelConfig, lora_dir: Path | None) -> Engine | Upscaler:
+    """Load a model."""
+    return (Upscaler if config.kind == "upscale" else Engine)(**keywords_of(config, lora_dir))
 
 
 class Models:
@@ -236,14 +249,10 @@ class Models:
             await asyncio.to_thread(engine.close)
 
     def _keywords(self, config: ModelConfig) -> dict[str, Any]:
-        keywords = {"memory_check": "strict", **config.arguments.engine}
-        folder = self.lora_dir(config.name)
-        return keywords if folder is None else {**keywords, "lora_dir": folder}
+        return keywords_of(config, self.lora_dir(config.name))
 
     def _open(self, config: ModelConfig) -> Engine | Upscaler:
-        if config.kind == "upscale":
-            return Upscaler(**config.arguments.engine_others)
-        return Engine(**self._keywords(config))
+        return open_model(config, self.lora_dir(config.name))
 
     async def facts(self, name: str) -> Facts:
         """Return what is known of a model. It is looked up once, without loading the weights."""

@@ -71,6 +71,8 @@ class Service:
     Parameters
     ----------
     config : ServeConfig
+    models : Models, optional
+        Models that are elsewhere. None: those of the configuration, in child processes.
 
     Attributes
     ----------
@@ -88,9 +90,9 @@ class Service:
         If a model's files are missing, or are not those of a model.
     """
 
-    def __init__(self, config: ServeConfig) -> None:
+    def __init__(self, config: ServeConfig, models: Models | None = None) -> None:
         self.config = config
-        self.models = Models(config.models, config.lora_dir, config.memory)
+        self.models = models or Models(config.models, config.lora_dir, config.memory)
         self.store = Store(config.directory, config.store_jobs, config.store_bytes, config.store_seconds)
         self.queue = Queue(config.queue, config.queue_per_client, config.queue_bytes)
         self.metrics = Metrics()

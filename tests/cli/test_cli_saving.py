@@ -22,8 +22,9 @@ from upscaling_networks import random_weights, write_network
 
 import sdcffi
 from sdcffi import Engine, Record, Result, SDError, Upscaler, UpscaleResult, cli
+from sdcffi._batches import jobs
 from sdcffi._process.handle import Handle
-from sdcffi.cli import _batch, _saving
+from sdcffi.cli import _saving
 
 Capture = pytest.CaptureFixture[str]
 Run = Callable[..., int]
@@ -328,7 +329,7 @@ def test_a_line_that_another_run_generates_is_left_to_it(
     assert generate("--prompts", "p.txt", "-o", "there.png") == 0
     capfd.readouterr()
     waits = []
-    claimed, other_run = _batch._claimed, ExitStack()
+    claimed, other_run = jobs.claimed, ExitStack()
     assert other_run.enter_context(claimed(Path("p_0001.png"), wait=False))
 
     def claim(output: Path, wait: bool) -> Any:
@@ -338,7 +339,7 @@ def test_a_line_that_another_run_generates_is_left_to_it(
             other_run.close()
         return claimed(output, wait)
 
-    monkeypatch.setattr(_batch, "_claimed", claim)
+    monkeypatch.setattr(jobs, "claimed", claim)
     assert generate("--prompts", "p.txt", "-o", "p.png") == 0
     out, err = capfd.readouterr()
     assert waits == [False, False, True]

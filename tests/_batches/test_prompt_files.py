@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from sdcffi import PathNotFoundError
-from sdcffi.cli import _prompt_files
-from sdcffi.cli._prompt_files import read_prompts
+from sdcffi._batches import prompts
+from sdcffi._batches.prompts import read_prompts
 
 ODD = "a\u2028b\u0085c\x0cd\x0be\x1cf\rg"
 """Characters at which Python's `str.splitlines` ends a line, and a text file does not."""
@@ -95,7 +95,7 @@ def test_only_files_of_a_sensible_size_are_read(tmp_path: Path, monkeypatch: pyt
                 read_prompts(path)
     with pytest.raises(PathNotFoundError):
         read_prompts(tmp_path / "nowhere")
-    monkeypatch.setattr(_prompt_files, "_MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(prompts, "_MOST_BYTES", 1 << 20)
     with (tmp_path / "large").open("wb") as file:
         file.truncate(1 << 40)
     with pytest.raises(ValueError, match="more than 1 MiB"):
