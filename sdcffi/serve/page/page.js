@@ -360,7 +360,7 @@ function showInput() {
   const [width, height] = size();
   input.show($("input-canvas"), width, height);
   $("input-canvas").setAttribute("aria-label", input.masked ? "Input image with a mask" : "Input image");
-  $("input-about").textContent = `${input.sides.join(" × ")}, used at ${width} × ${height}${input.masked ? ", only the painted part changes" : ""}`;
+  $("input-about").textContent = `${input.sides.join("x")}, used at ${width}x${height}${input.masked ? ", only the painted part changes" : ""}`;
   $("mask-open").textContent = input.masked ? "Change the mask" : "Paint a mask";
   $("mask-remove").hidden = !input.masked;
 }
