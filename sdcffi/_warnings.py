@@ -6,13 +6,29 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 
 from ._quoting import shown
 
-__all__ = ["warn", "warn_of_unused"]
+__all__ = ["collecting", "warn", "warn_of_unused"]
 
 _OURS = (os.path.dirname(os.path.abspath(__file__)) + os.sep, contextlib.__file__)
+_collected: ContextVar[list[str] | None] = ContextVar("collected", default=None)
+
+
+@contextlib.contextmanager
+def collecting() -> Iterator[list[str]]:
+    """Yield a list to which the block's warnings go, and those of calls that it makes on other threads.
+
+    What `warnings` has for it, ``catch_warnings``, is for the whole process: a server has several callers at a time.
+    """
+    messages: list[str] = []
+    token = _collected.set(messages)
+    try:
+        yield messages
+    finally:
+        _collected.reset(token)
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
@@ -25,6 +41,9 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     category : type, optional
         The kind of warning.
     """
+    if (messages := _collected.get()) is not None:
+        messages.append(message)
+        return
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
         level, frame = level + 1, frame.f_back

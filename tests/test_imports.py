@@ -39,11 +39,15 @@ ALLOWED: dict[str, set[str]] = {
     "tuning": {"images", "_machine", "params", "_models", "_records", "engine"},
     "reproduction": {"images", "params", "_records", "engine"},
     "parameter_files": {"images", "params", "_records", "engine", "reproduction"},
+    "serve": {
+        *("images", "params", "_models", "_records", "_checks", "engine"),
+        *("demo", "parameter_files"),
+    },
     "_build": {"_machine"},
     "_pyinstaller": {"_process"},
     "cli": {
         *("images", "_machine", "params", "_models", "_bindings", "_process", "engine"),
-        *("inventory", "demo", "tuning", "reproduction", "parameter_files", "_build"),
+        *("inventory", "demo", "tuning", "reproduction", "parameter_files", "serve", "_build"),
     },
     "__init__": set(),
     "__main__": {"cli"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -91,7 +92,8 @@ async def _in_thread(function: Callable[[], _Result]) -> _Result:
         finally:
             ended.set()
 
-    threading.Thread(target=work, name="sdcffi call", daemon=True).start()
+    context = contextvars.copy_context()  # as asyncio.to_thread does
+    threading.Thread(target=context.run, args=(work,), name="sdcffi call", daemon=True).start()
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:

@@ -275,9 +275,9 @@ def _numbers(kind: type) -> Any:
     return numbers
 
 
-def add_engine(command: argparse.ArgumentParser, *, tunes: bool = False) -> None:
-    """Add the flags of model, backend and library; and ``--tune``, unless the command itself `tunes`."""
-    model = add_struct(command, "model and engine", ContextParams)
+def add_engine(command: argparse.ArgumentParser, *, tunes: bool = False, without: Collection[str] = ()) -> None:
+    """Add the flags of model, backend and library, except `without`; and ``--tune``, unless the command `tunes`."""
+    model = add_struct(command, "model and engine", ContextParams, without)
     model.add_argument("--circular", action="store_const", const=True, help="--circular-x and --circular-y")
     group = command.add_argument_group("where it runs")
     for name, (flags, metavar, meaning) in _ENGINE_ONLY.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
@@ -12,6 +13,7 @@ from .._files import cache_directory, expanded
 from .._numbers import check_flags, check_integer, check_number
 from .._quoting import shown
 from ..demo import SETTINGS, demo_model
+from ..engine.upscaler import Upscaler
 from ..parameter_files import Arguments, as_arguments
 from ..params.plain import check_keys, read_table
 
@@ -63,10 +65,27 @@ class ModelConfig:
         return cls(name, as_arguments(rest, where), pinned)
 
     @classmethod
-    def upscaler(cls, name: str, path: str) -> ModelConfig:
-        """Return an upscaling network."""
-        _check_name(name, f"upscaler {shown(name)}")
-        return cls(name, Arguments(engine_others={"model": path}), kind="upscale")
+    def upscaler(cls, name: str, given: str | Mapping[str, Any], where: str = "") -> ModelConfig:
+        """Return an upscaling network: its path, or a table of keywords of `Upscaler`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a name is wrong.
+        """
+        where = where or f"upscaler {shown(name)}"
+        _check_name(name, where)
+        table = {"model": given} if isinstance(given, str) else given
+        if not isinstance(table, Mapping):
+            raise TypeError(f"{where} must be a path or a table of parameters, not {shown(given)}")
+        legal = {word for word in inspect.signature(Upscaler).parameters if not word.startswith("on_")}
+        check_keys(table, legal | {"pinned"}, where)
+        if "model" not in table:
+            raise ValueError(f"{where} has no file: write model = 'PATH'")
+        rest = dict(table)
+        pinned = rest.pop("pinned", False)
+        check_flags(pinned=pinned)
+        return cls(name, Arguments(engine_others=rest), pinned, "upscale")
 
     @property
     def lora_dir(self) -> str | None:
@@ -105,8 +124,8 @@ class ServeConfig:
         Directory of the adapters, for models that have no ``lora_dir`` of their own.
     store : path, optional
         Directory in which results are kept. None: one in the cache directory, by the port.
-    store_bytes : int
-        Size of the results that are kept, in bytes. The oldest leave first.
+    store_jobs, store_bytes : int
+        Number of jobs whose results are kept, and their size in bytes. The oldest leave first.
     store_seconds : float
         How long a result is kept.
     memory : int, optional
@@ -117,6 +136,8 @@ class ServeConfig:
         Number of jobs that may wait.
     queue_per_client : int
         Number of jobs of one client that may wait.
+    queue_bytes : int
+        Size of the input images of all jobs that wait, in bytes.
     timeout : float
         Longest time that a job may run, in seconds; a request may ask for less.
     most_pixels, most_steps, most_images, most_retries : int
@@ -125,6 +146,8 @@ class ServeConfig:
         Size of a request's body.
     grace : float
         Time to finish jobs that run when the server is stopped, in seconds.
+    behind_proxy : bool
+        True takes a client's address from the header ``X-Forwarded-For`` of a proxy on this machine.
     """
 
     models: tuple[ModelConfig, ...]
@@ -136,12 +159,14 @@ class ServeConfig:
     hosts: tuple[str, ...] = ()
     lora_dir: Path | None = None
     store: Path | None = None
+    store_jobs: int = 10_000
     store_bytes: int = 4 << 30
     store_seconds: float = 24 * 3600.0
     memory: int | None = None
     workers: int = 1
     queue: int = 512
     queue_per_client: int = 64
+    queue_bytes: int = 1 << 30
     timeout: float = 600.0
     most_pixels: int = 4 << 20
     most_steps: int = 200
@@ -149,24 +174,18 @@ class ServeConfig:
     most_retries: int = 3
     request_bytes: int = 64 << 20
     grace: float = 30.0
+    behind_proxy: bool = False
 
     def __post_init__(self) -> None:
         names = [model.name for model in self.models]
         if not any(model.kind == "generate" for model in self.models):
-            raise ValueError("there is no model to serve: name one, or use the demonstration's")
+            raise ValueError("there is no model to serve: name one as MODEL, in the configuration, or pass --demo")
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two models are named {shown(twice[0])}: give each a name of its own")
-        check_flags(insecure=self.insecure)
+        check_flags(insecure=self.insecure, behind_proxy=self.behind_proxy)
         check_integer("port", self.port, 0, 65535)
-        for name in (
-            "store_bytes",
-            "workers",
-            "queue",
-            "queue_per_client",
-            "most_pixels",
-            "most_steps",
-            "request_bytes",
-        ):
+        sizes = ("store_jobs", "store_bytes", "queue_bytes", "most_pixels", "most_steps", "request_bytes")
+        for name in ("workers", "queue", "queue_per_client", *sizes):
             check_integer(name, getattr(self, name), 1, 1 << 60)
         check_integer("most_images", self.most_images, 1, 1000)
         check_integer("most_retries", self.most_retries, 0, 100)
@@ -230,7 +249,7 @@ class ServeConfig:
             if not isinstance(given, Mapping):
                 raise TypeError(f"{where}: {name} must be a table, not {shown(given)}")
         found = [ModelConfig.of(name, its, f"{where}: models.{name}") for name, its in models.items()]
-        found += [ModelConfig.upscaler(name, str(its)) for name, its in upscalers.items()]
+        found += [ModelConfig.upscaler(name, its, f"{where}: upscalers.{name}") for name, its in upscalers.items()]
         values |= {name: value for name, value in changes.items() if value is not None and name != "models"}
         for name in ("cors", "hosts"):
             if name in values:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import json
 import math
 from typing import TYPE_CHECKING, Any
@@ -10,17 +12,19 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from .._quoting import shortened
+from .._quoting import shortened, shown
 from ..images.files import decoded
 from .jobs import Job, Rejected
 
 if TYPE_CHECKING:
     from .service import Service
 
-__all__ = ["client_of", "error_response", "finished", "image_bytes", "json_body", "service_of", "signed_path"]
+__all__ = ["CLIENT", "client_of", "error_response", "finished", "image_bytes", "json_body", "service_of", "signed_path"]
 
+CLIENT = "sdcffi.client"  # in the scope of a request: who asks
 _LARGE = 1 << 16  # bytes of JSON that are read on a thread
-_LOOK_AGAIN = 0.2  # seconds between two looks whether a client has left
+_LOOK_AGAIN = 0.25  # seconds between two looks whether a client has left
+_MOST_INPUT = 4  # times the pixels that a result may have
 
 
 def service_of(request: Request) -> Service:
@@ -31,13 +35,15 @@ def service_of(request: Request) -> Service:
 
 def client_of(request: Request) -> str:
     """Return who asks: the name of the key, or the address."""
-    return str(request.scope.get("sdcffi.client", ""))
+    return str(request.scope[CLIENT])
 
 
 def error_response(error: Rejected) -> Response:
-    """Return the answer of our API for a request that is not taken."""
+    """Return the answer for a request that is not taken: ``{"error": {"type", "message", "param"}}``."""
     body = {"error": {"type": error.type, "message": error.message, "param": error.param}}
     headers = {} if error.retry_after is None else {"Retry-After": str(math.ceil(error.retry_after))}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(body, error.status, headers)
 
 
@@ -55,38 +61,43 @@ async def json_body(request: Request) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise Rejected(400, "invalid_json", f"the body is not valid JSON: {shortened(error)}") from error
     if not isinstance(data, dict):
-        raise Rejected(400, "invalid_json", "the body must be a JSON object")
+        raise Rejected(400, "invalid_json", f"the body must be a JSON object, not {shown(data)}")
     return data
 
 
 async def image_bytes(value: Any, name: str, service: Service) -> bytes:
-    """Return the file of an image that a client sent: as bytes, base64 or a data URL, never a path or an address.
+    """Return the file of an image that a client sent: its bytes, base64 or a data URL; never a path or an address.
+
+    Parameters
+    ----------
+    value : Any
+    name : str
+        Name of the parameter, for messages.
+    service : Service
 
     Raises
     ------
     Rejected
         If it is no image, or a larger one than the server takes.
     """
-    return await asyncio.to_thread(_image_bytes, value, name, service.config.most_pixels)
+    try:
+        return await asyncio.to_thread(_image_bytes, value, name, _MOST_INPUT * service.config.most_pixels)
+    except ValueError as error:
+        raise Rejected(400, "invalid_image", str(error), param=name) from error
 
 
 def _image_bytes(value: Any, name: str, most_pixels: int) -> bytes:
-    import base64
-    import binascii
-
-    try:
-        if isinstance(value, str):
-            data = value.partition(",")[2] if value[:5].lower() == "data:" else value
+    if isinstance(value, str):
+        data = value.partition(",")[2] if value[:5].lower() == "data:" else value
+        try:
             value = base64.b64decode("".join(data.split()), validate=True)
-        if not isinstance(value, bytes) or not value:
-            raise ValueError(f"{name} must be an image as base64 or a data: URL")
-        image = decoded(value, name)
-        if image.width * image.height > 4 * most_pixels:
-            raise ValueError(f"{name} has {image.width}x{image.height} pixels: send a smaller one")
-    except binascii.Error as error:
-        raise Rejected(400, "invalid_image", f"{name} must be an image as base64 or a data: URL", param=name) from error
-    except ValueError as error:
-        raise Rejected(400, "invalid_image", str(error), param=name) from error
+        except (binascii.Error, ValueError):
+            value = b""
+    if not isinstance(value, bytes) or not value:
+        raise ValueError(f"{name} must be the data of an image, as base64 or a data: URL, not a path or an address")
+    image = decoded(value, name)
+    if image.width * image.height > most_pixels:
+        raise ValueError(f"{name} has {image.width}x{image.height} pixels, and {most_pixels:,} are the most: scale it")
     return value
 
 
@@ -98,12 +109,15 @@ async def finished(request: Request, job: Job) -> Job:
     Rejected
         If the job failed or was cancelled, with the status of its error.
     """
-    done = asyncio.create_task(job.done())
+    done = asyncio.ensure_future(job.done())
     try:
         while not done.done():
             await asyncio.wait({done}, timeout=_LOOK_AGAIN)
             if not done.done() and await request.is_disconnected():
                 await service_of(request).cancel(job.id, job.request.client)
+    except asyncio.CancelledError:
+        await service_of(request).cancel(job.id, job.request.client)
+        raise
     finally:
         done.cancel()
     if job.error is not None:
@@ -114,5 +128,5 @@ async def finished(request: Request, job: Job) -> Job:
 
 
 def signed_path(request: Request, image_id: str) -> str:
-    """Return the path of an image with a signature, which is served without a key for as long as the image is kept."""
+    """Return the path of an image with a signature, which is given without a key for as long as the image is kept."""
     return f"/api/images/{image_id}?signature={service_of(request).signature(image_id)}"

@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from starlette.responses import FileResponse, JSONResponse
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import HTTPConnection
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .._version import __version__
 from . import api
+from .access import COOKIE, Access
 from .config import ServeConfig
-from .exchange import error_response
+from .exchange import CLIENT, error_response, json_body
 from .jobs import Rejected
 from .service import Service
 
 __all__ = ["app"]
 
 _PAGE = Path(__file__).with_name("page")
+_ACCESS = logging.getLogger("sdcffi.access")
+_BODY_SECONDS = 120.0  # in which a client must have sent the body of its request
+_COOKIE_SECONDS = 30 * 24 * 3600
+_LEFT = 499  # status in the log, of a client that left before it was answered
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline';"
+    " frame-ancestors 'none'; base-uri 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 def app(config: ServeConfig) -> FastAPI:
@@ -31,8 +51,19 @@ def app(config: ServeConfig) -> FastAPI:
     Parameters
     ----------
     config : ServeConfig
+
+    Returns
+    -------
+    FastAPI
+        Its ``state.service`` is the `Service`.
+
+    Raises
+    ------
+    ValueError
+        If a model's files are missing, or are not those of a model.
     """
     service = Service(config)
+    access = Access(config, service)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -43,18 +74,55 @@ def app(config: ServeConfig) -> FastAPI:
     application = FastAPI(
         title="sdcffi",
         version=__version__,
+        description="Images with stable-diffusion.cpp.",
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
         openapi_url="/api/openapi.json",
     )
     application.state.service = service
-    application.add_middleware(_Guard, config=config)
+    application.add_middleware(_Guard, access=access, service=service)
+    if config.cors:
+        application.add_middleware(
+            CORSMiddleware,
+            allow_origins=config.cors,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
+            expose_headers=["Retry-After"],
+        )
+    application.add_exception_handler(Rejected, _rejected)
+    application.add_exception_handler(RequestValidationError, _invalid)
+    application.add_exception_handler(HTTPException, _refused)
+    application.include_router(api.router)
+    for name in ("openai", "webui"):
+        if find_spec(f"{__package__}.{name}"):
+            application.include_router(import_module(f"{__package__}.{name}").router)
+    _add_operation(application, service, access)
+    _add_page(application)
+    return application
 
-    @application.exception_handler(Rejected)
-    async def rejected(_: Request, error: Rejected) -> Response:
-        return error_response(error)
 
+async def _rejected(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Rejected)
+    return error_response(error)
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    name = ".".join(map(str, first["loc"][1:]))
+    return error_response(Rejected(400, "invalid_request", f"{name}: {first['msg']}", param=name))
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    kinds = {404: "not_found", 405: "method_not_allowed"}
+    response = error_response(Rejected(error.status_code, kinds.get(error.status_code, "error"), str(error.detail)))
+    response.headers.update(error.headers or {})
+    return response
+
+
+def _add_operation(application: FastAPI, service: Service, access: Access) -> None:
     @application.get("/healthz", include_in_schema=False)
     async def healthz() -> Response:
         return JSONResponse({"status": "ok"})
@@ -63,27 +131,134 @@ def app(config: ServeConfig) -> FastAPI:
     async def readyz() -> Response:
         return JSONResponse({"status": "ready" if service.ready else "not ready"}, 200 if service.ready else 503)
 
-    application.include_router(api.router)
-    for name in ("openai", "webui"):
-        if find_spec(f"{__package__}.{name}"):
-            application.include_router(import_module(f"{__package__}.{name}").router)
-    if _PAGE.is_dir():
+    @application.get("/metrics", include_in_schema=False)
+    async def metrics() -> Response:
+        return PlainTextResponse(service.measured(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-        @application.get("/", include_in_schema=False)
-        async def page() -> Response:
-            return FileResponse(_PAGE / "index.html")
+    @application.post("/api/login", include_in_schema=False)
+    async def login(request: Request) -> Response:
+        """Set a cookie for a key, for pages: images and events cannot send a header."""
+        key = (await json_body(request)).get("key")
+        if not isinstance(key, str) or access.key_name(key) is None:
+            raise Rejected(401, "unauthorized", "this is no key of this server", param="key")
+        response = JSONResponse({"client": access.key_name(key)})
+        secure = request.url.scheme == "https"
+        response.set_cookie(
+            COOKIE, access.cookie(key), max_age=30 * 86400, httponly=True, samesite="strict", secure=secure
+        )
+        return response
 
-        application.mount("/page", StaticFiles(directory=_PAGE))
-    return application
+    @application.post("/api/logout", include_in_schema=False)
+    async def logout() -> Response:
+        response = JSONResponse({})
+        response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+        return response
+
+
+def _add_page(application: FastAPI) -> None:
+    if not _PAGE.is_dir():
+        return
+
+    @application.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return FileResponse(_PAGE / "index.html", headers=_PAGE_HEADERS)
+
+    application.mount("/page", StaticFiles(directory=_PAGE))
 
 
 class _Guard:
-    """Lets in who may, and says who it is: ``scope["sdcffi.client"]``."""
+    """Lets in who may, limits what a request may have, and writes the log of what was answered."""
 
-    def __init__(self, app: ASGIApp, config: ServeConfig) -> None:
-        self._app, self._config = app, config
+    def __init__(self, app: ASGIApp, access: Access, service: Service) -> None:
+        self._app, self._access, self._service = app, access, service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            scope["sdcffi.client"] = scope["client"][0] if scope.get("client") else ""
-        await self._app(scope, receive, send)
+        """Answer a request."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return
+        answer = _Answer(send)
+        body = _Body(receive, self._service.config.request_bytes)
+        started = time.perf_counter()
+        try:
+            connection = HTTPConnection(scope)
+            try:
+                scope[CLIENT] = self._access.client(connection)
+                scope["sdcffi.signed"] = self._access.is_signed(connection)
+                body.check(connection.headers.get("content-length"))
+                await self._app(scope, body, answer)
+            except Rejected as error:  # also from the body, wherever it is read
+                if answer.status is not None:
+                    raise
+                await error_response(error)(scope, receive, answer)
+        except Exception:
+            answer.status = answer.status or 500  # which is answered above this
+            raise
+        finally:
+            self._log(scope, answer, time.perf_counter() - started)
+
+    def _log(self, scope: Scope, answer: _Answer, seconds: float) -> None:
+        status = answer.status or _LEFT
+        route = getattr(scope.get("route"), "path", "")
+        metrics = self._service.metrics
+        metrics.requests.labels(scope["method"], route, str(status)).inc()
+        metrics.request_seconds.labels(route).observe(seconds)
+        if _ACCESS.isEnabledFor(logging.INFO):
+            line = {
+                "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "client": scope.get(CLIENT),
+                "address": scope["client"][0] if scope.get("client") else None,
+                "method": scope["method"],
+                "path": scope["path"],  # without the query, which may have a signature
+                "status": status,
+                "seconds": round(seconds, 4),
+                "bytes": answer.size,
+            }
+            _ACCESS.info("%s", json.dumps(line))
+
+
+class _Answer:
+    """Passes on what is answered, and knows its status and size."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status: int | None = None
+        self.size = 0
+
+    async def __call__(self, message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        elif message["type"] == "http.response.body":
+            self.size += len(message.get("body", b""))
+        await self._send(message)
+
+
+class _Body:
+    """Passes on the body of a request, up to a size and a time."""
+
+    def __init__(self, receive: Receive, most: int) -> None:
+        self._receive, self._most, self._size, self._whole = receive, most, 0, False
+        self._end = time.monotonic() + _BODY_SECONDS
+
+    def check(self, length: str | None) -> None:
+        """Refuse what is too large, before it is sent."""
+        if length is not None and length.isdecimal() and int(length) > self._most:
+            raise self._too_large()
+
+    def _too_large(self) -> Rejected:
+        return Rejected(413, "too_large", f"a request has at most {self._most:,} bytes on this server: send less")
+
+    async def __call__(self) -> MutableMapping[str, Any]:
+        if self._whole:  # it now says when the client leaves
+            return await self._receive()
+        try:
+            message = await asyncio.wait_for(self._receive(), max(0.001, self._end - time.monotonic()))
+        except asyncio.TimeoutError:
+            raise Rejected(408, "timeout", f"the request was not sent within {_BODY_SECONDS:g} seconds") from None
+        if message["type"] == "http.request":
+            self._size += len(message.get("body", b""))
+            self._whole = not message.get("more_body", False)
+            if self._size > self._most:
+                raise self._too_large()
+        return message

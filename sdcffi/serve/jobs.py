@@ -6,14 +6,14 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from .store import StoredImage
 
-__all__ = ["ENDED", "Job", "JobError", "JobEvent", "JobProgress", "JobRequest", "Queue", "Rejected", "State"]
+__all__ = ["ENDED", "Job", "JobError", "JobEvent", "JobProgress", "JobRequest", "Queue", "Rejected", "State", "Work"]
 
 State = Literal["queued", "running", "finished", "failed", "cancelled"]
 ENDED = frozenset({"finished", "failed", "cancelled"})
@@ -54,8 +54,9 @@ class JobRequest:
     model : str
         Name of a model of the server; empty is its default. For ``"upscale"`` that of an upscaling network.
     parameters : mapping
-        Keywords of `Engine.generate`, or of `Upscaler.upscale`. Images are Pillow images, arrays or bytes of files;
-        LoRAs are names within the server's directory.
+        For ``"generate"`` names and values as in a parameter file: keywords of `Engine.generate`, and other parameters
+        by their names, such as ``cache_mode`` or ``hires_scale``. Images are Pillow images, arrays or bytes of files;
+        LoRAs are `Lora` with names within the server's directory. For ``"upscale"`` the ``image``, and a ``factor``.
     client : str
         Who asks: the name of its key, or its address.
     timeout : float, optional
@@ -91,7 +92,14 @@ class JobProgress:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain data."""
-        return {"phase": self.phase, "step": self.step, "steps": self.steps, "fraction": round(self.fraction, 4)}
+        return {
+            "phase": self.phase,
+            "step": self.step,
+            "steps": self.steps,
+            "fraction": round(self.fraction, 4),
+            "image": self.image,
+            "images": self.images,
+        }
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,7 @@ class JobError:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain data."""
-        return {"type": self.type, "message": self.message, "status": self.status}
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -125,6 +133,25 @@ class JobEvent:
     id: int
     name: str
     data: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done for a job, as it was checked.
+
+    Attributes
+    ----------
+    keywords : mapping
+        Of `Engine.generate`, or of `Upscaler.upscale`.
+    size : int
+        Size of its input images, in bytes.
+    digest : str
+        Tells it from other work; empty without an idempotency key.
+    """
+
+    keywords: Mapping[str, Any]
+    size: int
+    digest: str = ""
 
 
 @dataclass(eq=False)
@@ -149,6 +176,12 @@ class Job:
         Why it failed.
     attempts : int
         How often it was started.
+    digest : str
+        Tells its work from other work; empty without an idempotency key.
+    work : Work or None
+        What is to be done; None once it has ended.
+    queue : Queue or None
+        The queue in which it waits.
     """
 
     request: JobRequest
@@ -163,7 +196,8 @@ class Job:
     warnings: list[str] = field(default_factory=list)
     error: JobError | None = None
     attempts: int = 0
-    arguments: Any = field(default=None, repr=False)  # as checked, until it has ended
+    digest: str = ""
+    work: Work | None = field(default=None, repr=False)
     queue: Queue | None = field(default=None, repr=False)
     _events: list[JobEvent] = field(default_factory=list, repr=False)
     _last: int = 0
@@ -173,6 +207,11 @@ class Job:
     def position(self) -> int | None:
         """Its place in the queue, from 1. None: it does not wait."""
         return self.queue.position(self) if self.queue is not None and self.state == "queued" else None
+
+    @property
+    def last_event(self) -> int:
+        """Number of its last event."""
+        return self._last
 
     @property
     def has_ended(self) -> bool:
@@ -198,6 +237,7 @@ class Job:
         after : int
             Number of the last event that is already known.
         """
+        after = after if after <= self._last else 0  # a number from before the server was started again
         while True:
             for event in [event for event in self._events if event.id > after]:
                 yield event
@@ -223,28 +263,33 @@ class Queue:
         Number of jobs that may wait.
     most_per_client : int
         Number of jobs of one client that may wait.
+    most_bytes : int
+        Size of their input images.
     """
 
-    def __init__(self, most: int, most_per_client: int) -> None:
-        self._most, self._most_per_client = most, most_per_client
+    def __init__(self, most: int, most_per_client: int, most_bytes: int) -> None:
+        self._most, self._most_per_client, self._most_bytes = most, most_per_client, most_bytes
         self._clients: OrderedDict[str, deque[Job]] = OrderedDict()
-        self._count = 0
+        self._count = self._bytes = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def why_full(self, client: str) -> str | None:
-        """Return why no job of a client can be added; None if one can be."""
+    def why_full(self, client: str, size: int) -> str | None:
+        """Return why no job of a client, with input images of this size, can be added; None if one can be."""
         if self._count >= self._most:
             return f"{self._count} jobs wait already, which is the most that this server takes"
         if len(self._clients.get(client, ())) >= self._most_per_client:
             return f"{self._most_per_client} of your jobs wait already, which is the most that this server takes"
+        if self._bytes and self._bytes + size > self._most_bytes:
+            return "the input images of the jobs that wait are as large as this server takes"
         return None
 
     def add(self, job: Job) -> None:
         """Add a job at the end of its client's."""
         self._clients.setdefault(job.request.client, deque()).append(job)
         self._count += 1
+        self._bytes += job.work.size if job.work else 0
         job.queue = self
 
     def remove(self, job: Job) -> bool:
@@ -256,6 +301,7 @@ class Queue:
         if not waiting:
             del self._clients[job.request.client]
         self._count -= 1
+        self._bytes -= job.work.size if job.work else 0
         job.queue = None
         return True
 
@@ -283,6 +329,6 @@ class Queue:
                 place += min(len(waiting), index + before)
         return place + index + 1
 
-    def jobs(self) -> Iterable[Job]:
+    def jobs(self) -> list[Job]:
         """Return all jobs that wait."""
         return [job for waiting in self._clients.values() for job in waiting]

@@ -4,29 +4,70 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from .._checks.context import check_context
+from .._files import expanded
+from .._models.memory import weight_bytes
+from .._models.upscaler_file import read_network
 from ..engine.capabilities import Capabilities
 from ..engine.engine import Engine
 from ..engine.upscaler import Upscaler
 from ..errors import OutOfMemoryError
+from ..params.image import ImageParams
 from .config import ModelConfig
 
-__all__ = ["Models"]
+if TYPE_CHECKING:
+    from .._models.files import Model
+
+__all__ = ["Facts", "Models"]
+
+_MIB = 1 << 20
 
 
-class _Model:
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a model before a job runs.
+
+    Attributes
+    ----------
+    files : Model
+        What its files hold.
+    capabilities : Capabilities
+    defaults : ImageParams
+        The engine's own.
+    names : mapping
+        The names of each C enumeration.
+    """
+
+    files: Model
+    capabilities: Capabilities
+    defaults: ImageParams
+    names: Mapping[str, tuple[str, ...]]
+
+
+class _Entry:
     """A model and, while it is loaded, its engine."""
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
+        self.files: Model | None = None
+        if config.kind == "upscale":
+            path = expanded(config.arguments.engine_others["model"], f"upscaler {config.name}")
+            read_network(f"upscaler {config.name}", path)
+            self.size = path.stat().st_size
+        else:
+            context, self.files = check_context(config.arguments.engine["context"])
+            self.size = weight_bytes(self.files, context)
         self.engine: Engine | Upscaler | None = None
-        self.lock = asyncio.Lock()
-        self.used = 0.0
+        self.loading: asyncio.Task[Engine | Upscaler] | None = None
+        self.learning: asyncio.Task[Facts] | None = None
         self.at_work = False
-        self.capabilities: Capabilities | None = None
+        self.used = 0.0
 
 
 class Models:
@@ -35,108 +76,199 @@ class Models:
     Parameters
     ----------
     configs : tuple of ModelConfig
-    lora_dir : str, optional
+    lora_dir : Path, optional
         Directory of the adapters for models without one of their own.
     memory : int, optional
-        Size of the weights that may be loaded at a time.
+        Size of the weights that may be loaded at a time, in bytes. None: as much as is free.
+
+    Raises
+    ------
+    ValueError
+        If a model's files are missing, or are not those of a model.
     """
 
     def __init__(
-        self, configs: tuple[ModelConfig, ...], lora_dir: str | None = None, memory: int | None = None
+        self, configs: tuple[ModelConfig, ...], lora_dir: Path | None = None, memory: int | None = None
     ) -> None:
-        self._models = {config.name: _Model(config) for config in configs}
+        self._entries = {config.name: _Entry(config) for config in configs}
         self._lora_dir, self._memory = lora_dir, memory
+        self._loads = asyncio.Lock()  # one at a time: two would count the same free memory
+        self._released = asyncio.Event()
         self.default = self.names()[0]
 
     def names(self) -> list[str]:
         """Return the names of the models that generate."""
-        return [name for name, model in self._models.items() if model.config.kind == "generate"]
+        return [name for name, entry in self._entries.items() if entry.config.kind == "generate"]
 
     def upscalers(self) -> list[str]:
         """Return the names of the upscaling networks."""
-        return [name for name, model in self._models.items() if model.config.kind == "upscale"]
+        return [name for name, entry in self._entries.items() if entry.config.kind == "upscale"]
 
     def config(self, name: str) -> ModelConfig:
         """Return what the server was told of a model."""
-        return self._models[name].config
+        return self._entries[name].config
 
-    def lora_dir(self, name: str) -> str | None:
+    def lora_dir(self, name: str) -> Path | None:
         """Return the directory of a model's adapters."""
-        return self._models[name].config.lora_dir or self._lora_dir
+        own = self._entries[name].config.lora_dir
+        return self._lora_dir if own is None else expanded(own, "lora_dir")
+
+    def folders(self) -> list[Path]:
+        """Return the directories of all files, which clients are not told."""
+        found = {folder for name in self._entries if (folder := self.lora_dir(name)) is not None}
+        for entry in self._entries.values():
+            values = [*entry.config.arguments.context_values.values(), *entry.config.arguments.engine_others.values()]
+            paths = [Path(value).expanduser() for value in values if isinstance(value, (str, Path))]
+            found |= {path.absolute().parent for path in paths if path.exists()}
+        return sorted(found)
 
     def describe(self, name: str) -> dict[str, Any]:
-        """Return what clients are told of a model."""
-        model = self._models[name]
+        """Return what clients are told of a model, as plain data."""
+        entry = self._entries[name]
+        kind = entry.files.architecture if entry.files else None
         return {
             "name": name,
+            "family": kind.name if kind else None,
+            "title": kind.title if kind else None,
             "default": name == self.default,
-            "loaded": model.engine is not None,
-            "busy": model.at_work,
-            "pinned": model.config.pinned,
+            "loaded": entry.engine is not None,
+            "busy": entry.at_work,
+            "pinned": entry.config.pinned,
         }
+
+    def pids(self) -> dict[str, int]:
+        """Return the process ids of the engines that are loaded, by model."""
+        found = {name: entry.engine.pid for name, entry in self._entries.items() if entry.engine is not None}
+        return {name: pid for name, pid in found.items() if pid is not None}
+
+    def is_from(self, name: str, files: Collection[str]) -> bool:
+        """Return whether one of these file names, with or without its ending, is that of a model's main file."""
+        context = self._entries[name].config.arguments.context_values
+        for key in ("model_path", "diffusion_model_path"):
+            if value := context.get((key,)):
+                return not {Path(value).name, Path(value).stem}.isdisjoint(files)
+        return False
 
     def is_free(self, name: str) -> bool:
         """Return whether no job uses a model."""
-        return not self._models[name].at_work
+        return not self._entries[name].at_work
 
     @asynccontextmanager
-    async def use(self, name: str) -> AsyncIterator[Any]:
-        """Hold the engine of a model for one job; it is loaded if need be."""
-        model = self._models[name]
-        model.at_work = True
+    async def use(self, name: str, seconds: float | None = None) -> AsyncIterator[Any]:
+        """Hold the engine of a model for one job; it is loaded if need be.
+
+        Parameters
+        ----------
+        name : str
+        seconds : float, optional
+            How long to wait until it is loaded.
+
+        Raises
+        ------
+        asyncio.TimeoutError
+            If it takes longer. Loading goes on, for the next job.
+        """
+        entry = self._entries[name]
+        entry.at_work = True
         try:
-            async with model.lock:
-                if model.engine is None:
-                    model.engine = await self._load(model)
-                yield model.engine
+            yield entry.engine or await asyncio.wait_for(asyncio.shield(self._loading(entry)), seconds)
         finally:
-            model.at_work, model.used = False, time.monotonic()
+            entry.at_work, entry.used = False, time.monotonic()
+            self._released.set()
 
-    async def _load(self, model: _Model) -> Engine | Upscaler:
+    def _loading(self, entry: _Entry) -> asyncio.Task[Engine | Upscaler]:
+        if entry.loading is None:
+            entry.loading = asyncio.create_task(self._load(entry))
+        return entry.loading
+
+    async def _load(self, entry: _Entry) -> Engine | Upscaler:
+        try:
+            async with self._loads:
+                await self._keep_within(entry.size)
+                while True:
+                    try:
+                        entry.engine = await asyncio.to_thread(self._open, entry.config)
+                        return entry.engine
+                    except OutOfMemoryError:
+                        if not await self.make_room(wait=True):
+                            raise
+        finally:
+            entry.loading = None
+
+    async def _keep_within(self, size: int) -> None:
+        if self._memory is None:
+            return
+        while (loaded := sum(entry.size for entry in self._entries.values() if entry.engine)) + size > self._memory:
+            if not await self.make_room(wait=True):
+                raise OutOfMemoryError(
+                    f"the model needs {size / _MIB:,.0f} MiB, and {loaded / _MIB:,.0f} of {self._memory / _MIB:,.0f}"
+                    " MiB are taken by models that stay; raise memory in the server's configuration, or pin fewer"
+                )
+
+    async def make_room(self, *, wait: bool = False) -> bool:
+        """Unload the model that was used least recently, of those that are not at work.
+
+        Parameters
+        ----------
+        wait : bool
+            Whether to wait for one at work, if all are.
+
+        Returns
+        -------
+        bool
+            False if there is none that may be unloaded.
+        """
         while True:
-            try:
-                return await asyncio.to_thread(self._open, model.config)
-            except OutOfMemoryError:
-                if not await self._drop_one():
-                    raise
+            loaded = [entry for entry in self._entries.values() if entry.engine and not entry.config.pinned]
+            idle = [entry for entry in loaded if not entry.at_work]
+            if idle:
+                await self._unload(min(idle, key=lambda entry: entry.used))
+                return True
+            if not (wait and loaded):
+                return False
+            self._released.clear()
+            await self._released.wait()
 
-    async def _drop_one(self) -> bool:
-        loaded = [model for model in self._models.values() if model.engine and not model.at_work]
-        candidates = [model for model in loaded if not model.config.pinned]
-        if not candidates:
-            return False
-        least = min(candidates, key=lambda model: model.used)
-        engine, least.engine = least.engine, None
-        assert engine is not None
-        await asyncio.to_thread(engine.close)
-        return True
+    @staticmethod
+    async def _unload(entry: _Entry) -> None:
+        engine, entry.engine = entry.engine, None
+        if engine is not None:
+            await asyncio.to_thread(engine.close)
+
+    def _keywords(self, config: ModelConfig) -> dict[str, Any]:
+        keywords = {"memory_check": "strict", **config.arguments.engine}
+        folder = self.lora_dir(config.name)
+        return keywords if folder is None else {**keywords, "lora_dir": folder}
 
     def _open(self, config: ModelConfig) -> Engine | Upscaler:
         if config.kind == "upscale":
             return Upscaler(**config.arguments.engine_others)
-        keywords = {"memory_check": "strict", **config.arguments.engine}
-        if config.lora_dir is None and self._lora_dir is not None:
-            keywords["lora_dir"] = self._lora_dir
-        return Engine(**keywords)
+        return Engine(**self._keywords(config))
 
-    async def capabilities(self, name: str) -> Capabilities:
-        """Return what a model can do, which loads it the first time; asked again, it is remembered."""
-        model = self._models[name]
-        if model.capabilities is None:
-            async with self.use(name) as engine:
-                model.capabilities = await asyncio.to_thread(engine.capabilities)
-        return model.capabilities
+    async def facts(self, name: str) -> Facts:
+        """Return what is known of a model. It is looked up once, without loading the weights."""
+        entry = self._entries[name]
+        task = entry.learning
+        if task is None or (task.done() and task.exception() is not None):
+            task = entry.learning = asyncio.create_task(asyncio.to_thread(self._look, entry))
+        return await asyncio.shield(task)
+
+    def _look(self, entry: _Entry) -> Facts:
+        assert entry.files is not None
+        with Engine(**{**self._keywords(entry.config), "load_weights": False}) as engine:
+            opened = engine._opened
+            return Facts(entry.files, engine.capabilities(), opened.defaults.image, opened.names)
 
     async def load_pinned(self) -> None:
         """Load the models that stay loaded."""
-        for name, model in self._models.items():
-            if model.config.pinned:
+        for name, entry in self._entries.items():
+            if entry.config.pinned:
                 async with self.use(name):
                     pass
 
     async def close(self) -> None:
-        """Close every engine."""
-        for model in self._models.values():
-            engine, model.engine = model.engine, None
-            if engine is not None:
-                await asyncio.to_thread(engine.close)
+        """Unload all models."""
+        loads = [entry.loading for entry in self._entries.values() if entry.loading is not None]
+        await asyncio.gather(*loads, return_exceptions=True)
+        for entry in self._entries.values():
+            await self._unload(entry)

@@ -3,40 +3,64 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import hmac
 import logging
 import math
 import os
-import re
-import secrets
+import pickle
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from .._files import expanded
+from .._checks.image import check_image
+from .._checks.inputs import requested_size
+from .._numbers import check_integer, check_number
 from .._quoting import shown
+from .._warnings import collecting
 from ..engine.capabilities import Capabilities
+from ..engine.results import Result
 from ..engine.streams import encoded
-from ..errors import GenerationTimeoutError, LoraError, NativeCrashError, OutOfMemoryError, SDError
+from ..engine.upscaler import UpscaleResult
+from ..errors import (
+    GenerationTimeoutError,
+    LoraError,
+    NativeCrashError,
+    NativeError,
+    OutOfMemoryError,
+    OutputError,
+    SDError,
+)
 from ..events import Preview, Progress
 from ..images.convert import to_pillow
 from ..parameter_files import Arguments, as_arguments
 from ..params.image import ImageParams
 from ..params.lora import Lora
 from ..params.names import parameters
+from ..params.other_names import with_engine_names
 from .config import ServeConfig
-from .jobs import ENDED, Job, JobError, JobProgress, JobRequest, Queue, Rejected
-from .models import Models
-from .store import Store, StoredImage
+from .jobs import ENDED, Job, JobError, JobProgress, JobRequest, Queue, Rejected, State, Work
+from .messages import without_paths
+from .metrics import Metrics
+from .models import Facts, Models
+from .store import Store, StoredImage, remove
 
 __all__ = ["Service"]
 
 _LOGGER = logging.getLogger("sdcffi.serve")
 _ADAPTERS = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin")
-_RUN_AGAIN = "the server was stopped before the job was done: submit it again"
+_STOPPED = JobError("Stopped", "the server was stopped before the job was done: submit it again", 503)
+_EXPIRY_SECONDS = 30.0  # between two looks for results that are too old
+_LIVE_SECONDS = 0.05  # between two reports of progress within a phase
+_SAMPLING = 0.95  # of a job; the rest is decoding
+_LONGEST_SHOWN = 10_000  # characters of a parameter that is told again
+# What is kept of a job.
+_OF_REQUEST = ("kind", "model", "parameters", "client", "key", "retry", "timeout")
+_OF_JOB = ("id", "state", "created", "started", "ended", "loras", "warnings", "attempts", "digest")
+_OF_IMAGE = ("id", "width", "height", "seed", "has_record")
 
 
 class Service:
@@ -45,81 +69,133 @@ class Service:
     Parameters
     ----------
     config : ServeConfig
+
+    Attributes
+    ----------
+    config : ServeConfig
+    models : Models
+    queue : Queue
+    store : Store
+    metrics : Metrics
+    ready : bool
+        Whether it takes jobs.
+
+    Raises
+    ------
+    ValueError
+        If a model's files are missing, or are not those of a model.
     """
 
     def __init__(self, config: ServeConfig) -> None:
         self.config = config
-        self.models = Models(config.models, None if config.lora_dir is None else str(config.lora_dir), config.memory)
-        self.store = Store(config.directory, config.store_bytes, config.store_seconds)
-        self.queue = Queue(config.queue, config.queue_per_client)
+        self.models = Models(config.models, config.lora_dir, config.memory)
+        self.store = Store(config.directory, config.store_jobs, config.store_bytes, config.store_seconds)
+        self.queue = Queue(config.queue, config.queue_per_client, config.queue_bytes)
+        self.metrics = Metrics()
         self.ready = False
-        self._secret = secrets.token_bytes(32)
+        self._roots = [self.store.directory, *self.models.folders()]
         self._jobs: dict[str, Job] = {}
         self._by_key: dict[tuple[str, str], str] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._stopping = False
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._stopping: asyncio.Task[None] | None = None
         self._writing = asyncio.Lock()
-        self._seconds = 5.0  # of a job, on average
+        self._seconds = 5.0  # that a job takes, on average
 
     async def start(self) -> None:
-        """Read what is kept, load the pinned models, and begin to work."""
-        for data in await asyncio.to_thread(lambda: list(self.store.read())):
-            self._restore(data)
-        await self.models.load_pinned()
+        """Read what is kept, load the pinned models, and begin to work; the second time, do nothing.
+
+        Raises
+        ------
+        SDError, OSError
+            If another server has the directory of the results, if it cannot be written to, or if a pinned model cannot
+            be loaded.
+        """
+        if self._tasks:
+            return
+        try:
+            for data in await asyncio.to_thread(self.store.open):
+                await self._restore(data)
+            await self._expire()
+            await self.models.load_pinned()
+        except BaseException:
+            await self.stop()
+            raise
         self._tasks = [asyncio.create_task(self._work()) for _ in range(self.config.workers)]
+        self._tasks.append(asyncio.create_task(self._expire_regularly()))
         self.ready = True
 
     async def stop(self, grace: float | None = None) -> None:
-        """Take no more jobs, give back those that wait, and finish those that end within `grace` seconds."""
-        self._stopping, self.ready = True, False
-        for job in list(self.queue.jobs()):
+        """Take no more jobs, give back those that wait, finish those that run, and unload the models.
+
+        Parameters
+        ----------
+        grace : float, optional
+            Time that running jobs have to finish, in seconds; then they are given back too. None: the configuration's.
+        """
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop(self.config.grace if grace is None else grace))
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self, grace: float) -> None:
+        self.ready = False
+        for job in self.queue.jobs():
             self.queue.remove(job)
-            await self._end(job, JobError("Stopped", _RUN_AGAIN, 503))
+            await self._end(job, "failed", _STOPPED)
         if self._running:
-            await asyncio.wait(self._running.values(), timeout=self.config.grace if grace is None else grace)
-        for task in list(self._running.values()):
-            task.cancel()
+            await asyncio.wait(self._running.values(), timeout=grace)
+        for job_id, task in self._running.items():
+            if self._jobs[job_id].state == "running":
+                task.cancel()
         if self._running:
             await asyncio.wait(self._running.values())
         for worker in self._tasks:
             worker.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.models.close()
+        await asyncio.to_thread(self.store.close)
 
     # What clients ask for.
 
     async def submit(self, request: JobRequest) -> Job:
-        """Take a job.
+        """Take a job; one of the same client with the same idempotency key is returned as it is.
 
         Raises
         ------
         Rejected
-            If a parameter is wrong (400), there is no such model (404), the queue is full (429), or the server is
-            about to stop (503).
+            If a parameter is wrong (400), there is no such model (404), the key was used for another request (422), the
+            queue is full (429), the server is about to stop (503), or results cannot be written (507).
         """
-        request = replace(request, model=request.model or self.models.default)
-        arguments = await asyncio.to_thread(self._checked, request)
-        if self._stopping:
-            raise Rejected(503, "stopping", "the server is about to stop: try again", retry_after=5)
-        if request.key is not None and (known := self._by_key.get((request.client, request.key))):
-            return self._jobs[known]
-        if why := self.queue.why_full(request.client):
-            raise Rejected(429, "queue_full", f"{why}: try again later", retry_after=self._wait())
-        job = Job(request)
-        job.arguments = arguments
-        self._jobs[job.id] = job
-        if request.key is not None:
-            self._by_key[request.client, request.key] = job.id
+        request = replace(request, model=request.model or (self.models.default if request.kind == "generate" else ""))
+        self._check_request(request)
+        work = await self._checked(request)
+        if not self.ready:
+            raise Rejected(503, "stopping", "the server is about to stop: try again later", retry_after=5)
+        if request.key is not None and (known := self._jobs.get(self._by_key.get((request.client, request.key), ""))):
+            if known.digest != work.digest:
+                raise Rejected(
+                    422, "key_reused", "this Idempotency-Key was used for another request: use another one for this one"
+                )
+            return known
+        if why := self.queue.why_full(request.client, work.size):
+            raise Rejected(429, "queue_full", f"{why}: try again later", retry_after=self._until_room())
+        job = Job(replace(request, parameters=_tellable(request.parameters)), work=work, digest=work.digest)
+        self._remember(job)
         job.add_event("queued")
         self.queue.add(job)
         self._wake.set()
-        await self._write(job)
+        try:
+            await self._write(job)
+        except OSError as error:
+            _LOGGER.error("a job cannot be written: %s", error)
+            if self.queue.remove(job):
+                self._forget(job.id)
+                raise Rejected(507, "no_space", "the server cannot write results: tell its operator") from error
         return job
 
     def get(self, id: str, client: str) -> Job | None:
-        """Return a job of this client."""
+        """Return a job of this client; None if there is none, or it has expired."""
         job = self._jobs.get(id)
         return job if job is not None and job.request.client == client else None
 
@@ -127,95 +203,137 @@ class Service:
         """Return the jobs of this client, the newest first."""
         return [job for job in reversed(self._jobs.values()) if job.request.client == client]
 
-    def image(self, id: str, client: str) -> StoredImage | None:
-        """Return an image of this client."""
-        job = self.get(id.partition("-")[0], client)
-        return next((image for image in job.images if image.id == id), None) if job else None
+    def image(self, id: str, client: str | None) -> StoredImage | None:
+        """Return an image of this client; of any client for None, which is for who has its `signature`."""
+        job = self._jobs.get(id.partition("-")[0])
+        if job is None or client not in (None, job.request.client):
+            return None
+        return next((image for image in job.images if image.id == id), None)
 
     def signature(self, image_id: str) -> str:
-        """Return the signature with which an image is served to who has no key."""
-        return hmac.new(self._secret, image_id.encode(), "sha256").hexdigest()
+        """Return the signature with which an image is given to who has no key, for as long as it is kept."""
+        return hmac.new(self.store.secret, image_id.encode(), "sha256").hexdigest()
 
     async def cancel(self, id: str, client: str) -> bool:
-        """Cancel a job that waits or runs; return whether there was one."""
+        """Cancel a job that waits or runs, and wait until it has ended; return whether there was one."""
         job = self.get(id, client)
         if job is None or job.state in ENDED:
             return False
         if self.queue.remove(job):
-            await self._end(job, None, "cancelled")
+            await self._end(job, "cancelled")
         elif task := self._running.get(id):
             task.cancel()
-            await job.done()
+        await job.done()
         return True
 
     def loras(self, model: str = "") -> list[str]:
-        """Return the names of the adapters for a model. It blocks for as long as the directory is read."""
-        folder = self.models.lora_dir(model or self.models.default)
-        if folder is None:
+        """Return the names of the adapters for a model. It reads their directory: call it on a thread."""
+        root = self.models.lora_dir(model or self.models.default)
+        if root is None:
             return []
-        root = expanded(folder)
-        found = set()
+        found: set[str] = set()
         for place, _, files in os.walk(root):
-            found |= {
-                (Path(place) / name).relative_to(root).with_suffix("").as_posix()
-                for name in files
-                if name.lower().endswith(_ADAPTERS)
-            }
-        return sorted(found)
+            names = [Path(place, name) for name in files if name.lower().endswith(_ADAPTERS)]
+            found.update(path.relative_to(root).with_suffix("").as_posix() for path in names)
+        return sorted(name for name in found if not name.lower().endswith(_ADAPTERS))  # that would be a path
 
-    async def capabilities(self, model: str = "") -> Capabilities:
-        """Return what a model can do, which loads it if need be."""
-        return await self.models.capabilities(model or self.models.default)
-
-    async def samplers(self, model: str = "") -> list[str]:
-        """Return the names of the samplers for a model."""
-        return list((await self.capabilities(model)).samplers)
-
-    async def schedulers(self, model: str = "") -> list[str]:
-        """Return the names of the schedulers for a model."""
-        return list((await self.capabilities(model)).schedulers)
+    def measured(self) -> bytes:
+        """Return the metrics in Prometheus' text format."""
+        metrics = self.metrics
+        metrics.waiting.set(len(self.queue))
+        metrics.running.set(len(self._running))
+        metrics.store_bytes.set(self.store.size)
+        loaded = self.models.pids()
+        for name in (*self.models.names(), *self.models.upscalers()):
+            metrics.loaded.labels(name).set(name in loaded)
+        return metrics.text()
 
     def upscalers(self) -> list[str]:
         """Return the names of the upscaling networks."""
         return self.models.upscalers()
 
-    # How they are checked.
+    async def facts(self, model: str = "") -> Facts:
+        """Return what is known of a model, without loading its weights.
 
-    def _checked(self, request: JobRequest) -> Arguments | dict[str, Any]:
-        legal = self.models.names() if request.kind == "generate" else self.models.upscalers()
-        if request.model not in legal:
-            names = f"the server has {', '.join(legal)}" if legal else "the server has none"
-            raise Rejected(
-                404,
-                "unknown_model",
-                f"there is no model {shown(request.model)} to {request.kind} with; {names}",
-                param="model",
-            )
-        timeout = request.timeout
-        if timeout is not None and not (isinstance(timeout, (int, float)) and 0 < timeout < math.inf):
-            raise Rejected(400, "invalid_request", "timeout must be a number of seconds above 0", param="timeout")
-        if not isinstance(request.retry, int) or not 0 <= request.retry <= self.config.most_retries:
-            raise Rejected(400, "invalid_request", f"retry must be from 0 to {self.config.most_retries}", param="retry")
-        if request.kind == "upscale":
-            unknown = request.parameters.keys() - {"image", "factor"}
-            if unknown or "image" not in request.parameters:
-                raise Rejected(
-                    400, "invalid_request", "upscaling takes image, and factor if it is not the network's own"
-                )
-            _refuse_path("image", request.parameters["image"])
-            return dict(request.parameters)
+        Raises
+        ------
+        Rejected
+            If there is no such model (404), or it cannot be used (500).
+        """
+        name = model or self.models.default
+        self._check_model("generate", name)
         try:
+            return await self.models.facts(name)
+        except (SDError, ValueError, OSError) as error:
+            _LOGGER.error("model %s cannot be used: %s", name, error)
+            raise Rejected(500, "model_error", f"model {shown(name)} cannot be used: {self._told(error)}") from error
+
+    async def capabilities(self, model: str = "") -> Capabilities:
+        """Return what a model can do. Raises as `facts` does."""
+        return (await self.facts(model)).capabilities
+
+    async def samplers(self, model: str = "") -> list[str]:
+        """Return the names of the samplers for a model. Raises as `facts` does."""
+        return list((await self.capabilities(model)).samplers)
+
+    async def schedulers(self, model: str = "") -> list[str]:
+        """Return the names of the schedulers for a model. Raises as `facts` does."""
+        return list((await self.capabilities(model)).schedulers)
+
+    # How it is checked.
+
+    def _check_model(self, kind: str, name: str) -> None:
+        if kind not in ("generate", "upscale"):
+            raise Rejected(400, "invalid_request", f"kind must be generate or upscale, not {shown(kind)}", param="kind")
+        legal = self.models.names() if kind == "generate" else self.models.upscalers()
+        if name not in legal:
+            has = f"the server has {', '.join(legal)}" if legal else "the server has none"
+            message = f"there is no model {shown(name)} for {kind}: {has}"
+            raise Rejected(404, "unknown_model", message, param="model")
+
+    def _check_request(self, request: JobRequest) -> None:
+        self._check_model(request.kind, request.model)
+        param = "timeout"
+        try:
+            check_number("timeout", request.timeout, 0.001)
+            param = "retry"
+            check_integer("retry", request.retry, 0, self.config.most_retries)
+        except (TypeError, ValueError) as error:
+            raise Rejected(400, "invalid_request", str(error), param=param) from error
+        if request.key is not None and not 0 < len(request.key) <= 200:
+            raise Rejected(400, "invalid_request", "Idempotency-Key must have 1 to 200 characters")
+
+    async def _checked(self, request: JobRequest) -> Work:
+        facts = await self.facts(request.model) if request.kind == "generate" else None
+        try:
+            return await asyncio.to_thread(self._work_of, request, facts)
+        except (TypeError, ValueError, LoraError) as error:
+            raise Rejected(400, "invalid_request", self._told(error)) from error
+
+    def _work_of(self, request: JobRequest, facts: Facts | None) -> Work:
+        if facts is None:
+            keywords = dict(request.parameters)
+            if keywords.keys() - {"image", "factor"} or "image" not in keywords:
+                raise ValueError("to upscale takes image, and factor if it is not the network's own")
+            check_number("factor", keywords.get("factor"), 1)
+            _refuse_path("image", keywords["image"])
+            size = _size(keywords["image"])
+        else:
+            if "sdcffi" in request.parameters:
+                raise ValueError("parameters must be names and values, not a record: send its file to /api/read")
             given = as_arguments(request.parameters, "parameters")
             if given.context_values or given.engine_others:
-                raise ValueError("parameters of the model are set by the server: leave them out")
-            merged = self.models.config(request.model).arguments.updated(given)
-            if not isinstance(merged.generate["prompt"], str):
-                raise ValueError("there is no prompt: give one")
-            return self._refused(replace(merged), given, request.model)
-        except (ValueError, TypeError) as error:
-            raise Rejected(400, "invalid_request", self.public_message(error)) from error
+                raise ValueError("what a model is loaded with is set by the server: leave it out")
+            self._refuse_files(given, request.model)
+            whole = self.models.config(request.model).arguments.updated(given)
+            self._check_call(whole, facts)
+            keywords = whole.generate
+            size = sum(map(_size, given.call_values.values()))
+        digest = b"" if request.key is None else pickle.dumps((request.kind, request.model, request.parameters))
+        return Work(keywords, size, hashlib.sha256(digest).hexdigest() if digest else "")
 
-    def _refused(self, merged: Arguments, given: Arguments, model: str) -> Arguments:
+    def _refuse_files(self, given: Arguments, model: str) -> None:
+        """Refuse what would be a file of the server, and adapters that are not in its directory."""
         for item in parameters(ImageParams):
             value = given.call_values.get(item.path)
             if value is None:
@@ -223,32 +341,42 @@ class Service:
             if item.annotation == "StrPath":
                 raise ValueError(f"{item.name} is a file of the server, which clients cannot name: leave it out")
             if item.annotation in ("Pixels", "MaskPixels"):
-                for one in value if item.many else [value]:
+                for one in value if item.many else (value,):
                     _refuse_path(item.name, one)
             if item.annotation == "Lora" and value:
                 names = self.loras(model)
-                for lora in value:
-                    name = lora.path if isinstance(lora, Lora) else lora[0] if isinstance(lora, tuple) else lora
+                for one in value:
+                    name = one.path if isinstance(one, Lora) else one[0] if isinstance(one, tuple) else one
                     if name not in names:
-                        raise ValueError(f"there is no LoRA {shown(name)}; the server lists those that it has")
-        params = merged.generate["params"]
-        width, height = params.width or 512, params.height or 512
-        steps = params.sample_params.sample_steps if params.sample_params else None
-        limits = {
-            "width x height": (width * height, self.config.most_pixels),
-            "steps": (steps or 0, self.config.most_steps),
-            "batch_count": (params.batch_count or 1, self.config.most_images),
-        }
-        for name, (value, most) in limits.items():
+                        listed = f"the server has {', '.join(names[:20])}" if names else "the server has none"
+                        raise ValueError(f"there is no LoRA {shown(name)}: {listed}")
+
+    def _check_call(self, whole: Arguments, facts: Facts) -> None:
+        """Check a call as the engine does before it generates, and against this server's limits."""
+        keywords = whole.generate
+        if not isinstance(keywords["prompt"], str):
+            raise ValueError("there is no prompt: say what to generate")
+        options = {name: keywords[name] for name in ("resize", "alpha") if name in keywords}
+        with collecting():  # the call itself warns again
+            checked = check_image(
+                with_engine_names(keywords["params"], facts.names), facts.files, facts.defaults, **options
+            )
+        params = facts.defaults.updated(checked)
+        width, height = requested_size(params)
+        hires = params.hires
+        if hires is not None and hires.enabled:
+            width = max(width, hires.target_width or int(width * (hires.scale or 1)))
+            height = max(height, hires.target_height or int(height * (hires.scale or 1)))
+        steps = (params.sample_params and params.sample_params.sample_steps) or 0
+        for name, value, most in (
+            ("width x height", width * height, self.config.most_pixels),
+            ("steps", max(steps, (hires and hires.steps) or 0), self.config.most_steps),
+            ("batch_count", params.batch_count or 1, self.config.most_images),
+        ):
             if value > most:
-                raise ValueError(f"{name} must be at most {most} on this server, not {value}")
-        return merged
+                raise ValueError(f"{name} must be at most {most:,} on this server, not {value:,}")
 
-    def public_message(self, error: BaseException) -> str:
-        """Return an error's message without paths of the server."""
-        return _without_paths(str(error))
-
-    # How they run.
+    # How it runs.
 
     async def _work(self) -> None:
         while True:
@@ -257,182 +385,226 @@ class Service:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            task = asyncio.create_task(self._run(job))
-            self._running[job.id] = task
+            task = self._running[job.id] = asyncio.create_task(self._run(job))
             await asyncio.wait({task})
             del self._running[job.id]
-            self._wake.set()  # for another worker: the model is free again
+            if not job.has_ended:  # it was cancelled before it began
+                await self._end(job, "cancelled")
+            self._wake.set()  # another worker may wait for this model
 
     async def _run(self, job: Job) -> None:
         job.state, job.started = "running", time.time()
+        self.metrics.wait_seconds.observe(job.started - job.created)
         job.add_event("started")
         try:
-            await self._attempts(job)
+            with collecting() as job.warnings:
+                await self._attempts(job)
         except asyncio.CancelledError:
-            await self._end(job, JobError("Stopped", _RUN_AGAIN, 503) if self._stopping else None, "cancelled")
+            await (self._end(job, "failed", _STOPPED) if self._stopping else self._end(job, "cancelled"))
         except Exception as error:
-            await self._end(job, self._error_of(error))
+            await self._end(job, "failed", self._error_of(error))
         else:
-            await self._end(job, None)
-        self._seconds += 0.2 * (time.time() - job.started - self._seconds)
+            await self._end(job, "finished")
 
     async def _attempts(self, job: Job) -> None:
         while True:
             job.attempts += 1
             try:
                 return await self._attempt(job)
-            except NativeCrashError:
+            except OutOfMemoryError:
+                if not await self.models.make_room():
+                    raise
+            except (NativeCrashError, NativeError) as error:
+                self.metrics.crashes.labels(job.request.model).inc()
                 if job.attempts > job.request.retry:
                     raise
+                _LOGGER.warning("job %s is tried again after a crash: %s", job.id, error)
 
     async def _attempt(self, job: Job) -> None:
+        assert job.work is not None
+        assert job.started is not None
         limit = min(job.request.timeout or math.inf, self.config.timeout)
-        end = time.monotonic() + limit
-        async with self.models.use(job.request.model) as engine:
-            left = max(0.01, end - time.monotonic())
-            if job.request.kind == "upscale":
-                result = await engine.aupscale(**job.arguments, timeout=left, on_progress=self._progress(job))
-            else:
-                keywords = {**job.arguments.generate, "timeout": left, "on_progress": self._progress(job)}
-                if job.request.previews:
-                    keywords["on_preview"] = self._preview(job)
-                result = await engine.agenerate(**keywords)
-        await asyncio.to_thread(self._save, job, result)
+        end = time.monotonic() + limit - (time.time() - job.started)
+        keywords = {**job.work.keywords, "on_progress": self._on_progress(job)}
+        if job.request.kind == "generate" and job.request.previews:
+            keywords["on_preview"] = self._on_preview(job)
+        try:
+            async with self.models.use(job.request.model, max(0.001, end - time.monotonic())) as engine:
+                call = engine.aupscale if job.request.kind == "upscale" else engine.agenerate
+                result = await call(**keywords, timeout=max(0.001, end - time.monotonic()))
+        except (asyncio.TimeoutError, GenerationTimeoutError) as error:
+            raise GenerationTimeoutError(f"the job took longer than {limit:g} seconds, which is its limit") from error
+        saving = asyncio.ensure_future(asyncio.to_thread(self._save, job, result))
+        try:
+            await asyncio.shield(saving)
+        except asyncio.CancelledError:  # too late: the images are there
+            await asyncio.wait({saving})
+        job.images, job.loras = saving.result()
 
-    def _save(self, job: Job, result: Any) -> None:
-        folder = self.store.folder(job.id)
-        if job.request.kind == "upscale":
-            path = result.save(folder / "0.png")
+    def _save(self, job: Job, result: Result | UpscaleResult) -> tuple[list[StoredImage], list[dict[str, Any]]]:
+        if isinstance(result, UpscaleResult):
+            image_id = f"{job.id}-0"
             height, width = result.array.shape[:2]
-            job.images = [StoredImage(f"{job.id}-0", "image/png", width, height, None, None, path)]
-            return
+            return [StoredImage(image_id, result.save(self.store.image(image_id)), width, height, has_record=False)], []
+        ids = [f"{job.id}-{index}" for index in range(len(result.arrays))]
         images = []
-        for index, array in enumerate(result.arrays):
-            path = result.save_one(index, folder / f"{index}.png")
-            record = result.record(index).to_dict()
-            images.append(
-                StoredImage(
-                    f"{job.id}-{index}", "image/png", array.shape[1], array.shape[0], result.seeds[index], record, path
-                )
-            )
-        job.images = images
-        job.loras = [{**asdict(report), "path": Path(report.path).stem} for report in result.loras]
+        try:
+            for index, (image_id, array) in enumerate(zip(ids, result.arrays, strict=True)):
+                path = result.save_one(index, self.store.image(image_id))
+                height, width = array.shape[:2]
+                images.append(StoredImage(image_id, path, width, height, result.seeds[index]))
+        except BaseException:
+            remove(map(self.store.image, ids))
+            raise
+        return images, [{**asdict(report), "path": Path(report.path).stem} for report in result.loras]
 
-    def _progress(self, job: Job) -> Any:
-        loop = asyncio.get_running_loop()
+    def _on_progress(self, job: Job) -> Callable[[Progress], None]:
+        """Return a function for the engine, on whose thread it runs; not each of thousands of events is passed on."""
+        loop, last = asyncio.get_running_loop(), (0.0, "")
 
         def tell(event: Progress) -> None:
-            part = event.step / event.steps
-            done = (max(event.image, 1) - 1 + part) / max(event.images, 1)
-            fraction = {"load": 0.0, "lora": 0.0, "encode": 0.0, "sample": 0.95 * done, "upscale": part}.get(
-                event.phase, 0.95
-            )
-            progress = JobProgress(event.phase, event.step, event.steps, fraction, event.image, event.images)
-            loop.call_soon_threadsafe(self._set_progress, job, progress)
+            nonlocal last
+            now = time.monotonic()
+            if event.phase != last[1] or event.step == event.steps or now - last[0] >= _LIVE_SECONDS:
+                last = now, event.phase
+                loop.call_soon_threadsafe(self._progressed, job, event)
 
         return tell
 
     @staticmethod
-    def _set_progress(job: Job, progress: JobProgress) -> None:
-        if job.state == "running":
-            job.progress = progress
-            job.add_event("progress", progress.as_dict())
+    def _progressed(job: Job, event: Progress) -> None:
+        if job.state != "running":
+            return
+        before = job.progress.fraction if job.progress else 0.0
+        part = event.step / event.steps
+        done = {
+            "sample": _SAMPLING * (max(event.image, 1) - 1 + part) / max(event.images, 1),
+            "decode": _SAMPLING + (1 - _SAMPLING) * (max(event.image, 1) - 1 + part) / max(event.images, 1),
+            "upscale": part,
+        }.get(event.phase, 0.0)
+        job.progress = JobProgress(event.phase, event.step, event.steps, max(before, done), event.image, event.images)
+        job.add_event("progress", job.progress.as_dict())
 
-    def _preview(self, job: Job) -> Any:
+    def _on_preview(self, job: Job) -> Callable[[Preview], None]:
         loop = asyncio.get_running_loop()
 
         def tell(event: Preview) -> None:
-            data = encoded(to_pillow(event.frames[0]), "JPEG")
-            loop.call_soon_threadsafe(
-                self._set_preview, job, {"step": event.step, "index": event.image - 1, "image": data}
-            )
+            image = encoded(to_pillow(event.frames[0]), "JPEG")  # on the engine's thread
+            data = {"step": event.step, "index": event.image - 1, "image": image}
+            loop.call_soon_threadsafe(self._previewed, job, data)
 
         return tell
 
     @staticmethod
-    def _set_preview(job: Job, data: Mapping[str, Any]) -> None:
+    def _previewed(job: Job, data: Mapping[str, Any]) -> None:
         if job.state == "running":
             job.add_event("preview", data)
 
-    async def _end(self, job: Job, error: JobError | None, state: Any = None) -> None:
-        job.error, job.ended = error, time.time()
-        job.state = state if error is None and state else "finished" if error is None else "failed"
-        if job.state == "finished":
-            for image in job.images:
-                job.add_event("image", {"id": image.id})
-        job.arguments = None
-        await self._write(job)
-        job.add_event(job.state)
+    async def _end(self, job: Job, state: State, error: JobError | None = None) -> None:
+        """Write what came of a job, then tell those who follow it."""
+        job.state, job.error, job.ended, job.work = state, error, time.time(), None
+        job.warnings = list(map(self._told, job.warnings))
+        kind, model = job.request.kind, job.request.model
+        self.metrics.jobs.labels(kind, model, state).inc()
+        if state == "finished" and job.started is not None:
+            self._seconds += 0.2 * (job.ended - job.started - self._seconds)
+            self.metrics.job_seconds.labels(kind, model).observe(job.ended - job.started)
+            self.metrics.images.labels(model).inc(len(job.images))
+        try:
+            await self._write(job)
+        except OSError as failure:  # the job is told all the same; after a restart it is not known
+            _LOGGER.error("job %s cannot be written: %s", job.id, failure)
+        for image in job.images:
+            job.add_event("image", {"id": image.id})
+        job.add_event(state)
+        await self._expire()
 
     def _error_of(self, error: Exception) -> JobError:
-        message = self.public_message(error)
+        """Return what the client is told; the log has the rest."""
+        name, message = type(error).__name__, self._told(error)
         if isinstance(error, GenerationTimeoutError):
-            return JobError("GenerationTimeoutError", message, 504)
+            return JobError(name, message, 504)
         if isinstance(error, OutOfMemoryError):
-            return JobError("OutOfMemoryError", message, 503)
-        if isinstance(error, (ValueError, TypeError, LoraError)):
-            return JobError(type(error).__name__, message, 400)
+            return JobError(name, message, 503)
+        if isinstance(error, (NativeCrashError, NativeError)):
+            _LOGGER.error("%s: %s\n%s", name, error, "\n".join(error.log))
+            return JobError(name, message, 500)
+        if isinstance(error, LoraError) or (
+            isinstance(error, (TypeError, ValueError)) and not isinstance(error, OSError)
+        ):
+            return JobError(name, message, 400)
         if isinstance(error, SDError):
-            _LOGGER.error("a job failed: %s\n%s", error, "\n".join(error.log))
-            return JobError(type(error).__name__, message, 500)
-        _LOGGER.exception("a job failed", exc_info=error)
-        return JobError("InternalError", "the server failed; its log says why", 500)
+            _LOGGER.error("%s: %s\n%s", name, error, "\n".join(error.log))
+            return JobError(name, message, 507 if isinstance(error, OutputError) else 500)
+        _LOGGER.error("a job failed", exc_info=error)
+        return JobError("InternalError", "the server failed: its log says why", 500)
 
-    def _wait(self) -> float:
-        return max(1.0, math.ceil(self._seconds / self.config.workers))
+    def _told(self, error: object) -> str:
+        return without_paths(str(error), self._roots)
+
+    def _until_room(self) -> float:
+        return max(1.0, self._seconds / self.config.workers)
 
     # What is kept.
 
     async def _write(self, job: Job) -> None:
+        async with self._writing:  # what is written last is the last state
+            await asyncio.to_thread(self.store.write, _kept(job))
+
+    async def _expire(self) -> None:
         async with self._writing:
-            data = _as_data(job)
-            await asyncio.to_thread(self.store.write, job.id, data)
+            removed = await asyncio.to_thread(self.store.expire)
+        for job_id in removed:
+            self._forget(job_id)
 
-    def _restore(self, data: dict[str, Any]) -> None:
+    async def _expire_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(_EXPIRY_SECONDS)
+            await self._expire()
+
+    def _remember(self, job: Job) -> None:
+        self._jobs[job.id] = job
+        if job.request.key is not None:
+            self._by_key[job.request.client, job.request.key] = job.id
+
+    def _forget(self, job_id: str) -> None:
+        job = self._jobs.pop(job_id, None)
+        if job is not None and job.request.key is not None:
+            self._by_key.pop((job.request.client, job.request.key), None)
+
+    async def _restore(self, data: dict[str, Any]) -> None:
         with suppress(KeyError, TypeError, ValueError):
-            job = _of_data(data, self.store.directory)
-            self._jobs[job.id] = job
-            if job.request.key is not None:
-                self._by_key[job.request.client, job.request.key] = job.id
+            job = self._restored(data)
+            self._remember(job)
+            if job.state not in ENDED:
+                await self._end(job, "failed", _STOPPED)
+            else:
+                job.add_event(job.state)
+
+    def _restored(self, data: dict[str, Any]) -> Job:
+        request = JobRequest(**{name: data[name] for name in _OF_REQUEST})
+        images = [StoredImage(path=self.store.image(image["id"]), **image) for image in data["images"]]
+        error = JobError(**data["error"]) if data["error"] else None
+        return Job(request, images=images, error=error, **{name: data[name] for name in _OF_JOB})
 
 
-def _as_data(job: Job) -> dict[str, Any]:
-    """Return what is kept of a job, for JSON: not its parameters, which may have images; a result's record has them."""
+def _kept(job: Job) -> dict[str, Any]:
+    """Return what is kept of a job, for JSON: not its input images."""
     return {
-        "id": job.id,
-        "kind": job.request.kind,
-        "model": job.request.model,
-        "client": job.request.client,
-        "key": job.request.key,
-        **{name: getattr(job, name) for name in ("state", "created", "started", "ended", "loras", "warnings")},
+        **{name: getattr(job.request, name) for name in _OF_REQUEST},
+        **{name: getattr(job, name) for name in _OF_JOB},
         "error": job.error and job.error.as_dict(),
-        "images": [
-            {
-                **{name: getattr(image, name) for name in ("id", "media_type", "width", "height", "seed", "record")},
-                "file": image.path.name,
-            }
-            for image in job.images
-        ],
+        "images": [{name: getattr(image, name) for name in _OF_IMAGE} for image in job.images],
     }
 
 
-def _of_data(data: dict[str, Any], directory: Path) -> Job:
-    request = JobRequest(data["kind"], data["model"], {}, data["client"], key=data["key"])
-    names = ("id", "state", "created", "started", "ended", "loras", "warnings")
-    job = Job(request, **{name: data[name] for name in names})
-    job.images = [
-        StoredImage(
-            **{name: value for name, value in image.items() if name != "file"},
-            path=directory / job.id / Path(image["file"]).name,
-        )
-        for image in data["images"]
-    ]
-    job.error = JobError(**data["error"]) if data["error"] else None
-    if job.state not in ENDED:
-        job.state, job.ended, job.error = "failed", time.time(), JobError("Stopped", _RUN_AGAIN, 503)
-    job.add_event("queued")
-    job.add_event(job.state)
-    return job
+def _tellable(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters that are told again and kept: numbers, switches and texts."""
+    return {
+        name: value
+        for name, value in given.items()
+        if isinstance(value, (bool, int, float)) or (isinstance(value, str) and len(value) <= _LONGEST_SHOWN)
+    }
 
 
 def _refuse_path(name: str, value: Any) -> None:
@@ -440,5 +612,11 @@ def _refuse_path(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be the data of an image, not a path or an address")
 
 
-def _without_paths(message: str) -> str:
-    return re.sub(r"(?<![\w.])(?:[A-Za-z]:)?[/\\](?:[^\s/\\:;,'\"]+[/\\])+([^\s/\\:;,'\"]*)", r"\1", message)
+def _size(value: Any) -> int:
+    """Return the size of an input image, or of several, in bytes."""
+    if isinstance(value, (list, tuple)):
+        return sum(map(_size, value))
+    if isinstance(value, bytes):
+        return len(value)
+    width, height = getattr(value, "size", (0, 0)) if hasattr(value, "getbands") else (0, 0)
+    return int(getattr(value, "nbytes", 4 * width * height))

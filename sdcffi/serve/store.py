@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
+import re
+import secrets
 import time
 from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from .._files import read_kept_json, replacing
+from .._files import locked, read_kept_json, read_whole, replacing
+from .._records.record import Record
+from ..errors import SDError
 
-__all__ = ["Store", "StoredImage"]
+__all__ = ["Store", "StoredImage", "remove"]
 
-_JOB = "job.json"
+_SECRET = "secret"
+_FILE = re.compile(r"([0-9a-f]{32})(?:\.json|-\d+\.png)")
+_SECRET_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -26,83 +32,170 @@ class StoredImage:
     ----------
     id : str
         Its name, which cannot be guessed.
-    media_type : str
+    path : Path
+        The file, a PNG.
     width, height : int
     seed : int or None
         None for an image that was only upscaled.
-    record : dict or None
-        How it was made, see `Record.to_dict`.
-    path : Path
-        The file.
+    has_record : bool
+        Whether the file says how it was made.
     """
 
     id: str
-    media_type: str
+    path: Path
     width: int
     height: int
-    seed: int | None
-    record: dict[str, Any] | None = field(repr=False)
-    path: Path = field(repr=False)
+    seed: int | None = None
+    has_record: bool = True
+    media_type: ClassVar[str] = "image/png"
 
     def read(self) -> bytes:
-        """Return the bytes of the file."""
+        """Return the bytes of the file. This and `record` block: call them on a thread.
+
+        Raises
+        ------
+        OSError
+            If it has been removed.
+        """
         return self.path.read_bytes()
+
+    @property
+    def record(self) -> dict[str, Any] | None:
+        """How it was made, see `Record.to_dict`, read from the file."""
+        return Record.from_file(self.path).to_dict() if self.has_record else None
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A job that has ended: when, and its files."""
+
+    ended: float
+    size: int
+    files: list[Path]
 
 
 class Store:
-    """The directory of results. Its methods block: call them on a thread.
+    """The directory of results, which one server has at a time. Its methods block: call one at a time, on a thread.
 
     Parameters
     ----------
     directory : Path
-    most_bytes : int
-        Size of all results.
+    most_jobs, most_bytes : int
+        Number of the results' jobs, and size of all results. The oldest leave first.
     most_seconds : float
         Age of a result.
+
+    Attributes
+    ----------
+    size : int
+        Size of all results, in bytes.
     """
 
-    def __init__(self, directory: Path, most_bytes: int, most_seconds: float) -> None:
-        self.directory, self._most_bytes, self._most_seconds = directory, most_bytes, most_seconds
+    def __init__(self, directory: Path, most_jobs: int, most_bytes: int, most_seconds: float) -> None:
+        self.directory, self.size = directory, 0
+        self._most_jobs, self._most_bytes, self._most_seconds = most_jobs, most_bytes, most_seconds
+        self.secret = secrets.token_bytes(_SECRET_BYTES)
+        self._kept: dict[str, _Kept] = {}  # by job, in the order in which they ended
+        self._stack = ExitStack()
 
-    def folder(self, job_id: str) -> Path:
-        """Return the folder of a job, which is made."""
-        folder = self.directory / job_id
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return folder
+    def open(self) -> list[dict[str, Any]]:
+        """Take the directory, and return what is known of every job that is kept, the oldest first.
 
-    def write(self, job_id: str, data: dict[str, Any]) -> None:
-        """Write what is known of a job."""
-        with replacing(self.folder(job_id) / _JOB) as temporary:
+        Raises
+        ------
+        SDError
+            If another server has it.
+        OSError
+            If it cannot be written to.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not self._stack.enter_context(locked(self.directory)):
+            self._stack.close()
+            raise SDError(
+                f"another server keeps its results in {self.directory}: stop it, or choose another directory with"
+                " --store, or another port"
+            )
+        self._read_secret()
+        files: dict[str, list[Path]] = {}
+        for path in self.directory.iterdir():
+            if found := _FILE.fullmatch(path.name):
+                files.setdefault(found[1], []).append(path)
+        jobs = []
+        for job_id, paths in files.items():
+            data = _read_job(self._job(job_id))
+            if data is None:
+                remove(paths)
+            else:
+                jobs.append(data)
+        for data in sorted(jobs, key=lambda data: float(data["ended"] or time.time())):
+            self._keep(data["id"], data["ended"] or time.time(), files[data["id"]])
+        return sorted(jobs, key=lambda data: float(data["created"]))
+
+    def close(self) -> None:
+        """Let another server have the directory."""
+        self._stack.close()
+
+    def _read_secret(self) -> None:
+        path = self.directory / _SECRET
+        with suppress(OSError, ValueError):
+            kept = read_whole(path, _SECRET_BYTES)
+            if len(kept) == _SECRET_BYTES:
+                self.secret = kept
+                return
+        with replacing(path) as temporary, open(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600), "wb") as file:
+            file.write(self.secret)
+
+    def image(self, image_id: str) -> Path:
+        """Return the file of an image."""
+        return self.directory / f"{image_id}.png"
+
+    def _job(self, job_id: str) -> Path:
+        return self.directory / f"{job_id}.json"
+
+    def write(self, data: dict[str, Any]) -> None:
+        """Write what is known of a job; one that has ended is kept from now on, with its images.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
+        path = self._job(data["id"])
+        with replacing(path) as temporary:
             temporary.write_text(json.dumps(data), "utf-8")
+        if data["ended"]:
+            self._keep(data["id"], data["ended"], [path, *(self.image(image["id"]) for image in data["images"])])
 
-    def read(self) -> Iterable[dict[str, Any]]:
-        """Return what is known of every job that is kept, the oldest first; damaged ones are left out."""
-        found = []
-        if self.directory.is_dir():
-            for path in self.directory.glob(f"*/{_JOB}"):
-                with suppress(OSError, ValueError):
-                    data = read_kept_json(path)
-                    if isinstance(data, dict) and data.get("id") == path.parent.name:
-                        found.append(data)
-        return sorted(found, key=lambda data: float(data.get("created") or 0))
+    def _keep(self, job_id: str, ended: float, files: list[Path]) -> None:
+        size = sum(path.stat().st_size for path in files)
+        self._kept[job_id] = _Kept(ended, size, files)
+        self.size += size
 
-    def remove(self, job_id: str) -> None:
-        """Remove a job and its images."""
-        shutil.rmtree(self.directory / job_id, ignore_errors=True)
-
-    def expire(self, keep: Iterable[str] = ()) -> list[str]:
-        """Remove what is too old or too much, the oldest first, but for `keep`; return the ids of those jobs."""
-        kept = set(keep)
-        found: list[tuple[float, int, str]] = []
-        for folder in self.directory.iterdir() if self.directory.is_dir() else ():
-            with suppress(OSError):
-                if folder.is_dir() and folder.name not in kept:
-                    size = sum(path.stat().st_size for path in folder.iterdir())
-                    found.append((folder.stat().st_mtime, size, folder.name))
-        total, now, removed = sum(size for _, size, _ in found), time.time(), []
-        for written, size, name in sorted(found):
-            if total > self._most_bytes or now - written > self._most_seconds:
-                self.remove(name)
-                removed.append(name)
-                total -= size
+    def expire(self) -> list[str]:
+        """Remove what is too old or too much, the oldest first; return the ids of those jobs."""
+        removed, now = [], time.time()
+        for job_id, kept in list(self._kept.items()):
+            too_much = len(self._kept) > self._most_jobs or self.size > self._most_bytes
+            if not too_much and now - kept.ended <= self._most_seconds:
+                break
+            del self._kept[job_id]
+            self.size -= kept.size
+            remove(kept.files)
+            removed.append(job_id)
         return removed
+
+
+def remove(files: Iterable[Path]) -> None:
+    """Remove files, some of which may be gone already."""
+    for path in files:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _read_job(path: Path) -> dict[str, Any] | None:
+    """Return what is kept of a job; None if it is missing or damaged."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        data = read_kept_json(path)
+        if data["id"] == path.stem and float(data["created"]) and float(data["ended"] or 1):
+            return dict(data)
+    return None

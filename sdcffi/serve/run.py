@@ -1,0 +1,106 @@
+"""Run the server with uvicorn, and stop it without losing a job."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from ..errors import SDError
+from .config import ServeConfig
+from .http import app
+from .service import Service
+
+__all__ = ["run"]
+
+_ANSWER_SECONDS = 5  # in which answers must have been sent, once the jobs have ended
+
+
+def run(config: ServeConfig, on_ready: Callable[[str], object] = lambda _: None) -> None:
+    """Serve until the process is interrupted (SIGINT, SIGTERM).
+
+    Then no more jobs are taken, those that run have ``config.grace`` seconds to finish, those that wait are answered
+    that the server stops, and what is finished is kept. A second Ctrl-C ends it at once.
+
+    Parameters
+    ----------
+    config : ServeConfig
+    on_ready : callable
+        Called with the address of the server once it takes requests.
+
+    Raises
+    ------
+    ValueError
+        If a model's files are missing, or are not those of a model.
+    SDError
+        If it cannot listen on the address, or another server has the directory of the results.
+    """
+    application = app(config)
+    listener = _listener(config)
+    server = _Server(
+        uvicorn.Config(
+            application,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=config.behind_proxy,
+            timeout_graceful_shutdown=round(config.grace) + _ANSWER_SECONDS,
+            lifespan="on",
+        ),
+        application.state.service,
+        lambda: on_ready(_address(config, listener)),
+    )
+    with listener:
+        server.run([listener])
+
+
+def _listener(config: ServeConfig) -> socket.socket:
+    """Return a socket that listens already, so that its port is known."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            config.host.strip("[]"), config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise SDError(
+            f"cannot listen on {config.host}, port {config.port}: {error.strerror or error}; choose another --port"
+        ) from error
+    return listener
+
+
+def _address(config: ServeConfig, listener: socket.socket) -> str:
+    host = f"[{config.host.strip('[]')}]" if ":" in config.host else config.host
+    return f"http://{host}:{listener.getsockname()[1]}"
+
+
+class _Server(uvicorn.Server):
+    """Stops the service as soon as it is told to, since streams of events end only with their jobs."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, on_ready: Callable[[], object]) -> None:
+        super().__init__(config)
+        self._service, self._on_ready = service, on_ready
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping: asyncio.Future[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the service, then take requests."""
+        self._loop = asyncio.get_running_loop()
+        await self._service.start()  # here, since what it raises is for the caller, not for a log
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop; at the second Ctrl-C, end at once."""
+        super().handle_exit(sig, frame)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stop)
+
+    def _stop(self) -> None:
+        if self._stopping is None and self.started:
+            self._stopping = asyncio.ensure_future(self._service.stop())
