@@ -49,10 +49,10 @@ if TYPE_CHECKING:
     from .._bindings.requests import Opened
     from .._records.digests import FileState
 
-__all__ = ["Engine"]
+__all__ = ["USABLE", "Engine"]
 
 # With its own defaults of these two the engine crashes on image input and on the second call.
-_USABLE = ContextParams(vae_decode_only=False, free_params_immediately=False)
+USABLE = ContextParams(vae_decode_only=False, free_params_immediately=False)
 
 
 @public
@@ -275,7 +275,7 @@ class Engine(Handle):
             circular_y=circular,
             max_vram=max_vram,
         )
-        given, self._model = check_context(_USABLE.updated(ContextParams.of(context, "context")).updated(keywords))
+        given, self._model = check_context(USABLE.updated(ContextParams.of(context, "context")).updated(keywords))
         directory = check_lora_options(lora_dir, lora_cache)
         self._memory = MemoryCheck(memory_check, self._model, given)
         opening = Opening(library, backend_choice(backend), given, load_weights, lora_cache)

@@ -15,7 +15,7 @@ from .._files import expanded
 from .._models.memory import weight_bytes
 from .._models.upscaler_file import read_network
 from ..engine.capabilities import Capabilities
-from ..engine.engine import Engine
+from ..engine.engine import USABLE, Engine
 from ..engine.upscaler import Upscaler
 from ..errors import OutOfMemoryError
 from ..params.image import ImageParams
@@ -61,7 +61,7 @@ class _Entry:
             read_network(f"upscaler {config.name}", path)
             self.size = path.stat().st_size
         else:
-            context, self.files = check_context(config.arguments.engine["context"])
+            context, self.files = check_context(USABLE.updated(config.arguments.engine["context"]))
             self.size = weight_bytes(self.files, context)
         self.engine: Engine | Upscaler | None = None
         self.loading: asyncio.Task[Engine | Upscaler] | None = None
