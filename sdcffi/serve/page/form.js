@@ -9,8 +9,7 @@ const $ = (id) => document.getElementById(id);
 const form = $("form");
 const fields = form.elements;
 
-let schema = {}; // of every parameter that the server takes
-let models = []; // each with its own defaults
+let schema = {}; // of every parameter of the chosen model, by name
 let loras = []; // names
 
 /** Text of the browser's storage, or null. */
@@ -50,37 +49,40 @@ function fill(select, names, chosen = select.value) {
 
 const namesIn = (select) => [...select.options].map((option) => option.value).filter(Boolean);
 
-/** Show what the server has. */
-export const offer = {
-  models(entries) {
-    models = entries;
-    fill(fields.model, entries.map(({ name }) => name), fields.model.value || entries.find((entry) => entry.default)?.name);
-    show();
-  },
-  samplers: (names) => fill(fields.sampler, names),
-  schedulers: (names) => fill(fields.scheduler, names),
-  upscalers: (names) => fill($("upscaler"), names),
-  loras(names) {
-    loras = names;
-    for (const { select } of loraRows()) fill(select, loras);
-    $("lora-add").hidden = !loras.length;
-    $("lora-none").hidden = Boolean(loras.length);
-  },
-  parameters({ properties }) {
-    schema = properties;
-    show();
-  },
-};
+/** Show the models of the server. */
+export function offerModels(models) {
+  fill(fields.model, models.map(({ name }) => name), fields.model.value || models.find((model) => model.default).name);
+}
+
+/** Show the upscaling networks of the server. */
+export const offerUpscalers = (names) => fill($("upscaler"), names);
+
+/** Show what a model takes: its LoRAs, and the schema of its parameters. */
+export function offer(names, { properties }) {
+  loras = names;
+  schema = properties;
+  for (const { select } of loraRows()) fill(select, loras);
+  $("lora-add").hidden = !loras.length;
+  $("lora-none").hidden = Boolean(loras.length);
+  for (const name of CHOICES) fill(fields[name], schema[name].examples);
+  for (const name of NUMBERS) fields[name].placeholder = schema[name].default ?? "";
+  show();
+}
 
 // LoRAs
 
-const loraRows = () => [...$("lora-rows").children].map((row) => ({ select: row.querySelector("select"), strength: row.querySelector("input") }));
+const loraRows = () => [...$("lora-rows").children].map((row) => ({
+  select: row.querySelector("select"),
+  strength: row.querySelector("input"),
+  more: JSON.parse(row.dataset.more), // strengths of parts, from an image; there are no fields for them
+}));
 
-function addLora({ name = loras[0], strength = 1 } = {}) {
+function addLora({ name = loras[0], strength = 1, ...more } = {}) {
   const row = $("lora-row").content.cloneNode(true).firstElementChild;
   const select = row.querySelector("select");
   fill(select, loras, name);
   row.querySelector("input").value = strength;
+  row.dataset.more = JSON.stringify(more);
   row.querySelector("button").addEventListener("click", () => {
     const next = row.nextElementSibling ?? row.previousElementSibling;
     row.remove();
@@ -89,12 +91,6 @@ function addLora({ name = loras[0], strength = 1 } = {}) {
   });
   $("lora-rows").append(row);
   return select;
-}
-
-/** A LoRA by name, from one of a request ({name, strength}) or of a record ({path, multiplier}). */
-function byName({ name, path = "", strength, multiplier }) {
-  const stem = path.split(/[\\/]/).at(-1).replace(/\.(safetensors|gguf|ckpt|pth?)$/i, "");
-  return { name: name ?? stem, strength: strength ?? multiplier ?? 1 };
 }
 
 $("lora-add").addEventListener("click", () => {
@@ -132,7 +128,7 @@ export function values() {
   for (const name of NUMBERS) if (fields[name].value) result[name] = fields[name].valueAsNumber;
   for (const name of ["negative_prompt", ...CHOICES]) if (fields[name].value) result[name] = fields[name].value;
   if (!fields.random.checked && fields.seed.value) result.seed = fields.seed.valueAsNumber;
-  const adapters = loraRows().map(({ select, strength }) => ({ name: select.value, strength: strength.valueAsNumber }));
+  const adapters = loraRows().map(({ select, strength, more }) => ({ name: select.value, strength: strength.valueAsNumber, ...more }));
   return adapters.length ? { ...result, loras: adapters } : result;
 }
 
@@ -142,15 +138,21 @@ export function setValues({ prompt, negative_prompt, seed, strength, loras: adap
   fields.negative_prompt.value = negative_prompt ?? "";
   fields.random.checked = !(seed >= 0);
   fields.seed.value = seed >= 0 ? seed : "";
-  if (strength !== undefined) fields.strength.value = strength;
+  fields.strength.value = strength ?? schema.strength.default;
   for (const name of NUMBERS) fields[name].value = rest[name] ?? "";
   for (const name of CHOICES) fill(fields[name], namesIn(fields[name]), rest[name] ?? "");
   $("lora-rows").replaceChildren();
-  for (const adapter of adapters ?? []) addLora(byName(adapter));
+  for (const adapter of adapters ?? []) addLora(adapter);
   const others = Object.entries(rest).filter(([name]) => name in schema && !NUMBERS.includes(name) && !CHOICES.includes(name));
   fields.others.value = others.length ? JSON.stringify(Object.fromEntries(others)) : "";
   $("more").open ||= Boolean(fields.others.value || fields.sampler.value || fields.scheduler.value);
   form.dispatchEvent(new Event("input"));
+}
+
+/** Choose a model. */
+export function setModel(name) {
+  fields.model.value = name;
+  fields.model.dispatchEvent(new Event("change", { bubbles: true }));
 }
 
 /** Set width and height. */
@@ -178,7 +180,7 @@ export function mark(wrong) {
 
 function save() {
   const named = [...fields].filter((field) => field.name).map((field) => [field.name, field.type === "checkbox" ? field.checked : field.value]);
-  const adapters = loraRows().map(({ select, strength }) => ({ name: select.value, strength: strength.value }));
+  const adapters = loraRows().map(({ select, strength, more }) => ({ name: select.value, strength: strength.value, ...more }));
   keep(KEPT, JSON.stringify({ ...Object.fromEntries(named), loras: adapters, more: $("more").open }));
 }
 
@@ -203,13 +205,6 @@ function restore() {
 function show() {
   fields.seed.disabled = fields.random.checked;
   $("strength-value").value = fields.strength.valueAsNumber.toFixed(2);
-  const own = models.find(({ name }) => name === fields.model.value)?.defaults ?? {};
-  for (const name of NUMBERS) {
-    const { minimum, maximum, default: usual } = schema[name] ?? {};
-    if (minimum !== undefined) fields[name].min = minimum;
-    if (maximum !== undefined) fields[name].max = maximum;
-    fields[name].placeholder = own[name] ?? usual ?? fields[name].placeholder;
-  }
 }
 
 $("swap").addEventListener("click", () => setSize([fields.height.value, fields.width.value]));

@@ -1,6 +1,6 @@
 // The page: jobs on the stage and in the queue, the gallery, the viewer, input images, keys and colours.
 
-import { keep, kept, mark, model, offer, setSize, setValues, size, values } from "./form.js";
+import { keep, kept, mark, model, offer, offerModels, offerUpscalers, setModel, setSize, setValues, size, values } from "./form.js";
 import { InputImage, makePaintable } from "./mask.js";
 import * as server from "./server.js";
 
@@ -50,13 +50,14 @@ $("problem").querySelector("button").addEventListener("click", () => {
 
 // Jobs
 
-const promptOf = (job) => job.parameters?.prompt ?? job.images[0]?.prompt ?? (job.kind === "upscale" ? "Upscaled image" : "Generated image");
+const promptOf = (job) => job.parameters.prompt ?? (job.kind === "upscale" ? "Upscaled image" : "Generated image");
 
 function describe(job) {
   if (job.state === "queued") return job.position > 1 ? `Waiting: ${job.position - 1} before it` : "Waiting";
-  const { phase, step, steps } = job.progress ?? {};
+  const { phase, step, steps, image, images } = job.progress ?? {};
   const name = PHASES[phase] ?? "Starting";
-  return phase === "sample" ? `Step ${step} of ${steps}` : steps > 1 ? `${name}: ${step} of ${steps}` : name;
+  const where = phase === "sample" ? `Step ${step} of ${steps}` : steps > 1 ? `${name}: ${step} of ${steps}` : name;
+  return images > 1 ? `Image ${image} of ${images}: ${where}` : where;
 }
 
 const percent = (job) => Math.round(100 * Math.min(1, Math.max(0, job.progress?.fraction ?? 0)));
@@ -162,27 +163,15 @@ const cancel = tried(async (job) => {
 async function submit(kind, name, parameters) {
   calm();
   const job = await server.submit({ kind, model: name, parameters, previews: true });
-  job.parameters ??= parameters;
   start(job);
   say(active.size > 1 ? "Added to the queue" : "Started");
   if (matchMedia(NARROW).matches) $("stage").scrollIntoView({ block: "start" });
 }
 
-/** Run at most one at a time: what comes meanwhile is dropped. */
-function oneAtATime(action) {
-  let busy = false;
-  return async (...args) => {
-    if (busy) return;
-    busy = true;
-    try {
-      await action(...args);
-    } finally {
-      busy = false;
-    }
-  };
-}
+let submitting = false; // a second click on Generate is not a second job
 
-const generate = oneAtATime(tried(async () => {
+const generate = tried(async () => {
+  if (submitting) return;
   const parameters = values();
   if (input.given) {
     [parameters.width, parameters.height] = size();
@@ -190,8 +179,15 @@ const generate = oneAtATime(tried(async () => {
     parameters.strength = $("strength").valueAsNumber;
     if (input.masked) parameters.mask_image = dataOf(input.mask(...size()));
   }
-  await submit("generate", model(), parameters);
-}));
+  submitting = true;
+  $("generate").setAttribute("aria-disabled", "true");
+  try {
+    await submit("generate", model(), parameters);
+  } finally {
+    submitting = false;
+    $("generate").removeAttribute("aria-disabled");
+  }
+});
 
 const dataOf = (canvas) => canvas.toDataURL("image/png");
 
@@ -239,7 +235,7 @@ $("stage-show").addEventListener("click", () => shown && view(shown));
 
 // Viewer: an image of the gallery, or a file of the user's
 
-let viewed = null; // {entry or null, name, blob, parameters or null}
+let viewed = null; // {entry or null, name, blob, alt}, and once they are read {parameters, model}
 
 const view = tried(async (entry) => {
   const blob = await server.file(entry.image);
@@ -251,8 +247,8 @@ const viewFile = tried((file) => open({ entry: null, blob: file, name: file.name
 async function open(image) {
   calm();
   const note = $("viewer-note");
-  viewed = { parameters: null, ...image };
-  const mine = viewed;
+  viewed = image;
+  const mine = image;
   URL.revokeObjectURL($("viewer-image").src);
   $("viewer-image").src = URL.createObjectURL(viewed.blob);
   $("viewer-image").alt = viewed.alt;
@@ -271,12 +267,11 @@ async function open(image) {
   $("viewer-reuse").disabled = true;
   if (!$("viewer").open) $("viewer").showModal();
   try {
-    const parameters = await server.read(viewed.blob);
+    const { parameters, model: from, warnings } = await server.read(mine.blob);
     if (mine !== viewed) return;
-    if (mine.entry?.image.seed != null) Object.assign(parameters, { seed: mine.entry.image.seed, batch_count: undefined });
-    viewed.parameters = parameters;
-    note.textContent = "";
-    list({ model: mine.entry?.job.model, ...parameters });
+    Object.assign(viewed, { parameters, model: from });
+    note.textContent = warnings.map(server.sentence).join(" ");
+    list({ model: from, ...parameters });
     $("viewer-reuse").disabled = false;
   } catch (error) {
     if (mine === viewed) note.textContent = error.message;
@@ -286,7 +281,7 @@ async function open(image) {
 function list(parameters) {
   const text = (value) => {
     if (!Array.isArray(value)) return String(value);
-    return value.map((lora) => `${lora.name ?? lora.path ?? lora} ${lora.strength ?? lora.multiplier ?? 1}`).join(", ");
+    return value.map(({ name, strength }) => `${name} ${strength}`).join(", ");
   };
   for (const [name, label] of Object.entries(SHOWN)) {
     const value = parameters[name];
@@ -311,6 +306,7 @@ $("viewer").addEventListener("keydown", (event) => {
   if (event.key === "ArrowRight") step(1);
 });
 $("viewer-reuse").addEventListener("click", () => {
+  if (viewed.model) setModel(viewed.model);
   setValues(viewed.parameters);
   $("viewer").close();
   $("prompt").focus();
@@ -504,15 +500,14 @@ $("theme").addEventListener("change", () => {
 
 // Begin
 
-const offered = (name) => tried(async () => offer[name](await server.list(name, model())))();
-
-/** Show what the chosen model takes. Its samplers are asked for when they are needed, since the server loads it then. */
-async function showChoices() {
-  await Promise.all(["loras", ...($("more").open ? ["samplers", "schedulers"] : [])].map(offered));
-}
+const showModel = tried(async () => {
+  const name = model();
+  const [loras, parameters] = await Promise.all([server.loras(name), server.parameters(name)]);
+  if (name === model()) offer(loras, parameters);
+});
 
 async function showJobs() {
-  const jobs = (await server.list("jobs")).sort((a, b) => a.created - b.created);
+  const jobs = (await server.jobs()).sort((a, b) => a.created - b.created);
   const known = new Set([...active.keys(), ...images.map(({ job }) => job.id)]);
   for (const job of jobs.filter(({ id }) => !known.has(id))) {
     if (!server.hasEnded(job)) start(job);
@@ -524,14 +519,15 @@ async function showJobs() {
   showStage();
 }
 
-async function load() {
+const load = tried(async () => {
   calm();
-  await offered("models");
-  await Promise.all([showChoices(), offered("upscalers"), tried(showJobs)(), tried(async () => offer.parameters(await server.parameterSchema()))()]);
-}
+  offerModels(await server.models());
+  await Promise.all([showModel(), showJobs(), server.upscalers().then(offerUpscalers)]);
+  showInput();
+});
 
-$("model").addEventListener("change", showChoices);
-$("more").addEventListener("toggle", () => { if ($("more").open) showChoices(); });
+$("model").addEventListener("change", showModel);
+
 setTheme(kept(THEME) ?? "");
 showBrush();
 showInput();

@@ -55,22 +55,25 @@ async function errorOf(answer) {
 
 const json = async (path, options) => (await ask(path, options)).json();
 
-/** One of the server's lists: "models", "loras", "samplers", "schedulers", "upscalers" or "jobs". */
-export const list = async (what, model = "") => (await json(`api/${what}?${new URLSearchParams({ model })}`))[what];
+const of = (model) => `?${new URLSearchParams({ model })}`;
+
+export const models = async () => (await json("api/models")).models;
+export const upscalers = async () => (await json("api/upscalers")).upscalers;
+export const jobs = async () => (await json("api/jobs")).jobs;
+export const loras = async (model) => (await json(`api/loras${of(model)}`)).loras;
+
+/** The schema of the parameters for a model, with its defaults. */
+export const parameters = (model) => json(`api/parameters${of(model)}`);
 
 export const logIn = (key) => ask("api/login", { method: "POST", json: { key } });
-export const parameterSchema = () => json("api/parameters");
 export const cancel = (id) => ask(`api/jobs/${id}`, { method: "DELETE" });
 export const file = async (image) => (await ask(addressOf(image))).blob();
 
 /** The address of an image's file. */
 export const addressOf = (image) => address(`api/images/${image.id}`).href;
 
-/** The parameters in an image file. */
-export async function read(blob) {
-  const answer = await json("api/read", { method: "POST", body: blob });
-  return answer.parameters ?? answer;
-}
+/** How an image file was made: {parameters, model, warnings}. */
+export const read = (blob) => json("api/read", { method: "POST", body: blob });
 
 /** Submit a job. */
 export async function submit(request) {
