@@ -14,7 +14,7 @@ from .config import ServeConfig
 from .http import app
 from .service import Service
 
-__all__ = ["run"]
+__all__ = ["Server", "prepared", "run"]
 
 _ANSWER_SECONDS = 5  # in which answers must have been sent, once the jobs have ended
 
@@ -38,9 +38,16 @@ def run(config: ServeConfig, on_ready: Callable[[str], object] = lambda _: None)
     SDError
         If it cannot listen on the address, or another server has the directory of the results.
     """
+    server, listener = prepared(config, on_ready)
+    with listener:
+        server.run([listener])
+
+
+def prepared(config: ServeConfig, on_ready: Callable[[str], object]) -> tuple[Server, socket.socket]:
+    """Return a server that can be run, and the socket on which it will listen; see `run`."""
     application = app(config)
     listener = _listener(config)
-    server = _Server(
+    server = Server(
         uvicorn.Config(
             application,
             log_config=None,
@@ -53,8 +60,7 @@ def run(config: ServeConfig, on_ready: Callable[[str], object] = lambda _: None)
         application.state.service,
         lambda: on_ready(_address(config, listener)),
     )
-    with listener:
-        server.run([listener])
+    return server, listener
 
 
 def _listener(config: ServeConfig) -> socket.socket:
@@ -78,19 +84,19 @@ def _address(config: ServeConfig, listener: socket.socket) -> str:
     return f"http://{host}:{listener.getsockname()[1]}"
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """Stops the service as soon as it is told to, since streams of events end only with their jobs."""
 
     def __init__(self, config: uvicorn.Config, service: Service, on_ready: Callable[[], object]) -> None:
         super().__init__(config)
-        self._service, self._on_ready = service, on_ready
+        self.service, self._on_ready = service, on_ready
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Future[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the service, then take requests."""
         self._loop = asyncio.get_running_loop()
-        await self._service.start()  # here, since what it raises is for the caller, not for a log
+        await self.service.start()  # here, since what it raises is for the caller, not for a log
         await super().startup(sockets)
         if self.started:
             self._on_ready()
@@ -103,4 +109,4 @@ class _Server(uvicorn.Server):
 
     def _stop(self) -> None:
         if self._stopping is None and self.started:
-            self._stopping = asyncio.ensure_future(self._service.stop())
+            self._stopping = asyncio.ensure_future(self.service.stop())
