@@ -12,21 +12,21 @@ const fields = form.elements;
 let schema = {}; // of every parameter of the chosen model, by name
 let loras = []; // names
 
-/** Text of the browser's storage, or null. */
-export function kept(name) {
+/** What the browser keeps under a name, or `usual`. */
+export function kept(name, usual) {
   try {
-    return localStorage.getItem(name);
+    return JSON.parse(localStorage.getItem(name)) ?? usual;
   } catch {
-    return null; // the browser's storage is off
+    return usual; // the storage is off, or what is in it is damaged
   }
 }
 
-/** Keep a text for the next visit. */
-export function keep(name, text) {
+/** Keep something for the next visit. */
+export function keep(name, value) {
   try {
-    localStorage.setItem(name, text);
+    localStorage.setItem(name, JSON.stringify(value));
   } catch {
-    // The browser's storage is off or full: it is forgotten.
+    // The storage is off or full: it is forgotten.
   }
 }
 
@@ -138,7 +138,7 @@ export function setValues({ prompt, negative_prompt, seed, strength, loras: adap
   fields.negative_prompt.value = negative_prompt ?? "";
   fields.random.checked = !(seed >= 0);
   fields.seed.value = seed >= 0 ? seed : "";
-  fields.strength.value = strength ?? schema.strength.default;
+  fields.strength.value = strength ?? schema.strength?.default ?? fields.strength.defaultValue;
   for (const name of NUMBERS) fields[name].value = rest[name] ?? "";
   for (const name of CHOICES) fill(fields[name], namesIn(fields[name]), rest[name] ?? "");
   $("lora-rows").replaceChildren();
@@ -181,16 +181,11 @@ export function mark(wrong) {
 function save() {
   const named = [...fields].filter((field) => field.name).map((field) => [field.name, field.type === "checkbox" ? field.checked : field.value]);
   const adapters = loraRows().map(({ select, strength, more }) => ({ name: select.value, strength: strength.value, ...more }));
-  keep(KEPT, JSON.stringify({ ...Object.fromEntries(named), loras: adapters, more: $("more").open }));
+  keep(KEPT, { ...Object.fromEntries(named), loras: adapters, more: $("more").open });
 }
 
 function restore() {
-  let state;
-  try {
-    state = JSON.parse(kept(KEPT)) ?? {};
-  } catch {
-    state = {};
-  }
+  const state = kept(KEPT, {});
   for (const [name, value] of Object.entries(state)) {
     const field = fields[name];
     if (field?.name !== name) continue;

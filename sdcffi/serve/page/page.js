@@ -6,10 +6,11 @@ import * as server from "./server.js";
 
 const HIDDEN = "sdcffi.hidden";
 const THEME = "sdcffi.theme";
+const FOLLOWED = 2; // jobs at a time, since a browser opens six connections to a server, of all its tabs
 const NARROW = "(max-width: 56rem)";
 const PHASES = { load: "Loading the model", lora: "Loading LoRAs", encode: "Encoding", sample: "Generating", upscale: "Upscaling", decode: "Decoding" };
 const SHOWN = { // in the viewer, in this order
-  prompt: "Prompt", negative_prompt: "Negative prompt", model: "Model", seed: "Seed", width: "Width", height: "Height", steps: "Steps", cfg_scale: "Guidance",
+  prompt: "Prompt", negative_prompt: "Negative prompt", model: "Model", seed: "Seed", size: "Size", steps: "Steps", cfg_scale: "Guidance",
   sampler: "Sampler", scheduler: "Scheduler", loras: "LoRAs", strength: "Strength",
 };
 
@@ -109,33 +110,43 @@ function showQueue() {
 
 function start(job) {
   active.set(job.id, job);
+  followNext();
   showStage();
   showQueue();
-  let told = 0;
-  server.follow(job.id, (event, data) => {
-    if (event === "progress") {
-      job.progress = data;
-      job.state = "running";
-      if (percent(job) >= told + 25) {
-        told = percent(job);
-        say(`${describe(job)}, ${told} percent`);
-      }
-    } else if (event === "preview") {
-      if (job === current()) preview = { id: job.id, image: data.image };
-    } else if (event === "image") {
-      // It is shown with the job, once that has finished.
-    } else {
-      Object.assign(job, data);
-      if (server.hasEnded(job)) end(job);
-      else showQueue();
-    }
-    showStage();
-  });
+}
+
+const followed = new Set(); // ids
+
+function followNext() {
+  for (const job of active.values()) {
+    if (followed.size >= FOLLOWED) return;
+    if (followed.has(job.id)) continue;
+    followed.add(job.id);
+    server.follow(job.id, (event, data) => hear(job, event, data));
+  }
+}
+
+function hear(job, event, data) {
+  if (event === "progress") {
+    const before = percent(job);
+    job.state = "running";
+    job.progress = data;
+    if (Math.floor(percent(job) / 25) > Math.floor(before / 25)) say(`${describe(job)}, ${percent(job)} percent`);
+  } else if (event === "preview") {
+    if (job === current()) preview = { id: job.id, image: data.image };
+  } else if (event !== "image") { // images are shown with the job, once that has finished
+    Object.assign(job, data);
+    if (server.hasEnded(job)) end(job);
+    else showQueue();
+  }
+  showStage();
 }
 
 function end(job) {
   const focused = document.activeElement === $("cancel");
-  active.delete(job.id);
+  if (!active.delete(job.id)) return; // it is known already
+  followed.delete(job.id);
+  followNext();
   if (preview?.id === job.id) preview = null;
   if (job.state === "finished") {
     add(job);
@@ -156,9 +167,7 @@ function end(job) {
   if (focused && $("cancel").hidden) $("generate").focus();
 }
 
-const cancel = tried(async (job) => {
-  await server.cancel(job.id);
-});
+const cancel = tried(async (job) => hear(job, "cancelled", await server.cancel(job.id)));
 
 async function submit(kind, name, parameters) {
   calm();
@@ -199,7 +208,7 @@ $("cancel").addEventListener("click", () => cancel(current()));
 
 // Gallery
 
-const hidden = new Set(JSON.parse(kept(HIDDEN) ?? "[]"));
+const hidden = new Set(kept(HIDDEN, []));
 const altOf = ({ job, image }) => promptOf(job) + (image.seed == null ? "" : `, seed ${image.seed}`);
 
 function add(job) {
@@ -220,7 +229,7 @@ function add(job) {
 
 function hide(entry) {
   hidden.add(entry.image.id);
-  keep(HIDDEN, JSON.stringify([...hidden]));
+  keep(HIDDEN, [...hidden]);
   images.splice(images.indexOf(entry), 1);
   entry.tile.remove();
   $("gallery-empty").hidden = images.length > 0;
@@ -271,24 +280,28 @@ async function open(image) {
     if (mine !== viewed) return;
     Object.assign(viewed, { parameters, model: from });
     note.textContent = warnings.map(server.sentence).join(" ");
-    list({ model: from, ...parameters });
+    const { width, height } = parameters;
+    list({ ...parameters, model: from, size: width && height ? `${width}x${height}` : "" }, mine.entry?.job.loras ?? []);
     $("viewer-reuse").disabled = false;
   } catch (error) {
     if (mine === viewed) note.textContent = error.message;
   }
 }
 
-function list(parameters) {
-  const text = (value) => {
-    if (!Array.isArray(value)) return String(value);
-    return value.map(({ name, strength }) => `${name} ${strength}`).join(", ");
+/** List parameters; `reports` say how each LoRA was applied. */
+function list(parameters, reports) {
+  const text = {
+    loras: (adapters) => adapters.map(({ name, strength }) => {
+      const report = reports.find(({ path }) => path === name);
+      return `${name} ${strength}${report ? ` (${report.applied} of ${report.total} tensors)` : ""}`;
+    }).join(", "),
   };
   for (const [name, label] of Object.entries(SHOWN)) {
-    const value = parameters[name];
-    if (value === undefined || value === null || value === "" || value.length === 0) continue;
+    const value = parameters[name] ?? "";
+    if (value === "" || value.length === 0) continue;
     const [term, detail] = [document.createElement("dt"), document.createElement("dd")];
     term.textContent = label;
-    detail.textContent = text(value);
+    detail.textContent = (text[name] ?? String)(value);
     $("viewer-list").append(term, detail);
   }
 }
@@ -514,7 +527,7 @@ async function showJobs() {
     else if (job.state === "finished") add(job);
   }
   const ids = new Set(jobs.flatMap((job) => job.images.map((image) => image.id)));
-  keep(HIDDEN, JSON.stringify([...hidden].filter((id) => ids.has(id))));
+  keep(HIDDEN, [...hidden].filter((id) => ids.has(id)));
   shown ??= images[0] ?? null;
   showStage();
 }
@@ -528,7 +541,7 @@ const load = tried(async () => {
 
 $("model").addEventListener("change", showModel);
 
-setTheme(kept(THEME) ?? "");
+setTheme(kept(THEME, ""));
 showBrush();
 showInput();
 load();

@@ -46,10 +46,11 @@ async function answerOf(path, options) {
 export const sentence = (text) => text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 
 async function errorOf(answer) {
+  if (answer.status === 401 && !answer.url.endsWith("/api/login")) return new ServerError(401, "This server needs a key. Log in to use it.");
   const { error } = await answer.json().catch(() => ({}));
   let message = sentence(error?.message || `The server answered ${answer.status} ${answer.statusText}`.trim());
   const wait = Number(answer.headers.get("Retry-After"));
-  if (answer.status === 429) message += ` Try again in ${wait > 0 ? `${Math.ceil(wait)} seconds` : "a while"}.`;
+  if (wait > 0) message = message.replace(/[.]$/, ` (in about ${Math.ceil(wait)} seconds).`);
   return new ServerError(answer.status, message, error?.param ?? null);
 }
 
@@ -66,7 +67,7 @@ export const loras = async (model) => (await json(`api/loras${of(model)}`)).lora
 export const parameters = (model) => json(`api/parameters${of(model)}`);
 
 export const logIn = (key) => ask("api/login", { method: "POST", json: { key } });
-export const cancel = (id) => ask(`api/jobs/${id}`, { method: "DELETE" });
+export const cancel = (id) => json(`api/jobs/${id}`, { method: "DELETE" });
 export const file = async (image) => (await ask(addressOf(image))).blob();
 
 /** The address of an image's file. */
