@@ -143,17 +143,17 @@ export function makePaintable({ canvas, brush, erases, input, size }) {
     due = false;
     if (!input.given || !canvas.checkVisibility()) return;
     const [width, height] = size();
-    input.show(canvas, width, height);
-    if (cursor) {
-      const context = canvas.getContext("2d");
-      const unit = width / (canvas.clientWidth || width);
-      for (const [colour, thickness] of [["black", 3], ["white", 1.5]]) {
-        context.beginPath();
-        context.arc(...cursor, diameter() / 2, 0, 2 * Math.PI);
-        context.strokeStyle = colour;
-        context.lineWidth = thickness * unit;
-        context.stroke();
-      }
+    canvas.style.setProperty("--ratio", width / height);
+    const scale = Math.max(1, (canvas.clientWidth * devicePixelRatio) / width); // a small image is shown enlarged
+    input.show(canvas, Math.round(width * scale), Math.round(height * scale));
+    if (!cursor) return;
+    const context = canvas.getContext("2d");
+    for (const [colour, thickness] of [["black", 3], ["white", 1.5]]) {
+      context.beginPath();
+      context.arc(cursor[0] * scale, cursor[1] * scale, (diameter() / 2) * scale, 0, 2 * Math.PI);
+      context.strokeStyle = colour;
+      context.lineWidth = (thickness * canvas.width) / canvas.clientWidth;
+      context.stroke();
     }
   };
   const drawSoon = () => {
