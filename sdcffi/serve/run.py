@@ -23,7 +23,7 @@ def run(config: ServeConfig, on_ready: Callable[[str], object] = lambda _: None)
     """Serve until the process is interrupted (SIGINT, SIGTERM).
 
     Then no more jobs are taken, those that run have ``config.grace`` seconds to finish, those that wait are answered
-    that the server stops, and what is finished is kept. A second Ctrl-C ends it at once.
+    that the server stops, and what is finished is kept. The second time, it ends at once.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def prepared(config: ServeConfig, on_ready: Callable[[str], object]) -> tuple[Se
             access_log=False,
             server_header=False,
             proxy_headers=config.behind_proxy,
-            timeout_graceful_shutdown=round(config.grace) + _ANSWER_SECONDS,
+            timeout_graceful_shutdown=_ANSWER_SECONDS,
             lifespan="on",
         ),
         application.state.service,
@@ -85,13 +85,14 @@ def _address(config: ServeConfig, listener: socket.socket) -> str:
 
 
 class Server(uvicorn.Server):
-    """Stops the service as soon as it is told to, since streams of events end only with their jobs."""
+    """Stops the service first, and answers until then: clients still ask for what runs."""
 
     def __init__(self, config: uvicorn.Config, service: Service, on_ready: Callable[[], object]) -> None:
         super().__init__(config)
         self.service, self._on_ready = service, on_ready
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Future[None] | None = None
+        self._asked = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the service, then take requests."""
@@ -102,11 +103,18 @@ class Server(uvicorn.Server):
             self._on_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to stop; at the second Ctrl-C, end at once."""
-        super().handle_exit(sig, frame)
-        if self._loop is not None:
+        """Begin to stop; the second time, end at once."""
+        if self._loop is None or not self.started:
+            super().handle_exit(sig, frame)
+        elif self._asked:
+            self.should_exit = self.force_exit = True
+        else:
+            self._asked = True
             self._loop.call_soon_threadsafe(self._stop)
 
     def _stop(self) -> None:
-        if self._stopping is None and self.started:
-            self._stopping = asyncio.ensure_future(self.service.stop())
+        self._stopping = asyncio.ensure_future(self.service.stop())
+        self._stopping.add_done_callback(self._stopped)
+
+    def _stopped(self, _: object) -> None:
+        self.should_exit = True

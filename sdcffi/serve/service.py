@@ -357,11 +357,13 @@ class Service:
         if not isinstance(keywords["prompt"], str):
             raise ValueError("there is no prompt: say what to generate")
         options = {name: keywords[name] for name in ("resize", "alpha") if name in keywords}
+        named = with_engine_names(keywords["params"], facts.names)
         with collecting():  # the call itself warns again
-            checked = check_image(
-                with_engine_names(keywords["params"], facts.names), facts.files, facts.defaults, **options
-            )
-        params = facts.defaults.updated(checked)
+            params = facts.defaults.updated(check_image(named, facts.files, facts.defaults, **options))
+        for word, field in (("sampler", "sample_method"), ("scheduler", "scheduler")):
+            value, legal = getattr(named.sample_params, field, None), facts.names.get(f"{field}_t")
+            if value is not None and legal and value not in legal:
+                raise ValueError(f"{word} must be one of {', '.join(legal)}, not {shown(value)}")
         width, height = requested_size(params)
         hires = params.hires
         if hires is not None and hires.enabled:

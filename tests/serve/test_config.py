@@ -93,8 +93,10 @@ def test_a_server_without_a_model_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"host": "::1"}, {"host": "127.0.0.5"}, {"host": "localhost"}, {"host": "0.0.0.0", "insecure": True}]
-    + [{"host": "0.0.0.0", "keys": {"a": KEY}}],
+    [
+        *({"host": "::1"}, {"host": "127.0.0.5"}, {"host": "localhost"}),
+        *({"host": "0.0.0.0", "insecure": True}, {"host": "0.0.0.0", "keys": {"a": KEY}}),
+    ],
 )
 def test_other_addresses_need_keys_or_insecure(changes: dict[str, Any]) -> None:
     assert ServeConfig.of({}, models=(MODEL,), **changes).host == changes["host"]

@@ -24,12 +24,11 @@ LONG: dict[str, Any] = {**TINY, "steps": 200}
 """Seconds of work, which a test cancels or kills."""
 
 
-def tiny_config(model: TinyModel, store: Path, **changes: Any) -> ServeConfig:
-    """A server of the tiny model, on any free port, with its adapter as ``lora``."""
+def tiny_config(model: TinyModel, store: Path, *more: ModelConfig, **changes: Any) -> ServeConfig:
+    """A server of the tiny model, on any free port, with its adapter as ``lora``, and of more models."""
     table = {**{name: str(path) for name, path in model.engine_arguments().items()}, "backend": "cpu", **TINY}
     values: dict[str, Any] = {"port": 0, "store": store, "lora_dir": model.lora.parent, **changes}
-    models = values.pop("models", (ModelConfig.of("tiny", table),))
-    return ServeConfig.of({}, models=models, **values)
+    return ServeConfig.of({}, models=(ModelConfig.of("tiny", table), *more), **values)
 
 
 @dataclass

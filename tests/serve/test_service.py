@@ -1,0 +1,315 @@
+"""What happens to jobs when engines crash, when the server is stopped or killed, and when nothing can be written."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_model import TinyModel
+
+pytest.importorskip("fastapi")
+
+import httpx
+from serving import LONG, TINY, Running, serving, tiny_config
+
+from sdcffi import Engine
+from sdcffi.serve import Client
+from sdcffi.serve.client import ServerError
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="children are killed by signals")
+
+
+@pytest.fixture(scope="module")
+def server(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with serving(tiny_config(tiny_model, tmp_path_factory.mktemp("store"))) as running:
+        yield running
+
+
+def kill_engine(server: Running) -> None:
+    os.kill(server.service.models.pids()["tiny"], signal.SIGKILL)
+
+
+def until(condition: Any, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def sampling(client: Client, job_id: str) -> bool:
+    job = client.get(job_id)
+    return job.progress is not None and job.progress["phase"] == "sample" and job.progress["step"] > 0
+
+
+def test_a_crash_costs_nobody_else_anything(server: Running) -> None:
+    with server.client() as client:
+        job = client.submit("a cat", **LONG)
+        others = [client.submit("a cat", seed=seed) for seed in range(3)]
+        until(lambda: sampling(client, job.id))
+        kill_engine(server)
+        with pytest.raises(ServerError, match="SIGKILL") as caught:
+            client.wait(job)
+        assert (caught.value.status, caught.value.type) == (500, "NativeCrashError")
+        assert [client.wait(other).state for other in others] == ["finished"] * 3
+        assert [client.get(other).attempts for other in others] == [1, 1, 1]
+
+
+def test_a_job_is_tried_again_after_a_crash_with_the_same_image(server: Running, tiny_model: TinyModel) -> None:
+    given = {**TINY, "steps": 60, "seed": 3}
+    with server.client() as client:
+        job = client.submit("a cat", retry=1, **given)
+        until(lambda: sampling(client, job.id))
+        kill_engine(server)
+        done = client.wait(job)
+        image = client.images(done)[0]
+        names = [event.name for event in client.events(job)]
+    with Engine(**tiny_model.engine_arguments(), backend="cpu") as engine:
+        expected = engine.generate("a cat", **given)
+    assert image.tobytes() == expected.arrays[0].tobytes()
+    assert (done.attempts, names.count("finished")) == (2, 1)
+
+
+def test_a_job_is_not_tried_again_without_end(server: Running) -> None:
+    with server.client() as client:
+        job = client.submit("a cat", retry=1, **LONG)
+        for attempt in (1, 2):
+            until(lambda attempt=attempt: client.get(job.id).attempts == attempt)
+            until(lambda: sampling(client, job.id) and server.service.models.pids())
+            time.sleep(0.3)
+            kill_engine(server)
+        with pytest.raises(ServerError, match="SIGKILL"):
+            client.wait(job)
+        assert client.get(job).attempts == 2
+
+
+def test_an_engine_that_died_while_it_was_idle_is_started_again(server: Running) -> None:
+    with server.client() as client:
+        client.wait(client.submit("a cat", seed=1))
+        kill_engine(server)
+        time.sleep(0.2)
+        assert client.wait(client.submit("a cat", seed=1)).state == "finished"
+
+
+def test_random_seeds_differ(server: Running) -> None:
+    with server.client() as client:
+        jobs = [client.wait(client.submit("a cat")) for _ in range(3)]
+    assert len({job.images[0]["seed"] for job in jobs}) == 3
+
+
+def test_an_error_of_the_server_is_not_told_to_clients(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("secret of the server")
+
+    monkeypatch.setattr(server.service, "_save", broken)
+    with server.client() as client, pytest.raises(ServerError, match="its log says why") as caught:
+        client.wait(client.submit("a cat"))
+    assert caught.value.status == 500
+
+
+def test_results_that_cannot_be_written(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, server.client(patience=0) as client:
+        patch.setattr(server.service.queue, "take", lambda _: None)
+        patch.setattr(server.service.store, "write", full)
+        with pytest.raises(ServerError, match="cannot write results") as caught:
+            client.submit("a cat")
+        assert caught.value.status == 507
+        assert len(server.service.queue) == 0
+    with server.client() as client:
+        job = client.submit("a cat", **LONG)
+        until(lambda: sampling(client, job.id))
+        with monkeypatch.context() as patch:
+            patch.setattr(server.service.store, "write", full)
+            assert client.cancel(job).state == "cancelled"  # told, though it is not kept
+        assert client.wait(client.submit("a cat")).state == "finished"
+
+
+def test_results_expire(tiny_model: TinyModel, tmp_path: Path) -> None:
+    with serving(tiny_config(tiny_model, tmp_path, store_jobs=2)) as server, server.client() as client:
+        jobs = [client.wait(client.submit("a cat", seed=seed, key=str(seed))) for seed in range(4)]
+        until(lambda: len(client.jobs()) == 2)
+        with pytest.raises(ServerError, match="expired"):
+            client.get(jobs[0])
+        with pytest.raises(ServerError, match="expired"):
+            client.images(jobs[0])
+        assert len(client.images(jobs[3])) == 1
+        assert client.submit("a cat", seed=0, key="0").id != jobs[0].id
+
+
+def test_two_models_work_at_a_time(tiny_model: TinyModel, tmp_path: Path) -> None:
+    from sdcffi.serve import ModelConfig
+
+    files = {name: str(path) for name, path in tiny_model.engine_arguments().items()}
+    other = ModelConfig.of("other", {**files, "backend": "cpu", **TINY})
+    with serving(tiny_config(tiny_model, tmp_path, other, workers=2)) as server, server.client() as client:
+        long = client.submit("a cat", **LONG)
+        until(lambda: sampling(client, long.id))
+        assert client.wait(client.submit("a cat", model="other")).state == "finished"
+        waiting = client.submit("a cat")
+        time.sleep(0.3)
+        assert (client.get(long).state, client.get(waiting).state) == ("running", "queued")
+        client.cancel(long)
+        assert client.wait(waiting).state == "finished"
+
+
+# The command, which is stopped and killed.
+
+
+@contextmanager
+def command(model: TinyModel, store: Path, port: int, *flags: str) -> Iterator[subprocess.Popen[str]]:
+    words = [sys.executable, "-m", "sdcffi", "serve", "--port", str(port), "--store", str(store), *flags]
+    for name, path in model.engine_arguments().items():
+        words += [f"--{name.replace('_', '-')}", str(path)]
+    with subprocess.Popen([*words, "--backend", "cpu"], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        lines: list[str] = []
+        for line in process.stderr:
+            lines.append(line)
+            if "serving" in line:
+                break
+        else:
+            raise AssertionError("".join(lines))
+        drain = threading.Thread(target=lambda: lines.extend(process.stderr or ()))
+        drain.start()
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+            drain.join()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def client_of(port: int) -> Client:
+    return Client(f"http://127.0.0.1:{port}", patience=10)
+
+
+def test_a_server_that_is_stopped_finishes_what_runs_and_gives_back_what_waits(
+    tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    port = free_port()
+    with command(tiny_model, tmp_path, port) as process, client_of(port) as client:
+        running = client.submit("a cat", seed=1, key="mine", **{**TINY, "steps": 100})
+        waiting = client.submit("a cat", seed=2, **TINY)
+        until(lambda: sampling(client, running.id))
+        process.terminate()
+        until(lambda: httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 503)
+        assert client.wait(running).state == "finished"  # it still answers
+        assert process.wait(30) == 0
+    with command(tiny_model, tmp_path, port), client_of(port) as client:
+        assert [job.id for job in client.jobs()] == [waiting.id, running.id]
+        kept = client.get(running)
+        assert kept.state == "finished"
+        assert client.images(kept)[0].size == (64, 64)
+        assert client.wait(running).parameters["prompt"] == "a cat"
+        assert client.submit("a cat", seed=1, key="mine", **{**TINY, "steps": 100}).id == running.id
+        with pytest.raises(ServerError, match="submit it again") as caught:
+            client.wait(waiting)
+        assert caught.value.status == 503
+
+
+def test_a_server_that_is_killed_says_so_of_what_ran(tiny_model: TinyModel, tmp_path: Path) -> None:
+    port = free_port()
+    with command(tiny_model, tmp_path, port) as process, client_of(port) as client:
+        done = client.wait(client.submit("a cat", seed=1, **TINY))
+        running, waiting = (client.submit("a cat", **LONG) for _ in range(2))
+        until(lambda: sampling(client, running.id))
+        process.kill()
+        process.wait()
+    with command(tiny_model, tmp_path, port), client_of(port) as client:
+        assert len(client.image_files(client.get(done))) == 1
+        for job in (running, waiting):
+            with pytest.raises(ServerError, match="submit it again"):
+                client.wait(job)
+
+
+def test_no_child_outlives_the_server(tiny_model: TinyModel, tmp_path: Path) -> None:
+    port = free_port()
+    with command(tiny_model, tmp_path, port) as process, client_of(port) as client:
+        client.wait(client.submit("a cat", **TINY))
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        pids = [int(word) for path in children.parents[1].glob("*/children") for word in path.read_text().split()]
+        if not pids:
+            pytest.skip("the system does not list children")
+        process.kill()
+        process.wait()
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+
+
+def test_the_command_logs_requests_as_json_and_refuses_what_cannot_work(tiny_model: TinyModel, tmp_path: Path) -> None:
+    port = free_port()
+    words = [sys.executable, "-m", "sdcffi", "serve"]
+    keys = tmp_path / "keys"
+    keys.write_text("# clients\nalice a-key-of-24-characters-x  # the first\n")
+    with command(tiny_model, tmp_path / "a", port, "--keys", str(keys)) as process:
+        assert httpx.get(f"http://127.0.0.1:{port}/api/jobs").status_code == 401
+        headers = {"Authorization": "Bearer a-key-of-24-characters-x"}
+        assert httpx.get(f"http://127.0.0.1:{port}/api/jobs", headers=headers).status_code == 200
+        second = subprocess.run([*words, "--demo", "--port", str(port)], capture_output=True, text=True, timeout=60)
+        assert second.returncode == 1
+        assert "cannot listen on 127.0.0.1" in second.stderr
+        same = [*words, "--demo", "--port", "0", "--store", str(tmp_path / "a")]
+        third = subprocess.run(same, capture_output=True, text=True, timeout=60)
+        assert third.returncode == 1
+        assert "another server keeps its results" in third.stderr
+        assert "Traceback" not in third.stderr
+        process.terminate()
+        process.wait(30)
+
+
+def test_the_access_log_is_json(tiny_model: TinyModel, tmp_path: Path) -> None:
+    port = free_port()
+    words = [sys.executable, "-m", "sdcffi", "serve", "--demo", "--port", str(port), "--store", str(tmp_path)]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "serving demo at http://127.0.0.1" in process.stderr.readline()
+        httpx.get(f"http://127.0.0.1:{port}/healthz")
+        line = json.loads(process.stderr.readline())
+        process.terminate()
+        rest = process.stderr.read()
+    assert (line["method"], line["path"], line["status"]) == ("GET", "/healthz", 200)
+    assert rest == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "no model to serve: name one as MODEL"),
+        (["--demo", "--host", "0.0.0.0"], "there are no keys"),
+        (["/nowhere.safetensors"], "does not exist"),
+        (["--demo", "--keys", "/nowhere"], "cannot be read"),
+        (["--threads", "2"], "for a model on the command line"),
+        (["--model", "x"], "must be NAME=PATH"),
+        (["--demo", "--upscaler", "e=/nowhere.pth"], "/nowhere.pth"),
+    ],
+)
+def test_the_command_says_what_is_wrong(words: list[str], message: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "sdcffi", "serve", *words], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_without_the_extra_the_message_names_it(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['uvicorn'] = None; from sdcffi.cli import main; sys.exit(main(['serve', '--demo']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "pip install 'sdcffi[serve]'" in done.stderr
