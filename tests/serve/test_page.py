@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import os
@@ -22,7 +23,7 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
+from playwright.sync_api import Browser, Error, Page, Playwright, expect, sync_playwright
 from upscaling_networks import random_weights, write_network
 
 from sdcffi import demo_model
@@ -643,19 +644,22 @@ def test_axe_finds_no_barrier(open_page: Callable[..., Page], scheme: str, tmp_p
 
 
 def test_the_policy_lets_in_no_foreign_script(open_page: Callable[..., Page]) -> None:
-    page = open_page(expected=("Content Security Policy", "TrustedHTML", "TrustedScript"))
-    policy = page.get_attribute("meta[http-equiv='Content-Security-Policy']", "content") or ""
-    assert "unsafe" not in policy
-    page.evaluate("""() => {
-        const script = document.createElement("script");
-        script.append("window.foreign = true");
-        document.body.append(script);
-    }""") if "trusted-types" not in policy else None
-    assert page.evaluate("window.foreign") is None
-    refused = page.evaluate("""() => {
-        try { document.body.insertAdjacentHTML("beforeend", "<p>x</p>"); return false; } catch { return true; }
-    }""")
-    assert refused
+    page = open_page(expected=("Content Security Policy", "TrustedHTML", "TrustedScript", "violates the following"))
+    headers = page.reload()
+    assert headers is not None
+    meta = page.get_attribute("meta[http-equiv='Content-Security-Policy']", "content") or ""
+    for policy in (meta, headers.headers["content-security-policy"]):
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+    for way in (
+        """() => document.body.insertAdjacentHTML("beforeend", "<img src=x onerror='window.foreign = 1'>")""",
+        """() => document.body.append(Object.assign(document.createElement("script"), {text: "window.foreign = 1"}))""",
+        """() => { document.body.setAttribute("onclick", "window.foreign = 1"); document.body.click(); }""",
+        """() => import("data:text/javascript,window.foreign = 1")""",
+    ):
+        with contextlib.suppress(Error):
+            page.evaluate(way)
+        assert page.evaluate("window.foreign") is None
 
 
 def test_the_files_have_no_inline_code_and_no_foreign_address() -> None:
