@@ -499,6 +499,15 @@ def test_a_key_is_asked_for(open_page: Callable[..., Page], tmp_path: Path) -> N
         generate(page, steps=2)
         assert page.locator("#stage-image").evaluate("image => image.decode().then(() => image.naturalWidth)") == 128
         assert KEY not in page.evaluate("JSON.stringify([localStorage, sessionStorage, document.cookie])")
+        page.reload()
+        expect(page.locator("#gallery img")).to_have_count(1)  # the cookie is kept
+        page.get_by_role("button", name="Log out").click()
+        expect(dialog).to_be_visible()
+        page.get_by_role("button", name="Not now").click()
+        expect(page.get_by_role("button", name="Log out")).to_be_hidden()
+        expect(page.get_by_role("alert").first).to_have_text("This server needs a key. Log in to use it.")
+        page.get_by_role("button", name="Log in").click()
+        expect(dialog).to_be_visible()
     finally:
         stop_server(process)
 

@@ -5,6 +5,7 @@ import { InputImage, makePaintable } from "./mask.js";
 import * as server from "./server.js";
 
 const HIDDEN = "sdcffi.hidden";
+const LOGIN = "sdcffi.login"; // whether the user has logged in; the key itself is in a cookie that no script can read
 const THEME = "sdcffi.theme";
 const FOLLOWED = 2; // jobs at a time, since a browser opens six connections to a server, of all its tabs
 const NARROW = "(max-width: 56rem)";
@@ -463,12 +464,12 @@ let loggingIn = null; // the promise of the dialog that is open
 server.onLogin(() => {
   loggingIn ??= new Promise((done) => {
     $("login-problem").textContent = "";
-    $("login-open").hidden = true;
     $("login").returnValue = "";
     $("login").addEventListener("close", () => {
       const good = $("login").returnValue === "good";
       loggingIn = null;
-      $("login-open").hidden = good;
+      keep(LOGIN, good);
+      showLogin(!good);
       done(good);
     }, { once: true });
     $("login").showModal();
@@ -487,6 +488,16 @@ $("login-form").addEventListener("submit", async (event) => {
   }
 });
 $("login-close").addEventListener("click", () => $("login").close());
+$("logout").addEventListener("click", tried(async () => {
+  await server.logOut();
+  keep(LOGIN, false);
+  location.reload();
+}));
+
+function showLogin(needed) {
+  $("login-open").hidden = !needed;
+  $("logout").hidden = !kept(LOGIN, false);
+}
 $("login-open").addEventListener("click", () => load());
 
 // Keys and colours
@@ -542,6 +553,7 @@ const load = tried(async () => {
 $("model").addEventListener("change", showModel);
 
 setTheme(kept(THEME, ""));
+showLogin(false);
 showBrush();
 showInput();
 load();

@@ -67,6 +67,7 @@ export const loras = async (model) => (await json(`api/loras${of(model)}`)).lora
 export const parameters = (model) => json(`api/parameters${of(model)}`);
 
 export const logIn = (key) => ask("api/login", { method: "POST", json: { key } });
+export const logOut = () => ask("api/logout", { method: "POST" });
 export const cancel = (id) => json(`api/jobs/${id}`, { method: "DELETE" });
 export const file = async (image) => (await ask(addressOf(image))).blob();
 
