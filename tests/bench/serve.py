@@ -35,6 +35,7 @@ MODELS = Path(__file__).resolve().parents[1] / "models"
 SEEDS = 10  # different images
 PROBES = 20  # per second
 SAMPLE_SECONDS = 5.0
+_LAST_SECONDS = 900.0  # in which the last jobs must end
 PARAMETERS = {"prompt": "a cat", "width": 64, "height": 64, "steps": 2, "cfg_scale": 1.0}
 
 
@@ -84,12 +85,12 @@ async def _measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         [sys.executable, "-m", "tests.bench.serve", "--probe", url], stdout=subprocess.PIPE, text=True
     )
     try:
-        async with asyncio.timeout(60 * options.minutes + 600):
-            watching = asyncio.create_task(_watch(server.pid, report))
-            killing = asyncio.create_task(_kill(server.pid, options.kill_every, report))
-            await asyncio.gather(*(_client(url, number, key, end, report) for number, key in enumerate(keys.values())))
-            killing.cancel()
-            watching.cancel()
+        watching = asyncio.create_task(_watch(server.pid, report))
+        killing = asyncio.create_task(_kill(server.pid, options.kill_every, report))
+        clients = (_client(url, number, key, end, report) for number, key in enumerate(keys.values()))
+        await asyncio.wait_for(asyncio.gather(*clients), 60 * options.minutes + _LAST_SECONDS)
+        killing.cancel()
+        watching.cancel()
         metrics = await _metrics(url, next(iter(keys.values())))
     finally:
         probe.send_signal(signal.SIGINT)
