@@ -60,7 +60,7 @@ class Access:
         name = self.named(connection)
         if name is not None:
             return name
-        path = connection.url.path
+        path = _path(connection)
         if path in _OPEN or path.startswith("/page/") or self.is_signed(connection):
             return address
         raise Rejected(401, "unauthorized", "this server needs a key: send it as Authorization: Bearer KEY")
@@ -89,7 +89,7 @@ class Access:
 
     def is_signed(self, connection: HTTPConnection) -> bool:
         """Return whether a request has the signature of the image that it asks for."""
-        start, _, image_id = connection.url.path.rpartition("/")
+        start, _, image_id = _path(connection).rpartition("/")
         given = connection.query_params.get("signature", "")
         return start == "/api/images" and _same(self._service.signature(image_id).encode(), given)
 
@@ -122,6 +122,11 @@ class Access:
             raise Rejected(
                 403, "foreign_origin", f"pages of {shown(origin)} may not use this server: add it to cors if they may"
             )
+
+
+def _path(connection: HTTPConnection) -> str:
+    """Return the path by which a request is routed: ``connection.url`` is made with the header Host."""
+    return str(connection.scope["path"]).removeprefix(str(connection.scope.get("root_path", "")))
 
 
 def _find(secrets: dict[str, bytes], given: str) -> str | None:

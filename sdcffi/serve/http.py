@@ -26,7 +26,7 @@ from .._version import __version__
 from . import api
 from .access import COOKIE, Access
 from .config import ServeConfig
-from .exchange import CLIENT, error_response, json_body
+from .exchange import CLIENT, error_response, json_body, service_of
 from .jobs import Rejected
 from .service import Service
 
@@ -102,8 +102,9 @@ def app(config: ServeConfig) -> FastAPI:
     return application
 
 
-async def _rejected(_: Request, error: Exception) -> Response:
+async def _rejected(request: Request, error: Exception) -> Response:
     assert isinstance(error, Rejected)
+    service_of(request).metrics.rejected.labels(error.type).inc()
     return error_response(error)
 
 
@@ -191,6 +192,7 @@ class _Guard:
             except Rejected as error:  # also from the body, wherever it is read
                 if answer.status is not None:
                     raise
+                self._service.metrics.rejected.labels(error.type).inc()
                 await error_response(error)(scope, receive, answer)
         except Exception:
             answer.status = answer.status or 500  # which is answered above this

@@ -149,6 +149,8 @@ def test_an_image_is_upscaled(server: Running, http: httpx.Client) -> None:
         large = client.images(job)[0]
         with pytest.raises(ServerError, match="factor must be from 1"):
             client.wait(client.submit(kind="upscale", model="x2", image=png(size=32), factor=9))
+        with pytest.raises(ServerError, match="send a smaller one"):
+            client.submit(kind="upscale", model="x2", image=png(size=2100), factor=4)
         for parameters in ({}, {"image": png(), "size": 4}, {"image": png(), "factor": 0.5}):
             with pytest.raises(ServerError):
                 client.submit(kind="upscale", model="x2", **parameters)
@@ -195,6 +197,35 @@ def test_wrong_parameters_are_refused_before_they_wait(
     status, text = error(post(http, parameters))
     assert status == 400
     assert message in text
+
+
+WEIRD = [
+    None,
+    True,
+    -1,
+    10**400,
+    float("inf"),
+    float("nan"),
+    "",
+    "\ud800",
+    "x" * 9000,
+    [],
+    {},
+    [[1]],
+    {"a": {}},
+    [None],
+]
+
+
+@pytest.mark.slow
+def test_no_value_of_a_parameter_breaks_the_server(http: httpx.Client) -> None:
+    for name in (*http.get("/api/parameters").json()["properties"], "params", "tiling", "cache", "hires", "slg"):
+        for value in WEIRD:
+            body = json.dumps({"parameters": {"prompt": "x", name: value}})
+            answer = http.post("/api/jobs", content=body, headers={"Idempotency-Key": "k"})
+            assert answer.status_code in (202, 400, 422, 429), (name, value, answer.text)
+            if answer.status_code == 202:
+                http.delete(answer.headers["location"])
 
 
 @pytest.mark.parametrize(
@@ -421,6 +452,8 @@ def test_health_and_metrics(server: Running, http: httpx.Client) -> None:
     assert float(counted['sdcffi_model_loaded{model="tiny"}']) == 1
     assert float(counted["sdcffi_store_bytes"]) > 1000
     assert 'route="/api/jobs/{id}"' in text
+    post(http, {})
+    assert 'sdcffi_rejected_total{type="invalid_request"}' in http.get("/metrics").text
 
 
 def test_the_log_has_a_line_for_each_request_and_no_secret(guarded: Running, caplog: pytest.LogCaptureFixture) -> None:
@@ -479,6 +512,20 @@ def test_a_server_with_keys_needs_one(guarded: Running) -> None:
         assert http.get("/api/jobs", headers={"Authorization": f"bearer {KEYS['alice']}"}).status_code == 200
         assert http.get("/api/jobs", auth=("anybody", KEYS["bob"])).status_code == 200
         assert http.get("/api/jobs", auth=("anybody", "wrong")).status_code == 401
+
+
+@pytest.mark.parametrize("host", ["x/healthz?", "x/page/", "x/healthz#", "x/api/login?"])
+def test_the_header_host_opens_no_door(guarded: Running, host: str) -> None:
+    with guarded.http() as http:
+        for path in ("/api/jobs", "/metrics"):
+            assert http.get(path, headers={"Host": host}).status_code in (400, 401)
+
+
+@pytest.mark.parametrize("path", ["/page/../api/jobs", "/page/%2e%2e/api/jobs", "//api/jobs", "/healthz/../api/jobs"])
+def test_other_spellings_of_a_path_open_no_door(guarded: Running, path: str) -> None:
+    with guarded.http() as http:
+        answer = http.request("GET", httpx.URL(guarded.url).copy_with(raw_path=path.encode()))
+        assert answer.status_code in (401, 404)
 
 
 def test_a_client_has_its_own_jobs(guarded: Running) -> None:
