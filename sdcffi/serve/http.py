@@ -39,8 +39,8 @@ _BODY_SECONDS = 120.0  # in which a client must have sent the body of its reques
 _COOKIE_SECONDS = 30 * 24 * 3600
 _LEFT = 499  # status in the log, of a client that left before it was answered
 _PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline';"
-    " frame-ancestors 'none'; base-uri 'none'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:;"
+    " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
