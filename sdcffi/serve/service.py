@@ -539,8 +539,8 @@ class Service:
             self.metrics.images.labels(model).inc(len(job.images))
         try:
             await self._write(job)
-        except OSError as failure:  # the job is told all the same; after a restart it is not known
-            _LOGGER.error("job %s cannot be written: %s", job.id, failure)
+        except Exception as failure:  # the job is told all the same; after a restart it is not known
+            _LOGGER.error("job %s cannot be written", job.id, exc_info=failure)
         for image in job.images:
             job.add_event("image", {"id": image.id})
         job.add_event(state)
