@@ -360,9 +360,10 @@ class Service:
     def _with_network(self, given: Arguments) -> Arguments:
         """Put the file of a second pass's upscaling network in place of its name."""
         path = _PATHS["hires_model"]
-        if path not in given.call_values:
+        name = given.call_values.get(path)
+        if name is None:
             return given
-        network = self.models.config(given.call_values[path]).arguments.engine_others["model"]
+        network = self.models.config(name).arguments.engine_others["model"]
         return replace(given, call_values={**given.call_values, path: network})
 
     def _check_upscaling(self, image: Any, factor: float) -> None:

@@ -485,6 +485,7 @@ def test_names(api: Any, demo_server: Running, demo_engine: sdcffi.Engine) -> No
     assert httpx.get(f"{demo_server.url}/sdapi/v1/nothing-such").status_code == 404
 
 
+@pytest.mark.slow
 def test_every_listed_sampler_and_scheduler_is_taken(api: Any, demo_server: Running) -> None:
     call = {"prompt": "a", "width": 64, "height": 64, "steps": 2, "cfg_scale": 1}
     for sampler in api.util_get_sampler_names():
