@@ -56,9 +56,10 @@ class _Entry:
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
         self.files: Model | None = None
+        self.factor = 1  # of an upscaling network
         if config.kind == "upscale":
             path = expanded(config.arguments.engine_others["model"], f"upscaler {config.name}")
-            read_network(f"upscaler {config.name}", path)
+            self.factor = read_network(f"upscaler {config.name}", path).factor
             self.size = path.stat().st_size
         else:
             context, self.files = check_context(USABLE.updated(config.arguments.engine["context"]))
@@ -162,6 +163,10 @@ class Models:
                 return not {Path(value).name, Path(value).stem}.isdisjoint(files)
         return False
 
+    def factor(self, name: str) -> int:
+        """Return an upscaling network's own factor."""
+        return self._entries[name].factor
+
     def is_free(self, name: str) -> bool:
         """Return whether no job uses a model."""
         return not self._entries[name].at_work
@@ -192,6 +197,7 @@ class Models:
     def _loading(self, entry: _Entry) -> asyncio.Task[Engine | Upscaler]:
         if entry.loading is None:
             entry.loading = asyncio.create_task(self._load(entry))
+            entry.loading.add_done_callback(_seen)
         return entry.loading
 
     async def _load(self, entry: _Entry) -> Engine | Upscaler:
@@ -281,3 +287,9 @@ class Models:
         await asyncio.gather(*loads, return_exceptions=True)
         for entry in self._entries.values():
             await self._unload(entry)
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    """Take note of how a task ended, which nobody may wait for any more."""
+    if not task.cancelled():
+        task.exception()

@@ -35,7 +35,7 @@ from ..errors import (
     SDError,
 )
 from ..events import Preview, Progress
-from ..images.convert import to_pillow
+from ..images.convert import as_rgb, to_pillow
 from ..parameter_files import Arguments, as_arguments
 from ..params.image import ImageParams
 from ..params.lora import Lora
@@ -54,6 +54,7 @@ _LOGGER = logging.getLogger("sdcffi.serve")
 _ADAPTERS = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin")
 _STOPPED = JobError("Stopped", "the server was stopped before the job was done: submit it again", 503)
 _EXPIRY_SECONDS = 30.0  # between two looks for results that are too old
+_ENLARGED = 16  # times the pixels of a generated image that an upscaled one may have
 _LIVE_SECONDS = 0.05  # between two reports of progress within a phase
 _SAMPLING = 0.95  # of a job; the rest is decoding
 _LONGEST_SHOWN = 10_000  # characters of a parameter that is told again
@@ -319,6 +320,7 @@ class Service:
                 raise ValueError("to upscale takes image, and factor if it is not the network's own")
             check_number("factor", keywords.get("factor"), 1)
             _refuse_path("image", keywords["image"])
+            self._check_upscaling(keywords["image"], keywords.get("factor") or self.models.factor(request.model))
             size = _size(keywords["image"])
         else:
             if "sdcffi" in request.parameters:
@@ -352,6 +354,15 @@ class Service:
                     if name not in names:
                         listed = f"the server has {', '.join(names[:20])}" if names else "the server has none"
                         raise ValueError(f"there is no LoRA {shown(name)}: {listed}")
+
+    def _check_upscaling(self, image: Any, factor: float) -> None:
+        height, width = as_rgb(image, "image", "ignore").shape[:2]
+        most = _ENLARGED * self.config.most_pixels
+        if width * height * factor**2 > most:
+            raise ValueError(
+                f"image has {width}x{height} pixels, and {factor:g} times as wide and high it would have more than"
+                f" {most:,}: send a smaller one, or a smaller factor"
+            )
 
     def _check_call(self, whole: Arguments, facts: Facts) -> None:
         """Check a call as the engine does before it generates, and against this server's limits."""
@@ -518,8 +529,8 @@ class Service:
             self.metrics.images.labels(model).inc(len(job.images))
         try:
             await self._write(job)
-        except OSError as failure:  # the job is told all the same; after a restart it is not known
-            _LOGGER.error("job %s cannot be written: %s", job.id, failure)
+        except Exception as failure:  # the job is told all the same; after a restart it is not known
+            _LOGGER.error("job %s cannot be written", job.id, exc_info=failure)
         for image in job.images:
             job.add_event("image", {"id": image.id})
         job.add_event(state)

@@ -149,6 +149,8 @@ def test_an_image_is_upscaled(server: Running, http: httpx.Client) -> None:
         large = client.images(job)[0]
         with pytest.raises(ServerError, match="factor must be from 1"):
             client.wait(client.submit(kind="upscale", model="x2", image=png(size=32), factor=9))
+        with pytest.raises(ServerError, match="send a smaller one"):
+            client.submit(kind="upscale", model="x2", image=png(size=2100), factor=4)
         for parameters in ({}, {"image": png(), "size": 4}, {"image": png(), "factor": 0.5}):
             with pytest.raises(ServerError):
                 client.submit(kind="upscale", model="x2", **parameters)
@@ -195,6 +197,35 @@ def test_wrong_parameters_are_refused_before_they_wait(
     status, text = error(post(http, parameters))
     assert status == 400
     assert message in text
+
+
+WEIRD = [
+    None,
+    True,
+    -1,
+    10**400,
+    float("inf"),
+    float("nan"),
+    "",
+    "\ud800",
+    "x" * 9000,
+    [],
+    {},
+    [[1]],
+    {"a": {}},
+    [None],
+]
+
+
+@pytest.mark.slow
+def test_no_value_of_a_parameter_breaks_the_server(http: httpx.Client) -> None:
+    for name in (*http.get("/api/parameters").json()["properties"], "params", "tiling", "cache", "hires", "slg"):
+        for value in WEIRD:
+            body = json.dumps({"parameters": {"prompt": "x", name: value}})
+            answer = http.post("/api/jobs", content=body, headers={"Idempotency-Key": "k"})
+            assert answer.status_code in (202, 400, 422, 429), (name, value, answer.text)
+            if answer.status_code == 202:
+                http.delete(answer.headers["location"])
 
 
 @pytest.mark.parametrize(
