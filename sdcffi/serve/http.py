@@ -8,8 +8,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .._version import __version__
-from . import api
+from . import api, openai, webui
 from .access import COOKIE, Access
 from .config import ServeConfig
 from .exchange import CLIENT, error_response, json_body, service_of
@@ -97,9 +95,8 @@ def app(config: ServeConfig, models: Models | None = None) -> FastAPI:
     application.add_exception_handler(RequestValidationError, _invalid)
     application.add_exception_handler(HTTPException, _refused)
     application.include_router(api.router)
-    for name in ("openai", "webui"):
-        if find_spec(f"{__package__}.{name}"):
-            application.include_router(import_module(f"{__package__}.{name}").router)
+    application.include_router(openai.router)
+    application.include_router(webui.router)
     _add_operation(application, service, access)
     _add_page(application)
     return application
