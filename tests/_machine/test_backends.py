@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -301,6 +302,24 @@ def test_weights_that_a_gpu_cannot_multiply_by_are_an_error_and_the_engine_goes_
         with pytest.raises(GenerationError, match="CUDA0 cannot compute MUL_MAT of q4_0 and f32; give the weights"):
             engine.generate(**DRAW)
         assert engine.pid == pid
+
+
+@pytest.mark.parametrize(("given", "kept"), [(None, {"32F": "1"}), ("16F", {"16F": "1"}), ("32F", {"32F": "1"})])
+def test_cuda_adds_up_in_single_precision_unless_the_environment_says_how(
+    given: str | None, kept: dict[str, str], work: Work, gpus: Path, tiny_model: TinyModel
+) -> None:
+    prefix = "GGML_CUDA_FORCE_CUBLAS_COMPUTE_"
+    arguments = {name: str(path) for name, path in tiny_model.engine_arguments().items()}
+    program = (
+        "import os, sdcffi\n"
+        f"with sdcffi.Engine(**{arguments!r}, library={str(gpus)!r}, backend='cuda:0', isolated=False): pass\n"
+        f"print({{name[{len(prefix)}:]: os.environ[name] for name in os.environ if name.startswith({prefix!r})}})\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(prefix)}
+    environment |= {prefix + given: "1"} if given else {}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert ast.literal_eval(done.stdout) == kept
+    assert work() == ["init CUDA0"]
 
 
 def test_the_cpu_alone_computes_where_it_was_asked_for(work: Work, draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
