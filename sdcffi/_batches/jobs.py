@@ -24,7 +24,7 @@ from ..engine.resuming import Request
 from ..parameter_files import Arguments, as_arguments, pixels_of
 from .prompts import Line, read_prompts
 
-__all__ = ["Job", "batch_count", "check_outputs", "claimed", "job_of", "jobs_of", "own_arguments"]
+__all__ = ["Job", "batch_count", "check_outputs", "claimed", "job_of", "jobs_of", "output_of", "own_arguments"]
 
 _MOST_IMAGES = 10_000  # of a call, as `check_image` has it
 _DIGITS = 4  # of a number in a file's name, at least
@@ -114,7 +114,7 @@ def job_of(row: int | str, own: Mapping[str, Any], given: Arguments, output: Pat
     TypeError, ValueError
         As in `own_arguments`; and if `output` cannot name the files.
     """
-    target = _named(output, f"{row:0{max(digits, _DIGITS)}d}" if isinstance(row, int) else row)
+    target = output_of(row, output, digits)
     if "output" in own:
         own = dict(own)
         name = own.pop("output")
@@ -135,7 +135,9 @@ def jobs_of(path: Path, given: Arguments, output: Path) -> Iterator[Job]:
         yield job_of(number, own, given, output, f"{path}, line {number}", digits)
 
 
-def _named(output: Path, name: str) -> Path:
+def output_of(row: int | str, output: Path, digits: int = 0) -> Path:
+    """Return what the files of a row are named after, unless it names its own; see `job_of`."""
+    name = f"{row:0{max(digits, _DIGITS)}d}" if isinstance(row, int) else row
     if "{line}" in output.name:
         return output.with_name(output.name.replace("{line}", name))
     return output.with_name(f"{output.stem}_{name}{output.suffix}")

@@ -19,20 +19,20 @@ import ray
 import ray.data
 from ray.exceptions import RayTaskError
 
-from .._batches.jobs import Job, check_outputs, job_of
+from .._batches.jobs import Job, batch_count, check_outputs, job_of, output_of
 from .._batches.prompts import read_prompts
 from .._files import expanded
 from .._numbers import as_path, check_flags, check_integer, check_number
 from .._quoting import shown
 from .._warnings import warn
-from ..engine.results import check_image_path
+from ..engine.results import check_image_path, image_paths
 from ..engine.streams import image_format
 from ..parameter_files import Arguments, as_arguments, call_names
 from ..params.image import ImageParams
 from ..params.plain import check_keys
 from ..params.struct import StrPath
 from .actor import Generator, ModelUnavailable, Task, refuse_unrecorded
-from .rows import Row, packed
+from .rows import Row, packed, read_row
 
 __all__ = ["Options", "generate", "model_errors", "outcomes", "rows_of"]
 
@@ -91,7 +91,8 @@ def generate(
     prompts : path, iterable, or Dataset
         A file of prompts as of ``sdcffi generate --prompts``; or prompts, or mappings of parameters, in any iterable;
         or a Dataset whose columns are parameters. Names are those of parameter files. Rows of the first two have
-        numbers, from 1; a Dataset may have them, or names, in the column ``row``, and each only once.
+        numbers, from 1; a Dataset may have them, or names, in the column ``row``, and each only once. Two
+        whose files would be the same, as those of ``a_0`` and of several images of ``a``, are refused.
     output : path, optional
         Where to save the images: a directory, or a PNG, JPEG or WebP file such as ``out/a.png``: row 7 is then
         ``out/a_0007.png``.
@@ -204,6 +205,8 @@ def outcomes(rows: Any, given: Arguments, output: StrPath | None, options: Optio
     digits = 0 if is_table else len(str(rows[-1][0]))
     if is_table:
         _check_columns(rows)
+        if target is not None:
+            _check_files(rows, given, target)
     elif target is not None:
         check_outputs(_jobs(rows, given, target, digits))
     resources = dict(options.resources or {"num_cpus": 1})
@@ -286,6 +289,30 @@ def _check_columns(table: ray.data.Dataset) -> None:
             raise ValueError(
                 f"the column row has {rows} values, but only {different} different ones: number each row once"
             )
+
+
+def _check_files(table: ray.data.Dataset, given: Arguments, target: Path) -> None:
+    """Refuse rows that would write the same file, as row a_0 and the first of several images of row a."""
+    columns = table.schema().names
+    if "row" not in columns or ("batch_count" not in columns and batch_count(given) == 1):
+        return
+    owners: dict[str, int | str] = {}
+    for cells in table.map(_naming).iter_rows():
+        files: list[Path] = []
+        with suppress(ValueError, TypeError):  # the row is wrong, which is reported later
+            row, own = read_row(cells)
+            files = image_paths(output_of(row, target), batch_count(given.updated(as_arguments(own))))
+        for file in files:
+            if owners.setdefault(file.name, row) != row:
+                raise ValueError(
+                    f"rows {owners[file.name]} and {row} have the same file {file.name}, since the images of a batch"
+                    " are numbered after the row's name: name one of them otherwise"
+                )
+
+
+def _naming(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the cells of a row that name its files; select_columns needs them in each part of the table."""
+    return {name: row.get(name) for name in ("row", "batch_count")}
 
 
 def _with_threads(given: Arguments, resources: Mapping[str, float]) -> Arguments:

@@ -146,6 +146,13 @@ def test_what_is_wrong_with_all_rows_is_refused_before_anything_is_generated(
         sdcffi.ray.generate(table, tmp_path, **model)
     with pytest.raises(ValueError, match=r"columns of the Dataset: unknown parameter 'stepz'; did you mean steps\?"):
         sdcffi.ray.generate(ray.data.from_items([{"prompt": "a", "stepz": 1}]), tmp_path, **model)
+    named = ray.data.from_items([{"row": "a", "prompt": "a", "batch_count": 2}, {"row": "a_0", "prompt": "b"}])
+    with pytest.raises(ValueError, match=r"rows a(_0)? and a(_0)? have the same file image_a_0\.png, .* otherwise"):
+        sdcffi.ray.generate(named, tmp_path, **model)
+    table = ray.data.from_items([{"row": "a", "prompt": "a"}, {"row": "a_0", "prompt": "b", "batch_count": 1}])
+    with pytest.raises(ValueError, match=r"have the same file image_a_0\.png"):
+        sdcffi.ray.generate(table, tmp_path, **model, batch_count=2)
+    batches.outcomes(table, batches.as_arguments(model), tmp_path, batches.Options())  # one image each: no complaint
     two = [{"prompt": "a", "output": f"{tmp_path}/a.png"}, {"prompt": "b", "output": f"{tmp_path}/a.png"}]
     with pytest.raises(ValueError, match="lines 1 and 2 have the same output"):
         sdcffi.ray.generate(two, tmp_path, **model)
