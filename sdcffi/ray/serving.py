@@ -42,7 +42,8 @@ def application(
     Parameters
     ----------
     config : ServeConfig
-        As of `sdcffi.serve.app`, except for what Ray does: where it listens, and ``workers`` and ``memory``. All
+        As of `sdcffi.serve.app`, except for what Ray does: where it listens, and ``workers`` and ``memory``. It needs
+        ``keys``, or ``insecure=True``, since only Ray knows which machines reach the address that it listens on. All
         machines must have the models' files under these paths. ``store`` should be a directory that they share: then
         results are there too when the application moves to another machine.
     replicas : (int, int)
@@ -58,8 +59,13 @@ def application(
     Raises
     ------
     TypeError, ValueError
-        If an argument is wrong.
+        If an argument is wrong, or there are no keys.
     """
+    if not (config.keys or config.insecure):
+        raise ValueError(
+            "there are no keys, and Ray may listen on an address that other machines reach: add keys= to the"
+            " ServeConfig, or insecure=True if everybody who can reach it may use it"
+        )
     least, most = replicas
     check_integer("replicas[0]", least, 0, 1 << 20)
     check_integer("replicas[1]", most, max(least, 1), 1 << 20)

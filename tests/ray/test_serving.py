@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,13 @@ def test_wrong_numbers_of_replicas_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=r"replicas\[[01]\] must be"):
         application(config_of(tiny_model, tmp_path), replicas=replicas)
+
+
+def test_a_server_without_keys_must_be_asked_for(tiny_model: TinyModel, tmp_path: Path) -> None:
+    config = replace(config_of(tiny_model, tmp_path), keys={})  # which listens on this machine alone, outside Ray
+    with pytest.raises(ValueError, match=r"there are no keys, and Ray may listen .* insecure=True"):
+        application(config)
+    assert application(replace(config, insecure=True))
 
 
 @pytest.fixture(scope="module")
