@@ -96,6 +96,8 @@ class Generator:
             raise ValueError(f"row {name}: files are named after the column row: leave out the column output")
         job = job_of(name, own, task.given, output, f"row {name}", task.digits)
         refuse_unrecorded(job.output, check_image_path(job.files[0], pixels_of(job.arguments)))
+        if not task.overwrite:
+            _refuse_unknown_edges(job.arguments, f"row {name}")
         with claimed(job.files[0], wait=True):
             try:
                 job_now = job.checked(self._request, task.overwrite)
@@ -151,6 +153,22 @@ def refuse_unrecorded(output: Path, image_format: str) -> None:
     """
     if image_format not in KEEPS_TEXTS:
         raise ValueError(f"{output.name}: {image_format} files have no record, which tells finished rows: use .png")
+
+
+def _refuse_unknown_edges(arguments: Arguments, where: str) -> None:
+    """Refuse an image in memory whose edges are used: the record has only the edges, and there is no file's time.
+
+    Raises
+    ------
+    ValueError
+        If the row could not be told from one that is not finished.
+    """
+    image = arguments.call_values.get(("control_image",))
+    if arguments.call_others.get("canny") and not (image is None or isinstance(image, (str, os.PathLike))):
+        raise ValueError(
+            f"{where}: with canny=True, control_image must be a path, or each run would generate the row again; give"
+            " a path, or control_image=sdcffi.canny(image) without canny"
+        )
 
 
 def _names(job: Job) -> list[str]:

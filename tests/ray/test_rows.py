@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 
 pytest.importorskip("ray.data", reason="needs Ray: pip install 'sdcffi[ray]'")
 
+from sdcffi.parameter_files import as_arguments
+from sdcffi.ray.actor import Generator, Task
 from sdcffi.ray.batches import Options, rows_of
 from sdcffi.ray.rows import packed, read_row, seed_of, unpacked
 
@@ -64,6 +67,27 @@ def test_prompts_are_numbered(tmp_path: Any) -> None:
         rows_of([])
     with pytest.raises(TypeError, match="row 2 is 5"):
         rows_of(["a", 5])  # type: ignore[list-item]
+
+
+def test_edges_of_an_image_in_memory_are_refused_where_a_second_run_would_not_know_them(tmp_path: Path) -> None:
+    class Tried(Generator):
+        def _result(self, name: Any, arguments: Any) -> Any:
+            raise LookupError("it would be generated")
+
+    def said(image: Any, name: str = "a.png", canny: bool = True, overwrite: bool = False) -> str:
+        given = as_arguments({"prompt": "a", "canny": canny})
+        output = tmp_path / name if name else None
+        task = Task(given, output, 4, True, str(tmp_path), overwrite, 0, None, "PNG", False, False)
+        [row] = packed([(1, {"control_image": image})])
+        return str(Tried(task)(row)["error"])
+
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    assert said(pixels) == (
+        "with canny=True, control_image must be a path, or each run would generate the row again; give a path, or"
+        " control_image=sdcffi.canny(image) without canny"
+    )
+    others = [said("a.png"), said(Path("a.png")), said(pixels, ""), said(pixels, canny=False)]
+    assert {*others, said(pixels, overwrite=True)} == {"LookupError: it would be generated"}
 
 
 @pytest.mark.parametrize(
