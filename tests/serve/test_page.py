@@ -21,10 +21,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Error, Page, Playwright, expect, sync_playwright
 from upscaling_networks import random_weights, write_network
+
+pytest.importorskip("fastapi", reason="needs the server: pip install 'sdcffi[serve]'")
+pytest.importorskip("playwright", reason="needs a driver for browsers: pip install 'sdcffi[test]'")
+pytest.importorskip("axe_playwright_python", reason="needs the rules for WCAG: pip install 'sdcffi[test]'")
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import (
+    APIResponse,
+    Browser,
+    BrowserContext,
+    Error,
+    Page,
+    Playwright,
+    Route,
+    expect,
+    sync_playwright,
+)
 
 from sdcffi import demo_model
 
@@ -32,7 +47,7 @@ expect.set_options(timeout=30_000)  # machines that test are busy
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: apt-get install chromium")
 
-KEY = "a key of the tests, long enough"
+KEYS = {f"test {number}": f"a key of the tests, number {number}" for number in range(100)}
 PAGE = Path(__file__).parents[2] / "sdcffi" / "serve" / "page"
 PROMPT = "a red heart on a blue background"
 SERVER = """
@@ -43,15 +58,18 @@ uvicorn.run(app(config), port=config.port, log_level="warning")
 """
 
 
-def start_server(folder: Path, **settings: Any) -> tuple[subprocess.Popen[bytes], str]:
-    """Start a server; return its process and address."""
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server for all tests."""
+    folder = tmp_path_factory.mktemp("server")
     with socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     network = write_network(folder / "double.safetensors", random_weights(2))
     files = {name: str(path) for name, path in demo_model().items()}
-    settings |= {
+    settings: dict[str, Any] = {
         "port": port,
+        "keys": KEYS,
         "store": str(folder / "store"),
         "most_steps": 4000,
         "upscalers": {"double": str(network)},
@@ -60,27 +78,32 @@ def start_server(folder: Path, **settings: Any) -> tuple[subprocess.Popen[bytes]
     (folder / "serve.json").write_text(json.dumps(settings), "utf-8")
     process = subprocess.Popen([sys.executable, "-c", SERVER, str(folder / "serve.json")])
     address = f"http://127.0.0.1:{port}/"
-    for _ in range(300):
-        try:
-            urllib.request.urlopen(f"{address}healthz", timeout=5).close()
-            return process, address
-        except OSError:
-            assert process.poll() is None, "the server has ended"
-            time.sleep(0.1)
-    raise AssertionError("the server does not answer")
+    try:
+        for _ in range(300):
+            try:
+                urllib.request.urlopen(f"{address}healthz", timeout=5).close()
+                break
+            except OSError:
+                assert process.poll() is None, "the server has ended"
+                time.sleep(0.1)
+        else:
+            raise AssertionError("the server does not answer")
+        yield address
+    finally:
+        process.terminate()
+        process.wait(60)
 
 
-def stop_server(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    process.wait(60)
+@pytest.fixture(scope="module")
+def keys() -> Iterator[str]:
+    """Those that no test has used yet."""
+    return iter(KEYS.values())
 
 
 @pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
-    """A server of its own for each test, since a server shows a client all its images."""
-    process, address = start_server(tmp_path)
-    yield address
-    stop_server(process)
+def key(keys: Iterator[str]) -> str:
+    """A key of its own for each test, since a server shows a client all its images."""
+    return next(keys)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +120,17 @@ def browser(playwright: Playwright) -> Iterator[Browser]:
     browser.close()
 
 
+def log_in(context: BrowserContext, address: str, key: str) -> APIResponse:
+    """Give a context the cookie of a key, as the page's dialog does."""
+    return context.request.post(f"{address}api/login", data={"key": key})
+
+
+def cancel_all(context: BrowserContext, address: str) -> None:
+    """Leave the server free for the next test, whatever became of this one."""
+    for job in context.request.get(f"{address}api/jobs").json().get("jobs", ()):
+        context.request.delete(f"{address}api/jobs/{job['id']}")
+
+
 @dataclass
 class Opened:
     """A page, what its console said, and what it asked of servers."""
@@ -107,13 +141,15 @@ class Opened:
 
 
 @pytest.fixture
-def open_page(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
+def open_page(browser: Browser, address: str, key: str) -> Iterator[Callable[..., Page]]:
     """Opens the page; at the end of the test nothing may be wrong in its console, nor may it have asked elsewhere."""
     opened: list[Opened] = []
     allowed: list[str] = []
 
-    def open_one(url: str = address, *, expected: tuple[str, ...] = (), **options: Any) -> Page:
+    def open_one(*, logged_in: bool = True, expected: tuple[str, ...] = (), **options: Any) -> Page:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 860}, **options})
+        if logged_in:
+            assert log_in(context, address, key).ok
         page = context.new_page()
         page.set_default_timeout(60_000)
         one = Opened(page)
@@ -122,7 +158,7 @@ def open_page(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
         page.on("console", lambda line: one.complaints.append(line.text) if line.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: one.complaints.append(str(error)))
         page.on("request", lambda request: one.requests.append(request.url))
-        page.goto(url)
+        page.goto(address)
         expect(page.locator("#lora-add:visible, #login[open]")).to_have_count(
             1
         )  # the lists are there, or a key is needed
@@ -133,6 +169,7 @@ def open_page(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
         server = "/".join(one.page.url.split("/")[:3])
         elsewhere = [url for url in one.requests if not url.startswith((f"{server}/", "data:", f"blob:{server}/"))]
         wrong = [line for line in one.complaints if not any(part in line for part in allowed)]
+        cancel_all(one.page.context, address)
         one.page.context.close()
         assert not elsewhere
         assert not wrong
@@ -422,7 +459,16 @@ def test_a_job_is_followed_after_a_reload(open_page: Callable[..., Page]) -> Non
     expect(page.locator("#stage-text")).to_have_text(re.compile("Step"))
     page.reload()
     expect(page.locator("#stage-text")).to_have_text(re.compile("Step"))
+    held: list[Route] = []
+    page.route("**/api/jobs/*", lambda route: held.append(route))
+    page.click("#cancel")  # too late, as the answer comes once it has finished
     expect(page.locator("#gallery img")).to_have_count(1, timeout=60_000)
+    with page.expect_response("**/api/jobs/*") as answer:
+        held.pop().continue_()
+    assert answer.value.json()["state"] == "finished"
+    page.unroute("**/api/jobs/*")
+    generate(page, steps=1)
+    expect(page.locator("#gallery img")).to_have_count(2)  # whose end was told twice is shown once
 
 
 def test_jobs_wait_for_each_other_and_are_cancelled_one_by_one(open_page: Callable[..., Page]) -> None:
@@ -482,34 +528,29 @@ def test_errors_are_in_words(open_page: Callable[..., Page]) -> None:
     expect(problem).to_be_hidden()
 
 
-def test_a_key_is_asked_for(open_page: Callable[..., Page], tmp_path: Path) -> None:
-    (tmp_path / "keys").mkdir()
-    process, address = start_server(tmp_path / "keys", keys={"tests": KEY})
-    try:
-        page = open_page(address, expected=("401", "403"))
-        dialog = page.get_by_role("dialog", name="Log in")
-        expect(dialog).to_be_visible()
-        page.fill("#key", "a wrong key")
-        page.keyboard.press("Enter")
-        expect(page.locator("#login-problem")).not_to_be_empty()
-        page.fill("#key", KEY)
-        page.keyboard.press("Enter")
-        expect(dialog).to_be_hidden()
-        expect(page.locator("#model")).to_have_value("demo")
-        generate(page, steps=2)
-        assert page.locator("#stage-image").evaluate("image => image.decode().then(() => image.naturalWidth)") == 128
-        assert KEY not in page.evaluate("JSON.stringify([localStorage, sessionStorage, document.cookie])")
-        page.reload()
-        expect(page.locator("#gallery img")).to_have_count(1)  # the cookie is kept
-        page.get_by_role("button", name="Log out").click()
-        expect(dialog).to_be_visible()
-        page.get_by_role("button", name="Not now").click()
-        expect(page.get_by_role("button", name="Log out")).to_be_hidden()
-        expect(page.get_by_role("alert").first).to_have_text("This server needs a key. Log in to use it.")
-        page.get_by_role("button", name="Log in").click()
-        expect(dialog).to_be_visible()
-    finally:
-        stop_server(process)
+def test_a_key_is_asked_for(open_page: Callable[..., Page], key: str) -> None:
+    page = open_page(logged_in=False, expected=("401", "403"))
+    dialog = page.get_by_role("dialog", name="Log in")
+    expect(dialog).to_be_visible()
+    page.fill("#key", "a wrong key")
+    page.keyboard.press("Enter")
+    expect(page.locator("#login-problem")).not_to_be_empty()
+    page.fill("#key", key)
+    page.keyboard.press("Enter")
+    expect(dialog).to_be_hidden()
+    expect(page.locator("#model")).to_have_value("demo")
+    generate(page, steps=2)
+    assert page.locator("#stage-image").evaluate("image => image.decode().then(() => image.naturalWidth)") == 128
+    assert key not in page.evaluate("JSON.stringify([localStorage, sessionStorage, document.cookie])")
+    page.reload()
+    expect(page.locator("#gallery img")).to_have_count(1)  # the cookie is kept
+    page.get_by_role("button", name="Log out").click()
+    expect(dialog).to_be_visible()
+    page.get_by_role("button", name="Not now").click()
+    expect(page.get_by_role("button", name="Log out")).to_be_hidden()
+    expect(page.get_by_role("alert").first).to_have_text("This server needs a key. Log in to use it.")
+    page.get_by_role("button", name="Log in").click()
+    expect(dialog).to_be_visible()
 
 
 def test_it_fits_a_phone(open_page: Callable[..., Page], tmp_path: Path) -> None:
