@@ -471,6 +471,23 @@ def test_a_job_is_followed_after_a_reload(open_page: Callable[..., Page]) -> Non
     expect(page.locator("#gallery img")).to_have_count(2)  # whose end was told twice is shown once
 
 
+def test_a_job_outlives_bad_answers(open_page: Callable[..., Page]) -> None:
+    page = open_page(expected=("429", "502", "503", "404", "ERR_FAILED"))
+    bad: list[Callable[[Route], None]] = [lambda route: route.fulfill(status=502), lambda route: route.abort()]
+    bad.append(lambda route: route.fulfill(status=429))
+    page.route("**/api/jobs/*", lambda route: bad.pop()(route) if bad else route.continue_())
+    page.route("**/api/jobs/*/events", lambda route: route.fulfill(status=503))  # then the page asks for the job
+    page.evaluate("() => { const later = setTimeout; window.setTimeout = (call, wait) => later(call, wait / 20); }")
+    generate(page, steps=2)
+    assert not bad
+    expect(page.get_by_role("alert").first).to_be_hidden()
+    page.unroute("**/api/jobs/*")
+    page.route("**/api/jobs/*", lambda route: route.fulfill(status=404, json={"error": {"message": "there is no job"}}))
+    page.click("#generate")
+    expect(page.get_by_role("alert").first).to_have_text("There is no job.")
+    expect(page.locator("#cancel")).to_be_hidden()
+
+
 def test_jobs_wait_for_each_other_and_are_cancelled_one_by_one(open_page: Callable[..., Page]) -> None:
     page = open_page()
     prompts = [f"a red heart, number {number}" for number in range(9)]  # more than a browser opens connections

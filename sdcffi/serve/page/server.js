@@ -3,6 +3,8 @@
 const ENDED = new Set(["finished", "failed", "cancelled"]);
 const EVENTS = ["queued", "started", "progress", "preview", "image", ...ENDED];
 const TRIES = 3; // of a job whose answer was lost: its key makes it the same job
+const GONE = new Set([401, 403, 404]); // answers after which asking for a job again is no use
+const LONGEST_PAUSE = 30; // seconds
 
 /** An answer that is an error, or none at all (status 0). */
 export class ServerError extends Error {
@@ -108,15 +110,19 @@ export function follow(id, tell) {
   });
 }
 
+/** Follow a job by asking for it: what the server or the network says in between does not end the job. */
 async function watch(id, tell) {
-  try {
-    for (;;) {
-      const job = await json(`api/jobs/${id}`);
-      if (hasEnded(job)) return tell(job.state, job);
-      if (job.progress) tell("progress", job.progress);
-      await pause(1);
+  for (let seconds = 1; ; await pause(seconds)) {
+    let job;
+    try {
+      job = await json(`api/jobs/${id}`);
+    } catch (error) {
+      if (GONE.has(error.status)) return tell("failed", { id, state: "failed", images: [], error: { message: error.message } });
+      seconds = Math.min(2 * seconds, LONGEST_PAUSE);
+      continue;
     }
-  } catch (error) {
-    tell("failed", { id, state: "failed", images: [], error: { message: error.message } });
+    if (hasEnded(job)) return tell(job.state, job);
+    if (job.progress) tell("progress", job.progress);
+    seconds = 1;
   }
 }
