@@ -7,6 +7,7 @@ import base64
 import io
 import json
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from ..params.image import ImageParams
 from ..params.lora import Lora
 from ..params.names import flatten, parameters
 from ..params.plain import plain
-from .exchange import client_of, finished, image_bytes, json_body, service_of
+from .exchange import attending, client_of, finished, image_bytes, json_body, service_of
 from .jobs import Job, JobEvent, JobRequest, Rejected
 from .schemas import ErrorAnswer, JobAnswer, JobBody, JobsAnswer, ReadAnswer, checked, parameter_schema
 from .service import Service
@@ -184,23 +185,22 @@ async def events(request: Request, id: str, cancel: bool = False) -> Response:
 
 
 async def _stream(job: Job, after: int, cancelling: Service | None) -> AsyncIterator[str]:
-    events = aiter(job.events(after))
-    following = asyncio.ensure_future(anext(events, None))
-    try:
-        while True:
-            await asyncio.wait({following}, timeout=_KEEP_ALIVE)
-            if not following.done():
-                yield ": the job goes on\n\n"
-                continue
-            event = following.result()
-            if event is None:
-                return
-            yield f"id: {event.id}\nevent: {event.name}\ndata: {json.dumps(_event_json(job, event))}\n\n"
-            following = asyncio.ensure_future(anext(events, None))
-    finally:
-        following.cancel()
-        if cancelling is not None:
-            await cancelling.cancel(job.id, job.request.client)
+    async with nullcontext() if cancelling is None else attending(cancelling, job):
+        events = aiter(job.events(after))
+        following = asyncio.ensure_future(anext(events, None))
+        try:
+            while True:
+                await asyncio.wait({following}, timeout=_KEEP_ALIVE)
+                if not following.done():
+                    yield ": the job goes on\n\n"
+                    continue
+                event = following.result()
+                if event is None:
+                    return
+                yield f"id: {event.id}\nevent: {event.name}\ndata: {json.dumps(_event_json(job, event))}\n\n"
+                following = asyncio.ensure_future(anext(events, None))
+        finally:
+            following.cancel()
 
 
 def _event_json(job: Job, event: JobEvent) -> Any:

@@ -182,6 +182,10 @@ class Job:
         What is to be done; None once it has ended.
     queue : Queue or None
         The queue in which it waits.
+    waiters : int
+        How many requests wait for it that cancel it when their client leaves.
+    is_leaving : bool
+        Whether it has been asked to end.
     """
 
     request: JobRequest
@@ -199,6 +203,8 @@ class Job:
     digest: str = ""
     work: Work | None = field(default=None, repr=False)
     queue: Queue | None = field(default=None, repr=False)
+    waiters: int = 0
+    is_leaving: bool = False
     _events: list[JobEvent] = field(default_factory=list, repr=False)
     _last: int = 0
     _changed: asyncio.Event = field(default_factory=asyncio.Event, repr=False)

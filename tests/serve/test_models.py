@@ -125,6 +125,35 @@ def test_one_at_work_stays_and_is_waited_for(made: Callable[..., Models]) -> Non
     run(work())
 
 
+def test_one_that_is_held_stays_before_it_is_used(made: Callable[..., Models]) -> None:
+    async def work() -> None:
+        models = made()
+        await use(models, "a")
+        with models.reserved("a"):
+            await use(models, "a")
+            assert not models.is_free("a")
+            assert not await models.make_room()
+        assert models.is_free("a")
+        assert not await models.make_room(keep="a")
+        assert await models.make_room(keep="b")
+
+    run(work())
+
+
+def test_the_room_of_an_engine_that_was_lost_at_work_is_used(made: Callable[..., Models]) -> None:
+    async def work() -> None:
+        models = made(room=1)
+        async with models.use("a") as engine:
+            waiting = asyncio.ensure_future(use(models, "b"))
+            await asyncio.sleep(0.05)
+            await models.unload("a")
+            await waiting
+            assert engine.closed
+            assert loaded(models) == {"b"}
+
+    run(work())
+
+
 def test_who_gives_up_while_a_model_is_loaded_leaves_it_loaded(
     made: Callable[..., Models], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +176,26 @@ def test_who_gives_up_while_a_model_is_loaded_leaves_it_loaded(
         assert models.is_free("a")
         slow.set()
         await use(models, "a")
+        assert loaded(models) == {"a"}
+
+    run(work())
+
+
+def test_who_is_cancelled_as_a_model_is_loaded_does_not_go_on(made: Callable[..., Models]) -> None:
+    async def work() -> None:
+        models = made()
+
+        async def hold() -> None:
+            async with models.use("a", 10):
+                pass
+
+        cancelled = asyncio.ensure_future(hold())
+        await asyncio.sleep(0)
+        loading = models._entries["a"].loading
+        assert loading is not None
+        loading.add_done_callback(lambda _: cancelled.cancel())
+        await asyncio.wait({cancelled})
+        assert cancelled.cancelled()
         assert loaded(models) == {"a"}
 
     run(work())
