@@ -590,6 +590,8 @@ class Service:
 
     async def _write(self, job: Job) -> None:
         async with self._writing:  # what is written last is the last state
+            if self._jobs.get(job.id) is not job:  # it has expired: its files are gone
+                return
             await asyncio.to_thread(self.store.write, _kept(job))
 
     async def _expire(self) -> None:

@@ -346,6 +346,20 @@ def test_a_job_that_is_given_back_when_the_server_stops_does_not_run(
     run(work())
 
 
+def test_a_job_that_has_expired_is_not_written_again(made: Callable[..., Service], tmp_path: Path) -> None:
+    async def work() -> None:
+        service = made(store_jobs=1)
+        await service.start()
+        jobs = [await (await service.submit(ordered())).done() for _ in range(2)]
+        while service.get(jobs[0].id, "someone"):
+            await asyncio.sleep(0.01)
+        await service._write(jobs[0])
+        assert [path.stem for path in tmp_path.glob("*.json")] == [jobs[1].id]
+        await service.stop()
+
+    run(work())
+
+
 def test_a_key_is_for_a_new_job_once_its_job_was_given_up(made: Callable[..., Service]) -> None:
     async def generate(engine: FakeEngine) -> None:
         if engine.name == "other":
