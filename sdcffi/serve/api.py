@@ -33,6 +33,7 @@ from .store import StoredImage
 __all__ = ["image_json", "job_json", "router"]
 
 _ERRORS: dict[int | str, dict[str, Any]] = {400: {"model": ErrorAnswer}, 404: {"model": ErrorAnswer}}
+_MOST_TOLD = 1000  # jobs in an answer
 _KEEP_ALIVE = 15.0  # seconds without an event, after which a comment is sent
 _IMAGES = ("init_image", "mask_image", "control_image", "image")
 _LISTS = ("ref_images", "pm_id_images")
@@ -149,8 +150,8 @@ def _job(request: Request, id: str) -> Job:
 
 @router.get("/jobs", response_model=JobsAnswer)
 async def jobs(request: Request, limit: int = 100) -> Response:
-    """Return the client's jobs, the newest first."""
-    found = service_of(request).jobs(client_of(request))[: max(0, limit)]
+    """Return the client's jobs, the newest first; at most 1,000."""
+    found = service_of(request).jobs(client_of(request), min(max(0, limit), _MOST_TOLD))
     return JSONResponse({"jobs": [job_json(job) for job in found]})
 
 

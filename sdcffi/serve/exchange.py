@@ -20,11 +20,14 @@ from .jobs import Job, Rejected
 
 if TYPE_CHECKING:
     from .service import Service
+    from .store import StoredImage
 
 __all__ = [
     "CLIENT",
     "attending",
+    "check_finished",
     "client_of",
+    "content_of",
     "error_response",
     "finished",
     "image_bytes",
@@ -130,11 +133,16 @@ async def finished(request: Request, job: Job) -> Job:
                     break
         finally:
             done.cancel()
+    check_finished(job)
+    return job
+
+
+def check_finished(job: Job) -> None:
+    """Raise `Rejected` if a job has not finished, with the status of its error."""
     if job.error is not None:
         raise Rejected(job.error.status, job.error.type, job.error.message)
     if job.state != "finished":
         raise Rejected(499, "cancelled", "the job was cancelled, or its client left")
-    return job
 
 
 @asynccontextmanager
@@ -147,6 +155,21 @@ async def attending(service: Service, job: Job) -> AsyncIterator[None]:
         job.waiters -= 1
         if not job.waiters:
             await service.cancel(job.id, job.request.client)
+
+
+def content_of(image: StoredImage) -> bytes:
+    """Return the file of an image of a job that has just ended. It blocks: call it on a thread.
+
+    Raises
+    ------
+    Rejected
+        If it has expired meanwhile (410).
+    """
+    try:
+        return image.read()
+    except OSError as error:
+        message = "the image has expired before it was sent: submit it again; the server keeps too few results"
+        raise Rejected(410, "expired", message) from error
 
 
 def signed_path(request: Request, image_id: str) -> str:

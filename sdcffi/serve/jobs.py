@@ -339,6 +339,8 @@ class Queue:
                 place += min(len(waiting), index + before)
         return place + index + 1
 
-    def jobs(self) -> list[Job]:
-        """Return all jobs that wait."""
+    def jobs(self, client: str | None = None) -> list[Job]:
+        """Return the jobs that wait, of all clients or of one; the oldest of each first."""
+        if client is not None:
+            return list(self._clients.get(client, ()))
         return [job for waiting in self._clients.values() for job in waiting]

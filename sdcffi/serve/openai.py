@@ -27,7 +27,17 @@ from ..images.files import decoded
 from ..images.texts import read_texts, save_arguments
 from ..params.image import ImageParams
 from ..params.names import parameters
-from .exchange import attending, client_of, finished, image_bytes, json_body, service_of, signed_path
+from .exchange import (
+    attending,
+    check_finished,
+    client_of,
+    content_of,
+    finished,
+    image_bytes,
+    json_body,
+    service_of,
+    signed_path,
+)
 from .fields import Fields
 from .jobs import Job, JobRequest, Rejected
 from .refusals import refusing_as, retry_after
@@ -142,7 +152,7 @@ class _Wanted:
 
     def encoded(self, image: StoredImage) -> str:
         """Return an image in the format of the answer, in base64. It reads a file: call it on a thread."""
-        content = image.read()
+        content = content_of(image)
         if self.format != "png":
             parameters, record = read_texts(io.BytesIO(content), "the image")
             options: dict[str, Any] = {"quality": max(1, self.compression)}
@@ -353,17 +363,13 @@ async def _events(request: Request, wanted: _Wanted, job: Job) -> AsyncIterator[
                 pending = asyncio.ensure_future(anext(events, None))
         finally:
             pending.cancel()
-    if job.state != "finished":
-        reason = job.error
-        error = Rejected(reason.status, reason.type, reason.message) if reason else _CANCELLED
+    try:
+        check_finished(job)
+        for image in job.images:
+            data = {"b64_json": await asyncio.to_thread(wanted.encoded, image), "usage": _NO_TOKENS}
+            yield _event(wanted, "completed", data, image)
+    except Rejected as error:
         yield f"event: error\ndata: {json.dumps({'type': 'error', **_error(error)})}\n\n"
-        return
-    for image in job.images:
-        data = {"b64_json": await asyncio.to_thread(wanted.encoded, image), "usage": _NO_TOKENS}
-        yield _event(wanted, "completed", data, image)
-
-
-_CANCELLED = Rejected(499, "cancelled", "the job was cancelled")
 
 
 def _is_due(job: Job, preview: Mapping[str, Any], sent: int, wanted: _Wanted) -> bool:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ class Service:
         if self._running:
             await asyncio.wait(self._running.values(), timeout=grace)
         for job_id, task in self._running.items():
-            if self._jobs[job_id].state == "running":
+            if (job := self._jobs.get(job_id)) and job.state == "running":
                 task.cancel()
         if self._running:
             await asyncio.wait(self._running.values())
@@ -207,9 +208,17 @@ class Service:
         job = self._jobs.get(id)
         return job if job is not None and job.request.client == client else None
 
-    def jobs(self, client: str) -> list[Job]:
-        """Return the jobs of this client, the newest first."""
-        return [job for job in reversed(self._jobs.values()) if job.request.client == client]
+    def jobs(self, client: str, most: int | None = None) -> list[Job]:
+        """Return the jobs of this client, the newest first; not more than `most`."""
+        return list(islice((job for job in reversed(self._jobs.values()) if job.request.client == client), most))
+
+    def live_jobs(self, client: str) -> list[Job]:
+        """Return the jobs of this client that have not ended: those that run, then those that wait, the oldest first.
+
+        It looks at no other jobs, since programs ask for it several times a second.
+        """
+        running = [job for job_id in self._running if (job := self.get(job_id, client)) and job.state not in ENDED]
+        return [*running, *self.queue.jobs(client)]
 
     def image(self, id: str, client: str | None) -> StoredImage | None:
         """Return an image of this client; of any client for None, which is for who has its `signature`."""

@@ -28,11 +28,12 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
 from sdcffi import Engine, NativeCrashError, OutOfMemoryError
-from sdcffi.serve import Client, ModelConfig, exchange
+from sdcffi.serve import Client, ModelConfig, api, exchange
 from sdcffi.serve.api import _stream
 from sdcffi.serve.client import ServerError
 from sdcffi.serve.jobs import ENDED, Job, JobRequest, Rejected, Work
 from sdcffi.serve.service import Service
+from sdcffi.serve.store import StoredImage
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="children are killed by signals")
 
@@ -168,6 +169,32 @@ def test_two_models_work_at_a_time(tiny_model: TinyModel, tmp_path: Path) -> Non
         assert (client.get(long).state, client.get(waiting).state) == ("running", "queued")
         client.cancel(long)
         assert client.wait(waiting).state == "finished"
+
+
+def test_images_that_expire_before_they_are_sent(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(_: Any) -> bytes:
+        raise FileNotFoundError("removed")
+
+    monkeypatch.setattr(StoredImage, "read", gone)
+    with server.http() as http:
+        openai, webui = "/v1/images/generations", "/sdapi/v1/txt2img"
+        for path in (openai, webui):
+            answer = http.post(path, json={"prompt": "a cat"})
+            assert (answer.status_code, "expired" in answer.text) == (410, True)
+        streamed = http.post(openai, json={"prompt": "a cat", "stream": True})
+        assert "event: error" in streamed.text
+        assert '"code": "expired"' in streamed.text
+
+
+def test_lists_of_jobs_are_short_and_progress_needs_none(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    with server.client() as client:
+        ids = [client.wait(client.submit("a cat")).id for _ in range(3)]
+    with server.http() as http:
+        monkeypatch.setattr(api, "_MOST_TOLD", 2)
+        told = http.get("/api/jobs", params={"limit": 10_000}).json()["jobs"]
+        assert [job["id"] for job in told] == [ids[2], ids[1]]
+        monkeypatch.delattr(Service, "jobs")  # all of them
+        assert http.get("/sdapi/v1/progress").json()["state"]["job_count"] == 0
 
 
 # What happens between two steps of the loop, with engines that only seem to generate.
@@ -356,6 +383,25 @@ def test_a_job_that_has_expired_is_not_written_again(made: Callable[..., Service
         await service._write(jobs[0])
         assert [path.stem for path in tmp_path.glob("*.json")] == [jobs[1].id]
         await service.stop()
+
+    run(work())
+
+
+def test_the_jobs_that_have_not_ended(made: Callable[..., Service]) -> None:
+    async def generate(_: FakeEngine) -> None:
+        await asyncio.Event().wait()
+
+    async def work() -> None:
+        service = made(generate)
+        await service.start()
+        running, *waiting = [await service.submit(ordered()) for _ in range(3)]
+        while running.state != "running":
+            await asyncio.sleep(0)
+        assert service.live_jobs("someone") == [running, *waiting]
+        assert service.live_jobs("somebody else") == []
+        assert service.jobs("someone", 2) == [waiting[1], waiting[0]]
+        await service.stop(0)
+        assert service.live_jobs("someone") == []
 
     run(work())
 
