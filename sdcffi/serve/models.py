@@ -14,6 +14,7 @@ from .._checks.context import check_context
 from .._files import expanded
 from .._models.memory import weight_bytes
 from .._models.upscaler_file import read_network
+from .._process.aio import in_thread
 from ..engine.capabilities import Capabilities
 from ..engine.engine import USABLE, Engine
 from ..engine.upscaler import Upscaler
@@ -216,7 +217,7 @@ class Models:
                 await self._keep_within(entry.size)
                 while True:
                     try:
-                        entry.engine = await asyncio.to_thread(self._open, entry.config)
+                        entry.engine = await in_thread(lambda: self._open(entry.config))
                         return entry.engine
                     except OutOfMemoryError:
                         if not await self.make_room(wait=True):
@@ -301,8 +302,10 @@ class Models:
                     pass
 
     async def close(self) -> None:
-        """Unload all models."""
+        """Unload all models, and stop loading others."""
         loads = [entry.loading for entry in self._entries.values() if entry.loading is not None]
+        for load in loads:
+            load.cancel()
         await asyncio.gather(*loads, return_exceptions=True)
         for entry in self._entries.values():
             await self._unload(entry)

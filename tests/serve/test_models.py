@@ -12,7 +12,8 @@ from tiny_model import TinyModel
 
 pytest.importorskip("fastapi")
 
-from sdcffi import OutOfMemoryError
+from sdcffi import CancelledError, OutOfMemoryError
+from sdcffi._process.calls import adopted
 from sdcffi.serve.config import ModelConfig
 from sdcffi.serve.models import Models
 
@@ -197,6 +198,33 @@ def test_who_is_cancelled_as_a_model_is_loaded_does_not_go_on(made: Callable[...
         await asyncio.wait({cancelled})
         assert cancelled.cancelled()
         assert loaded(models) == {"a"}
+
+    run(work())
+
+
+def test_a_server_that_stops_does_not_wait_until_models_are_loaded(
+    made: Callable[..., Models], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        models, begun = made(), threading.Event()
+
+        def open_until_stopped(_: ModelConfig) -> Any:
+            call = adopted.get()  # as the call that opens an engine does
+            assert call is not None
+            begun.set()
+            while not call.cancelled:
+                call.wait()
+            raise CancelledError("the call was cancelled")
+
+        monkeypatch.setattr(models, "_open", open_until_stopped)
+        for name in "ab":  # the second waits for the first
+            with pytest.raises(asyncio.TimeoutError):
+                async with models.use(name, 0.01):
+                    pass
+        assert await asyncio.to_thread(begun.wait, 10)
+        await models.close()
+        assert loaded(models) == set()
+        assert all(entry.loading is None for entry in models._entries.values())
 
     run(work())
 
