@@ -41,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "parameter_files": {"images", "params", "_records", "engine", "reproduction"},
     "_batches": {"params", "engine", "parameter_files"},
     "serve": {
-        *("images", "params", "_models", "_records", "_checks", "engine"),
+        *("images", "params", "_models", "_records", "_checks", "_process", "engine"),
         *("demo", "parameter_files"),
     },
     "ray": {"images", "params", "_records", "engine", "parameter_files", "_batches", "serve"},

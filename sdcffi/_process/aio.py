@@ -14,7 +14,7 @@ from .calls import Call, adopted
 if TYPE_CHECKING:
     from ..events import Event
 
-__all__ = ["as_coroutine", "as_stream"]
+__all__ = ["as_coroutine", "as_stream", "in_thread"]
 
 _P = ParamSpec("_P")
 _Engine = TypeVar("_Engine")
@@ -30,7 +30,7 @@ def as_coroutine(
 
     @functools.wraps(method)
     async def call(engine: _Engine, /, *arguments: _P.args, **keywords: _P.kwargs) -> _Result:
-        return await _in_thread(lambda: method(engine, *arguments, **keywords))
+        return await in_thread(lambda: method(engine, *arguments, **keywords))
 
     call.__doc__ = text
     return call
@@ -54,7 +54,7 @@ def as_stream(
             loop.call_soon_threadsafe(events.put_nowait, event)
 
         keywords.update(on_log=put, on_progress=put, on_preview=put)
-        task = asyncio.ensure_future(_in_thread(lambda: method(engine, *arguments, **keywords)))
+        task = asyncio.ensure_future(in_thread(lambda: method(engine, *arguments, **keywords)))
         task.add_done_callback(lambda _: events.put_nowait(None))
         try:
             while (event := await events.get()) is not None:
@@ -68,7 +68,7 @@ def as_stream(
     return stream
 
 
-async def _in_thread(function: Callable[[], _Result]) -> _Result:
+async def in_thread(function: Callable[[], _Result]) -> _Result:
     """Run a function that makes one call. If the task is cancelled, stop the call and wait until it has ended.
 
     An interrupt (Ctrl-C) in the loop can take the place of the callback that delivers the result, so that a cancelled

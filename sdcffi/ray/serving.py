@@ -8,7 +8,6 @@ its own, whose replicas have one engine each; Ray Serve starts and stops them by
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -204,11 +203,10 @@ class _RemoteModels(Models):
     def __init__(self, config: ServeConfig, deployments: Mapping[str, str], most: int) -> None:
         super().__init__(config.models, config.lora_dir)
         self._deployments, self._most = deployments, most
-        self._at_work = Counter[str]()
 
     def is_free(self, name: str) -> bool:
         """Return whether another job may have an engine of a model."""
-        return self._at_work[name] < self._most
+        return self._entries[name].at_work < self._most
 
     def describe(self, name: str) -> dict[str, Any]:
         """Return what clients are told of a model, as plain data."""
@@ -217,11 +215,7 @@ class _RemoteModels(Models):
     @asynccontextmanager
     async def use(self, name: str, seconds: float | None = None) -> AsyncIterator[Any]:
         """Yield an engine of a model for one job. It is chosen when it is called, whose time limit has the wait."""
-        self._at_work[name] += 1
-        try:
-            yield _RemoteEngine(serve.get_deployment_handle(self._deployments[name]))
-        finally:
-            self._at_work[name] -= 1
+        yield _RemoteEngine(serve.get_deployment_handle(self._deployments[name]))
 
     async def load_pinned(self) -> None:
         """Do nothing: the least number of replicas is loaded."""

@@ -7,6 +7,7 @@ import base64
 import io
 import json
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from ..params.image import ImageParams
 from ..params.lora import Lora
 from ..params.names import flatten, parameters
 from ..params.plain import plain
-from .exchange import client_of, finished, image_bytes, json_body, service_of
+from .exchange import attending, client_of, finished, image_bytes, json_body, service_of
 from .jobs import Job, JobEvent, JobRequest, Rejected
 from .schemas import ErrorAnswer, JobAnswer, JobBody, JobsAnswer, ReadAnswer, checked, parameter_schema
 from .service import Service
@@ -32,6 +33,7 @@ from .store import StoredImage
 __all__ = ["image_json", "job_json", "router"]
 
 _ERRORS: dict[int | str, dict[str, Any]] = {400: {"model": ErrorAnswer}, 404: {"model": ErrorAnswer}}
+_MOST_TOLD = 1000  # jobs in an answer
 _KEEP_ALIVE = 15.0  # seconds without an event, after which a comment is sent
 _IMAGES = ("init_image", "mask_image", "control_image", "image")
 _LISTS = ("ref_images", "pm_id_images")
@@ -148,8 +150,8 @@ def _job(request: Request, id: str) -> Job:
 
 @router.get("/jobs", response_model=JobsAnswer)
 async def jobs(request: Request, limit: int = 100) -> Response:
-    """Return the client's jobs, the newest first."""
-    found = service_of(request).jobs(client_of(request))[: max(0, limit)]
+    """Return the client's jobs, the newest first; at most 1,000."""
+    found = service_of(request).jobs(client_of(request), min(max(0, limit), _MOST_TOLD))
     return JSONResponse({"jobs": [job_json(job) for job in found]})
 
 
@@ -184,23 +186,22 @@ async def events(request: Request, id: str, cancel: bool = False) -> Response:
 
 
 async def _stream(job: Job, after: int, cancelling: Service | None) -> AsyncIterator[str]:
-    events = aiter(job.events(after))
-    following = asyncio.ensure_future(anext(events, None))
-    try:
-        while True:
-            await asyncio.wait({following}, timeout=_KEEP_ALIVE)
-            if not following.done():
-                yield ": the job goes on\n\n"
-                continue
-            event = following.result()
-            if event is None:
-                return
-            yield f"id: {event.id}\nevent: {event.name}\ndata: {json.dumps(_event_json(job, event))}\n\n"
-            following = asyncio.ensure_future(anext(events, None))
-    finally:
-        following.cancel()
-        if cancelling is not None:
-            await cancelling.cancel(job.id, job.request.client)
+    async with nullcontext() if cancelling is None else attending(cancelling, job):
+        events = aiter(job.events(after))
+        following = asyncio.ensure_future(anext(events, None))
+        try:
+            while True:
+                await asyncio.wait({following}, timeout=_KEEP_ALIVE)
+                if not following.done():
+                    yield ": the job goes on\n\n"
+                    continue
+                event = following.result()
+                if event is None:
+                    return
+                yield f"id: {event.id}\nevent: {event.name}\ndata: {json.dumps(_event_json(job, event))}\n\n"
+                following = asyncio.ensure_future(anext(events, None))
+        finally:
+            following.cancel()
 
 
 def _event_json(job: Job, event: JobEvent) -> Any:

@@ -7,6 +7,8 @@ import base64
 import binascii
 import json
 import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -18,8 +20,21 @@ from .jobs import Job, Rejected
 
 if TYPE_CHECKING:
     from .service import Service
+    from .store import StoredImage
 
-__all__ = ["CLIENT", "client_of", "error_response", "finished", "image_bytes", "json_body", "service_of", "signed_path"]
+__all__ = [
+    "CLIENT",
+    "attending",
+    "check_finished",
+    "client_of",
+    "content_of",
+    "error_response",
+    "finished",
+    "image_bytes",
+    "json_body",
+    "service_of",
+    "signed_path",
+]
 
 CLIENT = "sdcffi.client"  # in the scope of a request: who asks
 _LARGE = 1 << 16  # bytes of JSON that are read on a thread
@@ -102,29 +117,59 @@ def _image_bytes(value: Any, name: str, most_pixels: int) -> bytes:
 
 
 async def finished(request: Request, job: Job) -> Job:
-    """Wait until a job has ended; if its client leaves before, cancel it.
+    """Wait until a job has ended; if its client leaves before, cancel it, unless another request waits for it.
 
     Raises
     ------
     Rejected
         If the job failed or was cancelled, with the status of its error.
     """
-    done = asyncio.ensure_future(job.done())
-    try:
-        while not done.done():
-            await asyncio.wait({done}, timeout=_LOOK_AGAIN)
-            if not done.done() and await request.is_disconnected():
-                await service_of(request).cancel(job.id, job.request.client)
-    except asyncio.CancelledError:
-        await service_of(request).cancel(job.id, job.request.client)
-        raise
-    finally:
-        done.cancel()
+    async with attending(service_of(request), job):
+        done = asyncio.ensure_future(job.done())
+        try:
+            while not done.done():
+                await asyncio.wait({done}, timeout=_LOOK_AGAIN)
+                if not done.done() and await request.is_disconnected():
+                    break
+        finally:
+            done.cancel()
+    check_finished(job)
+    return job
+
+
+def check_finished(job: Job) -> None:
+    """Raise `Rejected` if a job has not finished, with the status of its error."""
     if job.error is not None:
         raise Rejected(job.error.status, job.error.type, job.error.message)
-    if job.state == "cancelled":
-        raise Rejected(499, "cancelled", "the job was cancelled")
-    return job
+    if job.state != "finished":
+        raise Rejected(499, "cancelled", "the job was cancelled, or its client left")
+
+
+@asynccontextmanager
+async def attending(service: Service, job: Job) -> AsyncIterator[None]:
+    """Cancel a job that has not ended when the block is left, unless another request attends it: it was sent again."""
+    job.waiters += 1
+    try:
+        yield
+    finally:
+        job.waiters -= 1
+        if not job.waiters:
+            await service.cancel(job.id, job.request.client)
+
+
+def content_of(image: StoredImage) -> bytes:
+    """Return the file of an image of a job that has just ended. It blocks: call it on a thread.
+
+    Raises
+    ------
+    Rejected
+        If it has expired meanwhile (410).
+    """
+    try:
+        return image.read()
+    except OSError as error:
+        message = "the image has expired before it was sent: submit it again; the server keeps too few results"
+        raise Rejected(410, "expired", message) from error
 
 
 def signed_path(request: Request, image_id: str) -> str:

@@ -182,6 +182,10 @@ class Job:
         What is to be done; None once it has ended.
     queue : Queue or None
         The queue in which it waits.
+    waiters : int
+        How many requests wait for it that cancel it when their client leaves.
+    is_leaving : bool
+        Whether it has been asked to end.
     """
 
     request: JobRequest
@@ -199,6 +203,8 @@ class Job:
     digest: str = ""
     work: Work | None = field(default=None, repr=False)
     queue: Queue | None = field(default=None, repr=False)
+    waiters: int = 0
+    is_leaving: bool = False
     _events: list[JobEvent] = field(default_factory=list, repr=False)
     _last: int = 0
     _changed: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
@@ -333,6 +339,8 @@ class Queue:
                 place += min(len(waiting), index + before)
         return place + index + 1
 
-    def jobs(self) -> list[Job]:
-        """Return all jobs that wait."""
+    def jobs(self, client: str | None = None) -> list[Job]:
+        """Return the jobs that wait, of all clients or of one; the oldest of each first."""
+        if client is not None:
+            return list(self._clients.get(client, ()))
         return [job for waiting in self._clients.values() for job in waiting]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._checks.context import check_context
 from .._files import expanded
 from .._models.memory import weight_bytes
 from .._models.upscaler_file import read_network
+from .._process.aio import in_thread
 from ..engine.capabilities import Capabilities
 from ..engine.engine import USABLE, Engine
 from ..engine.upscaler import Upscaler
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["Facts", "Models", "open_model"]
 
 _MIB = 1 << 20
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class _Entry:
         self.engine: Engine | Upscaler | None = None
         self.loading: asyncio.Task[Engine | Upscaler] | None = None
         self.learning: asyncio.Task[Facts] | None = None
-        self.at_work = False
+        self.at_work = 0  # holders: a job, and what it does with the engine
         self.used = 0.0
 
 
@@ -146,7 +149,7 @@ class Models:
             "title": kind.title if kind else None,
             "default": name == self.default,
             "loaded": entry.engine is not None,
-            "busy": entry.at_work,
+            "busy": entry.at_work > 0,
             "pinned": entry.config.pinned,
         }
 
@@ -171,6 +174,18 @@ class Models:
         """Return whether no job uses a model."""
         return not self._entries[name].at_work
 
+    @contextmanager
+    def reserved(self, name: str) -> Iterator[None]:
+        """Hold a model for one job from now on, loaded or not: it is not free, and not unloaded for others."""
+        entry = self._entries[name]
+        entry.at_work += 1
+        try:
+            yield
+        finally:
+            entry.at_work -= 1
+            entry.used = time.monotonic()
+            self._released.set()
+
     @asynccontextmanager
     async def use(self, name: str, seconds: float | None = None) -> AsyncIterator[Any]:
         """Hold the engine of a model for one job; it is loaded if need be.
@@ -187,12 +202,8 @@ class Models:
             If it takes longer. Loading goes on, for the next job.
         """
         entry = self._entries[name]
-        entry.at_work = True
-        try:
-            yield entry.engine or await asyncio.wait_for(asyncio.shield(self._loading(entry)), seconds)
-        finally:
-            entry.at_work, entry.used = False, time.monotonic()
-            self._released.set()
+        with self.reserved(name):
+            yield entry.engine or await _within(seconds, self._loading(entry))
 
     def _loading(self, entry: _Entry) -> asyncio.Task[Engine | Upscaler]:
         if entry.loading is None:
@@ -206,7 +217,7 @@ class Models:
                 await self._keep_within(entry.size)
                 while True:
                     try:
-                        entry.engine = await asyncio.to_thread(self._open, entry.config)
+                        entry.engine = await in_thread(lambda: self._open(entry.config))
                         return entry.engine
                     except OutOfMemoryError:
                         if not await self.make_room(wait=True):
@@ -224,13 +235,15 @@ class Models:
                     " MiB are taken by models that stay; raise memory in the server's configuration, or pin fewer"
                 )
 
-    async def make_room(self, *, wait: bool = False) -> bool:
+    async def make_room(self, *, wait: bool = False, keep: str = "") -> bool:
         """Unload the model that was used least recently, of those that are not at work.
 
         Parameters
         ----------
         wait : bool
             Whether to wait for one at work, if all are.
+        keep : str
+            Name of a model that stays: the one that room is made for.
 
         Returns
         -------
@@ -238,7 +251,8 @@ class Models:
             False if there is none that may be unloaded.
         """
         while True:
-            loaded = [entry for entry in self._entries.values() if entry.engine and not entry.config.pinned]
+            others = [entry for name, entry in self._entries.items() if name != keep]
+            loaded = [entry for entry in others if entry.engine and not entry.config.pinned]
             idle = [entry for entry in loaded if not entry.at_work]
             if idle:
                 await self._unload(min(idle, key=lambda entry: entry.used))
@@ -247,12 +261,18 @@ class Models:
                 return False
             self._released.clear()
             await self._released.wait()
+            if not all(entry.engine for entry in loaded):  # one was lost meanwhile
+                return True
 
-    @staticmethod
-    async def _unload(entry: _Entry) -> None:
+    async def unload(self, name: str) -> None:
+        """Unload a model, whose engine is lost: the next job loads it again."""
+        await self._unload(self._entries[name])
+
+    async def _unload(self, entry: _Entry) -> None:
         engine, entry.engine = entry.engine, None
         if engine is not None:
             await asyncio.to_thread(engine.close)
+            self._released.set()
 
     def _keywords(self, config: ModelConfig) -> dict[str, Any]:
         return keywords_of(config, self.lora_dir(config.name))
@@ -282,11 +302,21 @@ class Models:
                     pass
 
     async def close(self) -> None:
-        """Unload all models."""
+        """Unload all models, and stop loading others."""
         loads = [entry.loading for entry in self._entries.values() if entry.loading is not None]
+        for load in loads:
+            load.cancel()
         await asyncio.gather(*loads, return_exceptions=True)
         for entry in self._entries.values():
             await self._unload(entry)
+
+
+async def _within(seconds: float | None, task: asyncio.Task[_T]) -> _T:
+    """Return what a task returns, which goes on if it takes longer. Unlike `asyncio.wait_for`, loses no cancel."""
+    done, _ = await asyncio.wait({task}, timeout=seconds)
+    if not done:
+        raise asyncio.TimeoutError
+    return task.result()
 
 
 def _seen(task: asyncio.Task[Any]) -> None:

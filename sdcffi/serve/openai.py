@@ -27,9 +27,19 @@ from ..images.files import decoded
 from ..images.texts import read_texts, save_arguments
 from ..params.image import ImageParams
 from ..params.names import parameters
-from .exchange import client_of, finished, image_bytes, json_body, service_of, signed_path
+from .exchange import (
+    attending,
+    check_finished,
+    client_of,
+    content_of,
+    finished,
+    image_bytes,
+    json_body,
+    service_of,
+    signed_path,
+)
 from .fields import Fields
-from .jobs import ENDED, Job, JobRequest, Rejected
+from .jobs import Job, JobRequest, Rejected
 from .refusals import refusing_as, retry_after
 
 if TYPE_CHECKING:
@@ -142,7 +152,7 @@ class _Wanted:
 
     def encoded(self, image: StoredImage) -> str:
         """Return an image in the format of the answer, in base64. It reads a file: call it on a thread."""
-        content = image.read()
+        content = content_of(image)
         if self.format != "png":
             parameters, record = read_texts(io.BytesIO(content), "the image")
             options: dict[str, Any] = {"quality": max(1, self.compression)}
@@ -329,44 +339,37 @@ async def _answer(request: Request, wanted: _Wanted) -> Response:
 async def _events(request: Request, wanted: _Wanted, job: Job) -> AsyncIterator[str]:
     """Yield partial images, then the images, as server-sent events. A client that leaves cancels the job."""
     sent, silent = 0, 0.0
-    events = aiter(job.events())
-    pending = asyncio.ensure_future(anext(events, None))
+    async with attending(service_of(request), job):
+        events = aiter(job.events())
+        pending = asyncio.ensure_future(anext(events, None))
+        try:
+            while True:
+                done, _ = await asyncio.wait({pending}, timeout=_LOOK_AGAIN)
+                if not done:
+                    if await request.is_disconnected():
+                        return
+                    silent += _LOOK_AGAIN
+                    if silent >= _KEEP_ALIVE:
+                        silent = 0.0
+                        yield ": still here\n\n"
+                    continue
+                event, silent = pending.result(), 0.0
+                if event is None:
+                    break
+                if event.name == "preview" and sent < wanted.partial_images and _is_due(job, event.data, sent, wanted):
+                    partial = await asyncio.to_thread(_partial, event.data["image"], wanted)
+                    yield _event(wanted, "partial_image", {"b64_json": partial, "partial_image_index": sent})
+                    sent += 1
+                pending = asyncio.ensure_future(anext(events, None))
+        finally:
+            pending.cancel()
     try:
-        while True:
-            done, _ = await asyncio.wait({pending}, timeout=_LOOK_AGAIN)
-            if not done:
-                if await request.is_disconnected():
-                    return
-                silent += _LOOK_AGAIN
-                if silent >= _KEEP_ALIVE:
-                    silent = 0.0
-                    yield ": still here\n\n"
-                continue
-            event, silent = pending.result(), 0.0
-            if event is None:
-                break
-            if event.name == "preview" and sent < wanted.partial_images and _is_due(job, event.data, sent, wanted):
-                partial = await asyncio.to_thread(_partial, event.data["image"], wanted)
-                yield _event(wanted, "partial_image", {"b64_json": partial, "partial_image_index": sent})
-                sent += 1
-            pending = asyncio.ensure_future(anext(events, None))
-    finally:
-        pending.cancel()
-        if job.state not in ENDED:  # not awaited here: this task may be cancelled itself
-            _CANCELLING.add(task := asyncio.ensure_future(service_of(request).cancel(job.id, job.request.client)))
-            task.add_done_callback(_CANCELLING.discard)
-    if job.state != "finished":
-        reason = job.error
-        error = Rejected(reason.status, reason.type, reason.message) if reason else _CANCELLED
+        check_finished(job)
+        for image in job.images:
+            data = {"b64_json": await asyncio.to_thread(wanted.encoded, image), "usage": _NO_TOKENS}
+            yield _event(wanted, "completed", data, image)
+    except Rejected as error:
         yield f"event: error\ndata: {json.dumps({'type': 'error', **_error(error)})}\n\n"
-        return
-    for image in job.images:
-        data = {"b64_json": await asyncio.to_thread(wanted.encoded, image), "usage": _NO_TOKENS}
-        yield _event(wanted, "completed", data, image)
-
-
-_CANCELLED = Rejected(499, "cancelled", "the job was cancelled")
-_CANCELLING: set[asyncio.Future[bool]] = set()
 
 
 def _is_due(job: Job, preview: Mapping[str, Any], sent: int, wanted: _Wanted) -> bool:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,7 @@ class Service:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._telling: set[asyncio.Task[None]] = set()
         self._stopping: asyncio.Task[None] | None = None
         self._writing = asyncio.Lock()
         self._seconds = 5.0  # that a job takes, on average
@@ -145,19 +147,18 @@ class Service:
 
     async def _stop(self, grace: float) -> None:
         self.ready = False
-        for job in self.queue.jobs():
-            self.queue.remove(job)
-            await self._end(job, "failed", _STOPPED)
+        waiting = [job for job in self.queue.jobs() if self.queue.remove(job)]  # at once, before a worker takes one
+        await asyncio.gather(*(self._end(job, "failed", _STOPPED) for job in waiting))
         if self._running:
             await asyncio.wait(self._running.values(), timeout=grace)
         for job_id, task in self._running.items():
-            if self._jobs[job_id].state == "running":
+            if (job := self._jobs.get(job_id)) and job.state == "running":
                 task.cancel()
         if self._running:
             await asyncio.wait(self._running.values())
         for worker in self._tasks:
             worker.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._telling, return_exceptions=True)
         await self.models.close()
         await asyncio.to_thread(self.store.close)
 
@@ -165,6 +166,8 @@ class Service:
 
     async def submit(self, request: JobRequest) -> Job:
         """Take a job; one of the same client with the same idempotency key is returned as it is.
+
+        One that was cancelled, or that was not done when the server stopped, is replaced by a new one.
 
         Raises
         ------
@@ -182,7 +185,8 @@ class Service:
                 raise Rejected(
                     422, "key_reused", "this Idempotency-Key was used for another request: use another one for this one"
                 )
-            return known
+            if not _is_given_up(known):
+                return known
         if why := self.queue.why_full(request.client, work.size):
             raise Rejected(429, "queue_full", f"{why}: try again later", retry_after=self._until_room())
         job = Job(replace(request, parameters=_tellable(request.parameters)), work=work, digest=work.digest)
@@ -204,9 +208,17 @@ class Service:
         job = self._jobs.get(id)
         return job if job is not None and job.request.client == client else None
 
-    def jobs(self, client: str) -> list[Job]:
-        """Return the jobs of this client, the newest first."""
-        return [job for job in reversed(self._jobs.values()) if job.request.client == client]
+    def jobs(self, client: str, most: int | None = None) -> list[Job]:
+        """Return the jobs of this client, the newest first; not more than `most`."""
+        return list(islice((job for job in reversed(self._jobs.values()) if job.request.client == client), most))
+
+    def live_jobs(self, client: str) -> list[Job]:
+        """Return the jobs of this client that have not ended: those that run, then those that wait, the oldest first.
+
+        It looks at no other jobs, since programs ask for it several times a second.
+        """
+        running = [job for job_id in self._running if (job := self.get(job_id, client)) and job.state not in ENDED]
+        return [*running, *self.queue.jobs(client)]
 
     def image(self, id: str, client: str | None) -> StoredImage | None:
         """Return an image of this client; of any client for None, which is for who has its `signature`."""
@@ -224,6 +236,7 @@ class Service:
         job = self.get(id, client)
         if job is None or job.state in ENDED:
             return False
+        job.is_leaving = True
         if self.queue.remove(job):
             await self._end(job, "cancelled")
         elif task := self._running.get(id):
@@ -411,10 +424,11 @@ class Service:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            task = self._running[job.id] = asyncio.create_task(self._run(job))
-            await asyncio.wait({task})
+            with self.models.reserved(job.request.model):  # before another worker takes a job for it
+                task = self._running[job.id] = asyncio.create_task(self._run(job))
+                await asyncio.wait({task})
             del self._running[job.id]
-            if not job.has_ended:  # it was cancelled before it began
+            if job.state not in ENDED:  # it was cancelled before it began
                 await self._end(job, "cancelled")
             self._wake.set()  # another worker may wait for this model
 
@@ -439,10 +453,11 @@ class Service:
             try:
                 return await self._attempt(job)
             except OutOfMemoryError:
-                if not await self.models.make_room():
+                if not await self.models.make_room(keep=job.request.model):
                     raise
             except (NativeCrashError, NativeError) as error:
                 self.metrics.crashes.labels(job.request.model).inc()
+                await self.models.unload(job.request.model)  # one that crashes while it starts again refuses all jobs
                 crashes += 1
                 if crashes > job.request.retry:
                     raise
@@ -528,8 +543,8 @@ class Service:
         if job.state == "running":
             job.add_event("preview", data)
 
-    async def _end(self, job: Job, state: State, error: JobError | None = None) -> None:
-        """Write what came of a job, then tell those who follow it."""
+    def _end(self, job: Job, state: State, error: JobError | None = None) -> asyncio.Future[None]:
+        """End a job; what is returned is done once those who follow it have been told, whether it is awaited or not."""
         job.state, job.error, job.ended, job.work = state, error, time.time(), None
         job.warnings = list(map(self._told, job.warnings))
         kind, model = job.request.kind, job.request.model
@@ -538,6 +553,13 @@ class Service:
             self._seconds += 0.2 * (job.ended - job.started - self._seconds)
             self.metrics.job_seconds.labels(kind, model).observe(job.ended - job.started)
             self.metrics.images.labels(model).inc(len(job.images))
+        telling = asyncio.create_task(self._tell(job, state))
+        self._telling.add(telling)
+        telling.add_done_callback(self._telling.discard)
+        return asyncio.shield(telling)
+
+    async def _tell(self, job: Job, state: State) -> None:
+        """Write what came of a job, then tell those who follow it."""
         try:
             await self._write(job)
         except Exception as failure:  # the job is told all the same; after a restart it is not known
@@ -577,6 +599,8 @@ class Service:
 
     async def _write(self, job: Job) -> None:
         async with self._writing:  # what is written last is the last state
+            if self._jobs.get(job.id) is not job:  # it has expired: its files are gone
+                return
             await asyncio.to_thread(self.store.write, _kept(job))
 
     async def _expire(self) -> None:
@@ -598,7 +622,9 @@ class Service:
     def _forget(self, job_id: str) -> None:
         job = self._jobs.pop(job_id, None)
         if job is not None and job.request.key is not None:
-            self._by_key.pop((job.request.client, job.request.key), None)
+            known = job.request.client, job.request.key
+            if self._by_key.get(known) == job_id:  # not if another one took its place
+                del self._by_key[known]
 
     async def _restore(self, data: dict[str, Any]) -> None:
         with suppress(KeyError, TypeError, ValueError):
@@ -614,6 +640,13 @@ class Service:
         images = [StoredImage(path=self.store.image(image["id"]), **image) for image in data["images"]]
         error = JobError(**data["error"]) if data["error"] else None
         return Job(request, images=images, error=error, **{name: data[name] for name in _OF_JOB})
+
+
+def _is_given_up(job: Job) -> bool:
+    """Return whether a job is or was cancelled, or the server stopped before it was done."""
+    if job.state not in ENDED:
+        return job.is_leaving
+    return job.state == "cancelled" or (job.error is not None and job.error.type == _STOPPED.type)
 
 
 def _kept(job: Job) -> dict[str, Any]:

@@ -167,15 +167,21 @@ class Store:
             self._keep(data["id"], data["ended"], [path, *(self.image(image["id"]) for image in data["images"])])
 
     def _keep(self, job_id: str, ended: float, files: list[Path]) -> None:
+        before = self._kept.get(job_id, _Kept(0.0, 0, []))  # as it was written before
+        files = list(dict.fromkeys([*before.files, *files]))
         size = sum(path.stat().st_size for path in files)
+        self._kept.pop(job_id, None)  # it is the last one from now on
         self._kept[job_id] = _Kept(ended, size, files)
-        self.size += size
+        self.size += size - before.size
 
     def expire(self) -> list[str]:
-        """Remove what is too old or too much, the oldest first; return the ids of those jobs."""
+        """Remove what is too old or too much, the oldest first; return the ids of those jobs.
+
+        The last one is never too much: its client has not been answered yet.
+        """
         removed, now = [], time.time()
         for job_id, kept in list(self._kept.items()):
-            too_much = len(self._kept) > self._most_jobs or self.size > self._most_bytes
+            too_much = len(self._kept) > self._most_jobs or (self.size > self._most_bytes and len(self._kept) > 1)
             if not too_much and now - kept.ended <= self._most_seconds:
                 break
             del self._kept[job_id]

@@ -29,10 +29,10 @@ from ..images.convert import as_rgb, to_pillow
 from ..images.files import decoded
 from ..images.texts import read_texts
 from ..params.other_names import AUTOMATIC
-from .exchange import client_of, finished, image_bytes, json_body, service_of
+from .exchange import client_of, content_of, finished, image_bytes, json_body, service_of
 from .fields import Fields
 from .inpainting import Region
-from .jobs import ENDED, Job, JobRequest, Rejected
+from .jobs import Job, JobRequest, Rejected
 from .messages import without_paths
 from .refusals import refusing_as, retry_after
 from .webui_requests import FILTERS, KNOWN, LATENT, STATUS, Call, Settings, read_call, read_settings
@@ -126,7 +126,7 @@ def _answer(call: Call, job: Job) -> dict[str, Any]:
     """Return the answer to a request for images. It reads files: call it on a thread."""
     files, texts = [], []
     for image in job.images:
-        content = image.read()
+        content = content_of(image)
         text = read_texts(io.BytesIO(content), "the image")[0] or ""
         files.append(content if call.region is None else _whole(content, text, call.region))
         texts.append(text)
@@ -241,8 +241,7 @@ async def progress(request: Request, skip_current_image: bool = False) -> Respon
 
 def _at_work(request: Request) -> list[Job]:
     """Return the client's jobs that have not ended: those that run, then those that wait, the oldest first."""
-    jobs = [job for job in service_of(request).jobs(client_of(request)) if job.state not in ENDED]
-    return sorted(jobs, key=lambda job: (job.state != "running", job.created))
+    return service_of(request).live_jobs(client_of(request))
 
 
 def _as_png(content: bytes) -> str:
@@ -447,7 +446,7 @@ async def _enlarged(request: Request, content: bytes, upscaling: _Upscaling) -> 
         await _ended(request, job)
         if not job.images:
             return None
-        image = await asyncio.to_thread(lambda: decoded(job.images[0].read(), "the image"))
+        image = await asyncio.to_thread(lambda: decoded(content_of(job.images[0]), "the image"))
     return await asyncio.to_thread(_fitted, image, upscaling, target) if upscaling.shown else None
 
 

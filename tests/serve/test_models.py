@@ -12,7 +12,8 @@ from tiny_model import TinyModel
 
 pytest.importorskip("fastapi")
 
-from sdcffi import OutOfMemoryError
+from sdcffi import CancelledError, OutOfMemoryError
+from sdcffi._process.calls import adopted
 from sdcffi.serve.config import ModelConfig
 from sdcffi.serve.models import Models
 
@@ -125,6 +126,35 @@ def test_one_at_work_stays_and_is_waited_for(made: Callable[..., Models]) -> Non
     run(work())
 
 
+def test_one_that_is_held_stays_before_it_is_used(made: Callable[..., Models]) -> None:
+    async def work() -> None:
+        models = made()
+        await use(models, "a")
+        with models.reserved("a"):
+            await use(models, "a")
+            assert not models.is_free("a")
+            assert not await models.make_room()
+        assert models.is_free("a")
+        assert not await models.make_room(keep="a")
+        assert await models.make_room(keep="b")
+
+    run(work())
+
+
+def test_the_room_of_an_engine_that_was_lost_at_work_is_used(made: Callable[..., Models]) -> None:
+    async def work() -> None:
+        models = made(room=1)
+        async with models.use("a") as engine:
+            waiting = asyncio.ensure_future(use(models, "b"))
+            await asyncio.sleep(0.05)
+            await models.unload("a")
+            await waiting
+            assert engine.closed
+            assert loaded(models) == {"b"}
+
+    run(work())
+
+
 def test_who_gives_up_while_a_model_is_loaded_leaves_it_loaded(
     made: Callable[..., Models], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +178,53 @@ def test_who_gives_up_while_a_model_is_loaded_leaves_it_loaded(
         slow.set()
         await use(models, "a")
         assert loaded(models) == {"a"}
+
+    run(work())
+
+
+def test_who_is_cancelled_as_a_model_is_loaded_does_not_go_on(made: Callable[..., Models]) -> None:
+    async def work() -> None:
+        models = made()
+
+        async def hold() -> None:
+            async with models.use("a", 10):
+                pass
+
+        cancelled = asyncio.ensure_future(hold())
+        await asyncio.sleep(0)
+        loading = models._entries["a"].loading
+        assert loading is not None
+        loading.add_done_callback(lambda _: cancelled.cancel())
+        await asyncio.wait({cancelled})
+        assert cancelled.cancelled()
+        assert loaded(models) == {"a"}
+
+    run(work())
+
+
+def test_a_server_that_stops_does_not_wait_until_models_are_loaded(
+    made: Callable[..., Models], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        models, begun = made(), threading.Event()
+
+        def open_until_stopped(_: ModelConfig) -> Any:
+            call = adopted.get()  # as the call that opens an engine does
+            assert call is not None
+            begun.set()
+            while not call.cancelled:
+                call.wait()
+            raise CancelledError("the call was cancelled")
+
+        monkeypatch.setattr(models, "_open", open_until_stopped)
+        for name in "ab":  # the second waits for the first
+            with pytest.raises(asyncio.TimeoutError):
+                async with models.use(name, 0.01):
+                    pass
+        assert await asyncio.to_thread(begun.wait, 10)
+        await models.close()
+        assert loaded(models) == set()
+        assert all(entry.loading is None for entry in models._entries.values())
 
     run(work())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -10,10 +11,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from tiny_model import TinyModel
@@ -22,10 +24,16 @@ pytest.importorskip("fastapi")
 
 import httpx
 from serving import LONG, TINY, Running, serving, tiny_config
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
 
-from sdcffi import Engine
-from sdcffi.serve import Client
+from sdcffi import Engine, NativeCrashError, OutOfMemoryError
+from sdcffi.serve import Client, ModelConfig, api, exchange
+from sdcffi.serve.api import _stream
 from sdcffi.serve.client import ServerError
+from sdcffi.serve.jobs import ENDED, Job, JobRequest, Rejected, Work
+from sdcffi.serve.service import Service
+from sdcffi.serve.store import StoredImage
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="children are killed by signals")
 
@@ -150,8 +158,6 @@ def test_results_expire(tiny_model: TinyModel, tmp_path: Path) -> None:
 
 
 def test_two_models_work_at_a_time(tiny_model: TinyModel, tmp_path: Path) -> None:
-    from sdcffi.serve import ModelConfig
-
     files = {name: str(path) for name, path in tiny_model.engine_arguments().items()}
     other = ModelConfig.of("other", {**files, "backend": "cpu", **TINY})
     with serving(tiny_config(tiny_model, tmp_path, other, workers=2)) as server, server.client() as client:
@@ -163,6 +169,310 @@ def test_two_models_work_at_a_time(tiny_model: TinyModel, tmp_path: Path) -> Non
         assert (client.get(long).state, client.get(waiting).state) == ("running", "queued")
         client.cancel(long)
         assert client.wait(waiting).state == "finished"
+
+
+def test_images_that_expire_before_they_are_sent(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(_: Any) -> bytes:
+        raise FileNotFoundError("removed")
+
+    monkeypatch.setattr(StoredImage, "read", gone)
+    with server.http() as http:
+        openai, webui = "/v1/images/generations", "/sdapi/v1/txt2img"
+        for path in (openai, webui):
+            answer = http.post(path, json={"prompt": "a cat"})
+            assert (answer.status_code, "expired" in answer.text) == (410, True)
+        streamed = http.post(openai, json={"prompt": "a cat", "stream": True})
+        assert "event: error" in streamed.text
+        assert '"code": "expired"' in streamed.text
+
+
+def test_lists_of_jobs_are_short_and_progress_needs_none(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    with server.client() as client:
+        ids = [client.wait(client.submit("a cat")).id for _ in range(3)]
+    with server.http() as http:
+        monkeypatch.setattr(api, "_MOST_TOLD", 2)
+        told = http.get("/api/jobs", params={"limit": 10_000}).json()["jobs"]
+        assert [job["id"] for job in told] == [ids[2], ids[1]]
+        monkeypatch.delattr(Service, "jobs")  # all of them
+        assert http.get("/sdapi/v1/progress").json()["state"]["job_count"] == 0
+
+
+# What happens between two steps of the loop, with engines that only seem to generate.
+
+
+class FakeEngine:
+    """An engine whose images are the work of a function."""
+
+    pid = 1
+
+    def __init__(self, name: str, generate: Callable[[FakeEngine], Coroutine[Any, Any, None]]) -> None:
+        self.name, self.closed, self._generate = name, False, generate
+
+    async def agenerate(self, **_: Any) -> None:
+        await self._generate(self)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+async def nothing(_: FakeEngine) -> None:
+    return
+
+
+@pytest.fixture
+def made(tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Service]:
+    """Makes services of the models ``tiny`` and ``other`` with fake engines, and the list of those."""
+
+    def make(generate: Any = nothing, engines: list[FakeEngine] | None = None, **changes: Any) -> Service:
+        files = {name: str(path) for name, path in tiny_model.engine_arguments().items()}
+        service = Service(tiny_config(tiny_model, tmp_path, ModelConfig.of("other", files), **changes))
+
+        def open_engine(config: ModelConfig) -> Any:
+            engine = FakeEngine(config.name, generate)
+            if engines is not None:
+                engines.append(engine)
+            return engine
+
+        async def checked(request: JobRequest) -> Work:
+            return Work({}, 0, request.key or "")
+
+        monkeypatch.setattr(service.models, "_open", open_engine)
+        monkeypatch.setattr(service, "_checked", checked)
+        monkeypatch.setattr(service, "_save", lambda *_: ([], []))
+        return service
+
+    return make
+
+
+def ordered(model: str = "tiny", **more: Any) -> JobRequest:
+    return JobRequest("generate", model, {}, "someone", **more)
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(work, 20))
+
+
+def ends(job: Job) -> list[str]:
+    return [event.name for event in job._events if event.name in ENDED]
+
+
+def test_a_job_that_is_too_large_fails_once_the_other_models_have_left(made: Callable[..., Service]) -> None:
+    async def generate(engine: FakeEngine) -> None:
+        await asyncio.sleep(0)
+        if engine.name == "tiny":
+            raise OutOfMemoryError("the image is too large")
+
+    async def work() -> None:
+        engines: list[FakeEngine] = []
+        service = made(generate, engines)
+        await service.start()
+        await (await service.submit(ordered("other"))).done()
+        job = await (await service.submit(ordered(timeout=2))).done()
+        assert job.error is not None
+        assert (job.error.type, job.error.status, job.attempts) == ("OutOfMemoryError", 503, 2)
+        assert [(engine.name, engine.closed) for engine in engines] == [("other", True), ("tiny", False)]
+        await service.stop()
+
+    run(work())
+
+
+def test_a_model_does_one_job_at_a_time(made: Callable[..., Service]) -> None:
+    at_work, most = 0, 0
+
+    async def generate(_: FakeEngine) -> None:
+        nonlocal at_work, most
+        at_work += 1
+        most = max(most, at_work)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        at_work -= 1
+
+    async def work() -> None:
+        service = made(generate, workers=3)
+        await service.start()
+        jobs = await asyncio.gather(*(service.submit(ordered()) for _ in range(6)))
+        for job in jobs:
+            assert (await job.done()).state == "finished"
+        await service.stop()
+        assert most == 1
+        assert service.models.is_free("tiny")
+
+    run(work())
+
+
+def test_an_engine_that_crashed_is_not_used_again(made: Callable[..., Service]) -> None:
+    async def work() -> None:
+        engines: list[FakeEngine] = []
+
+        async def generate(engine: FakeEngine) -> None:
+            if engine is engines[0]:  # such as one that crashed while it started again, and will not any more
+                raise NativeCrashError("it crashed")
+
+        service = made(generate, engines)
+        await service.start()
+        assert (await (await service.submit(ordered())).done()).state == "failed"
+        assert (await (await service.submit(ordered())).done()).state == "finished"
+        assert [engine.closed for engine in engines] == [True, False]
+        await service.stop()
+
+    run(work())
+
+
+def test_a_job_that_waits_ends_though_its_follower_is_cancelled_at_once(made: Callable[..., Service]) -> None:
+    async def work() -> None:
+        service = made()
+        service.store.open()
+        service.ready = True  # nobody works
+        job = await service.submit(ordered())
+        followed = asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            await followed.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            if message.get("body"):
+                followed.set()
+
+        response = StreamingResponse(_stream(job, 0, service), media_type="text/event-stream")
+        await response({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
+        await asyncio.wait_for(job.done(), 5)
+        assert (job.state, ends(job), len(service.queue)) == ("cancelled", ["cancelled"], 0)
+        await service.stop()
+
+    run(work())
+
+
+def test_a_job_that_is_given_back_when_the_server_stops_does_not_run(
+    made: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        stopping = asyncio.Event()
+
+        async def generate(_: FakeEngine) -> None:
+            await stopping.wait()
+
+        service = made(generate)
+        await service.start()
+        jobs = [await service.submit(ordered()) for _ in range(4)]
+        while jobs[0].state != "running":
+            await asyncio.sleep(0)
+
+        async def write(job: Job) -> None:
+            if job is jobs[1]:  # meanwhile the first one is done, and its worker looks for another
+                stopping.set()
+                await jobs[0].done()
+                for _ in range(20):
+                    await asyncio.sleep(0)
+
+        monkeypatch.setattr(service, "_write", write)
+        await service.stop()
+        assert [ends(job) for job in jobs] == [["finished"], *[["failed"]] * 3]
+        assert [job.attempts for job in jobs] == [1, 0, 0, 0]
+
+    run(work())
+
+
+def test_a_job_that_has_expired_is_not_written_again(made: Callable[..., Service], tmp_path: Path) -> None:
+    async def work() -> None:
+        service = made(store_jobs=1)
+        await service.start()
+        jobs = [await (await service.submit(ordered())).done() for _ in range(2)]
+        while service.get(jobs[0].id, "someone"):
+            await asyncio.sleep(0.01)
+        await service._write(jobs[0])
+        assert [path.stem for path in tmp_path.glob("*.json")] == [jobs[1].id]
+        await service.stop()
+
+    run(work())
+
+
+def test_the_jobs_that_have_not_ended(made: Callable[..., Service]) -> None:
+    async def generate(_: FakeEngine) -> None:
+        await asyncio.Event().wait()
+
+    async def work() -> None:
+        service = made(generate)
+        await service.start()
+        running, *waiting = [await service.submit(ordered()) for _ in range(3)]
+        while running.state != "running":
+            await asyncio.sleep(0)
+        assert service.live_jobs("someone") == [running, *waiting]
+        assert service.live_jobs("somebody else") == []
+        assert service.jobs("someone", 2) == [waiting[1], waiting[0]]
+        await service.stop(0)
+        assert service.live_jobs("someone") == []
+
+    run(work())
+
+
+def test_a_key_is_for_a_new_job_once_its_job_was_given_up(made: Callable[..., Service]) -> None:
+    async def generate(engine: FakeEngine) -> None:
+        if engine.name == "other":
+            await asyncio.Event().wait()
+
+    async def work() -> None:
+        service = made(generate)
+        await service.start()
+        done = await service.submit(ordered(key="done"))
+        await done.done()
+        assert await service.submit(ordered(key="done")) is done
+        running = await service.submit(ordered("other", key="lost"))
+        while running.state != "running":
+            await asyncio.sleep(0)
+        assert await service.submit(ordered("other", key="lost")) is running
+        cancelling = asyncio.ensure_future(service.cancel(running.id, "someone"))
+        await asyncio.sleep(0)
+        again = await service.submit(ordered("other", key="lost"))  # while the first one is being cancelled
+        assert again is not running
+        await cancelling
+        assert running.state == "cancelled"
+        service._forget(running.id)
+        assert await service.submit(ordered("other", key="lost")) is again
+        await service.stop(0)
+        assert again.error is not None
+        later = made()
+        await later.start()
+        assert (await later.submit(ordered(key="done"))).id == done.id
+        assert (await later.submit(ordered("other", key="lost"))).id != again.id
+        await later.stop()
+
+    run(work())
+
+
+def test_a_job_goes_on_while_one_of_its_clients_waits(
+    made: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "_LOOK_AGAIN", 0.001)
+
+    async def work() -> None:
+        service = made()
+        service.store.open()
+        service.ready = True  # nobody works
+        job = await service.submit(ordered())
+        left = [asyncio.Event(), asyncio.Event()]
+
+        def waiting(gone: asyncio.Event) -> asyncio.Future[Job]:
+            async def is_disconnected() -> bool:
+                return gone.is_set()
+
+            state = SimpleNamespace(service=service)
+            request = SimpleNamespace(app=SimpleNamespace(state=state), is_disconnected=is_disconnected)
+            return asyncio.ensure_future(exchange.finished(cast("Request", request), job))
+
+        first, second = map(waiting, left)
+        await asyncio.sleep(0.01)
+        left[0].set()
+        with pytest.raises(Rejected):
+            await first
+        assert (job.state, second.done()) == ("queued", False)
+        left[1].set()
+        with pytest.raises(Rejected):
+            await second
+        assert ends(job) == ["cancelled"]
+        await service.stop()
+
+    run(work())
 
 
 # The command, which is stopped and killed.

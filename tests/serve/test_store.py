@@ -50,6 +50,27 @@ def test_the_oldest_leave_when_they_are_too_large(tmp_path: Path) -> None:
     assert store.size == sum(path.stat().st_size for path in tmp_path.iterdir() if path.name != "secret")
 
 
+def test_the_last_one_stays_though_it_is_too_large(tmp_path: Path) -> None:
+    store = opened(tmp_path, size=1500)
+    first, last = add(store, 1, 2000), add(store, 2, 2000)
+    assert store.expire() == [first]
+    assert store.image(f"{last}-0").exists()
+    assert store.expire() == []
+
+
+def test_a_job_that_is_written_again_is_counted_once_with_all_its_files(tmp_path: Path) -> None:
+    store = opened(tmp_path, seconds=100)
+    old = time.time() - 101
+    job_id = add(store, 1, ended=old)
+    size = store.size
+    store.write(data(1, old))
+    assert store.size == size
+    store.write(data(1, old, images=0))  # as for one that was not done when an earlier server ended
+    assert store.expire() == [job_id]
+    assert store.size == 0
+    assert [path.name for path in tmp_path.glob(f"{job_id}*")] == []
+
+
 def test_what_is_too_old_leaves(tmp_path: Path) -> None:
     store = opened(tmp_path, seconds=100)
     old = add(store, 1, ended=time.time() - 101)
