@@ -143,6 +143,12 @@ def test_images_come_in_as_data(server: Running) -> None:
     assert box.state == "finished"
 
 
+@pytest.mark.parametrize("name", ["ref_images", "pm_id_images"])
+def test_a_client_sends_lists_of_images(server: Running, name: str) -> None:
+    with server.client() as client, pytest.raises(ServerError, match=f"{name} must have at most 16 images"):
+        client.submit("x", **{name: [Image.new("RGB", (8, 8))] * 17})
+
+
 def test_an_image_is_upscaled(server: Running, http: httpx.Client) -> None:
     with server.client() as client:
         job = client.wait(client.submit(kind="upscale", model="x2", image=png(size=32)))
