@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
 import logging
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,8 @@ from serving import LONG, TINY, Running, serving, tiny_config
 from sdcffi import CancelledError, Engine, Record, Upscaler, demo_model
 from sdcffi.serve import ModelConfig
 from sdcffi.serve.client import RemoteJob, ServerError
+from sdcffi.serve.http import _Guard
+from sdcffi.serve.metrics import Metrics
 
 KEYS = {"alice": "a-key-of-alice-with-30-characters", "bob": "b-key-of-bob-with-30-characters!!"}
 
@@ -261,6 +265,69 @@ def test_a_large_body_is_refused_while_it_comes(http: httpx.Client) -> None:
 
     answer = http.post("/api/jobs", content=endless())
     assert (answer.status_code, answer.json()["error"]["type"]) == (413, "too_large")
+
+
+class Guarded:
+    """A guard with room for bodies of 100 bytes, before an application that answers when it may."""
+
+    def __init__(self) -> None:
+        self.metrics, self.may_answer, self.has_read = Metrics(), asyncio.Event(), asyncio.Event()
+        config = SimpleNamespace(request_bytes=100, queue_bytes=1)
+        access = SimpleNamespace(client=lambda _: "a client", is_signed=lambda _: False)
+        service: Any = SimpleNamespace(config=config, metrics=self.metrics)
+        self.guard = _Guard(self.application, access, service)  # type: ignore[arg-type]
+
+    async def application(self, scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["more_body"]:
+            pass
+        self.has_read.set()
+        await self.may_answer.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def ask(self, size: int, *, told: bool, method: str = "POST") -> int:
+        """Send a body, in two halves, and return the status of the answer."""
+        parts, statuses = [size // 2, size - size // 2], []
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b"x" * parts.pop(), "more_body": bool(parts)}
+
+        async def send(message: Any) -> None:
+            statuses.extend([message["status"]] if "status" in message else [])
+
+        headers = [(b"content-length", str(size).encode())] if told else []
+        scope = {"type": "http", "method": method, "path": "/api/jobs", "headers": headers, "query_string": b""}
+        await self.guard(scope, receive, send)
+        return int(statuses[0])
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_the_bodies_of_all_requests_have_a_limit_together(told: bool) -> None:
+    async def ask() -> None:
+        server = Guarded()
+        first = asyncio.create_task(server.ask(60, told=told))
+        await server.has_read.wait()
+        assert await asyncio.wait_for(server.ask(60, told=told), 10) == 503
+        server.may_answer.set()
+        assert await first == 200
+        assert await server.ask(60, told=told) == 200
+        assert await server.ask(101, told=told) == 413
+
+    asyncio.run(ask())
+
+
+def test_a_method_of_a_clients_own_is_not_counted_by_its_name() -> None:
+    async def ask() -> str:
+        server = Guarded()
+        server.may_answer.set()
+        for method in ("POST", "BREW", "X" * 1000):
+            await server.ask(1, told=True, method=method)
+        return server.metrics.text().decode()
+
+    text = asyncio.run(ask())
+    assert 'sdcffi_requests_total{method="POST",route="",status="200"} 1.0' in text
+    assert 'sdcffi_requests_total{method="other",route="",status="200"} 2.0' in text
+    assert "BREW" not in text
 
 
 def test_an_unknown_address_is_answered_in_the_same_form(http: httpx.Client) -> None:
@@ -527,6 +594,16 @@ def test_the_header_host_opens_no_door(guarded: Running, host: str) -> None:
             assert http.get(path, headers={"Host": host}).status_code in (400, 401)
 
 
+@pytest.mark.parametrize("headers", [{"Host": "["}, {"Host": "[::1"}, {"Origin": "http://["}])
+def test_headers_without_an_address_are_refused(server: Running, guarded: Running, headers: dict[str, str]) -> None:
+    for running in (server, guarded):
+        with running.http() as http:
+            for path in ("/api/jobs", "/api/login", "/v1/images/generations"):
+                answer = http.post(path, json={"key": KEYS["alice"]}, headers=headers)
+                status, message = answer.status_code, answer.text
+                assert (status, "has no valid address" in message) == (400, True)
+
+
 @pytest.mark.parametrize("path", ["/page/../api/jobs", "/page/%2e%2e/api/jobs", "//api/jobs", "/healthz/../api/jobs"])
 def test_other_spellings_of_a_path_open_no_door(guarded: Running, path: str) -> None:
     with guarded.http() as http:
@@ -553,6 +630,12 @@ def test_a_client_has_its_own_jobs(guarded: Running) -> None:
             assert http.get(signed[:-1] + ("0" if signed[-1] != "0" else "1")).status_code == 401
             assert http.get(signed.replace("?", "/record?")).status_code == 401
             assert http.delete(signed).status_code in (401, 405)
+
+
+def test_who_has_no_key_yet_sends_little(guarded: Running) -> None:
+    with guarded.http() as http:
+        answer = http.post("/api/login", content=b'{"key": "' + b"x" * 4096 + b'"}')
+        assert (answer.status_code, answer.json()["error"]["type"]) == (413, "too_large")
 
 
 def test_a_page_has_a_cookie(guarded: Running) -> None:
