@@ -19,12 +19,24 @@ from .jobs import Job, Rejected
 if TYPE_CHECKING:
     from .service import Service
 
-__all__ = ["CLIENT", "client_of", "error_response", "finished", "image_bytes", "json_body", "service_of", "signed_path"]
+__all__ = [
+    "CLIENT",
+    "MOST_INPUT",
+    "MOST_LISTED",
+    "client_of",
+    "error_response",
+    "finished",
+    "image_bytes",
+    "json_body",
+    "service_of",
+    "signed_path",
+]
 
 CLIENT = "sdcffi.client"  # in the scope of a request: who asks
 _LARGE = 1 << 16  # bytes of JSON that are read on a thread
 _LOOK_AGAIN = 0.25  # seconds between two looks whether a client has left
-_MOST_INPUT = 4  # times the pixels that a result may have
+MOST_INPUT = 4  # times the pixels that a result may have, in an input image
+MOST_LISTED = 16  # input images of a list
 
 
 def service_of(request: Request) -> Service:
@@ -81,7 +93,7 @@ async def image_bytes(value: Any, name: str, service: Service) -> bytes:
         If it is no image, or a larger one than the server takes.
     """
     try:
-        return await asyncio.to_thread(_image_bytes, value, name, _MOST_INPUT * service.config.most_pixels)
+        return await asyncio.to_thread(_image_bytes, value, name, MOST_INPUT * service.config.most_pixels)
     except ValueError as error:
         raise Rejected(400, "invalid_image", str(error), param=name) from error
 
@@ -95,9 +107,7 @@ def _image_bytes(value: Any, name: str, most_pixels: int) -> bytes:
             value = b""
     if not isinstance(value, bytes) or not value:
         raise ValueError(f"{name} must be the data of an image, as base64 or a data: URL, not a path or an address")
-    image = decoded(value, name)
-    if image.width * image.height > most_pixels:
-        raise ValueError(f"{name} has {image.width}x{image.height} pixels, and {most_pixels:,} are the most: scale it")
+    decoded(value, name, most_pixels)
     return value
 
 

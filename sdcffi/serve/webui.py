@@ -384,6 +384,9 @@ async def extra_batch_images(request: Request) -> Response:
     items = given.take("imageList")
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise given.wrong("imageList", "imageList must be a list of objects with data and name")
+    most = service_of(request).config.most_images
+    if len(items) > most:
+        raise given.wrong("imageList", f"imageList must have at most {most} images on this server, not {len(items):,}")
     contents = [await _sent_image(item.get("data"), "imageList.data", request) for item in items]
     upscaling = _Upscaling.read(given, service_of(request))
     given.refuse_rest(KNOWN)

@@ -16,6 +16,7 @@ from ..images.convert import as_rgb
 from ..images.files import decoded
 from ..images.resize import resized
 from ..params.other_names import AUTOMATIC
+from .exchange import MOST_INPUT
 from .fields import Fields
 from .inpainting import Region, filled
 from .jobs import Rejected
@@ -293,7 +294,8 @@ def _input(
     content = given.image("init_images", images[0])
     if content is None:
         raise given.wrong("init_images", "init_images must be a list of one image, not of an empty text")
-    original = _limited(as_rgb(content, "init_images", "white"), "init_images", given, service)
+    most_pixels = MOST_INPUT * service.config.most_pixels
+    original = as_rgb(decoded(content, "init_images", most_pixels), "init_images", "white")
     rules = {0: "stretch", 1: "crop"}
     mode = given.integer("resize_mode") or 0
     if mode not in rules:
@@ -313,7 +315,8 @@ def _input(
         raise given.wrong(
             "inpainting_fill", f"inpainting_fill must be 0 (the colours around) or 1 (the original), not {fill}"
         )
-    pixels = resized(_mask(content=mask, inverted=bool(inverted)), (original.shape[1], original.shape[0]), "stretch")
+    painted = _mask(mask, bool(inverted), most_pixels)
+    pixels = resized(painted, (original.shape[1], original.shape[0]), "stretch")
     region = None
     if only_masked is not False:  # the web interface's default
         size = _size(parameters, model, service, (original.shape[1], original.shape[0]))
@@ -335,18 +338,11 @@ def _size(parameters: Mapping[str, Any], model: str, service: Service, otherwise
     return int(width or otherwise[0]), int(height or otherwise[1])
 
 
-def _limited(pixels: NDArray[np.uint8], name: str, given: Fields, service: Service) -> NDArray[np.uint8]:
-    height, width = pixels.shape[:2]
-    if height * width > 4 * service.config.most_pixels:
-        raise given.wrong(name, f"{name} has {width}x{height} pixels: send a smaller one")
-    return pixels
-
-
-def _mask(content: bytes, inverted: bool) -> NDArray[np.uint8]:
+def _mask(content: bytes, inverted: bool, most_pixels: int) -> NDArray[np.uint8]:
     """Return a mask as the web interface reads it: what is painted on a transparent ground, else what is bright."""
     import numpy as np
 
-    image = decoded(content, "mask")
+    image = decoded(content, "mask", most_pixels)
     if image.mode == "RGBA" and (alpha := np.asarray(image.getchannel("A"))).min() < 255:
         pixels = np.where(alpha > 128, 255, 0).astype(np.uint8)
     else:

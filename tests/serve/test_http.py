@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.ImageFile import ImageFile
 from tiny_model import TinyModel
 from upscaling_networks import random_weights, write_network
 
@@ -64,6 +65,19 @@ def png(color: str = "red", size: int = 64) -> bytes:
 
 def encoded(data: bytes) -> str:
     return base64.b64encode(data).decode()
+
+
+def icon() -> str:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(buffer, "ICO")
+    return encoded(buffer.getvalue())
+
+
+def blank(size: int) -> str:
+    """A large image in a small file: all black, with a bit for each pixel."""
+    buffer = io.BytesIO()
+    Image.new("1", (size, size)).save(buffer, "PNG")
+    return encoded(buffer.getvalue())
 
 
 def post(http: httpx.Client, parameters: dict[str, Any], query: str = "", **body: Any) -> httpx.Response:
@@ -183,6 +197,10 @@ def test_an_image_is_upscaled(server: Running, http: httpx.Client) -> None:
         ({"prompt": "x", "width": 8192, "height": 8192}, "width x height must be at most"),
         ({"prompt": "x", "width": 512, "hires": True, "hires_scale": 16}, "width x height must be at most"),
         ({"prompt": "x", "steps": 201}, "steps must be at most 200"),
+        ({"prompt": "x", "sigmas": [1 - step / 250 for step in range(251)]}, "steps must be at most 200"),
+        ({"prompt": "x", "ref_images": [encoded(png(size=8))] * 17}, "ref_images must have at most 16 images"),
+        ({"prompt": "x", "pm_id_images": [""] * 17}, "pm_id_images must have at most 16 images"),
+        ({"prompt": "x", "init_image": icon()}, "icon"),
         ({"prompt": "x", "batch_count": 17}, "batch_count must be at most 16"),
         ({"prompt": "x", "model": "/etc/passwd"}, "set by the server"),
         ({"prompt": "x", "backend": "cpu"}, "set by the server"),
@@ -207,6 +225,37 @@ def test_wrong_parameters_are_refused_before_they_wait(
     status, text = error(post(http, parameters))
     assert status == 400
     assert message in text
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The sizes of the images that are decoded from files."""
+    sizes, load = [], ImageFile.load
+
+    def noting(image: ImageFile) -> Any:
+        sizes.append(image.size)
+        return load(image)
+
+    monkeypatch.setattr(ImageFile, "load", noting)
+    return sizes
+
+
+def test_an_image_with_too_many_pixels_is_not_decoded(http: httpx.Client, loaded: list[tuple[int, int]]) -> None:
+    large = blank(4200)
+    for name, value in (("init_image", large), ("mask", large), ("ref_images", [large])):
+        status, text = error(post(http, {"prompt": "x", name: value}))
+        assert status == 400
+        assert "has 4200x4200 pixels" in text
+    assert loaded == []
+
+
+def test_input_images_that_are_too_large_together_are_not_held_together(
+    http: httpx.Client, loaded: list[tuple[int, int]]
+) -> None:
+    status, text = error(post(http, {"prompt": "x", "ref_images": [blank(4096)] * 6}))
+    assert status == 400
+    assert "the pixels of all input images take" in text
+    assert len(loaded) == 6  # each by itself
 
 
 WEIRD = [
