@@ -396,7 +396,10 @@ class Service:
         if hires is not None and hires.enabled:
             width = max(width, hires.target_width or int(width * (hires.scale or 1)))
             height = max(height, hires.target_height or int(height * (hires.scale or 1)))
-        steps = (params.sample_params and params.sample_params.sample_steps) or 0
+        sample = params.sample_params
+        steps = [sample and sample.sample_steps, hires and hires.steps]
+        if sample is not None and sample.custom_sigmas is not None:  # which are used, whatever the number of steps is
+            steps.append(len(sample.custom_sigmas) - 1)
         for name, value, most in (
             ("width x height", width * height, self.config.most_pixels),
             ("steps", max(steps, (hires and hires.steps) or 0), self.config.most_steps),
