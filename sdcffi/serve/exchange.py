@@ -69,12 +69,32 @@ async def json_body(request: Request) -> dict[str, Any]:
     """
     body = await request.body()
     try:
-        data = await asyncio.to_thread(json.loads, body) if len(body) > _LARGE else json.loads(body)
+        data = await asyncio.to_thread(_read_json, body) if len(body) > _LARGE else _read_json(body)
     except (ValueError, RecursionError) as error:
         raise Rejected(400, "invalid_json", f"the body is not valid JSON: {shortened(error)}") from error
     if not isinstance(data, dict):
         raise Rejected(400, "invalid_json", f"the body must be a JSON object, not {shown(data)}")
     return data
+
+
+def _read_json(body: bytes) -> Any:
+    """Read JSON of which each value can be written as JSON again: no NaN or infinity, and no half of a character."""
+    text = body.decode(json.detect_encoding(body))
+    data = json.loads(text, parse_constant=_finite, parse_float=_finite)
+    if "\\ud" in text or "\\uD" in text:
+        try:
+            json.dumps(data, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = shown(error.object[error.start : error.end])
+            raise ValueError(f"a text has {half}, which is half of a character") from error
+    return data
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{shown(text)} is not a number that it can have")
+    return number
 
 
 async def image_bytes(value: Any, name: str, service: Service) -> bytes:
