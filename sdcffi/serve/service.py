@@ -402,7 +402,7 @@ class Service:
             steps.append(len(sample.custom_sigmas) - 1)
         for name, value, most in (
             ("width x height", width * height, self.config.most_pixels),
-            ("steps", max(steps, (hires and hires.steps) or 0), self.config.most_steps),
+            ("steps", max(count or 0 for count in steps), self.config.most_steps),
             ("batch_count", params.batch_count or 1, self.config.most_images),
         ):
             if value > most:

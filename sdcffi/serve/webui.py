@@ -104,7 +104,7 @@ async def _generate(request: Request, *, from_image: bool) -> Response:
     def read() -> Call:
         try:
             return read_call(body, chosen.of(client), service, from_image=from_image)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, ArithmeticError) as error:
             raise Rejected(STATUS, "invalid_request_error", without_paths(str(error))) from error
 
     call = await asyncio.to_thread(read)

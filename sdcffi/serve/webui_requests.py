@@ -35,6 +35,7 @@ LATENT = (
     *("Latent", "Latent (antialiased)", "Latent (bicubic)", "Latent (bicubic antialiased)"),
     *("Latent (nearest)", "Latent (nearest-exact)"),
 )
+_MOST_BLUR = 1000  # as the engine's own
 FILTERS = ("Lanczos", "Nearest")  # that enlarge pixels
 
 # Fields with the values at which they do nothing, and what to do instead of another.
@@ -311,6 +312,8 @@ def _input(
     if blur is None and sides[0] != sides[1]:
         raise given.wrong("mask_blur_x", "mask_blur_x and mask_blur_y must be the same: send mask_blur")
     blur = next((value for value in (blur, *sides) if value is not None), 4.0)
+    if not 0 <= blur <= _MOST_BLUR:
+        raise given.wrong("mask_blur", f"mask_blur must be from 0 to {_MOST_BLUR}, not {blur:g}")
     if fill not in (0, 1):
         raise given.wrong(
             "inpainting_fill", f"inpainting_fill must be 0 (the colours around) or 1 (the original), not {fill}"
@@ -351,20 +354,21 @@ def _mask(content: bytes, inverted: bool, most_pixels: int) -> NDArray[np.uint8]
 
 
 def _refuse_scripts(given: Fields) -> None:
-    """Refuse scripts of extensions, unless they are switched off."""
+    """Refuse scripts of extensions, unless they have no arguments or are switched off."""
     scripts = given.take("alwayson_scripts") or {}
     if not isinstance(scripts, dict):
         raise given.wrong("alwayson_scripts", f"alwayson_scripts must be an object, not {shown(scripts)}")
     for name, script in scripts.items():
-        arguments = script.get("args") if isinstance(script, dict) else None
-        units = arguments if isinstance(arguments, list) else list((arguments or {}).values())
-        off = (False, None, "", "False")
-        if units and units[0] not in off and any(_is_on(unit) for unit in units):
+        arguments = script.get("args") if isinstance(script, dict) else script
+        units = arguments if isinstance(arguments, list) else [arguments] if arguments else []
+        if units and units[0] is not False and not all(map(_is_off, units)):
             raise given.wrong(
                 "alwayson_scripts",
                 f"alwayson_scripts: {shown(name)} is not supported: there are no extensions; switch it off",
             )
 
 
-def _is_on(unit: Any) -> bool:
-    return not (isinstance(unit, dict) and unit.get("enabled", unit.get("enable", True)) is False)
+def _is_off(unit: Any) -> bool:
+    if isinstance(unit, dict):
+        return unit.get("enabled", unit.get("enable")) is False
+    return unit is None or unit is False or unit == ""

@@ -315,6 +315,12 @@ def test_settings_without_support_are_refused(demo_server: Running, name: str) -
         ({"override_settings": []}, "override_settings must be a JSON object"),
         ({"alwayson_scripts": {"ADetailer": {"args": [True, {}]}}}, "'ADetailer' is not supported"),
         ({"alwayson_scripts": {"ControlNet": {"args": [{"image": "x"}]}}}, "'ControlNet' is not supported"),
+        ({"alwayson_scripts": {"x": {"args": "abc"}}}, "'x' is not supported"),
+        ({"alwayson_scripts": {"x": "abc"}}, "'x' is not supported"),
+        ({"alwayson_scripts": {"x": {"args": [None, {"enabled": True}]}}}, "'x' is not supported"),
+        ({"alwayson_scripts": {"x": {"args": [0, True, 5]}}}, "'x' is not supported"),
+        ({"alwayson_scripts": {"x": {"args": {"enabled": True}}}}, "'x' is not supported"),
+        ({"enable_hr": True, "hr_resize_x": 10**400}, "hr_resize_x must be an integer of at most 64 bits"),
         ({"script_name": "X/Y/Z plot"}, "script_name is not supported"),
     ],
 )
@@ -390,7 +396,11 @@ def test_only_data_of_images_is_read(demo_server: Running, image: Any, picture: 
 
 
 def test_switched_off_scripts_and_grids(demo_server: Running) -> None:
-    scripts = {"ADetailer": {"args": [False, {"ad_model": "x"}]}, "ControlNet": {"args": [{"enabled": False}]}}
+    scripts: dict[str, Any] = {
+        "ADetailer": {"args": [False, {"ad_model": "x"}]},
+        "ControlNet": {"args": [{"enabled": False}]},
+    }
+    scripts |= {"a": {"args": []}, "b": {}, "c": None, "d": {"args": [None, {"enabled": False}, False]}}
     body = {**CALL, "alwayson_scripts": scripts, "save_images": True, "send_images": False}
     answer = post(demo_server, "txt2img", body).json()
     assert answer["images"] == []
