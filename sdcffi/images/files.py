@@ -11,6 +11,7 @@ import binascii
 import inspect
 import io
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from ..errors import PathNotFoundError
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["decoded", "file_content", "read", "read_image", "refuse_programs"]
+__all__ = ["decoded", "file_content", "pixel_count", "read", "read_image", "refuse_programs"]
 
 _MOST_FILE = 512 << 20  # bytes
 _FIRST = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "PPM")  # what most files are; Pillow loads few plugins for them
@@ -29,6 +30,7 @@ _OTHERS = (
     *("TIFF", "AVIF", "HEIF", "JXL", "JPEG2000", "MPO", "TGA", "ICO", "ICNS", "QOI", "PCX", "SGI", "DDS", "PSD"),
     *("DIB", "XBM", "IM", "SPIDER"),
 )
+_INNER = frozenset({"ICO", "ICNS"})  # whose size is that of an image within, which is known once it is decoded
 _STARTS_PROGRAMS = frozenset({"EPS"})  # Pillow's formats that do
 
 # What base64 of an image begins with: PNG, JPEG, WebP (RIFF), GIF, TIFF, and HEIF or AVIF.
@@ -120,7 +122,7 @@ def _of_base64(text: str) -> bytes:
         return b""
 
 
-def decoded(content: bytes | memoryview, name: str) -> Image.Image:
+def decoded(content: bytes | memoryview, name: str, most_pixels: int | None = None) -> Image.Image:
     """Return the image in a file's bytes, loaded.
 
     Parameters
@@ -128,28 +130,57 @@ def decoded(content: bytes | memoryview, name: str) -> Image.Image:
     content : bytes
     name : str
         Name of the parameter or file, for messages.
+    most_pixels : int, optional
+        An image with more is refused before it is decoded, and icons are, whose size is not known before.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read, or has too many pixels.
+    """
+    image = _opened(content, name, () if most_pixels is None else _INNER)
+    if most_pixels is not None and image.width * image.height > most_pixels:
+        raise ValueError(f"{name} has {image.width}x{image.height} pixels, and {most_pixels:,} are the most: scale it")
+    try:
+        image.load()
+    except Exception as error:  # decoders raise any kind of exception on damaged files
+        raise _unreadable(name, content, error) from error
+    return image
+
+
+def pixel_count(content: bytes | memoryview, name: str) -> int:
+    """Return how many pixels the image in a file's bytes has, without decoding them.
 
     Raises
     ------
     ValueError
         If it cannot be read.
     """
+    image = _opened(content, name)
+    return image.width * image.height
+
+
+def _opened(content: bytes | memoryview, name: str, without: Collection[str] = ()) -> Image.Image:
     from PIL import Image, UnidentifiedImageError
 
     try:
         try:
-            image = Image.open(io.BytesIO(content), formats=_FIRST)
+            return Image.open(io.BytesIO(content), formats=_FIRST)
         except UnidentifiedImageError:
             Image.init()
-            known = [other for other in _OTHERS if other in Image.OPEN]
-            image = Image.open(io.BytesIO(content), formats=known)
-        image.load()
-    except UnidentifiedImageError as error:  # its message has only the object's address
+            known = [other for other in _OTHERS if other in Image.OPEN and other not in without]
+            return Image.open(io.BytesIO(content), formats=known)
+    except Exception as error:  # as above
+        raise _unreadable(name, content, error) from error
+
+
+def _unreadable(name: str, content: bytes | memoryview, error: Exception) -> ValueError:
+    from PIL import UnidentifiedImageError
+
+    reason = shortened(error) or type(error).__name__
+    if isinstance(error, UnidentifiedImageError):  # its message has only the object's address
         reason = _why_unknown(bytes(content[:16]))
-        raise ValueError(f"{name} cannot be read as an image: {reason}") from error
-    except Exception as error:  # decoders raise any kind of exception on damaged files
-        raise ValueError(f"{name} cannot be read as an image: {shortened(error) or type(error).__name__}") from error
-    return image
+    return ValueError(f"{name} cannot be read as an image: {reason}")
 
 
 def _why_unknown(start: bytes) -> str:
@@ -161,6 +192,8 @@ def _why_unknown(start: bytes) -> str:
         return "PostScript and PDF are not opened, because that starts another program; save it as PNG"
     if start.lstrip().startswith((b"<svg", b"<?xml", b"<!DOC", b"<html")):
         return "it is a text (SVG or HTML), not pixels; save it as PNG"
+    if start.startswith((b"\0\0\1\0", b"icns")):
+        return "it is an icon, which is damaged, or not taken here; save it as PNG"
     return "Pillow does not know its format"
 
 

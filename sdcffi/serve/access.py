@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .config import ServeConfig
     from .service import Service
 
-__all__ = ["COOKIE", "Access"]
+__all__ = ["COOKIE", "Access", "is_open"]
 
 COOKIE = "sdcffi"
 _OPEN = frozenset({"/", "/healthz", "/readyz", "/favicon.ico", "/api/login"})
@@ -52,16 +52,16 @@ class Access:
         Rejected
             If it may not.
         """
+        host = _name_in(f"//{connection.headers.get('host', '')}", "Host")
         self._refuse_pages_of_others(connection)
         address = connection.client.host if connection.client else ""
         if not self._keys:
-            self._check_host(connection)
+            self._check_host(host)
             return address
         name = self.named(connection)
         if name is not None:
             return name
-        path = _path(connection)
-        if path in _OPEN or path.startswith("/page/") or self.is_signed(connection):
+        if is_open(connection) or self.is_signed(connection):
             return address
         raise Rejected(401, "unauthorized", "this server needs a key: send it as Authorization: Bearer KEY")
 
@@ -93,9 +93,8 @@ class Access:
         given = connection.query_params.get("signature", "")
         return start == "/api/images" and _same(self._service.signature(image_id).encode(), given)
 
-    def _check_host(self, connection: HTTPConnection) -> None:
+    def _check_host(self, host: str) -> None:
         """Without keys, refuse a name that is not the server's: a page of others may have its name point here."""
-        host = (urlsplit(f"//{connection.headers.get('host', '')}").hostname or "").lower()
         if host in self._hosts:
             return
         try:
@@ -114,14 +113,25 @@ class Access:
             return
         if origin in self._config.cors or "*" in self._config.cors:
             return
-        place = urlsplit(origin)
-        if (
-            place.netloc.lower() != connection.headers.get("host", "").lower()
-            and place.hostname not in self._config.hosts
-        ):
+        name, place = _name_in(origin, "Origin"), urlsplit(origin).netloc.lower()
+        if place != connection.headers.get("host", "").lower() and name not in self._config.hosts:
             raise Rejected(
                 403, "foreign_origin", f"pages of {shown(origin)} may not use this server: add it to cors if they may"
             )
+
+
+def is_open(connection: HTTPConnection) -> bool:
+    """Return whether a request is for a path that needs no key."""
+    path = _path(connection)
+    return path in _OPEN or path.startswith("/page/")
+
+
+def _name_in(url: str, header: str) -> str:
+    """Return the name of the host in a header, in small letters."""
+    try:
+        return (urlsplit(url).hostname or "").lower()
+    except ValueError:
+        raise Rejected(400, "invalid_request", f"the header {header} has no valid address: {shown(url)}") from None
 
 
 def _path(connection: HTTPConnection) -> str:

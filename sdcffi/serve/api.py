@@ -24,7 +24,7 @@ from ..params.image import ImageParams
 from ..params.lora import Lora
 from ..params.names import flatten, parameters
 from ..params.plain import plain
-from .exchange import attending, client_of, finished, image_bytes, json_body, service_of
+from .exchange import MOST_LISTED, attending, client_of, finished, image_bytes, json_body, service_of
 from .jobs import Job, JobEvent, JobRequest, Rejected
 from .schemas import ErrorAnswer, JobAnswer, JobBody, JobsAnswer, ReadAnswer, checked, parameter_schema
 from .service import Service
@@ -117,7 +117,11 @@ async def _decoded(given: dict[str, Any], service: Service) -> dict[str, Any]:
             values[name] = await image_bytes(value, name, service)
     for name in _LISTS:
         if name in values:
-            values[name] = [await image_bytes(one, name, service) for one in _list(values[name], name)]
+            listed = _list(values[name], name)
+            if len(listed) > MOST_LISTED:
+                message = f"{name} must have at most {MOST_LISTED} images on this server, not {len(listed):,}"
+                raise Rejected(400, "invalid_request", message, param=name)
+            values[name] = [await image_bytes(one, name, service) for one in listed]
     if "loras" in values:
         values["loras"] = [_lora(one) for one in _list(values["loras"], "loras")]
     return values

@@ -31,6 +31,7 @@ _LONGEST_PAUSE = 30.0
 _ENDED = frozenset({"finished", "failed", "cancelled"})
 _AGAIN = frozenset({429, 502, 503, 504})  # statuses after which a request is sent again
 _IMAGES = frozenset({"init_image", "mask_image", "control_image", "image"})
+_LISTS = frozenset({"ref_images", "pm_id_images"})
 _SILENCE = 60.0  # seconds without an event, four times as long as the server is silent
 
 
@@ -322,7 +323,7 @@ def _sendable(name: str, value: Any) -> Any:
     """Return a parameter for JSON; images as base64."""
     if name in _IMAGES and value is not None and not _is_box(value):
         return _base64(name, value)
-    if name == "ref_images" and value is not None:
+    if name in _LISTS and value is not None:
         return [_base64(name, image) for image in value]
     return value
 

@@ -99,6 +99,13 @@ def _check_name(name: str, where: str) -> None:
         raise ValueError(f"{where}: a name must have 1 to {_MOST_NAME} printable characters")
 
 
+def _texts(name: str, values: Any) -> tuple[str, ...]:
+    """Return names or addresses as browsers send them: in small letters."""
+    if not isinstance(values, (list, tuple, set, frozenset)) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f"{name} must be a list of texts, as ['example.org'], not {shown(values)}")
+    return tuple(value.lower() for value in values)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
     """What a server is told. `from_file` reads it from TOML.
@@ -137,13 +144,14 @@ class ServeConfig:
     queue_per_client : int
         Number of jobs of one client that may wait.
     queue_bytes : int
-        Size of the input images of all jobs that wait, in bytes.
+        Size of the input images of all jobs that wait, in bytes, as pixels.
     timeout : float
         Longest time that a job may run, in seconds; a request may ask for less.
     most_pixels, most_steps, most_images, most_retries : int
         Limits of a request: pixels of an image, steps, images of a job, and how often a job is tried again.
     request_bytes : int
-        Size of a request's body.
+        Size of a request's body, in bytes. The bodies of all requests that are not yet answered have at most as many
+        as `queue_bytes`, or this if it is more.
     grace : float
         Time to finish jobs that run when the server is stopped, in seconds.
     behind_proxy : bool
@@ -177,6 +185,8 @@ class ServeConfig:
     behind_proxy: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("cors", "hosts"):
+            object.__setattr__(self, name, _texts(name, getattr(self, name)))
         names = [model.name for model in self.models]
         if not any(model.kind == "generate" for model in self.models):
             raise ValueError("there is no model to serve: name one as MODEL, in the configuration, or pass --demo")
@@ -200,6 +210,13 @@ class ServeConfig:
                 raise ValueError(
                     f"the key of {shown(name)} must have at least {_SHORTEST_KEY} characters of ASCII; make one with"
                     " python3 -c 'import secrets; print(secrets.token_urlsafe(24))'"
+                )
+        first: dict[str, str] = {}
+        for name, key in self.keys.items():
+            if (other := first.setdefault(key, name)) != name:
+                raise ValueError(
+                    f"{shown(other)} and {shown(name)} have the same key, so that the server could not tell them apart:"
+                    " give each a key of its own"
                 )
         if not (self.is_loopback or self.keys or self.insecure):
             raise ValueError(
@@ -251,9 +268,6 @@ class ServeConfig:
         found = [ModelConfig.of(name, its, f"{where}: models.{name}") for name, its in models.items()]
         found += [ModelConfig.upscaler(name, its, f"{where}: upscalers.{name}") for name, its in upscalers.items()]
         values |= {name: value for name, value in changes.items() if value is not None and name != "models"}
-        for name in ("cors", "hosts"):
-            if name in values:
-                values[name] = tuple(values[name])
         for name in ("lora_dir", "store"):
             if values.get(name) is not None:
                 values[name] = expanded(values[name], name)

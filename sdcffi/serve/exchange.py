@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CLIENT",
+    "MOST_INPUT",
+    "MOST_LISTED",
     "attending",
     "check_finished",
     "client_of",
@@ -39,7 +41,8 @@ __all__ = [
 CLIENT = "sdcffi.client"  # in the scope of a request: who asks
 _LARGE = 1 << 16  # bytes of JSON that are read on a thread
 _LOOK_AGAIN = 0.25  # seconds between two looks whether a client has left
-_MOST_INPUT = 4  # times the pixels that a result may have
+MOST_INPUT = 4  # times the pixels that a result may have, in an input image
+MOST_LISTED = 16  # input images of a list
 
 
 def service_of(request: Request) -> Service:
@@ -72,12 +75,32 @@ async def json_body(request: Request) -> dict[str, Any]:
     """
     body = await request.body()
     try:
-        data = await asyncio.to_thread(json.loads, body) if len(body) > _LARGE else json.loads(body)
+        data = await asyncio.to_thread(_read_json, body) if len(body) > _LARGE else _read_json(body)
     except (ValueError, RecursionError) as error:
         raise Rejected(400, "invalid_json", f"the body is not valid JSON: {shortened(error)}") from error
     if not isinstance(data, dict):
         raise Rejected(400, "invalid_json", f"the body must be a JSON object, not {shown(data)}")
     return data
+
+
+def _read_json(body: bytes) -> Any:
+    """Read JSON of which each value can be written as JSON again: no NaN or infinity, and no half of a character."""
+    text = body.decode(json.detect_encoding(body))
+    data = json.loads(text, parse_constant=_finite, parse_float=_finite)
+    if "\\ud" in text or "\\uD" in text:
+        try:
+            json.dumps(data, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = shown(error.object[error.start : error.end])
+            raise ValueError(f"a text has {half}, which is half of a character") from error
+    return data
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{shown(text)} is not a number that it can have")
+    return number
 
 
 async def image_bytes(value: Any, name: str, service: Service) -> bytes:
@@ -96,7 +119,7 @@ async def image_bytes(value: Any, name: str, service: Service) -> bytes:
         If it is no image, or a larger one than the server takes.
     """
     try:
-        return await asyncio.to_thread(_image_bytes, value, name, _MOST_INPUT * service.config.most_pixels)
+        return await asyncio.to_thread(_image_bytes, value, name, MOST_INPUT * service.config.most_pixels)
     except ValueError as error:
         raise Rejected(400, "invalid_image", str(error), param=name) from error
 
@@ -110,9 +133,7 @@ def _image_bytes(value: Any, name: str, most_pixels: int) -> bytes:
             value = b""
     if not isinstance(value, bytes) or not value:
         raise ValueError(f"{name} must be the data of an image, as base64 or a data: URL, not a path or an address")
-    image = decoded(value, name)
-    if image.width * image.height > most_pixels:
-        raise ValueError(f"{name} has {image.width}x{image.height} pixels, and {most_pixels:,} are the most: scale it")
+    decoded(value, name, most_pixels)
     return value
 
 

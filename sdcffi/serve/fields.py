@@ -12,6 +12,7 @@ from .jobs import Rejected
 
 __all__ = ["Fields"]
 
+_LEAST_INTEGER, _MOST_INTEGER = -(1 << 63), (1 << 64) - 1
 _T = TypeVar("_T")
 
 
@@ -67,14 +68,16 @@ class Fields:
         return number
 
     def integer(self, name: str) -> int | None:
-        """Return an integer; integers of JSON of any size are exact."""
+        """Return an integer of at most 64 bits; those of JSON are exact."""
         value = self._rest.get(name)
-        if type(value) is int:
-            return int(self.take(name))
-        number = self.number(name)
-        if number is not None and number != int(number):
+        number = self.take(name) if type(value) is int else self.number(name)
+        if number is None:
+            return None
+        if number != int(number):
             raise self.wrong(name, f"{name} must be an integer, not {shown(value)}")
-        return None if number is None else int(number)
+        if not _LEAST_INTEGER <= number <= _MOST_INTEGER:
+            raise self.wrong(name, f"{name} must be an integer of at most 64 bits, not {shown(value)}")
+        return int(number)
 
     def flag(self, name: str) -> bool | None:
         """Return whether something is wanted."""
@@ -135,7 +138,7 @@ class Fields:
         """Refuse what nobody has taken; `known` says where the fields are listed."""
         for name, value in self._rest.items():
             if value is not None:
-                shown_name = printable(name[:100])
+                shown_name = printable(name[:100].encode(errors="backslashreplace").decode())
                 raise self.wrong(shown_name, f"{shown_name} is not a field that this server has: {known}")
 
     def rest(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .._version import __version__
 from . import api, openai, webui
-from .access import COOKIE, Access
+from .access import COOKIE, Access, is_open
 from .config import ServeConfig
 from .exchange import CLIENT, error_response, json_body, service_of
 from .jobs import Rejected
@@ -33,6 +33,8 @@ __all__ = ["app"]
 
 _PAGE = Path(__file__).with_name("page")
 _ACCESS = logging.getLogger("sdcffi.access")
+_OPEN_BYTES = 4096  # of a body that is sent to a path which needs no key
+_METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS"})  # that are counted by their names
 _BODY_SECONDS = 120.0  # in which a client must have sent the body of its request
 _COOKIE_SECONDS = 30 * 24 * 3600
 _LEFT = 499  # status in the log, of a client that left before it was answered
@@ -143,7 +145,7 @@ def _add_operation(application: FastAPI, service: Service, access: Access) -> No
         if not isinstance(key, str) or access.key_name(key) is None:
             raise Rejected(401, "unauthorized", "this is no key of this server", param="key")
         response = JSONResponse({"client": access.key_name(key)})
-        secure = request.url.scheme == "https"
+        secure = request.scope["scheme"] == "https"
         response.set_cookie(
             COOKIE, access.cookie(key), max_age=30 * 86400, httponly=True, samesite="strict", secure=secure
         )
@@ -172,6 +174,8 @@ class _Guard:
 
     def __init__(self, app: ASGIApp, access: Access, service: Service) -> None:
         self._app, self._access, self._service = app, access, service
+        config = service.config
+        self._bodies = _Bodies(max(config.request_bytes, config.queue_bytes))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -180,10 +184,11 @@ class _Guard:
                 await self._app(scope, receive, send)
             return
         answer = _Answer(send)
-        body = _Body(receive, self._service.config.request_bytes)
+        connection = HTTPConnection(scope)
+        most = self._service.config.request_bytes
+        body = _Body(receive, min(most, _OPEN_BYTES) if is_open(connection) else most, self._bodies)
         started = time.perf_counter()
         try:
-            connection = HTTPConnection(scope)
             try:
                 scope[CLIENT] = self._access.client(connection)
                 scope["sdcffi.signed"] = self._access.is_signed(connection)
@@ -198,13 +203,15 @@ class _Guard:
             answer.status = answer.status or 500  # which is answered above this
             raise
         finally:
+            body.leave()
             self._log(scope, answer, time.perf_counter() - started)
 
     def _log(self, scope: Scope, answer: _Answer, seconds: float) -> None:
         status = answer.status or _LEFT
         route = getattr(scope.get("route"), "path", "")
         metrics = self._service.metrics
-        metrics.requests.labels(scope["method"], route, str(status)).inc()
+        method = scope["method"] if scope["method"] in _METHODS else "other"  # a client may send any word
+        metrics.requests.labels(method, route, str(status)).inc()
         metrics.request_seconds.labels(route).observe(seconds)
         if _ACCESS.isEnabledFor(logging.INFO):
             line = {
@@ -236,20 +243,41 @@ class _Answer:
         await self._send(message)
 
 
+class _Bodies:
+    """How many bytes the bodies of all requests have that are not yet answered."""
+
+    def __init__(self, most: int) -> None:
+        self.size, self._most = 0, most
+
+    def check(self, more: int) -> None:
+        """Refuse what there is no room for."""
+        if self.size + more > self._most:
+            raise Rejected(
+                503, "busy", "the server has as many requests as fit into memory: try again later", retry_after=1
+            )
+
+
 class _Body:
     """Passes on the body of a request, up to a size and a time."""
 
-    def __init__(self, receive: Receive, most: int) -> None:
+    def __init__(self, receive: Receive, most: int, bodies: _Bodies) -> None:
         self._receive, self._most, self._size, self._whole = receive, most, 0, False
+        self._bodies = bodies
         self._end = time.monotonic() + _BODY_SECONDS
 
     def check(self, length: str | None) -> None:
         """Refuse what is too large, before it is sent."""
-        if length is not None and length.isdecimal() and int(length) > self._most:
-            raise self._too_large()
+        if length is not None and length.isdecimal():
+            if len(length) > 20 or int(length) > self._most:  # Python reads no number of thousands of digits
+                raise self._too_large()
+            self._bodies.check(int(length))
+
+    def leave(self) -> None:
+        """Free the room of the body: its request is answered."""
+        self._bodies.size -= self._size
 
     def _too_large(self) -> Rejected:
-        return Rejected(413, "too_large", f"a request has at most {self._most:,} bytes on this server: send less")
+        return Rejected(413, "too_large", f"this request may have at most {self._most:,} bytes: send less")
 
     async def __call__(self) -> MutableMapping[str, Any]:
         if self._whole:  # it now says when the client leaves
@@ -259,8 +287,11 @@ class _Body:
         except asyncio.TimeoutError:
             raise Rejected(408, "timeout", f"the request was not sent within {_BODY_SECONDS:g} seconds") from None
         if message["type"] == "http.request":
-            self._size += len(message.get("body", b""))
+            more = len(message.get("body", b""))
             self._whole = not message.get("more_body", False)
-            if self._size > self._most:
+            if self._size + more > self._most:
                 raise self._too_large()
+            self._bodies.check(more)
+            self._size += more
+            self._bodies.size += more
         return message

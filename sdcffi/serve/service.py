@@ -37,6 +37,7 @@ from ..errors import (
 )
 from ..events import Preview, Progress
 from ..images.convert import as_rgb, to_pillow
+from ..images.files import pixel_count
 from ..parameter_files import Arguments, as_arguments
 from ..params.image import ImageParams
 from ..params.lora import Lora
@@ -55,6 +56,7 @@ _LOGGER = logging.getLogger("sdcffi.serve")
 _ADAPTERS = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin")
 _STOPPED = JobError("Stopped", "the server was stopped before the job was done: submit it again", 503)
 _EXPIRY_SECONDS = 30.0  # between two looks for results that are too old
+_ALL_INPUTS = 64  # bytes of all input images of a job, for each pixel that a generated image may have
 _ENLARGED = 16  # times the pixels of a generated image that an upscaled one may have
 _LIVE_SECONDS = 0.05  # between two reports of progress within a phase
 _SAMPLING = 0.95  # of a job; the rest is decoding
@@ -393,6 +395,7 @@ class Service:
         keywords = whole.generate
         if not isinstance(keywords["prompt"], str):
             raise ValueError("there is no prompt: say what to generate")
+        self._check_inputs(whole)
         options = {name: keywords[name] for name in ("resize", "alpha") if name in keywords}
         named = with_engine_names(keywords["params"], facts.names)
         with collecting():  # the call itself warns again
@@ -406,14 +409,27 @@ class Service:
         if hires is not None and hires.enabled:
             width = max(width, hires.target_width or int(width * (hires.scale or 1)))
             height = max(height, hires.target_height or int(height * (hires.scale or 1)))
-        steps = (params.sample_params and params.sample_params.sample_steps) or 0
+        sample = params.sample_params
+        steps = [sample and sample.sample_steps, hires and hires.steps]
+        if sample is not None and sample.custom_sigmas is not None:  # which are used, whatever the number of steps is
+            steps.append(len(sample.custom_sigmas) - 1)
         for name, value, most in (
             ("width x height", width * height, self.config.most_pixels),
-            ("steps", max(steps, (hires and hires.steps) or 0), self.config.most_steps),
+            ("steps", max(count or 0 for count in steps), self.config.most_steps),
             ("batch_count", params.batch_count or 1, self.config.most_images),
         ):
             if value > most:
                 raise ValueError(f"{name} must be at most {most:,} on this server, not {value:,}")
+
+    def _check_inputs(self, whole: Arguments) -> None:
+        """Check the size of all input images before they are decoded together."""
+        size = sum(map(_size, whole.call_values.values()))
+        most = _ALL_INPUTS * self.config.most_pixels
+        if size > most:
+            raise ValueError(
+                f"the pixels of all input images take {size:,} bytes, and {most:,} are the most on this server: send"
+                " fewer images, or smaller ones"
+            )
 
     # How it runs.
 
@@ -674,10 +690,10 @@ def _refuse_path(name: str, value: Any) -> None:
 
 
 def _size(value: Any) -> int:
-    """Return the size of an input image, or of several, in bytes."""
+    """Return the size of an input image, or of several, in bytes: as pixels, which it becomes, or as a larger file."""
     if isinstance(value, (list, tuple)):
         return sum(map(_size, value))
     if isinstance(value, bytes):
-        return len(value)
+        return max(len(value), 3 * pixel_count(value, "an input image"))
     width, height = getattr(value, "size", (0, 0)) if hasattr(value, "getbands") else (0, 0)
     return int(getattr(value, "nbytes", 4 * width * height))

@@ -104,7 +104,7 @@ async def _generate(request: Request, *, from_image: bool) -> Response:
     def read() -> Call:
         try:
             return read_call(body, chosen.of(client), service, from_image=from_image)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, ArithmeticError) as error:
             raise Rejected(STATUS, "invalid_request_error", without_paths(str(error))) from error
 
     call = await asyncio.to_thread(read)
@@ -383,6 +383,9 @@ async def extra_batch_images(request: Request) -> Response:
     items = given.take("imageList")
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise given.wrong("imageList", "imageList must be a list of objects with data and name")
+    most = service_of(request).config.most_images
+    if len(items) > most:
+        raise given.wrong("imageList", f"imageList must have at most {most} images on this server, not {len(items):,}")
     contents = [await _sent_image(item.get("data"), "imageList.data", request) for item in items]
     upscaling = _Upscaling.read(given, service_of(request))
     given.refuse_rest(KNOWN)

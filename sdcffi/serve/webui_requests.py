@@ -16,6 +16,7 @@ from ..images.convert import as_rgb
 from ..images.files import decoded
 from ..images.resize import resized
 from ..params.other_names import AUTOMATIC
+from .exchange import MOST_INPUT
 from .fields import Fields
 from .inpainting import Region, filled
 from .jobs import Rejected
@@ -34,6 +35,7 @@ LATENT = (
     *("Latent", "Latent (antialiased)", "Latent (bicubic)", "Latent (bicubic antialiased)"),
     *("Latent (nearest)", "Latent (nearest-exact)"),
 )
+_MOST_BLUR = 1000  # as the engine's own
 FILTERS = ("Lanczos", "Nearest")  # that enlarge pixels
 
 # Fields with the values at which they do nothing, and what to do instead of another.
@@ -293,7 +295,8 @@ def _input(
     content = given.image("init_images", images[0])
     if content is None:
         raise given.wrong("init_images", "init_images must be a list of one image, not of an empty text")
-    original = _limited(as_rgb(content, "init_images", "white"), "init_images", given, service)
+    most_pixels = MOST_INPUT * service.config.most_pixels
+    original = as_rgb(decoded(content, "init_images", most_pixels), "init_images", "white")
     rules = {0: "stretch", 1: "crop"}
     mode = given.integer("resize_mode") or 0
     if mode not in rules:
@@ -309,11 +312,14 @@ def _input(
     if blur is None and sides[0] != sides[1]:
         raise given.wrong("mask_blur_x", "mask_blur_x and mask_blur_y must be the same: send mask_blur")
     blur = next((value for value in (blur, *sides) if value is not None), 4.0)
+    if not 0 <= blur <= _MOST_BLUR:
+        raise given.wrong("mask_blur", f"mask_blur must be from 0 to {_MOST_BLUR}, not {blur:g}")
     if fill not in (0, 1):
         raise given.wrong(
             "inpainting_fill", f"inpainting_fill must be 0 (the colours around) or 1 (the original), not {fill}"
         )
-    pixels = resized(_mask(content=mask, inverted=bool(inverted)), (original.shape[1], original.shape[0]), "stretch")
+    painted = _mask(mask, bool(inverted), most_pixels)
+    pixels = resized(painted, (original.shape[1], original.shape[0]), "stretch")
     region = None
     if only_masked is not False:  # the web interface's default
         size = _size(parameters, model, service, (original.shape[1], original.shape[0]))
@@ -335,18 +341,11 @@ def _size(parameters: Mapping[str, Any], model: str, service: Service, otherwise
     return int(width or otherwise[0]), int(height or otherwise[1])
 
 
-def _limited(pixels: NDArray[np.uint8], name: str, given: Fields, service: Service) -> NDArray[np.uint8]:
-    height, width = pixels.shape[:2]
-    if height * width > 4 * service.config.most_pixels:
-        raise given.wrong(name, f"{name} has {width}x{height} pixels: send a smaller one")
-    return pixels
-
-
-def _mask(content: bytes, inverted: bool) -> NDArray[np.uint8]:
+def _mask(content: bytes, inverted: bool, most_pixels: int) -> NDArray[np.uint8]:
     """Return a mask as the web interface reads it: what is painted on a transparent ground, else what is bright."""
     import numpy as np
 
-    image = decoded(content, "mask")
+    image = decoded(content, "mask", most_pixels)
     if image.mode == "RGBA" and (alpha := np.asarray(image.getchannel("A"))).min() < 255:
         pixels = np.where(alpha > 128, 255, 0).astype(np.uint8)
     else:
@@ -355,20 +354,21 @@ def _mask(content: bytes, inverted: bool) -> NDArray[np.uint8]:
 
 
 def _refuse_scripts(given: Fields) -> None:
-    """Refuse scripts of extensions, unless they are switched off."""
+    """Refuse scripts of extensions, unless they have no arguments or are switched off."""
     scripts = given.take("alwayson_scripts") or {}
     if not isinstance(scripts, dict):
         raise given.wrong("alwayson_scripts", f"alwayson_scripts must be an object, not {shown(scripts)}")
     for name, script in scripts.items():
-        arguments = script.get("args") if isinstance(script, dict) else None
-        units = arguments if isinstance(arguments, list) else list((arguments or {}).values())
-        off = (False, None, "", "False")
-        if units and units[0] not in off and any(_is_on(unit) for unit in units):
+        arguments = script.get("args") if isinstance(script, dict) else script
+        units = arguments if isinstance(arguments, list) else [arguments] if arguments else []
+        if units and units[0] is not False and not all(map(_is_off, units)):
             raise given.wrong(
                 "alwayson_scripts",
                 f"alwayson_scripts: {shown(name)} is not supported: there are no extensions; switch it off",
             )
 
 
-def _is_on(unit: Any) -> bool:
-    return not (isinstance(unit, dict) and unit.get("enabled", unit.get("enable", True)) is False)
+def _is_off(unit: Any) -> bool:
+    if isinstance(unit, dict):
+        return unit.get("enabled", unit.get("enable")) is False
+    return unit is None or unit is False or unit == ""

@@ -10,7 +10,10 @@ from tiny_model import TinyModel
 
 pytest.importorskip("fastapi")
 
+from starlette.requests import HTTPConnection
+
 from sdcffi.serve import ModelConfig, ServeConfig
+from sdcffi.serve.access import Access
 from sdcffi.serve.models import Models
 
 KEY = "a-key-of-24-characters-x"
@@ -79,11 +82,30 @@ esrgan = "e.pth"
         ({"keys": {"a": "short"}}, "must have at least 16 characters"),
         ({"keys": {"a": "sixteen chars € "}}, "ASCII"),
         ({"keys": ["x"]}, "keys must be a table"),
+        ({"keys": {"a": KEY, "b": KEY[:-1], "c": KEY}}, "'a' and 'c' have the same key"),
+        ({"cors": "https://*.example.org"}, "cors must be a list of texts, .*, not 'https"),
+        ({"hosts": "box.lan"}, "hosts must be a list of texts"),
+        ({"hosts": ["box.lan", 1]}, "hosts must be a list of texts"),
     ],
 )
 def test_what_is_wrong_is_refused_at_once(table: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         ServeConfig.of(table, models=(MODEL,))
+
+
+@pytest.mark.parametrize("name", ["cors", "hosts"])
+def test_a_text_is_no_list_in_python_either(name: str) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be a list"):
+        ServeConfig(models=(MODEL,), **{name: "*.example.org"})  # type: ignore[arg-type]
+
+
+def test_names_of_the_server_are_found_however_they_are_written() -> None:
+    config = ServeConfig(models=(MODEL,), hosts=["Box.Lan"], cors=["https://Friend.Example"])  # type: ignore[arg-type]
+    assert (config.hosts, config.cors) == (("box.lan",), ("https://friend.example",))
+    access = Access(config, None)  # type: ignore[arg-type]
+    headers = [(b"host", b"BOX.lan:80"), (b"origin", b"https://friend.example")]
+    scope = {"type": "http", "method": "POST", "path": "/api/jobs", "headers": headers, "client": ("a", 1)}
+    assert access.client(HTTPConnection(scope)) == "a"
 
 
 def test_a_server_without_a_model_is_refused() -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
 import logging
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.ImageFile import ImageFile
 from tiny_model import TinyModel
 from upscaling_networks import random_weights, write_network
 
@@ -24,6 +27,8 @@ from serving import LONG, TINY, Running, serving, tiny_config
 from sdcffi import CancelledError, Engine, Record, Upscaler, demo_model
 from sdcffi.serve import ModelConfig
 from sdcffi.serve.client import RemoteJob, ServerError
+from sdcffi.serve.http import _Guard
+from sdcffi.serve.metrics import Metrics
 
 KEYS = {"alice": "a-key-of-alice-with-30-characters", "bob": "b-key-of-bob-with-30-characters!!"}
 
@@ -60,6 +65,19 @@ def png(color: str = "red", size: int = 64) -> bytes:
 
 def encoded(data: bytes) -> str:
     return base64.b64encode(data).decode()
+
+
+def icon() -> str:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(buffer, "ICO")
+    return encoded(buffer.getvalue())
+
+
+def blank(size: int) -> str:
+    """A large image in a small file: all black, with a bit for each pixel."""
+    buffer = io.BytesIO()
+    Image.new("1", (size, size)).save(buffer, "PNG")
+    return encoded(buffer.getvalue())
 
 
 def post(http: httpx.Client, parameters: dict[str, Any], query: str = "", **body: Any) -> httpx.Response:
@@ -143,6 +161,12 @@ def test_images_come_in_as_data(server: Running) -> None:
     assert box.state == "finished"
 
 
+@pytest.mark.parametrize("name", ["ref_images", "pm_id_images"])
+def test_a_client_sends_lists_of_images(server: Running, name: str) -> None:
+    with server.client() as client, pytest.raises(ServerError, match=f"{name} must have at most 16 images"):
+        client.submit("x", **{name: [Image.new("RGB", (8, 8))] * 17})
+
+
 def test_an_image_is_upscaled(server: Running, http: httpx.Client) -> None:
     with server.client() as client:
         job = client.wait(client.submit(kind="upscale", model="x2", image=png(size=32)))
@@ -173,6 +197,10 @@ def test_an_image_is_upscaled(server: Running, http: httpx.Client) -> None:
         ({"prompt": "x", "width": 8192, "height": 8192}, "width x height must be at most"),
         ({"prompt": "x", "width": 512, "hires": True, "hires_scale": 16}, "width x height must be at most"),
         ({"prompt": "x", "steps": 201}, "steps must be at most 200"),
+        ({"prompt": "x", "sigmas": [1 - step / 250 for step in range(251)]}, "steps must be at most 200"),
+        ({"prompt": "x", "ref_images": [encoded(png(size=8))] * 17}, "ref_images must have at most 16 images"),
+        ({"prompt": "x", "pm_id_images": [""] * 17}, "pm_id_images must have at most 16 images"),
+        ({"prompt": "x", "init_image": icon()}, "icon"),
         ({"prompt": "x", "batch_count": 17}, "batch_count must be at most 16"),
         ({"prompt": "x", "model": "/etc/passwd"}, "set by the server"),
         ({"prompt": "x", "backend": "cpu"}, "set by the server"),
@@ -197,6 +225,37 @@ def test_wrong_parameters_are_refused_before_they_wait(
     status, text = error(post(http, parameters))
     assert status == 400
     assert message in text
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The sizes of the images that are decoded from files."""
+    sizes, load = [], ImageFile.load
+
+    def noting(image: ImageFile) -> Any:
+        sizes.append(image.size)
+        return load(image)
+
+    monkeypatch.setattr(ImageFile, "load", noting)
+    return sizes
+
+
+def test_an_image_with_too_many_pixels_is_not_decoded(http: httpx.Client, loaded: list[tuple[int, int]]) -> None:
+    large = blank(4200)
+    for name, value in (("init_image", large), ("mask", large), ("ref_images", [large])):
+        status, text = error(post(http, {"prompt": "x", name: value}))
+        assert status == 400
+        assert "has 4200x4200 pixels" in text
+    assert loaded == []
+
+
+def test_input_images_that_are_too_large_together_are_not_held_together(
+    http: httpx.Client, loaded: list[tuple[int, int]]
+) -> None:
+    status, text = error(post(http, {"prompt": "x", "ref_images": [blank(4096)] * 6}))
+    assert status == 400
+    assert "the pixels of all input images take" in text
+    assert len(loaded) == 6  # each by itself
 
 
 WEIRD = [
@@ -239,6 +298,11 @@ def test_no_value_of_a_parameter_breaks_the_server(http: httpx.Client) -> None:
         (b'{"kind": "upscale", "parameters": {}}', 404, "unknown_model"),
         (b'{"parameters": {"prompt": "x"}, "retry": 4}', 400, "invalid_request"),
         (b'{"parameters": {"prompt": "x"}, "timeout": 0}', 400, "invalid_request"),
+        (b'{"parameters": {"prompt": "x", "cfg_scale": NaN}}', 400, "invalid_json"),
+        (b'{"parameters": {"prompt": "x", "cfg_scale": -Infinity}}', 400, "invalid_json"),
+        (b'{"parameters": {"prompt": "x", "cfg_scale": 1e999}}', 400, "invalid_json"),
+        (b'{"parameters": {"prompt": "x", "\\uD800": 1}}', 400, "invalid_json"),
+        (b'{"parameters": {"prompt": "\xed\xa0\x80"}}', 400, "invalid_json"),
         (b"[" * 100_000, 400, "invalid_json"),
         (b"x" * 100_001, 413, "too_large"),
     ],
@@ -255,6 +319,69 @@ def test_a_large_body_is_refused_while_it_comes(http: httpx.Client) -> None:
 
     answer = http.post("/api/jobs", content=endless())
     assert (answer.status_code, answer.json()["error"]["type"]) == (413, "too_large")
+
+
+class Guarded:
+    """A guard with room for bodies of 100 bytes, before an application that answers when it may."""
+
+    def __init__(self) -> None:
+        self.metrics, self.may_answer, self.has_read = Metrics(), asyncio.Event(), asyncio.Event()
+        config = SimpleNamespace(request_bytes=100, queue_bytes=1)
+        access = SimpleNamespace(client=lambda _: "a client", is_signed=lambda _: False)
+        service: Any = SimpleNamespace(config=config, metrics=self.metrics)
+        self.guard = _Guard(self.application, access, service)  # type: ignore[arg-type]
+
+    async def application(self, scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["more_body"]:
+            pass
+        self.has_read.set()
+        await self.may_answer.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def ask(self, size: int, *, told: bool, method: str = "POST") -> int:
+        """Send a body, in two halves, and return the status of the answer."""
+        parts, statuses = [size // 2, size - size // 2], []
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b"x" * parts.pop(), "more_body": bool(parts)}
+
+        async def send(message: Any) -> None:
+            statuses.extend([message["status"]] if "status" in message else [])
+
+        headers = [(b"content-length", str(size).encode())] if told else []
+        scope = {"type": "http", "method": method, "path": "/api/jobs", "headers": headers, "query_string": b""}
+        await self.guard(scope, receive, send)
+        return int(statuses[0])
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_the_bodies_of_all_requests_have_a_limit_together(told: bool) -> None:
+    async def ask() -> None:
+        server = Guarded()
+        first = asyncio.create_task(server.ask(60, told=told))
+        await server.has_read.wait()
+        assert await asyncio.wait_for(server.ask(60, told=told), 10) == 503
+        server.may_answer.set()
+        assert await first == 200
+        assert await server.ask(60, told=told) == 200
+        assert await server.ask(101, told=told) == 413
+
+    asyncio.run(ask())
+
+
+def test_a_method_of_a_clients_own_is_not_counted_by_its_name() -> None:
+    async def ask() -> str:
+        server = Guarded()
+        server.may_answer.set()
+        for method in ("POST", "BREW", "X" * 1000):
+            await server.ask(1, told=True, method=method)
+        return server.metrics.text().decode()
+
+    text = asyncio.run(ask())
+    assert 'sdcffi_requests_total{method="POST",route="",status="200"} 1.0' in text
+    assert 'sdcffi_requests_total{method="other",route="",status="200"} 2.0' in text
+    assert "BREW" not in text
 
 
 def test_an_unknown_address_is_answered_in_the_same_form(http: httpx.Client) -> None:
@@ -521,6 +648,16 @@ def test_the_header_host_opens_no_door(guarded: Running, host: str) -> None:
             assert http.get(path, headers={"Host": host}).status_code in (400, 401)
 
 
+@pytest.mark.parametrize("headers", [{"Host": "["}, {"Host": "[::1"}, {"Origin": "http://["}])
+def test_headers_without_an_address_are_refused(server: Running, guarded: Running, headers: dict[str, str]) -> None:
+    for running in (server, guarded):
+        with running.http() as http:
+            for path in ("/api/jobs", "/api/login", "/v1/images/generations"):
+                answer = http.post(path, json={"key": KEYS["alice"]}, headers=headers)
+                status, message = answer.status_code, answer.text
+                assert (status, "has no valid address" in message) == (400, True)
+
+
 @pytest.mark.parametrize("path", ["/page/../api/jobs", "/page/%2e%2e/api/jobs", "//api/jobs", "/healthz/../api/jobs"])
 def test_other_spellings_of_a_path_open_no_door(guarded: Running, path: str) -> None:
     with guarded.http() as http:
@@ -547,6 +684,12 @@ def test_a_client_has_its_own_jobs(guarded: Running) -> None:
             assert http.get(signed[:-1] + ("0" if signed[-1] != "0" else "1")).status_code == 401
             assert http.get(signed.replace("?", "/record?")).status_code == 401
             assert http.delete(signed).status_code in (401, 405)
+
+
+def test_who_has_no_key_yet_sends_little(guarded: Running) -> None:
+    with guarded.http() as http:
+        answer = http.post("/api/login", content=b'{"key": "' + b"x" * 4096 + b'"}')
+        assert (answer.status_code, answer.json()["error"]["type"]) == (413, "too_large")
 
 
 def test_a_page_has_a_cookie(guarded: Running) -> None:

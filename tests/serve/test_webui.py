@@ -14,10 +14,13 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.ImageFile import ImageFile
 from serving import Running
 
 import sdcffi
+from sdcffi.serve.fields import Fields
 from sdcffi.serve.inpainting import Region, filled
+from sdcffi.serve.jobs import Rejected
 from sdcffi.serve.webui_requests import _ONLY, _SETTINGS_ONLY
 
 httpx = pytest.importorskip("httpx")
@@ -312,6 +315,12 @@ def test_settings_without_support_are_refused(demo_server: Running, name: str) -
         ({"override_settings": []}, "override_settings must be a JSON object"),
         ({"alwayson_scripts": {"ADetailer": {"args": [True, {}]}}}, "'ADetailer' is not supported"),
         ({"alwayson_scripts": {"ControlNet": {"args": [{"image": "x"}]}}}, "'ControlNet' is not supported"),
+        ({"alwayson_scripts": {"x": {"args": "abc"}}}, "'x' is not supported"),
+        ({"alwayson_scripts": {"x": "abc"}}, "'x' is not supported"),
+        ({"alwayson_scripts": {"x": {"args": [None, {"enabled": True}]}}}, "'x' is not supported"),
+        ({"alwayson_scripts": {"x": {"args": [0, True, 5]}}}, "'x' is not supported"),
+        ({"alwayson_scripts": {"x": {"args": {"enabled": True}}}}, "'x' is not supported"),
+        ({"enable_hr": True, "hr_resize_x": 10**400}, "hr_resize_x must be an integer of at most 64 bits"),
         ({"script_name": "X/Y/Z plot"}, "script_name is not supported"),
     ],
 )
@@ -319,6 +328,58 @@ def test_wrong_fields_are_named(demo_server: Running, field: dict[str, Any], mes
     answer = post(demo_server, "txt2img", {**CALL, **field})
     assert answer.status_code == 422
     assert message in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("blur", [-1, 1001, 1e300])
+@pytest.mark.parametrize("name", ["mask_blur", "mask_blur_x"])
+def test_a_blur_is_refused_before_the_image_is_made(
+    demo_server: Running, picture: Image.Image, mask: Image.Image, name: str, blur: float
+) -> None:
+    blurs = {"mask_blur": blur} if name == "mask_blur" else {"mask_blur_x": blur, "mask_blur_y": blur}
+    answer = post(
+        demo_server, "img2img", {**CALL, "init_images": [base64_of(picture)], "mask": base64_of(mask), **blurs}
+    )
+    assert answer.status_code == 422
+    assert "mask_blur must be from 0 to 1000" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999", r'"\udc00"'])
+def test_what_cannot_be_answered_is_refused_before_the_image_is_made(demo_server: Running, value: str) -> None:
+    body = json.dumps(CALL)[:-1] + f', "s_tmax": {value}}}'
+    answer = httpx.post(f"{demo_server.url}/sdapi/v1/txt2img", content=body, timeout=120)
+    assert answer.status_code == 400
+    assert "not valid JSON" in answer.json()["detail"]
+
+
+def test_images_with_too_many_pixels_are_not_decoded(
+    demo_server: Running, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, large = base64_of(picture), base64_of(Image.new("1", (4200, 4200)))
+    sizes, load = [], ImageFile.load
+
+    def noting(image: ImageFile) -> Any:
+        sizes.append(image.size)
+        return load(image)
+
+    monkeypatch.setattr(ImageFile, "load", noting)
+    for path, body in (
+        ("img2img", {**CALL, "init_images": [large]}),
+        ("img2img", {**CALL, "init_images": [small], "mask": large}),
+        ("extra-single-image", {"image": large}),
+        ("png-info", {"image": large}),
+    ):
+        answer = post(demo_server, path, body)
+        assert answer.status_code == 422
+        assert "has 4200x4200 pixels" in answer.json()["detail"]
+    assert (4200, 4200) not in sizes
+    many = {"imageList": [{"data": small, "name": "a"}] * 17}
+    assert "imageList must have at most 16 images" in post(demo_server, "extra-batch-images", many).json()["detail"]
+
+
+def test_a_field_with_half_a_character_is_named() -> None:
+    with pytest.raises(Rejected) as refused:
+        Fields({"\ud800": 1}).refuse_rest("x")
+    assert refused.value.message.encode().startswith(rb"\ud800 is not a field")
 
 
 @pytest.mark.parametrize("image", ["/etc/passwd", "http://127.0.0.1/a.png", "file:///etc/passwd", "aGVsbG8=", "", 7])
@@ -335,7 +396,11 @@ def test_only_data_of_images_is_read(demo_server: Running, image: Any, picture: 
 
 
 def test_switched_off_scripts_and_grids(demo_server: Running) -> None:
-    scripts = {"ADetailer": {"args": [False, {"ad_model": "x"}]}, "ControlNet": {"args": [{"enabled": False}]}}
+    scripts: dict[str, Any] = {
+        "ADetailer": {"args": [False, {"ad_model": "x"}]},
+        "ControlNet": {"args": [{"enabled": False}]},
+    }
+    scripts |= {"a": {"args": []}, "b": {}, "c": None, "d": {"args": [None, {"enabled": False}, False]}}
     body = {**CALL, "alwayson_scripts": scripts, "save_images": True, "send_images": False}
     answer = post(demo_server, "txt2img", body).json()
     assert answer["images"] == []
