@@ -19,11 +19,12 @@ _MORE = re.compile(r"error: \.\.\. and \d+ more errors, (\d+) like the first")
 _VARIES = re.compile(r"""'[^']*'|"[^"]*"|\[[^\]]*\]|\d+(\.\d+)?""")  # names, shapes and numbers within an error
 _UNKNOWN = re.compile(r"unknown tensor '(\S+) \|.*' in model file")
 # Tensors of real checkpoints that no part of a model needs: counters, buffers that are computed, what training needs,
-# the projection of a CLIP whose pooled text is not used, and what else a language model has than its text layers.
+# the projection of a CLIP whose pooled text is not used, what else a language model has than its text layers, and the
+# LoRA in a PhotoMaker file, which is read apart from the model.
 _NEEDLESS = re.compile(
     r"position_ids|logit_scale|num_batches_tracked|(^|\.)(v_pred|ztsnr|loss|lpips|discriminator)(\.|$)|edm_vpred\.|model_ema"
     r"|rotary_emb\.inv_freq|text_projection(\.weight)?$|visual\.|vision_tower\.|vision_model\.|multi_modal_projector\."
-    r"|audio_tower\.|lm_head\."
+    r"|audio_tower\.|lm_head\.|^pmid\.lora_"
 )
 _PLACE = re.compile(r"[\w.-]+\.\w+:\d+ +- ")
 
