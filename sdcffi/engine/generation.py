@@ -26,6 +26,7 @@ from ..params.context import ContextParams
 from ..params.image import ImageParams
 from ..params.lora import Lora, LoraLike, LoraReport
 from ..params.lora_tags import refuse_tags
+from ..params.other_names import meant
 from ..params.video import VideoParams
 from .lora_plans import Planner
 from .lora_policy import choose_usable, judge_applied, warn_of_coarse_weights
@@ -179,7 +180,9 @@ class Generation:
         if preview_interval is None:
             raise TypeError("preview_interval must be an integer, not None")
         check_integer("preview_interval", preview_interval, 1, math.inf)
-        preview = None if preview is None else as_text("preview", preview).lower()
+        if preview is not None:
+            assert self._calls.opened is not None  # the engine was opened
+            preview = meant(as_text("preview", preview).lower(), self._calls.opened.names["preview_t"])
         check_preview(preview, self._model)
         check_flags(preview_noisy=preview_noisy)
         if preview is not None and not listeners.on_preview:

@@ -25,7 +25,7 @@ from ..errors import NativeCrashError
 from ..events import Preview, Progress
 from ..serve.config import ModelConfig, ServeConfig
 from ..serve.http import app
-from ..serve.models import Models, open_model
+from ..serve.models import Models, open_model, within
 
 __all__ = ["application"]
 
@@ -179,8 +179,9 @@ class _RemoteEngine:
                 listener(item)
             return None
 
+        task = asyncio.ensure_future(outcome())
         try:
-            found = await asyncio.wait_for(outcome(), timeout)  # the wait for a replica included
+            found = await within(timeout, task)  # the wait for a replica included
         except RayTaskError:  # a mistake in the code above
             raise
         except (RayError, RayServeException) as error:
@@ -188,6 +189,8 @@ class _RemoteEngine:
         except BaseException:
             response.cancel()
             raise
+        finally:
+            task.cancel()
         if found is None:
             raise NativeCrashError("the machine that ran the job gave no answer")
         for message in found.warnings:

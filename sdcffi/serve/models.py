@@ -25,7 +25,7 @@ from .config import ModelConfig
 if TYPE_CHECKING:
     from .._models.files import Model
 
-__all__ = ["Facts", "Models", "open_model"]
+__all__ = ["Facts", "Models", "open_model", "within"]
 
 _MIB = 1 << 20
 
@@ -203,7 +203,7 @@ class Models:
         """
         entry = self._entries[name]
         with self.reserved(name):
-            yield entry.engine or await _within(seconds, self._loading(entry))
+            yield entry.engine or await within(seconds, self._loading(entry))
 
     def _loading(self, entry: _Entry) -> asyncio.Task[Engine | Upscaler]:
         if entry.loading is None:
@@ -214,7 +214,7 @@ class Models:
     async def _load(self, entry: _Entry) -> Engine | Upscaler:
         try:
             async with self._loads:
-                await self._keep_within(entry.size)
+                await self._keepwithin(entry.size)
                 while True:
                     try:
                         entry.engine = await in_thread(lambda: self._open(entry.config))
@@ -225,7 +225,7 @@ class Models:
         finally:
             entry.loading = None
 
-    async def _keep_within(self, size: int) -> None:
+    async def _keepwithin(self, size: int) -> None:
         if self._memory is None:
             return
         while (loaded := sum(entry.size for entry in self._entries.values() if entry.engine)) + size > self._memory:
@@ -311,7 +311,7 @@ class Models:
             await self._unload(entry)
 
 
-async def _within(seconds: float | None, task: asyncio.Task[_T]) -> _T:
+async def within(seconds: float | None, task: asyncio.Task[_T]) -> _T:
     """Return what a task returns, which goes on if it takes longer. Unlike `asyncio.wait_for`, loses no cancel."""
     done, _ = await asyncio.wait({task}, timeout=seconds)
     if not done:

@@ -91,13 +91,18 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.service, self._on_ready = service, on_ready
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._starting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Future[None] | None = None
         self._asked = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the service, then take requests."""
         self._loop = asyncio.get_running_loop()
-        await self.service.start()  # here, since what it raises is for the caller, not for a log
+        self._starting = asyncio.ensure_future(self.service.start())
+        await asyncio.wait({self._starting})
+        if self.should_exit:  # models may load for minutes, and nobody waits for them any more
+            return
+        self._starting.result()  # here, since what it raises is for the caller, not for a log
         await super().startup(sockets)
         if self.started:
             self._on_ready()
@@ -106,6 +111,8 @@ class Server(uvicorn.Server):
         """Begin to stop; the second time, end at once."""
         if self._loop is None or not self.started:
             super().handle_exit(sig, frame)
+            if self._loop is not None and self._starting is not None:
+                self._loop.call_soon_threadsafe(self._starting.cancel)
         elif self._asked:
             self.should_exit = self.force_exit = True
         else:

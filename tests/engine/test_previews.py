@@ -92,6 +92,13 @@ def test_frames_outlive_the_engine_and_are_the_callers(open_engine: OpenEngine, 
     assert before[0].any()
 
 
+@pytest.mark.parametrize("written", ["tae ", " VAE", "Proj "])
+def test_modes_are_found_by_other_spellings(written: str, shared: Engine) -> None:
+    expected, _ = draw(shared, preview=written.strip().lower(), steps=1)
+    found, _ = draw(shared, preview=written, steps=1)
+    assert np.array_equal(found[0].frames[0], expected[0].frames[0])
+
+
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [

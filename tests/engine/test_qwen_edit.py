@@ -40,7 +40,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
     shapes.norms(SEEN, "visual.merger.ln_q.weight")
     shapes.linear("visual.merger.mlp.0", 4 * SEEN, 4 * SEEN)
     shapes.linear("visual.merger.mlp.2", WIDTH, 4 * SEEN)
-    blocks = wan_model.Weights(0, wan_model.TQ2_0)
+    blocks = wan_model.Weights(0, wan_model.Q2_K)
     for i in range(32):
         for name, out, inp in (("attn.qkv", 3 * SEEN, SEEN), ("attn.proj", SEEN, SEEN)):
             blocks.tensors[f"blocks.{i}.{name}.weight"] = (out, inp)

@@ -69,7 +69,11 @@ def test_prompts_are_numbered(tmp_path: Any) -> None:
         rows_of(["a", 5])  # type: ignore[list-item]
 
 
-def test_edges_of_an_image_in_memory_are_refused_where_a_second_run_would_not_know_them(tmp_path: Path) -> None:
+def test_edges_of_an_image_in_memory_are_refused_where_a_second_run_would_not_know_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)  # as the generator does, and back afterwards
+
     class Tried(Generator):
         def _result(self, name: Any, arguments: Any) -> Any:
             raise LookupError("it would be generated")

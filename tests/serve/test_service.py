@@ -32,6 +32,8 @@ from sdcffi.serve import Client, ModelConfig, api, exchange
 from sdcffi.serve.api import _stream
 from sdcffi.serve.client import ServerError
 from sdcffi.serve.jobs import ENDED, Job, JobRequest, Rejected, Work
+from sdcffi.serve.models import Models
+from sdcffi.serve.run import prepared
 from sdcffi.serve.service import Service
 from sdcffi.serve.store import StoredImage
 
@@ -53,6 +55,31 @@ def until(condition: Any, seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def test_the_server_stops_while_a_model_loads(
+    tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, stopped = threading.Event(), threading.Event()
+
+    async def load_for_ever(_: Models) -> None:
+        started.set()
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            stopped.set()
+
+    monkeypatch.setattr(Models, "load_pinned", load_for_ever)
+    server, listener = prepared(tiny_config(tiny_model, tmp_path), lambda _: None)
+    with listener:
+        thread = threading.Thread(target=lambda: server.run([listener]))
+        thread.start()
+        assert started.wait(30)
+        server.handle_exit(signal.SIGTERM, None)
+        thread.join(30)
+    assert stopped.is_set()
+    assert not thread.is_alive()
+    Service(tiny_config(tiny_model, tmp_path)).store.open()  # nobody holds its directory any more
 
 
 def sampling(client: Client, job_id: str) -> bool:
