@@ -96,7 +96,7 @@ async def _measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         watching.cancel()
         metrics = await _metrics(url, next(iter(keys.values())))
     finally:
-        probe.send_signal(signal.SIGINT)
+        probe.terminate()
         probes = json.loads(probe.communicate()[0])
         server.terminate()
         server.wait(60)
@@ -208,8 +208,9 @@ async def _metrics(url: str, key: str) -> dict[str, float]:
 
 
 def _probe(url: str) -> int:
-    """Ask for the server's health until Ctrl-C, and print the seconds of each answer."""
+    """Ask for the server's health until SIGTERM, and print the seconds of each answer."""
     seconds = []
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a shell's background jobs ignore SIGINT
     try:
         with httpx.Client(base_url=url, timeout=30) as http:
             while True:
