@@ -35,7 +35,6 @@ from .exchange import (
     finished,
     image_bytes,
     json_body,
-    read_json,
     reading,
     service_of,
     signed_path,
@@ -281,7 +280,7 @@ async def _read_form(request: Request) -> AsyncIterator[FormData]:
 def _typed(text: str) -> Any:
     """Return the value in a form's text: a number, a list, ...; any other text is itself."""
     with suppress(ValueError, RecursionError):
-        value = read_json(text)
+        value = json.loads(text)
         if not isinstance(value, str):
             return value
     return text
