@@ -21,6 +21,7 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .._quoting import shown
 from .._version import __version__
 from . import api, openai, webui
 from .access import COOKIE, Access, is_open
@@ -121,10 +122,16 @@ async def _invalid(_: Request, error: Exception) -> Response:
     return error_response(Rejected(400, "invalid_request", f"{name}: {first['msg']}", param=name))
 
 
-async def _refused(_: Request, error: Exception) -> Response:
+async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    kinds = {404: "not_found", 405: "method_not_allowed"}
-    response = error_response(Rejected(error.status_code, kinds.get(error.status_code, "error"), str(error.detail)))
+    kind, message = {
+        404: (
+            "not_found",
+            f"there is nothing at {shown(request.scope['path'])}: see /api/docs; OpenAI's API is at /v1",
+        ),
+        405: ("method_not_allowed", "this address does not take this method: see /api/docs"),
+    }.get(error.status_code, ("error", str(error.detail)))
+    response = error_response(Rejected(error.status_code, kind, message))
     response.headers.update(error.headers or {})
     return response
 

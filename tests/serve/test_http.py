@@ -410,6 +410,8 @@ def test_a_method_of_a_clients_own_is_not_counted_by_its_name() -> None:
 def test_an_unknown_address_is_answered_in_the_same_form(http: httpx.Client) -> None:
     assert http.get("/api/nothing").json()["error"]["type"] == "not_found"
     assert http.put("/api/jobs").json()["error"]["type"] == "method_not_allowed"
+    told = http.post("/images/generations").json()["error"]["message"]
+    assert told == "there is nothing at '/images/generations': see /api/docs; OpenAI's API is at /v1"
     assert error(http.get("/api/jobs", params={"limit": "x"}))[0] == 400
     for path in ("/api/jobs/0", "/api/jobs/0/events", "/api/images/0-0", "/api/images/..%2f..%2fsecret"):
         assert http.get(path).status_code == 404
