@@ -7,7 +7,6 @@ import base64
 import io
 import json
 from collections.abc import AsyncIterator
-from contextlib import nullcontext
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from ..params.image import ImageParams
 from ..params.lora import Lora
 from ..params.names import flatten, parameters
 from ..params.plain import plain
-from .exchange import MOST_LISTED, attending, client_of, finished, image_bytes, json_body, service_of
+from .exchange import MOST_LISTED, AttendingStream, client_of, finished, image_bytes, json_body, service_of
 from .jobs import Job, JobEvent, JobRequest, Rejected
 from .schemas import ErrorAnswer, JobAnswer, JobBody, JobsAnswer, ReadAnswer, checked, parameter_schema
 from .service import Service
@@ -184,28 +183,29 @@ async def events(request: Request, id: str, cancel: bool = False) -> Response:
     after = int(last) if last.isascii() and last.isdecimal() and len(last) < 10 else 0
     if found.has_ended and after and after >= found.last_event:
         return Response(status_code=204)  # a browser then stops asking
-    stream = _stream(found, after, service_of(request) if cancel else None)
+    stream = _stream(found, after)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the second for nginx
+    if cancel:
+        return AttendingStream(service_of(request), found, stream, headers)
     return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
 
-async def _stream(job: Job, after: int, cancelling: Service | None) -> AsyncIterator[str]:
-    async with nullcontext() if cancelling is None else attending(cancelling, job):
-        events = aiter(job.events(after))
-        following = asyncio.ensure_future(anext(events, None))
-        try:
-            while True:
-                await asyncio.wait({following}, timeout=_KEEP_ALIVE)
-                if not following.done():
-                    yield ": the job goes on\n\n"
-                    continue
-                event = following.result()
-                if event is None:
-                    return
-                yield f"id: {event.id}\nevent: {event.name}\ndata: {json.dumps(_event_json(job, event))}\n\n"
-                following = asyncio.ensure_future(anext(events, None))
-        finally:
-            following.cancel()
+async def _stream(job: Job, after: int) -> AsyncIterator[str]:
+    events = aiter(job.events(after))
+    following = asyncio.ensure_future(anext(events, None))
+    try:
+        while True:
+            await asyncio.wait({following}, timeout=_KEEP_ALIVE)
+            if not following.done():
+                yield ": the job goes on\n\n"
+                continue
+            event = following.result()
+            if event is None:
+                return
+            yield f"id: {event.id}\nevent: {event.name}\ndata: {json.dumps(_event_json(job, event))}\n\n"
+            following = asyncio.ensure_future(anext(events, None))
+    finally:
+        following.cancel()
 
 
 def _event_json(job: Job, event: JobEvent) -> Any:

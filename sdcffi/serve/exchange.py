@@ -7,16 +7,19 @@ import base64
 import binascii
 import json
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from .._quoting import shortened, shown
 from ..images.files import decoded
+from ..images.pixels import check_sides
 from .jobs import Job, Rejected
+from .messages import without_paths
 
 if TYPE_CHECKING:
     from .service import Service
@@ -26,6 +29,7 @@ __all__ = [
     "CLIENT",
     "MOST_INPUT",
     "MOST_LISTED",
+    "AttendingStream",
     "attending",
     "check_finished",
     "client_of",
@@ -34,15 +38,19 @@ __all__ = [
     "finished",
     "image_bytes",
     "json_body",
+    "reading",
     "service_of",
     "signed_path",
 ]
 
 CLIENT = "sdcffi.client"  # in the scope of a request: who asks
 _LARGE = 1 << 16  # bytes of JSON that are read on a thread
+_MOST_VALUES = 100_000  # of JSON
 _LOOK_AGAIN = 0.25  # seconds between two looks whether a client has left
 MOST_INPUT = 4  # times the pixels that a result may have, in an input image
 MOST_LISTED = 16  # input images of a list
+
+_T = TypeVar("_T")
 
 
 def service_of(request: Request) -> Service:
@@ -84,8 +92,13 @@ async def json_body(request: Request) -> dict[str, Any]:
 
 
 def _read_json(body: bytes) -> Any:
-    """Read JSON of which each value can be written as JSON again: no NaN or infinity, and no half of a character."""
+    """Read JSON of which each value can be written as JSON again: no NaN or infinity, and no half of a character.
+
+    JSON of too many values is refused unread: it would hold up the loop, and take twenty times the memory of its text.
+    """
     text = body.decode(json.detect_encoding(body))
+    if sum(map(text.count, ",[{")) > _MOST_VALUES:
+        raise ValueError(f"it has more than {_MOST_VALUES:,} values: send images as base64, not as numbers")
     data = json.loads(text, parse_constant=_finite, parse_float=_finite)
     if "\\ud" in text or "\\uD" in text:
         try:
@@ -101,6 +114,26 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{shown(text)} is not a number that it can have")
     return number
+
+
+async def reading(work: Callable[[], _T], status: int = 400) -> _T:
+    """Return what comes of a client's images, on a thread.
+
+    Parameters
+    ----------
+    work : callable
+    status : int
+        HTTP status if something is wrong with them.
+
+    Raises
+    ------
+    Rejected
+        If the work raises that a value is wrong.
+    """
+    try:
+        return await asyncio.to_thread(work)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise Rejected(status, "invalid_image", without_paths(str(error))) from error
 
 
 async def image_bytes(value: Any, name: str, service: Service) -> bytes:
@@ -133,7 +166,7 @@ def _image_bytes(value: Any, name: str, most_pixels: int) -> bytes:
             value = b""
     if not isinstance(value, bytes) or not value:
         raise ValueError(f"{name} must be the data of an image, as base64 or a data: URL, not a path or an address")
-    decoded(value, name, most_pixels)
+    check_sides(name, *decoded(value, name, most_pixels).size)
     return value
 
 
@@ -176,6 +209,19 @@ async def attending(service: Service, job: Job) -> AsyncIterator[None]:
         job.waiters -= 1
         if not job.waiters:
             await service.cancel(job.id, job.request.client)
+
+
+class AttendingStream(StreamingResponse):
+    """Events of a job, which is cancelled if its client leaves: also one that left before the first event."""
+
+    def __init__(self, service: Service, job: Job, events: AsyncIterator[str], headers: dict[str, str]) -> None:
+        super().__init__(events, headers=headers, media_type="text/event-stream")
+        self._service, self._job = service, job
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events."""
+        async with attending(self._service, self._job):
+            await super().__call__(scope, receive, send)
 
 
 def content_of(image: StoredImage) -> bytes:

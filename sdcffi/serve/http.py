@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import time
@@ -15,11 +16,12 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import HTTPConnection
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .._quoting import shown
 from .._version import __version__
 from . import api, openai, webui
 from .access import COOKIE, Access, is_open
@@ -32,12 +34,15 @@ from .service import Service
 __all__ = ["app"]
 
 _PAGE = Path(__file__).with_name("page")
+_LOGGER = logging.getLogger("sdcffi.serve")
 _ACCESS = logging.getLogger("sdcffi.access")
 _OPEN_BYTES = 4096  # of a body that is sent to a path which needs no key
 _METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS"})  # that are counted by their names
 _BODY_SECONDS = 120.0  # in which a client must have sent the body of its request
 _COOKIE_SECONDS = 30 * 24 * 3600
 _LEFT = 499  # status in the log, of a client that left before it was answered
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:;"
     " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -117,10 +122,16 @@ async def _invalid(_: Request, error: Exception) -> Response:
     return error_response(Rejected(400, "invalid_request", f"{name}: {first['msg']}", param=name))
 
 
-async def _refused(_: Request, error: Exception) -> Response:
+async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    kinds = {404: "not_found", 405: "method_not_allowed"}
-    response = error_response(Rejected(error.status_code, kinds.get(error.status_code, "error"), str(error.detail)))
+    kind, message = {
+        404: (
+            "not_found",
+            f"there is nothing at {shown(request.scope['path'])}: see /api/docs; OpenAI's API is at /v1",
+        ),
+        405: ("method_not_allowed", "this address does not take this method: see /api/docs"),
+    }.get(error.status_code, ("error", str(error.detail)))
+    response = error_response(Rejected(error.status_code, kind, message))
     response.headers.update(error.headers or {})
     return response
 
@@ -179,6 +190,9 @@ class _Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
+        if scope["type"] == "websocket":  # of which there are none: it is refused with 403
+            await send({"type": "websocket.close"})
+            return
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
@@ -194,14 +208,14 @@ class _Guard:
                 scope["sdcffi.signed"] = self._access.is_signed(connection)
                 body.check(connection.headers.get("content-length"))
                 await self._app(scope, body, answer)
-            except Rejected as error:  # also from the body, wherever it is read
+            except ClientDisconnect:  # nobody is there to be answered
+                pass
+            except Exception as error:  # also of the body, wherever it is read
                 if answer.status is not None:
                     raise
-                self._service.metrics.rejected.labels(error.type).inc()
-                await error_response(error)(scope, receive, answer)
-        except Exception:
-            answer.status = answer.status or 500  # which is answered above this
-            raise
+                rejected = error if isinstance(error, Rejected) else _failed(error)
+                self._service.metrics.rejected.labels(rejected.type).inc()
+                await error_response(rejected)(scope, receive, answer)
         finally:
             body.leave()
             self._log(scope, answer, time.perf_counter() - started)
@@ -225,6 +239,17 @@ class _Guard:
                 "bytes": answer.size,
             }
             _ACCESS.info("%s", json.dumps(line))
+
+
+def _failed(error: Exception) -> Rejected:
+    """Return the answer for an error that nobody expected; the log has the rest."""
+    _LOGGER.error("a request failed", exc_info=error)
+    number = error.errno if isinstance(error, OSError) else None
+    if number in _FULL:
+        return Rejected(507, "no_space", "the server has no space left: tell its operator")
+    if number in _SHORT:
+        return Rejected(503, "busy", "the server has no more memory or files to open: try again later", retry_after=5)
+    return Rejected(500, "internal_error", "the server failed: its log says why")
 
 
 class _Answer:

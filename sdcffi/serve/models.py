@@ -214,7 +214,7 @@ class Models:
     async def _load(self, entry: _Entry) -> Engine | Upscaler:
         try:
             async with self._loads:
-                await self._keepwithin(entry.size)
+                await self._keep_within(entry.size)
                 while True:
                     try:
                         entry.engine = await in_thread(lambda: self._open(entry.config))
@@ -225,7 +225,7 @@ class Models:
         finally:
             entry.loading = None
 
-    async def _keepwithin(self, size: int) -> None:
+    async def _keep_within(self, size: int) -> None:
         if self._memory is None:
             return
         while (loaded := sum(entry.size for entry in self._entries.values() if entry.engine)) + size > self._memory:

@@ -13,13 +13,13 @@ import json
 import re
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request, Response
-from starlette.datastructures import UploadFile
-from starlette.responses import JSONResponse, StreamingResponse
+from starlette.datastructures import FormData, UploadFile
+from starlette.responses import JSONResponse
 
 from .._quoting import shown
 from ..engine.streams import encoded
@@ -28,13 +28,14 @@ from ..images.texts import read_texts, save_arguments
 from ..params.image import ImageParams
 from ..params.names import parameters
 from .exchange import (
-    attending,
+    AttendingStream,
     check_finished,
     client_of,
     content_of,
     finished,
     image_bytes,
     json_body,
+    reading,
     service_of,
     signed_path,
 )
@@ -237,7 +238,7 @@ async def edits(request: Request) -> Response:
     content = [await image_bytes(image, "image", service) for image in images]
     mask = None if mask is None else await image_bytes(mask, "mask", service)
     refers = bool((await service.capabilities(wanted.model)).ref_images)
-    parts = await asyncio.to_thread(_edit, content, mask, wanted.parameters, refers)
+    parts = await reading(lambda: _edit(content, mask, wanted.parameters, refers))
     return await _answer(request, replace(wanted, parameters={**parts, **wanted.parameters}))
 
 
@@ -247,7 +248,7 @@ async def _form(request: Request) -> tuple[list[bytes], bytes | None, dict[str, 
         raise Rejected(400, "invalid_request", "send a form (multipart/form-data) with the file of the image")
     images: list[bytes] = []
     mask, values = None, dict[str, Any]()
-    async with request.form() as form:
+    async with _read_form(request) as form:
         for name, value in form.multi_items():
             plain = name.removesuffix("[]")
             if isinstance(value, UploadFile):
@@ -262,6 +263,18 @@ async def _form(request: Request) -> tuple[list[bytes], bytes | None, dict[str, 
     if not 1 <= len(images) <= _MOST_IMAGES:
         raise Rejected(400, "invalid_request", f"image must be 1 to {_MOST_IMAGES} files", param="image")
     return images, mask, values
+
+
+@asynccontextmanager
+async def _read_form(request: Request) -> AsyncIterator[FormData]:
+    """Read a form, all of whose texts can be written again; a client may name any encoding for them."""
+    try:
+        async with request.form() as form:
+            for name, value in form.multi_items():
+                f"{name}{value.filename if isinstance(value, UploadFile) else value}".encode()
+            yield form
+    except UnicodeError as error:
+        raise Rejected(400, "invalid_request", "a text of the form cannot be decoded: send it as UTF-8") from error
 
 
 def _typed(text: str) -> Any:
@@ -323,7 +336,7 @@ async def _answer(request: Request, wanted: _Wanted) -> Response:
     job = await wanted.submitted(request)
     if wanted.streams:
         headers = {"Cache-Control": "no-store"}
-        return StreamingResponse(_events(request, wanted, job), media_type="text/event-stream", headers=headers)
+        return AttendingStream(service_of(request), job, _events(request, wanted, job), headers)
     await finished(request, job)
     images = job.images
     if wanted.by_url:
@@ -339,30 +352,29 @@ async def _answer(request: Request, wanted: _Wanted) -> Response:
 async def _events(request: Request, wanted: _Wanted, job: Job) -> AsyncIterator[str]:
     """Yield partial images, then the images, as server-sent events. A client that leaves cancels the job."""
     sent, silent = 0, 0.0
-    async with attending(service_of(request), job):
-        events = aiter(job.events())
-        pending = asyncio.ensure_future(anext(events, None))
-        try:
-            while True:
-                done, _ = await asyncio.wait({pending}, timeout=_LOOK_AGAIN)
-                if not done:
-                    if await request.is_disconnected():
-                        return
-                    silent += _LOOK_AGAIN
-                    if silent >= _KEEP_ALIVE:
-                        silent = 0.0
-                        yield ": still here\n\n"
-                    continue
-                event, silent = pending.result(), 0.0
-                if event is None:
-                    break
-                if event.name == "preview" and sent < wanted.partial_images and _is_due(job, event.data, sent, wanted):
-                    partial = await asyncio.to_thread(_partial, event.data["image"], wanted)
-                    yield _event(wanted, "partial_image", {"b64_json": partial, "partial_image_index": sent})
-                    sent += 1
-                pending = asyncio.ensure_future(anext(events, None))
-        finally:
-            pending.cancel()
+    events = aiter(job.events())
+    pending = asyncio.ensure_future(anext(events, None))
+    try:
+        while True:
+            done, _ = await asyncio.wait({pending}, timeout=_LOOK_AGAIN)
+            if not done:
+                if await request.is_disconnected():
+                    return
+                silent += _LOOK_AGAIN
+                if silent >= _KEEP_ALIVE:
+                    silent = 0.0
+                    yield ": still here\n\n"
+                continue
+            event, silent = pending.result(), 0.0
+            if event is None:
+                break
+            if event.name == "preview" and sent < wanted.partial_images and _is_due(job, event.data, sent, wanted):
+                partial = await asyncio.to_thread(_partial, event.data["image"], wanted)
+                yield _event(wanted, "partial_image", {"b64_json": partial, "partial_image_index": sent})
+                sent += 1
+            pending = asyncio.ensure_future(anext(events, None))
+    finally:
+        pending.cancel()
     try:
         check_finished(job)
         for image in job.images:

@@ -11,6 +11,7 @@ import uvicorn
 
 from ..errors import SDError
 from .config import ServeConfig
+from .connections import Connection, allow_many
 from .http import app
 from .service import Service
 
@@ -38,6 +39,7 @@ def run(config: ServeConfig, on_ready: Callable[[str], object] = lambda _: None)
     SDError
         If it cannot listen on the address, or another server has the directory of the results.
     """
+    allow_many()
     server, listener = prepared(config, on_ready)
     with listener:
         server.run([listener])
@@ -50,6 +52,7 @@ def prepared(config: ServeConfig, on_ready: Callable[[str], object]) -> tuple[Se
     server = Server(
         uvicorn.Config(
             application,
+            http=Connection,  # whatever else is installed
             log_config=None,
             access_log=False,
             server_header=False,
@@ -101,6 +104,7 @@ class Server(uvicorn.Server):
         self._starting = asyncio.ensure_future(self.service.start())
         await asyncio.wait({self._starting})
         if self.should_exit:  # models may load for minutes, and nobody waits for them any more
+            await self.service.stop()  # it may have started just now
             return
         self._starting.result()  # here, since what it raises is for the caller, not for a log
         await super().startup(sockets)

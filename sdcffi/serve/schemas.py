@@ -15,7 +15,7 @@ from ..params.plain import plain
 from .jobs import Rejected
 from .models import Facts
 
-__all__ = ["ErrorAnswer", "JobAnswer", "JobBody", "JobsAnswer", "ReadAnswer", "checked", "parameter_schema"]
+__all__ = ["ErrorAnswer", "JobAnswer", "JobBody", "JobsAnswer", "KeptJob", "ReadAnswer", "checked", "parameter_schema"]
 
 _IMAGE = {"type": "string", "contentEncoding": "base64"}
 _LORA = {
@@ -119,6 +119,43 @@ class JobsAnswer(BaseModel):
     """Jobs, the newest first."""
 
     jobs: list[JobAnswer]
+
+
+class KeptImage(BaseModel):
+    """An image of a job that is kept."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    id: str = Field(pattern="^[0-9a-f]{32}-[0-9]{1,4}$")
+    width: int
+    height: int
+    seed: int | None
+    has_record: bool
+
+
+class KeptJob(BaseModel):
+    """What is kept of a job, which may have been damaged since."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    kind: Literal["generate", "upscale"]
+    model: str
+    parameters: dict[str, bool | int | float | str]
+    client: str
+    key: str | None
+    retry: int
+    timeout: float | None
+    id: str
+    state: Literal["queued", "running", "finished", "failed", "cancelled"]
+    created: float
+    started: float | None
+    ended: float | None
+    loras: list[dict[str, Any]]
+    warnings: list[str]
+    attempts: int
+    digest: str
+    error: JobError | None
+    images: list[KeptImage]
 
 
 class ReadAnswer(BaseModel):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import json
 import logging
 import math
 import os
@@ -48,13 +49,15 @@ from .jobs import ENDED, Job, JobError, JobProgress, JobRequest, Queue, Rejected
 from .messages import without_paths
 from .metrics import Metrics
 from .models import Facts, Models
-from .store import Store, StoredImage, remove
+from .schemas import KeptJob
+from .store import Store, StoredImage, is_regular, remove
 
 __all__ = ["Service"]
 
 _LOGGER = logging.getLogger("sdcffi.serve")
 _ADAPTERS = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin")
 _STOPPED = JobError("Stopped", "the server was stopped before the job was done: submit it again", 503)
+_NOT_WRITTEN = "the server cannot write results: tell its operator"
 _EXPIRY_SECONDS = 30.0  # between two looks for results that are too old
 _ALL_INPUTS = 64  # bytes of all input images of a job, for each pixel that a generated image may have
 _ENLARGED = 16  # times the pixels of a generated image that an upscaled one may have
@@ -202,7 +205,7 @@ class Service:
             _LOGGER.error("a job cannot be written: %s", error)
             if self.queue.remove(job):
                 self._forget(job.id)
-                raise Rejected(507, "no_space", "the server cannot write results: tell its operator") from error
+                raise Rejected(507, "no_space", _NOT_WRITTEN) from error
         return job
 
     def get(self, id: str, client: str) -> Job | None:
@@ -464,10 +467,12 @@ class Service:
 
     async def _attempts(self, job: Job) -> None:
         crashes = 0
+        limit = min(job.request.timeout or math.inf, self.config.timeout)
+        end = time.monotonic() + limit
         while True:
             job.attempts += 1
             try:
-                return await self._attempt(job)
+                return await self._attempt(job, limit, end)
             except OutOfMemoryError:
                 if not await self.models.make_room(keep=job.request.model):
                     raise
@@ -479,11 +484,8 @@ class Service:
                     raise
                 _LOGGER.warning("job %s is tried again after a crash: %s", job.id, error)
 
-    async def _attempt(self, job: Job) -> None:
+    async def _attempt(self, job: Job, limit: float, end: float) -> None:
         assert job.work is not None
-        assert job.started is not None
-        limit = min(job.request.timeout or math.inf, self.config.timeout)
-        end = time.monotonic() + limit - (time.time() - job.started)
         keywords = {**job.work.keywords, "on_progress": self._on_progress(job)}
         if job.request.kind == "generate" and job.request.previews:
             keywords["on_preview"] = self._on_preview(job)
@@ -494,10 +496,9 @@ class Service:
         except (asyncio.TimeoutError, GenerationTimeoutError) as error:
             raise GenerationTimeoutError(f"the job took longer than {limit:g} seconds, which is its limit") from error
         saving = asyncio.ensure_future(asyncio.to_thread(self._save, job, result))
-        try:
-            await asyncio.shield(saving)
-        except asyncio.CancelledError:  # too late: the images are there
-            await asyncio.wait({saving})
+        while not saving.done():
+            with suppress(asyncio.CancelledError):  # too late, however often: the images are there
+                await asyncio.wait({saving})
         job.images, job.loras = saving.result()
 
     def _save(self, job: Job, result: Result | UpscaleResult) -> tuple[list[StoredImage], list[dict[str, Any]]]:
@@ -601,7 +602,9 @@ class Service:
             return JobError(name, message, 400)
         if isinstance(error, SDError):
             _LOGGER.error("%s: %s\n%s", name, error, "\n".join(error.log))
-            return JobError(name, message, 507 if isinstance(error, OutputError) else 500)
+            if isinstance(error, OutputError):
+                return JobError(name, _NOT_WRITTEN, 507)
+            return JobError(name, message, 500)
         _LOGGER.error("a job failed", exc_info=error)
         return JobError("InternalError", "the server failed: its log says why", 500)
 
@@ -643,7 +646,7 @@ class Service:
                 del self._by_key[known]
 
     async def _restore(self, data: dict[str, Any]) -> None:
-        with suppress(KeyError, TypeError, ValueError):
+        with suppress(KeyError, TypeError, ValueError, ArithmeticError):
             job = self._restored(data)
             self._remember(job)
             if job.state not in ENDED:
@@ -652,8 +655,12 @@ class Service:
                 job.add_event(job.state)
 
     def _restored(self, data: dict[str, Any]) -> Job:
+        KeptJob.model_validate(data)
+        json.dumps(data, allow_nan=False, ensure_ascii=False).encode()  # as it will be told
         request = JobRequest(**{name: data[name] for name in _OF_REQUEST})
         images = [StoredImage(path=self.store.image(image["id"]), **image) for image in data["images"]]
+        if not all(image.id.startswith(data["id"]) and is_regular(image.path) for image in images):
+            raise ValueError("an image is missing")
         error = JobError(**data["error"]) if data["error"] else None
         return Job(request, images=images, error=error, **{name: data[name] for name in _OF_JOB})
 

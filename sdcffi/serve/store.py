@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import stat
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
@@ -17,11 +18,12 @@ from .._files import locked, read_kept_json, read_whole, replacing
 from .._records.record import Record
 from ..errors import SDError
 
-__all__ = ["Store", "StoredImage", "remove"]
+__all__ = ["Store", "StoredImage", "is_regular", "remove"]
 
 _SECRET = "secret"
 _FILE = re.compile(r"([0-9a-f]{32})(?:\.json|-\d+\.png)")
 _SECRET_BYTES = 32
+_LATEST = 1e12  # seconds since 1970 that a damaged file may say
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class Store:
         self._read_secret()
         files: dict[str, list[Path]] = {}
         for path in self.directory.iterdir():
-            if found := _FILE.fullmatch(path.name):
+            if (found := _FILE.fullmatch(path.name)) and is_regular(path):
                 files.setdefault(found[1], []).append(path)
         jobs = []
         for job_id, paths in files.items():
@@ -202,6 +204,18 @@ def _read_job(path: Path) -> dict[str, Any] | None:
     """Return what is kept of a job; None if it is missing or damaged."""
     with suppress(OSError, ValueError, TypeError, KeyError):
         data = read_kept_json(path)
-        if data["id"] == path.stem and float(data["created"]) and float(data["ended"] or 1):
+        if data["id"] == path.stem and _is_time(data["created"]) and (data["ended"] is None or _is_time(data["ended"])):
             return dict(data)
     return None
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < _LATEST
+
+
+def is_regular(path: Path) -> bool:
+    """Return whether a file is there, and no link to one: all that a store writes are."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False

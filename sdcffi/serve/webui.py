@@ -29,7 +29,7 @@ from ..images.convert import as_rgb, to_pillow
 from ..images.files import decoded
 from ..images.texts import read_texts
 from ..params.other_names import AUTOMATIC
-from .exchange import client_of, content_of, finished, image_bytes, json_body, service_of
+from .exchange import client_of, content_of, finished, image_bytes, json_body, reading, service_of
 from .fields import Fields
 from .inpainting import Region
 from .jobs import Job, JobRequest, Rejected
@@ -440,7 +440,7 @@ class _Upscaling:
 
 async def _enlarged(request: Request, content: bytes, upscaling: _Upscaling) -> str | None:
     service, name = service_of(request), upscaling.upscaler
-    image = await asyncio.to_thread(lambda: to_pillow(as_rgb(content, "image", "white")))
+    image = await reading(lambda: to_pillow(as_rgb(content, "image", "white")), STATUS)
     target = upscaling.target(*image.size)
     if target[0] * target[1] > 4 * service.config.most_pixels:
         raise Rejected(STATUS, "invalid_request_error", f"{target[0]}x{target[1]} pixels are too many for this server")
@@ -473,7 +473,7 @@ async def png_info(request: Request) -> Response:
     given = Fields(await json_body(request), STATUS)
     content = await _sent_image(given.take("image"), "image", request)
     given.refuse_rest(KNOWN)
-    return JSONResponse(await asyncio.to_thread(_texts_of, content))
+    return JSONResponse(await reading(lambda: _texts_of(content), STATUS))
 
 
 def _texts_of(content: bytes) -> dict[str, Any]:

@@ -57,6 +57,14 @@ def image_of(text: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(text)))
 
 
+@pytest.mark.parametrize("path", ["extra-single-image", "png-info", "img2img"])
+def test_an_image_with_a_side_that_is_too_long(demo_server: Running, path: str) -> None:
+    line = base64_of(Image.new("L", (1, 20_000)))
+    body = {"init_images": [line], "prompt": "a"} if path == "img2img" else {"image": line}
+    answer = post(demo_server, path, body)
+    assert (answer.status_code, "sides from 1 to 16384" in answer.json()["detail"]) == (422, True)
+
+
 # Images are those of the demo_engine.
 
 

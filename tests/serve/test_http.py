@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import io
 import json
 import logging
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ import httpx
 from serving import LONG, TINY, Running, serving, tiny_config
 
 from sdcffi import CancelledError, Engine, Record, Upscaler, demo_model
-from sdcffi.serve import ModelConfig
+from sdcffi.serve import ModelConfig, exchange
 from sdcffi.serve.client import RemoteJob, ServerError
 from sdcffi.serve.http import _Guard
 from sdcffi.serve.metrics import Metrics
@@ -304,12 +306,33 @@ def test_no_value_of_a_parameter_breaks_the_server(http: httpx.Client) -> None:
         (b'{"parameters": {"prompt": "x", "\\uD800": 1}}', 400, "invalid_json"),
         (b'{"parameters": {"prompt": "\xed\xa0\x80"}}', 400, "invalid_json"),
         (b"[" * 100_000, 400, "invalid_json"),
+        (b'{"parameters": {"prompt": [' + b"1," * 40_000 + b"1]}}", 400, "invalid_request"),
         (b"x" * 100_001, 413, "too_large"),
     ],
 )
 def test_wrong_bodies_are_refused(http: httpx.Client, body: bytes, status: int, kind: str) -> None:
     answer = http.post("/api/jobs", content=body)
     assert (answer.status_code, answer.json()["error"]["type"]) == (status, kind)
+
+
+def test_json_of_many_values_is_refused_before_it_is_read(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "_MOST_VALUES", 1000)
+    for body in (b"[" + b"[]," * 1000 + b"1]", b'{"a": {' + b",".join([b'"b": {}'] * 1000) + b"}}"):
+        answer = http.post("/api/jobs", content=body)
+        assert answer.status_code == 400
+        assert "has more than 1,000 values" in answer.json()["error"]["message"]
+
+
+def test_an_error_that_nobody_expected(server: Running, http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    for error, status in (
+        (RuntimeError("/secret/path"), 500),
+        (OSError(errno.ENOSPC, "no space", "/secret/path"), 507),
+        (OSError(errno.EMFILE, "too many files", "/secret/path"), 503),
+    ):
+        monkeypatch.setattr(server.service, "upscalers", Mock(side_effect=error))
+        answer = http.get("/api/upscalers")
+        assert (answer.status_code, "secret" in answer.text) == (status, False)
+        assert answer.json()["error"]["message"]
 
 
 def test_a_large_body_is_refused_while_it_comes(http: httpx.Client) -> None:
@@ -387,6 +410,8 @@ def test_a_method_of_a_clients_own_is_not_counted_by_its_name() -> None:
 def test_an_unknown_address_is_answered_in_the_same_form(http: httpx.Client) -> None:
     assert http.get("/api/nothing").json()["error"]["type"] == "not_found"
     assert http.put("/api/jobs").json()["error"]["type"] == "method_not_allowed"
+    told = http.post("/images/generations").json()["error"]["message"]
+    assert told == "there is nothing at '/images/generations': see /api/docs; OpenAI's API is at /v1"
     assert error(http.get("/api/jobs", params={"limit": "x"}))[0] == 400
     for path in ("/api/jobs/0", "/api/jobs/0/events", "/api/images/0-0", "/api/images/..%2f..%2fsecret"):
         assert http.get(path).status_code == 404

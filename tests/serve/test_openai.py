@@ -268,6 +268,28 @@ def test_wrong_edits(client: Any, picture: Image.Image, call: dict[str, Any], me
         client.images.edit(**{"image": file_of(picture), "prompt": "a", **call})
 
 
+@pytest.mark.parametrize(
+    ("charset", "text"),
+    [
+        ("unicode_escape", b"\\ud800"),
+        ("utf-7", b"+2AA-"),
+        ("idna", b"xn--a-"),
+        ("undefined", b"a"),
+        ("punycode", b"\xff"),
+    ],
+)
+def test_a_form_in_an_odd_encoding(demo_server: Running, picture: Image.Image, charset: str, text: bytes) -> None:
+    form = b"--x\r\nContent-Disposition: form-data; name=prompt\r\n\r\n" + text + b"\r\n"
+    form += (
+        b"--x\r\nContent-Disposition: form-data; name=image; filename=a\r\n\r\n"
+        + file_of(picture)[1]
+        + b"\r\n--x--\r\n"
+    )
+    headers = {"Content-Type": f"multipart/form-data; boundary=x; charset={charset}"}
+    answer = httpx.post(f"{demo_server.url}/v1/images/edits", content=form, headers=headers, timeout=60)
+    assert (answer.status_code, "send it as UTF-8" in answer.text) == (400, True)
+
+
 def test_edits_are_forms(demo_server: Running) -> None:
     answer = httpx.post(f"{demo_server.url}/v1/images/edits", json={"prompt": "a", "image": "http://127.0.0.1/a.png"})
     assert answer.status_code == 400

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import signal
 import socket
@@ -25,12 +26,14 @@ pytest.importorskip("fastapi")
 import httpx
 from serving import LONG, TINY, Running, serving, tiny_config
 from starlette.requests import Request
-from starlette.responses import StreamingResponse
 
 from sdcffi import Engine, NativeCrashError, OutOfMemoryError
+from sdcffi.engine.results import Result
+from sdcffi.errors import OutputError
 from sdcffi.serve import Client, ModelConfig, api, exchange
 from sdcffi.serve.api import _stream
 from sdcffi.serve.client import ServerError
+from sdcffi.serve.exchange import AttendingStream
 from sdcffi.serve.jobs import ENDED, Job, JobRequest, Rejected, Work
 from sdcffi.serve.models import Models
 from sdcffi.serve.run import prepared
@@ -156,6 +159,9 @@ def test_results_that_cannot_be_written(server: Running, monkeypatch: pytest.Mon
     def full(*_: Any) -> Any:
         raise OSError(28, "No space left on device")
 
+    def unwritable(*_: Any) -> Any:
+        raise OutputError("/disk/x.png cannot be written")
+
     with monkeypatch.context() as patch, server.client(patience=0) as client:
         patch.setattr(server.service.queue, "take", lambda _: None)
         patch.setattr(server.service.store, "write", full)
@@ -163,6 +169,11 @@ def test_results_that_cannot_be_written(server: Running, monkeypatch: pytest.Mon
             client.submit("a cat")
         assert caught.value.status == 507
         assert len(server.service.queue) == 0
+    with monkeypatch.context() as patch, server.client() as client:
+        patch.setattr(Result, "save_one", unwritable)
+        with pytest.raises(ServerError, match=r"^the server cannot write results: tell its operator$") as caught:
+            client.wait(client.submit("a cat"))
+        assert caught.value.status == 507
     with server.client() as client:
         job = client.submit("a cat", **LONG)
         until(lambda: sampling(client, job.id))
@@ -345,7 +356,39 @@ def test_an_engine_that_crashed_is_not_used_again(made: Callable[..., Service]) 
     run(work())
 
 
-def test_a_job_that_waits_ends_though_its_follower_is_cancelled_at_once(made: Callable[..., Service]) -> None:
+def test_images_that_are_saved_are_kept_however_often_their_job_is_cancelled(
+    made: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        service = made()
+        saving, saved = threading.Event(), threading.Event()
+
+        def save(*_: Any) -> tuple[list[StoredImage], list[Any]]:
+            saving.set()
+            saved.wait(10)
+            return [StoredImage("0-0", Path("0-0.png"), 64, 64)], []
+
+        monkeypatch.setattr(service, "_save", save)
+        monkeypatch.setattr(service.store, "write", lambda _: None)
+        await service.start()
+        job = await service.submit(ordered())
+        await asyncio.to_thread(saving.wait, 10)
+        cancels = [asyncio.ensure_future(service.cancel(job.id, "someone"))]
+        await asyncio.sleep(0.05)
+        cancels.append(asyncio.ensure_future(service.cancel(job.id, "someone")))
+        await asyncio.sleep(0.05)
+        saved.set()
+        await asyncio.gather(*cancels)
+        assert (job.state, len(job.images)) == ("finished", 1)
+        await service.stop()
+
+    run(work())
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_job_that_waits_ends_though_its_follower_is_cancelled_at_once(
+    made: Callable[..., Service], *, reads: bool
+) -> None:
     async def work() -> None:
         service = made()
         service.store.open()
@@ -354,14 +397,15 @@ def test_a_job_that_waits_ends_though_its_follower_is_cancelled_at_once(made: Ca
         followed = asyncio.Event()
 
         async def receive() -> dict[str, Any]:
-            await followed.wait()
+            if reads:
+                await followed.wait()
             return {"type": "http.disconnect"}
 
         async def send(message: Any) -> None:
             if message.get("body"):
                 followed.set()
 
-        response = StreamingResponse(_stream(job, 0, service), media_type="text/event-stream")
+        response = AttendingStream(service, job, _stream(job, 0), {})
         await response({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
         await asyncio.wait_for(job.done(), 5)
         assert (job.state, ends(job), len(service.queue)) == ("cancelled", ["cancelled"], 0)
@@ -409,6 +453,87 @@ def test_a_job_that_has_expired_is_not_written_again(made: Callable[..., Service
             await asyncio.sleep(0.01)
         await service._write(jobs[0])
         assert [path.stem for path in tmp_path.glob("*.json")] == [jobs[1].id]
+        await service.stop()
+
+    run(work())
+
+
+_IMAGE = {"width": 1, "height": 1, "seed": 1, "has_record": True}
+DAMAGES: list[dict[str, Any]] = [
+    {"state": []},
+    {"state": "lost"},
+    {"ended": "5"},
+    {"ended": math.inf},
+    {"ended": 10**400},
+    {"created": math.nan},
+    {"created": True},
+    {"started": "x"},
+    {"parameters": None},
+    {"parameters": {"prompt": "\ud800"}},
+    {"loras": [{"multiplier": math.nan}]},
+    {"key": ["a"]},
+    {"client": []},
+    {"error": {"type": "x", "message": None, "status": "x"}},
+    {"images": [{"id": "../secret", **_IMAGE}]},
+    {"images": [{"id": f"{99:032x}-0", **_IMAGE}]},
+    {"images": None},
+]
+
+
+def test_damaged_jobs_are_not_told(made: Callable[..., Service], tmp_path: Path) -> None:
+    async def work() -> None:
+        service = made()
+        await service.start()
+        job = await (await service.submit(ordered())).done()
+        await service.stop()
+        kept = json.loads((tmp_path / f"{job.id}.json").read_text())
+        for number, changes in enumerate(DAMAGES):
+            name = f"{number:032x}"
+            (tmp_path / f"{name}.json").write_text(json.dumps({**kept, "id": name, **changes}))
+        later = made()
+        await later.start()
+        assert [known.id for known in later.jobs("someone")] == [job.id]
+        assert list(later._jobs) == [job.id]
+        await later.stop()
+
+    run(work())
+
+
+def test_a_link_in_the_place_of_a_result_is_not_followed(made: Callable[..., Service], tmp_path: Path) -> None:
+    async def work() -> None:
+        service = made()
+        await service.start()
+        job = await (await service.submit(ordered())).done()
+        await service.stop()
+        kept = json.loads((tmp_path / f"{job.id}.json").read_text())
+        for number, target in enumerate(("/etc/passwd", "/nowhere")):
+            name = f"{number:032x}"
+            (tmp_path / f"{name}-0.png").symlink_to(target)
+            images = [{"id": f"{name}-0", **_IMAGE}]
+            (tmp_path / f"{name}.json").write_text(json.dumps({**kept, "id": name, "images": images}))
+        (tmp_path / f"{2:032x}.json").symlink_to("/nowhere")
+        later = made()
+        await later.start()
+        assert list(later._jobs) == [job.id]
+        await later.stop()
+
+    run(work())
+
+
+def test_a_clock_that_is_set_does_not_end_a_job(made: Callable[..., Service], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        engines: list[FakeEngine] = []
+        now = time.time()
+
+        async def generate(engine: FakeEngine) -> None:
+            if engine is engines[0]:
+                monkeypatch.setattr(time, "time", lambda: now + 1e6)
+                raise NativeCrashError("it crashed")
+
+        service = made(generate, engines)
+        await service.start()
+        job = await (await service.submit(ordered(retry=1, timeout=100))).done()
+        assert (job.state, job.attempts) == ("finished", 2)
         await service.stop()
 
     run(work())
