@@ -1,12 +1,12 @@
-"""Measure sdcffi beside upstream's sd-cli, stable-diffusion-cpp-python and PyTorch.
+"""Measure sdcffi beside upstream's sd-cli, stable-diffusion-cpp-python, PyTorch and OpenVINO.
 
     pip install -r tests/bench/requirements.txt
     python -m tests.bench [--quick] [--only NAME,...] [--json FILE] [--plot FILE] [--docs] [--resume]
 
 Tables go to standard output, what is going on to standard error. Every work is kept in a JSON file as soon as it is
 measured, and `--resume` takes from it what was measured with the same build and options, so an interrupted run goes
-on. The first run writes the models (6 GB, one minute) and compiles upstream's sd-cli without our patches (10 minutes
-on two cores), which are kept in the user's cache directory.
+on. The first run writes the models (25 GB), compiles upstream's sd-cli without our patches (10 minutes on two cores),
+and converts networks for OpenVINO (15 GB); all of it is kept in the user's cache directory.
 
 Run it on an idle machine: ggml's threads spin while they wait, so a neighbour costs every contender much. It waits for
 one before each work, up to `--wait` seconds, says where it waited in vain, and `--resume` measures those again.
@@ -21,13 +21,13 @@ import os
 import platform
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sdcffi._files import cache_directory
 from sdcffi._machine.builds import locate
 
+from .compiling import CompilerError
 from .contenders import CONTENDERS
 from .growth import AXES, measure_growth
 from .idleness import TOLERABLE, busy_share, wait_until_idle
@@ -37,7 +37,8 @@ from .roofline import measure_roofline
 from .rounds import FAILURES, Runs, compare
 from .works import WORKS
 
-_PACKAGES = {"torch": "PyTorch", "diffusers": "diffusers", "stable-diffusion-cpp-python": "", "numpy": "numpy"}
+_PACKAGES = {"torch": "PyTorch", "openvino": "OpenVINO"}  # and what they are called
+_PACKAGES |= dict.fromkeys(("nncf", "diffusers", "transformers", "stable-diffusion-cpp-python", "numpy"), "")
 
 
 def main() -> int:
@@ -48,7 +49,10 @@ def main() -> int:
         results.resume()
     if not results.roofline:
         results.disturbed["roofline"] = wait_until_idle(options.wait)
-        results.roofline = asdict(measure_roofline())
+        try:
+            results.roofline = measure_roofline()
+        except CompilerError as error:
+            print(f"the machine's rates are not measured: {error}", file=sys.stderr)
     for name in options.only or _names(options.quick):
         if options.resume and (name in results.works or name in results.growth):
             continue
@@ -96,7 +100,7 @@ def _parse() -> argparse.Namespace:
     names = [*WORKS, *AXES]
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench",
-        description="sdcffi beside upstream's sd-cli, stable-diffusion-cpp-python and PyTorch",
+        description="sdcffi beside upstream's sd-cli, stable-diffusion-cpp-python, PyTorch and OpenVINO",
         epilog=f"Works: {', '.join(names)}. Contenders: {', '.join(CONTENDERS)}.",
     )
     parser.add_argument("--quick", action="store_true", help="the most telling works, few calls: two minutes")

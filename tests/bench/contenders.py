@@ -1,4 +1,4 @@
-"""Who does the work: sdcffi, upstream's program, another binding, PyTorch.
+"""Who does the work: sdcffi, upstream's program, another binding, PyTorch, OpenVINO.
 
 Each is opened with a `Job` and then called again and again. Those that are libraries work in a process of their own
 (`worker`), where the model stays loaded; `sd-cli` is a new process for each call, as it is for its users.
@@ -38,7 +38,7 @@ class Job:
     draw : dict
         Keyword arguments of `Engine.generate`; for upscaling, `init_image`.
     networks : dict
-        For PyTorch: which network does which part, from which file, at which size.
+        For PyTorch and OpenVINO: which network does which part, from which file, at which size.
     threads : int, optional
         None leaves everybody to their own default.
     """
@@ -61,15 +61,29 @@ class Session(Protocol):
 
 @dataclass(frozen=True)
 class Contender:
-    """How to open a contender, and which packages it needs."""
+    """How to open a contender, and what it needs.
+
+    Parameters
+    ----------
+    open : callable
+        Opens it.
+    needs : tuple of str
+        Packages.
+    computes : str
+        In which type it multiplies, whose rate is the most that it can reach.
+    cannot : callable
+        Why it does not run on this machine, with its packages installed; None if it does.
+    """
 
     open: Callable[[Job], Session]
     needs: tuple[str, ...] = ()
+    computes: str = "float32"
+    cannot: Callable[[], str | None] = lambda: None
 
     def missing(self) -> str | None:
-        """What has to be installed."""
+        """What has to be installed, or why it does not run here."""
         lacking = [name for name in self.needs if importlib.util.find_spec(name) is None]
-        return f"not installed ({', '.join(lacking)})" if lacking else None
+        return f"not installed ({', '.join(lacking)})" if lacking else self.cannot()
 
 
 class Worker:
@@ -149,8 +163,30 @@ def physical_cores() -> int:
     return int(load().lib.sd_get_num_physical_cores())
 
 
+@cache
+def _lacks_bfloat16(imported: str, expression: str) -> str | None:
+    """Ask a library, in a process of its own, whether it computes in bfloat16 on this processor."""
+    asked = [sys.executable, "-c", f"import {imported}; print({expression})"]
+    answer = subprocess.run(asked, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+    return None if answer.split()[-1:] == ["True"] else "no bfloat16 on this processor"
+
+
 def _pytorch(type: str) -> Contender:
-    return Contender(lambda job: Worker("pytorch", type, job), ("torch", "diffusers"))
+    """Without instructions for it, PyTorch's convolutions in bfloat16 take minutes."""
+    ask = "torch", "torch.ops.mkldnn._is_mkldnn_bf16_supported()"
+    packages = "torch", "diffusers", "transformers"
+    return Contender(lambda job: Worker("pytorch", type, job), packages, type, _unless(type, *ask))
+
+
+def _openvino(type: str, *needs: str) -> Contender:
+    """Bfloat16 is but a hint to OpenVINO, which computes in float32 where the processor lacks it."""
+    ask = "openvino", "'BF16' in openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')"
+    packages = "openvino", "torch", "diffusers", *needs
+    return Contender(lambda job: Worker("openvino", type, job), packages, type, _unless(type, *ask))
+
+
+def _unless(type: str, *ask: str) -> Callable[[], str | None]:
+    return (lambda: _lacks_bfloat16(*ask)) if type == "bfloat16" else (lambda: None)
 
 
 CONTENDERS: dict[str, Contender] = {
@@ -163,5 +199,8 @@ CONTENDERS: dict[str, Contender] = {
     ),
     "PyTorch float32": _pytorch("float32"),
     "PyTorch bfloat16": _pytorch("bfloat16"),
+    "OpenVINO float32": _openvino("float32"),
+    "OpenVINO bfloat16": _openvino("bfloat16"),
+    "OpenVINO int8": _openvino("int8", "nncf"),
 }
 """By the name that tables give them; `sd-cpp-python` is the package stable-diffusion-cpp-python."""

@@ -10,7 +10,7 @@ import numpy as np
 from . import growth
 from .report import Results
 from .rounds import median
-from .works import LIBRARIES, OURS, PYTORCH, WORKS
+from .works import INT8, LIBRARIES, OPENVINO, OURS, PYTORCH, WORKS
 
 Group = tuple[str, list[tuple[str, float, float, float]]]
 
@@ -25,6 +25,9 @@ COLOURS = {
     LIBRARIES[1]: "#c9a18d",
     PYTORCH[0]: "#5f6b76",
     PYTORCH[1]: "#aab4bd",
+    OPENVINO[0]: "#5b3f8c",
+    OPENVINO[1]: "#8f78b8",
+    INT8: "#c3b5dc",
 }
 
 

@@ -16,6 +16,7 @@ from sdcffi._files import replacing
 from . import growth
 from .contenders import CONTENDERS
 from .idleness import TOLERABLE
+from .roofline import Roofline, has_rates, rate
 from .rounds import Runs, median, pairs, ratios
 from .works import AIMS, OURS, WORKS, Aim, contender
 
@@ -40,7 +41,7 @@ class Results:
 
     def __init__(self, path: Path, about: dict[str, Any]) -> None:
         self.path, self.about = path, about
-        self.roofline: dict[str, float] = {}
+        self.roofline: Roofline = {}
         self.works: dict[str, dict[str, Runs]] = {}
         self.growth: dict[str, growth.Measured] = {}
         self.disturbed: dict[str, float] = {}  # share of the cores that others took, before or after each work
@@ -53,7 +54,7 @@ class Results:
         if kept["about"]["same"] != self.about["same"]:
             return
         self.disturbed = kept["disturbed"]
-        self.roofline = kept["roofline"] if self._was_calm("roofline") else {}
+        self.roofline = kept["roofline"] if self._was_calm("roofline") and has_rates(kept["roofline"]) else {}
         works = {name: {label: Runs(**runs) for label, runs in lanes.items()} for name, lanes in kept["works"].items()}
         self.growth = {name: axis for name, axis in kept["growth"].items() if self._was_calm(name)}
         self.works = {
@@ -109,10 +110,13 @@ def about(results: Results) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in it["versions"].items())
     lines = [f"Measured on {it['date']} by `{it['command']}`: {it['machine']}; {versions}."]
     if results.roofline:
-        rates = results.roofline
+        rates = [
+            f"{best['rate'] / 1e9:.0f} in {type} ({best['instructions']})"
+            for type, best in results.roofline["arithmetic"].items()
+        ]
         lines.append(
-            f"numpy reaches {rates['arithmetic'] / 1e9:.0f} GFLOP/s in float32 matrix products and "
-            f"{rates['memory'] / 1e9:.1f} GB/s in copying."
+            f"The cores can do {', '.join(rates)} giga-operations per second, a multiply-add being two; memory is "
+            f"copied at {results.roofline['memory'] / 1e9:.1f} GB/s."
         )
     names = [
         name for name in ("roofline", *results.works, *results.growth) if results.disturbed.get(name, 0) > TOLERABLE
@@ -163,26 +167,33 @@ def _cell(label: str, lanes: dict[str, Runs], part: str) -> str:
 
 
 def shares(results: Results) -> str:
-    """How much of the rate of arithmetic each part reaches; PyTorch has counted its operations."""
+    """How much of its type's rate of arithmetic each contender reaches; PyTorch has counted the operations."""
     if not results.roofline:
         return "Not measured."
+    types = [type for type in _TYPES if type in results.roofline["arithmetic"]]
+    shared = {label: type for label, type in _SHARED.items() if any(label in runs for runs in results.works.values())}
     rows = []
     for name, lanes in results.in_order().items():
         for part in WORKS[name].networks:
             counts = [count for runs in lanes.values() for count in runs.values(f"{part} operations")]
             if not counts:
                 continue
-            least = counts[0] / results.roofline["arithmetic"]
-            cells = []
-            for label in _SHARED:
+            cells = [f"{counts[0] / rate(results.roofline, type):.2f} s" for type in types]
+            for label, computes in shared.items():
                 seconds = median(lanes[label].values(part)) if label in lanes else None
-                cells.append(f"{100 * least / seconds:.0f} %" if seconds else "")
+                share = counts[0] / rate(results.roofline, computes) / seconds if seconds else 0
+                cells.append(f"{100 * share:.0f} %" if share else "")
             title = f"{WORKS[name].title}: {WORKS[name].parts[part]}"
-            rows.append([title, f"{counts[0] / 1e9:.0f}", f"{least:.2f} s", *cells])
-    return _table(["what", "GFLOP", "at numpy's rate", *_SHARED], rows)
+            rows.append([title, f"{counts[0] / 1e9:.0f}", *cells])
+    return _table(["what", "GFLOP", *(f"at {type}'s rate" for type in types), *shared], rows)
 
 
-_SHARED = [name for name in CONTENDERS if name in (OURS, "sd-cli") or name.startswith("PyTorch")]
+_TYPES = ("float32", "bfloat16", "int8")  # those that contenders compute in
+_SHARED = {
+    name: contender.computes
+    for name, contender in CONTENDERS.items()
+    if name in (OURS, "sd-cli") or "torch" in contender.needs
+}
 
 
 def grown(results: Results) -> str:

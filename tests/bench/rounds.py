@@ -2,7 +2,8 @@
 
 A lane's first call only warms up, unless it takes long; in each round after it every lane is called once, in an order
 that turns around. A lane whose calls have taken `patience` seconds in all is left out from then on, so a slow one may
-have a single call; a ratio is the median of those of the rounds in which both sides took part.
+have a single call; a ratio is the median of those of the rounds in which both sides took part. Where the lanes of a
+work run apart, each does all of its rounds before the next one opens.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import statistics
 import sys
 import time
 from contextlib import ExitStack, closing, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sdcffi import SDError
@@ -47,6 +48,9 @@ class Runs:
 
 def compare(work: Work, lanes: tuple[Lane, ...], rounds: int, patience: float, threads: int | None) -> dict[str, Runs]:
     """Run a work; what each lane did, by its label."""
+    if work.apart:
+        together = replace(work, apart=False)
+        return {lane.label: compare(together, (lane,), rounds, patience, threads)[lane.label] for lane in lanes}
     job = work.job(threads)
     runs = {lane.label: Runs(contender(lane).missing() or "measured") for lane in lanes}
     with ExitStack() as stack:

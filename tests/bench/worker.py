@@ -129,10 +129,34 @@ def pytorch(job: dict[str, Any], type: str) -> Iterator[Loaded]:
     yield loading, call
 
 
+@contextmanager
+def openvino(job: dict[str, Any], type: str) -> Iterator[Loaded]:
+    """The same parts in OpenVINO."""
+    from .openvino_networks import compile_network
+
+    started = time.perf_counter()
+    forwards = {
+        part: compile_network(name, path, size, type, job["threads"])
+        for part, (name, path, size) in job["networks"].items()
+    }
+    loading = time.perf_counter() - started
+
+    def call(draw: dict[str, Any]) -> Sample:
+        sample = {}
+        for part, forward in forwards.items():
+            started = time.perf_counter()
+            forward()
+            sample[part] = time.perf_counter() - started
+        return {**sample, "memory": peak_memory()}
+
+    yield loading, call
+
+
 KINDS: dict[str, Callable[[dict[str, Any], Any], AbstractContextManager[Loaded]]] = {
     "sdcffi": sdcffi,
     "bindings": bindings,
     "pytorch": pytorch,
+    "openvino": openvino,
 }
 
 

@@ -13,6 +13,9 @@ from .models import MODELS, loras, picture
 OURS = "sdcffi"
 LIBRARIES = ("sd-cpp-python", "sd-cpp-python same threads")
 PYTORCH = ("PyTorch float32", "PyTorch bfloat16")
+OPENVINO = ("OpenVINO float32", "OpenVINO bfloat16")
+INT8 = "OpenVINO int8"
+TYPES = ("f16", "q8_0", "q4_K")  # of the transformer
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,13 @@ class Work:
     lanes : tuple of Lane
         Who does it.
     networks : dict
-        For PyTorch: part, network, and where its weights are: a name of `MODELS` and of one of its files.
+        For PyTorch and OpenVINO: part, network, and where its weights are: a name of `MODELS` and of one of its files.
     options : dict
         More keyword arguments of `Engine`.
     fresh : bool
         Whether every round opens everything anew.
+    apart : bool
+        Whether each lane is closed before the next one opens, because all of them do not fit into memory.
     rounds : int
         Most rounds of a full run.
     quick : tuple of str
@@ -77,6 +82,7 @@ class Work:
     networks: dict[str, tuple[str, str, str]] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     fresh: bool = False
+    apart: bool = False
     rounds: int = 5
     quick: tuple[str, ...] | None = None
 
@@ -131,7 +137,7 @@ def _tiny(size: int, steps: int, quick: bool = False) -> Work:
         "tiny",
         draw(size, steps),
         {"call": "whole call", "condition": "text encoder", "step": "step", "decode": "TAEF2 decode"},
-        _plain(OURS, "sdcffi isolated", "sd-cli", *LIBRARIES, *PYTORCH),
+        _plain(OURS, "sdcffi isolated", "sd-cli", *LIBRARIES, *PYTORCH, *OPENVINO),
         {"decode": ("taef2_decode", "tiny", "taesd")},
         quick=() if quick else None,
     )
@@ -143,9 +149,45 @@ def _unet(size: int, type: str, quick: tuple[str, ...] | None = None) -> Work:
         f"sd15-{type}",
         draw(size, 1),
         {"step": "UNet step"},
-        _plain(OURS, "sd-cli", *PYTORCH),
+        _plain(OURS, "sd-cli", *PYTORCH, *OPENVINO, INT8),
         {"step": ("sd15_unet", "sd15-f16", "model")},
         quick=quick,
+    )
+
+
+def _sdxl(size: int, type: str) -> Work:
+    return Work(
+        f"Stable Diffusion XL, {type}, {size}x{size}",
+        f"sdxl-{type}",
+        draw(size, 1),
+        {"step": "UNet step"},
+        _plain(OURS, *PYTORCH, *OPENVINO, INT8),
+        {"step": ("sdxl_unet", "sdxl-f16", "model")},
+        apart=True,
+        rounds=3,
+    )
+
+
+def _transformer(size: int, type: str) -> Work:
+    return Work(
+        f"6 blocks of FLUX.2 klein 4B, {type}, {size}x{size}",
+        f"klein-{type}",
+        draw(size, 1),
+        {"step": f"step, {(size // 16) ** 2:,} tokens"},
+        _plain(OURS, *PYTORCH),
+        {"step": ("flux2", "klein-f16", "diffusion_model")},
+        rounds=3,
+    )
+
+
+def _text_encoder(tokens: int, type: str) -> Work:
+    return Work(
+        f"4 layers as wide as Qwen3-4B's, {type}",
+        f"text-encoder-{type}",
+        lambda: {**draw(64, 1)(), "prompt": " ".join(["cat"] * (tokens - 1))},  # a token begins the text
+        {"condition": f"{tokens} tokens"},
+        _plain(OURS, *PYTORCH),
+        {"condition": (f"language_model-{tokens}", "text-encoder-f16", "llm")},
     )
 
 
@@ -155,7 +197,7 @@ def _autoencoder(size: int, quick: tuple[str, ...] | None = None) -> Work:
         "autoencoder",
         partial(_from_picture, size),
         {"decode": "autoencoder decode", "encode": "autoencoder encode", "memory": "peak memory"},
-        _plain(OURS, "sd-cli", *PYTORCH),
+        _plain(OURS, "sd-cli", *PYTORCH, *OPENVINO),
         {"decode": ("sd15_decode", "autoencoder", "vae"), "encode": ("sd15_encode", "autoencoder", "vae")},
         quick=quick,
     )
@@ -205,6 +247,10 @@ WORKS: dict[str, Work] = {
     "unet-512-q8_0": _unet(512, "q8_0"),
     "unet-512-q4_0": _unet(512, "q4_0"),
     "autoencoder-512": _autoencoder(512),
+    **{f"sdxl-512-{type}": _sdxl(512, type) for type in ("f16", "q8_0")},
+    "sdxl-1024-f16": _sdxl(1024, "f16"),
+    **{f"transformer-{size}-{type}": _transformer(size, type) for size in (512, 1024) for type in TYPES},
+    **{f"text-{tokens}-{type}": _text_encoder(tokens, type) for tokens in (77, 512) for type in ("f16", "q8_0")},
     "lora-at_runtime": _lora("at_runtime"),
     "lora-immediately": _lora("immediately"),
     "upscale": Work(
@@ -212,7 +258,7 @@ WORKS: dict[str, Work] = {
         "upscaler",
         lambda: {"init_image": picture(UPSCALED)},
         {"upscale": "network"},
-        _plain(OURS, "sd-cli", *PYTORCH),
+        _plain(OURS, "sd-cli", *PYTORCH, *OPENVINO),
         {"upscale": ("rrdbnet", "upscaler", "upscale_model")},
     ),
     "process-tiny": _process("tiny model, 256x256, 4 steps", "tiny", 256, 4),
@@ -237,7 +283,28 @@ AIMS: tuple[Aim, ...] = (
     Aim("SD 1.5 autoencoder decode, 256x256", "autoencoder-256", "decode", OURS, "PyTorch float32", 1.2),
     Aim("SD 1.5 UNet step, 256x256, f16", "unet-256-f16", "step", OURS, "PyTorch float32", 1.0),
     Aim("SD 1.5 UNet step, 256x256, Q8_0", "unet-256-q8_0", "step", OURS, "PyTorch float32", 1.0),
-    Aim("whole call, tiny model", "tiny-256", "call", OURS, "sd-cli", 0.35),
+    *(
+        Aim(f"SD 1.5 UNet step, {size}x{size}, {type}", f"unet-{size}-{type}", "step", OURS, against, 1.0)
+        for size in (256, 512)
+        for type, against in (("f16", OPENVINO[0]), ("f16", OPENVINO[1]), ("q8_0", INT8), ("q4_0", INT8))
+    ),
+    *(
+        Aim(f"SD 1.5 autoencoder decode, {size}x{size}", f"autoencoder-{size}", "decode", OURS, OPENVINO[1], 1.0)
+        for size in (256, 512)
+    ),
+    *(
+        Aim(
+            f"FLUX.2 klein's blocks, {size}x{size}, {type}",
+            f"transformer-{size}-{type}",
+            "step",
+            OURS,
+            PYTORCH[1],
+            limit,
+        )
+        for size, limits in ((512, (0.8, 0.6, 0.6)), (1024, (0.55, 0.4, 0.4)))
+        for type, limit in zip(TYPES, limits, strict=True)
+    ),
+    Aim("whole call, tiny model", "tiny-256", "call", OURS, "sd-cli", 0.1),
     Aim("whole call, tiny model", "tiny-256", "call", OURS, "sd-cpp-python", 0.25),
     Aim(
         "a LoRA that was used before, at_runtime: time outside of the networks",
@@ -250,5 +317,5 @@ AIMS: tuple[Aim, ...] = (
     ),
     Aim("peak memory, tiny model", "process-tiny", "memory", OURS, "sd-cli", 1.0),
     Aim("peak memory, SD 1.5", "process-sd15", "memory", OURS, "sd-cli", 1.0),
-    Aim("busy neighbour on one of two cores", "neighbour", "call", "sdcffi, one core busy", OURS, 1.5),
+    Aim("busy neighbour on one of two cores", "neighbour", "call", "sdcffi, one core busy", OURS, 1.4),
 )

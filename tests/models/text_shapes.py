@@ -51,22 +51,21 @@ def qwen2_vl(width: int = 3584) -> Shapes:
     return _language_model(QWEN_VL, width, 28, 4, bias=True)
 
 
-def ministral(width: int, *, layers: int = 1) -> Shapes:
-    return _language_model(MISTRAL, width, 32, 8, layers=layers)
+def ministral(width: int, *, layers: int = 1, inner: int = 192) -> Shapes:
+    return _language_model(MISTRAL, width, 32, 8, layers=layers, inner=inner)
 
 
 def _language_model(
-    vocabulary: int, width: int, heads: int, pairs: int, *, bias: bool = False, layers: int = 1
+    vocabulary: int, width: int, heads: int, pairs: int, *, bias: bool = False, layers: int = 1, inner: int = 192
 ) -> Shapes:
     shapes = Shapes({"model.embed_tokens.weight": (vocabulary, width)})
     for i in range(layers):
-        _layer(shapes, f"model.layers.{i}.", width, heads, pairs, bias)
+        _layer(shapes, f"model.layers.{i}.", width, heads, pairs, bias, inner)
     shapes.norms(width, "model.norm.weight")
     return shapes
 
 
-def _layer(shapes: Shapes, layer: str, width: int, heads: int, pairs: int, bias: bool) -> None:
-    inner = 192
+def _layer(shapes: Shapes, layer: str, width: int, heads: int, pairs: int, bias: bool, inner: int) -> None:
     shapes.linear(f"{layer}self_attn.q_proj", heads * _HEAD, width, bias=bias)
     shapes.linear(f"{layer}self_attn.k_proj", pairs * _HEAD, width, bias=bias)
     shapes.linear(f"{layer}self_attn.v_proj", pairs * _HEAD, width, bias=bias)

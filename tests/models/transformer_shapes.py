@@ -236,11 +236,11 @@ def _anima_attention(shapes: Shapes, name: str, width: int, context: int, head: 
     shapes.norms(head, f"{name}q_norm.weight", f"{name}k_norm.weight")
 
 
-def ernie(*, hidden: int = HEAD, layers: int = 2) -> Shapes:
+def ernie(*, hidden: int = HEAD, layers: int = 2, text: int = TEXT) -> Shapes:
     shapes = Shapes()
     shapes["x_embedder.proj.weight"] = (hidden, 128, 1, 1)
     shapes["x_embedder.proj.bias"] = (hidden,)
-    shapes.linear("text_proj", hidden, TEXT, bias=False)
+    shapes.linear("text_proj", hidden, text, bias=False)
     shapes.linear("time_embedding.linear_1", hidden, hidden)
     shapes.linear("time_embedding.linear_2", hidden, hidden)
     shapes.linear("adaLN_modulation.1", 6 * hidden, hidden)
