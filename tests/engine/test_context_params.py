@@ -101,7 +101,9 @@ def test_mapped_weights_of_the_text_encoder_are_given_back_once_the_text_is_enco
         elif line.startswith("Rss:") and file in resident:
             resident[file] += int(line.split()[1])
     assert resident[str(tiny_model.diffusion_model)] > 100
-    assert resident[str(tiny_model.llm)] < tiny_model.llm.stat().st_size / 1024 / 2
+    assert resident[str(tiny_model.llm)] < tiny_model.llm.stat().st_size / 1024 / 8, (
+        "a quarter, if nothing is given back"
+    )
 
 
 @pytest.mark.parametrize(
