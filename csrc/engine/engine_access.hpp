@@ -156,6 +156,9 @@ class WeightReader : ModelLoader {
 public:
     explicit WeightReader(const ModelLoader& loader) : ModelLoader(loader) {}
 
+    // Whether there are weights that lie in mapped files.
+    bool maps() const { return !mappings.empty(); }
+
     bool read(const Weights& weights, int n_threads) {
         auto choose = [&](const TensorStorage& storage, ggml_tensor** target) {
             auto found = weights.find(storage.name);

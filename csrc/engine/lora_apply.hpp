@@ -21,6 +21,9 @@
 #include "engine_access.hpp"
 #include "interrupts.hpp"
 #include "lora_state.hpp"
+#if !__has_include("model_manager.h")
+#include "mapped_weights.hpp"
+#endif
 
 namespace sdcffi {
 

@@ -20,41 +20,34 @@ std::vector<std::pair<int, std::string>> byte_letters() {
     return letters;
 }
 
-std::vector<Bpe::Merge> read_merges(std::string_view text) {
-    std::vector<Bpe::Merge> merges;
-    if (text.substr(0, 9) == "#version:") {
-        text.remove_prefix(std::min(text.find('\n'), text.size()));
-    }
-    while (!text.empty()) {
-        const std::string_view line = text.substr(0, text.find('\n'));
-        const size_t blank          = line.find(' ');
-        if (blank != std::string_view::npos) {
-            merges.emplace_back(line.substr(0, blank), line.substr(blank + 1));
-        }
-        text.remove_prefix(std::min(line.size() + 1, text.size()));
-    }
-    return merges;
+namespace {
+
+// Returns the hash of the line.
+std::uint64_t hash_of_merge(std::string_view first, std::string_view second) {
+    return hash_of(second, hash_of(" ", hash_of(first)));
 }
 
-Bpe::Bpe(std::vector<std::pair<std::string, int>> tokens, const std::vector<Merge>& merges, Letters letters,
-         const std::string& end_of_word, int unknown)
-    : tokens_(std::move(tokens)), letters_(letters), unknown_(unknown), end_of_word_(end_of_word) {
-    std::stable_sort(tokens_.begin(), tokens_.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
-    ids_.reserve(tokens_.size());
-    for (const auto& [token, id] : tokens_) {
-        ids_[token] = id;
-    }
-    merges_.reserve(merges.size());
-    std::string whole;
-    int rank = 0;
-    for (const auto& [first, second] : merges) {
-        whole.assign(first).append(second);
-        const int first_id = id_of(first), second_id = id_of(second), id = id_of(whole);
-        if (first_id >= 0 && second_id >= 0 && id >= 0) {
-            merges_[pair_of(first_id, second_id)] = {rank, id};
-        }
-        rank++;
-    }
+bool is_merge(std::string_view line, std::string_view first, std::string_view second) {
+    return line.find(' ') == first.size() && line.substr(0, first.size()) == first && line.substr(first.size() + 1) == second;
+}
+
+std::string_view line_at(std::string_view text, std::uint32_t start) {
+    return text.substr(start, std::min(text.find('\n', start), text.size()) - start);
+}
+
+}  // namespace
+
+Bpe::Merges::Merges(std::string all) : text(std::move(all)) {
+    lines.reserve(std::count(text.begin(), text.end(), '\n') + 1);
+    each_merge(text, [&](size_t at, std::string_view, std::string_view) { lines.push_back(static_cast<std::uint32_t>(at)); });
+    numbers = HashTable(
+        static_cast<int>(lines.size()), [&](int number) { return hash_of(line_at(text, lines[number])); },
+        [&](int number, int other) { return line_at(text, lines[number]) == line_at(text, lines[other]); });
+}
+
+Bpe::Bpe(Strings tokens, Merges merges, Letters letters, const std::string& end_of_word, int unknown)
+    : tokens_(std::move(tokens)), merges_(std::move(merges)), letters_(letters), unknown_(unknown), end_of_word_(end_of_word) {
+    tokens_.index();
     if (letters_ == Letters::bytes) {
         for (const auto& [byte, spelt] : byte_letters()) {
             const int id = id_of(spelt), last = id_of(spelt + end_of_word_);
@@ -71,15 +64,19 @@ Bpe::Bpe(std::vector<std::pair<std::string, int>> tokens, const std::vector<Merg
     }
 }
 
-int Bpe::id_of(std::string_view token) const {
-    const auto found = ids_.find(token);
-    return found == ids_.end() ? -1 : found->second;
-}
-
-const std::string& Bpe::token_of(int id) const {
-    static const std::string none;
-    const auto found = std::lower_bound(tokens_.begin(), tokens_.end(), id, [](const auto& row, int wanted) { return row.second < wanted; });
-    return found != tokens_.end() && found->second == id ? found->first : none;
+Bpe::Merged Bpe::merged(std::string_view first, std::string_view second) const {
+    const int id = tokens_.find(first, second);
+    if (id < 0) {
+        return {-1, -1};
+    }
+    if (merges_.splits.empty()) {
+        return {merges_.numbers.find(hash_of_merge(first, second),
+                                     [&](int number) { return is_merge(line_at(merges_.text, merges_.lines[number]), first, second); }),
+                id};
+    }
+    const int number = id - merges_.first_token;
+    const bool is_it = number >= 0 && static_cast<size_t>(number) < merges_.splits.size() && merges_.splits[number] == first.size();
+    return {is_it ? number : -1, id};
 }
 
 void Bpe::append_letters(std::string_view word, std::vector<int>& ids) const {
@@ -133,9 +130,9 @@ void Bpe::encode(std::string_view word, std::vector<int>& ids) const {
         const int after = position < 0 ? -1 : letters[position].after;
         if (after >= 0) {
             const int first = letters[position].id, second = letters[after].id;
-            const auto found = merges_.find(pair_of(first, second));
-            if (found != merges_.end()) {
-                queue.push({found->second.rank, position, first, second, found->second.id});
+            const Merged whole = merged(tokens_[first], tokens_[second]);
+            if (whole.rank >= 0) {
+                queue.push({whole.rank, position, first, second, whole.id});
             }
         }
     };

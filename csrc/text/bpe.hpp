@@ -3,12 +3,14 @@
 #ifndef SDCFFI_TEXT_BPE_HPP
 #define SDCFFI_TEXT_BPE_HPP
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <utility>
 #include <vector>
+
+#include "strings.hpp"
 
 namespace sdcffi::text {
 
@@ -18,45 +20,64 @@ public:
         bytes,       // a letter is a byte, spelt as GPT-2 does
         characters,  // a letter is a character; those that the vocabulary lacks are bytes, spelt <0x0A>
     };
-    using Merge = std::pair<std::string_view, std::string_view>;
 
-    // `tokens` are in UTF-8, with their ids; of equal tokens the last counts. `end_of_word` is added to the last letter of
-    // each word. A letter that is not in the vocabulary is `unknown`.
-    Bpe(std::vector<std::pair<std::string, int>> tokens, const std::vector<Merge>& merges, Letters letters,
-        const std::string& end_of_word, int unknown);
-    Bpe(const Bpe&)            = delete;  // ids_ has views of tokens_
-    Bpe& operator=(const Bpe&) = delete;
+    // Which merges there are, the first of them has the lowest rank.
+    struct Merges {
+        // Those of a merges.txt, a line "a b" each.
+        explicit Merges(std::string text);
+
+        // Those that make the tokens from `first_token` on, of which no two are equal: the length of "a" of each.
+        Merges(int first_token, std::vector<std::uint16_t> splits) : first_token(first_token), splits(std::move(splits)) {}
+
+        std::string text;
+        std::vector<std::uint32_t> lines;  // where they begin in the text
+        HashTable numbers;                 // of the lines
+        int first_token = 0;
+        std::vector<std::uint16_t> splits;
+    };
+
+    // A token's number is its id. `end_of_word` is added to the last letter of each word. A letter that is not in the
+    // vocabulary is `unknown`.
+    Bpe(Strings tokens, Merges merges, Letters letters, const std::string& end_of_word, int unknown);
 
     // Appends the ids of one word, which is not empty and in UTF-8.
     void encode(std::string_view word, std::vector<int>& ids) const;
 
     // Returns the id of a token, -1 if there is none, and the token of an id, empty if there is none.
-    int id_of(std::string_view token) const;
-    const std::string& token_of(int id) const;
+    int id_of(std::string_view token) const { return tokens_.find(token); }
+    std::string_view token_of(int id) const { return tokens_[id]; }
 
 private:
     void append_letters(std::string_view word, std::vector<int>& ids) const;
 
-    static std::uint64_t pair_of(int first, int second) {
-        return static_cast<std::uint64_t>(static_cast<std::uint32_t>(first)) << 32 | static_cast<std::uint32_t>(second);
-    }
-
     struct Merged {
-        int rank, id;
+        int rank, id;  // -1: the two are not merged
     };
+    Merged merged(std::string_view first, std::string_view second) const;
 
-    std::vector<std::pair<std::string, int>> tokens_;  // by id
-    std::unordered_map<std::string_view, int> ids_;
-    std::unordered_map<std::uint64_t, Merged> merges_;
-    const Letters letters_;
-    const int unknown_;
-    const std::string end_of_word_;
+    Strings tokens_;
+    Merges merges_;
+    Letters letters_;
+    int unknown_;
+    std::string end_of_word_;
     int byte_ids_[256];
     int last_byte_ids_[256];
 };
 
-// Returns the lines of a list of merges, "a b", which need not end with a line feed.
-std::vector<Bpe::Merge> read_merges(std::string_view text);
+// Calls `found` with where each line of a list of merges, "a b", begins, and with its two parts. The last line need not end
+// with a line feed.
+template <typename Found>
+void each_merge(std::string_view text, Found&& found) {
+    size_t at = text.substr(0, 9) == "#version:" ? std::min(text.find('\n'), text.size()) : 0;
+    while (at < text.size()) {
+        const std::string_view line = text.substr(at, std::min(text.find('\n', at), text.size()) - at);
+        const size_t blank          = line.find(' ');
+        if (blank != std::string_view::npos) {
+            found(at, line.substr(0, blank), line.substr(blank + 1));
+        }
+        at += line.size() + 1;
+    }
+}
 
 // Returns the characters that GPT-2 spells bytes with, in the order of its vocabulary, and the byte of each.
 std::vector<std::pair<int, std::string>> byte_letters();

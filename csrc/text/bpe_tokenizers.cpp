@@ -98,24 +98,29 @@ std::vector<std::string> BPETokenizer::token_split(const std::string& text) cons
 static sdcffi::text::SharedWordModel model_of_tables(const std::map<std::u32string, int>& encoder,
                                                      const std::map<std::pair<std::u32string, std::u32string>, int>& ranks,
                                                      bool bytes, int unknown, const std::vector<std::string>& special_tokens) {
-    Tokens tokens, special;
+    sdcffi::text::Strings tokens;
     for (const auto& [token, id] : encoder) {
-        tokens.emplace_back(sdcffi::text::to_utf8(token), id);
+        tokens.add(id, sdcffi::text::to_utf8(token));
     }
-    std::vector<std::pair<std::string, std::string>> spelt(ranks.size());
+    std::vector<std::string> lines(ranks.size());
     for (const auto& [pair, rank] : ranks) {
-        if (rank >= 0 && static_cast<size_t>(rank) < spelt.size()) {
-            spelt[rank] = {sdcffi::text::to_utf8(pair.first), sdcffi::text::to_utf8(pair.second)};
+        if (rank >= 0 && static_cast<size_t>(rank) < lines.size()) {
+            lines[rank] = sdcffi::text::to_utf8(pair.first) + ' ' + sdcffi::text::to_utf8(pair.second) + '\n';
         }
     }
+    std::string merges;
+    for (const std::string& line : lines) {
+        merges += line;
+    }
+    Tokens special;
     for (const std::string& token : special_tokens) {
         const auto found = encoder.find(sdcffi::text::from_utf8(token));
         if (found != encoder.end()) {
             special.emplace_back(token, found->second);
         }
     }
-    auto model = std::make_shared<WordModel>(std::move(tokens), std::vector<Bpe::Merge>(spelt.begin(), spelt.end()),
-                                             bytes ? Bpe::Letters::bytes : Bpe::Letters::characters, "", unknown, special);
+    auto model = std::make_shared<WordModel>(
+        Bpe(std::move(tokens), Bpe::Merges(std::move(merges)), bytes ? Bpe::Letters::bytes : Bpe::Letters::characters, "", unknown), special);
     model->split = bytes ? sdcffi::text::split_o200k : nullptr;
     return model;
 }
@@ -156,7 +161,7 @@ std::vector<int> BPETokenizer::encode(const std::string& text, on_new_token_cb_t
 
 std::string BPETokenizer::decode_token(int token_id) const {
     if (model != nullptr) {
-        return model->bpe.token_of(token_id);
+        return std::string(model->bpe.token_of(token_id));
     }
     const auto found = decoder.find(token_id);
     return found == decoder.end() ? "" : sdcffi::text::to_utf8(found->second);

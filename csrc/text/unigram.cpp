@@ -1,7 +1,6 @@
 #include "unigram.hpp"
 
 #include <algorithm>
-#include <limits>
 
 #include "utf8.hpp"
 
@@ -11,34 +10,13 @@ namespace {
 
 constexpr std::string_view blank = "\xE2\x96\x81";  // U+2581 stands for a space
 
-std::vector<Prefixes::Row> rows_of(const std::vector<std::pair<std::string, double>>& pieces) {
-    std::vector<Prefixes::Row> rows;
-    rows.reserve(pieces.size());
-    for (size_t id = 0; id < pieces.size(); id++) {
-        rows.emplace_back(pieces[id].first, static_cast<int>(id));
-    }
-    return rows;
-}
-
-double least_score(const std::vector<std::pair<std::string, double>>& pieces) {
-    double least = std::numeric_limits<double>::max();
-    for (const auto& [piece, score] : pieces) {
-        least = std::min(least, score);
-    }
-    return least;
-}
-
 }  // namespace
 
 Unigram::Unigram(Settings settings)
     : settings_(std::move(settings)),
-      pieces_(rows_of(settings_.pieces)),
       added_({settings_.added_tokens.begin(), settings_.added_tokens.end()}),
-      unknown_score_(least_score(settings_.pieces) - 10) {}
-
-const std::string& Unigram::piece_of(int id) const {
-    static const std::string none;
-    return id >= 0 && static_cast<size_t>(id) < settings_.pieces.size() ? settings_.pieces[id].first : none;
+      unknown_score_(*std::min_element(settings_.scores.begin(), settings_.scores.end()) - 10.0) {
+    settings_.pieces.index();
 }
 
 int Unigram::id_of(std::string_view added_token) const {
@@ -110,8 +88,8 @@ void Unigram::encode_word(std::string_view word, std::vector<int>& ids) const {
             character++;
         }
         bool known = false;
-        pieces_.each(word.substr(start), [&](size_t length, int id) {
-            offer(length, id, settings_.pieces[id].second);
+        settings_.pieces.each_prefix(word.substr(start), [&](size_t length, int id) {
+            offer(length, id, settings_.scores[id]);
             known = known || length == character;
         });
         if (!known) {

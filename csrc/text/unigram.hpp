@@ -9,13 +9,15 @@
 
 #include "charsmap.hpp"
 #include "prefixes.hpp"
+#include "strings.hpp"
 
 namespace sdcffi::text {
 
 class Unigram {
 public:
     struct Settings {
-        std::vector<std::pair<std::string, double>> pieces;    // with their scores; the position is the id
+        Strings pieces;                                        // their numbers are their ids
+        std::vector<float> scores;                             // of each piece
         std::vector<std::pair<std::string, int>> added_tokens; // found in a text before all else
         int unknown = 0;
         Charsmap charsmap;
@@ -23,14 +25,12 @@ public:
     };
 
     explicit Unigram(Settings settings);
-    Unigram(const Unigram&)            = delete;  // the prefixes are views of the settings
-    Unigram& operator=(const Unigram&) = delete;
 
     // Appends the ids of a text, without an end token.
     void encode(std::string_view text, std::vector<int>& ids) const;
 
     // Returns the piece of an id, empty if there is none.
-    const std::string& piece_of(int id) const;
+    std::string_view piece_of(int id) const { return settings_.pieces[id]; }
 
     // Returns the id of an added token, -1 if there is none.
     int id_of(std::string_view added_token) const;
@@ -44,10 +44,9 @@ private:
     void encode_plain(std::string_view text, std::vector<int>& ids) const;
     void encode_word(std::string_view word, std::vector<int>& ids) const;
 
-    const Settings settings_;
-    const Prefixes pieces_;
-    const Prefixes added_;
-    const double unknown_score_;
+    Settings settings_;
+    Prefixes added_;
+    double unknown_score_;
 };
 
 }  // namespace sdcffi::text

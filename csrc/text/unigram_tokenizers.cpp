@@ -35,7 +35,7 @@ T5UniGramTokenizer::T5UniGramTokenizer(bool is_umt5) {
 T5UniGramTokenizer::~T5UniGramTokenizer() = default;
 
 std::string T5UniGramTokenizer::decode_token(int token_id) const {
-    return model->piece_of(token_id);
+    return std::string(model->piece_of(token_id));
 }
 
 std::string T5UniGramTokenizer::normalize(const std::string& input) const {

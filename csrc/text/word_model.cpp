@@ -1,8 +1,10 @@
 #include "word_model.hpp"
 
-#include <stdexcept>
+#include <algorithm>
+#include <cstdint>
 
 #include "json.hpp"
+#include "numbered.hpp"
 #include "unicode.hpp"
 #include "unigram.hpp"
 
@@ -18,40 +20,38 @@ std::vector<Prefixes::Row> positions(const Tokens& tokens) {
     return rows;
 }
 
-// Appends tokens with the next free ids, and returns those with their ids.
-Tokens append(Tokens& tokens, const std::vector<std::string>& more) {
-    const size_t start = tokens.size();
-    for (const std::string& token : more) {
-        tokens.emplace_back(token, static_cast<int>(tokens.size()));
+// A vocabulary that is not written down: bytes, what merges give, special tokens. `unknown` is the number of one of them.
+std::shared_ptr<WordModel> implied_model(std::string_view merges, const std::vector<std::string>& endings,
+                                         const std::vector<std::string>& special_tokens, size_t unknown) {
+    const size_t count = std::count(merges.begin(), merges.end(), '\n') + 1;
+    Strings tokens;
+    tokens.reserve(count + 1024, merges.size() + 8192);
+    int next = 0;
+    for (const std::string& ending : endings) {
+        for (const auto& [byte, letter] : byte_letters()) {
+            tokens.add(next++, letter, ending);
+        }
     }
-    return {tokens.begin() + start, tokens.end()};
+    const int first_merged = next;
+    std::vector<std::uint16_t> splits;
+    splits.reserve(count);
+    each_merge(merges, [&](size_t, std::string_view first, std::string_view second) {
+        tokens.add(next++, first, second);
+        splits.push_back(static_cast<std::uint16_t>(first.size()));
+    });
+    Tokens special;
+    for (const std::string& token : special_tokens) {
+        special.emplace_back(token, next);
+        tokens.add(next++, token);
+    }
+    return std::make_shared<WordModel>(
+        Bpe(std::move(tokens), {first_merged, std::move(splits)}, Bpe::Letters::bytes, endings.back(), special[unknown].second), special);
 }
-
-// The tokens of a vocabulary that is not written down: bytes, what merges give, special tokens.
-struct Implied {
-    Tokens tokens, special;
-
-    Implied(const std::vector<Bpe::Merge>& merges, const std::vector<std::string>& endings, const std::vector<std::string>& special_tokens) {
-        std::vector<std::string> names;
-        names.reserve(merges.size() + 1024);
-        for (const std::string& ending : endings) {
-            for (const auto& [byte, letter] : byte_letters()) {
-                names.push_back(letter + ending);
-            }
-        }
-        for (const auto& [first, second] : merges) {
-            names.emplace_back(first).append(second);
-        }
-        append(tokens, names);
-        special = append(tokens, special_tokens);
-    }
-};
 
 }  // namespace
 
-WordModel::WordModel(Tokens tokens, const std::vector<Bpe::Merge>& merges, Bpe::Letters letters, const std::string& end_of_word,
-                     int unknown, const Tokens& special_tokens)
-    : bpe(std::move(tokens), merges, letters, end_of_word, unknown), special_tokens(special_tokens), special_index(positions(this->special_tokens)) {}
+WordModel::WordModel(Bpe bpe, const Tokens& special_tokens)
+    : bpe(std::move(bpe)), special_tokens(special_tokens), special_index(positions(this->special_tokens)) {}
 
 Words WordModel::words(std::u32string_view text) const {
     return split != nullptr ? split(text) : text.empty() ? Words{} : Words{text};
@@ -70,47 +70,46 @@ std::u32string clip_normalized(std::u32string_view text) {
     return lower(spaced);
 }
 
-SharedWordModel clip_model(const std::string& merges, const std::vector<std::string>& special_tokens) {
-    const auto pairs = read_merges(merges);
-    Implied implied(pairs, {"", "</w>"}, special_tokens);
-    auto model = std::make_shared<WordModel>(std::move(implied.tokens), pairs, Bpe::Letters::bytes, "</w>", implied.special.back().second, implied.special);
+SharedWordModel clip_model(std::string_view merges, const std::vector<std::string>& special_tokens) {
+    auto model   = implied_model(merges, {"", "</w>"}, special_tokens, special_tokens.size() - 1);
     model->split = split_clip;
     return model;
 }
 
-SharedWordModel qwen2_model(const std::string& merges, const std::vector<std::string>& special_tokens) {
-    const auto pairs = read_merges(merges);
-    Implied implied(pairs, {""}, special_tokens);
-    auto model      = std::make_shared<WordModel>(std::move(implied.tokens), pairs, Bpe::Letters::bytes, "", implied.special.front().second, implied.special);
+SharedWordModel qwen2_model(std::string_view merges, const std::vector<std::string>& special_tokens) {
+    auto model      = implied_model(merges, {""}, special_tokens, 0);
     model->split    = split_qwen2;
     model->composed = true;
     return model;
 }
 
-SharedWordModel mistral_model(const std::string& merges, const std::string& vocabulary, int special_tokens) {
-    Tokens tokens, special;
-    const auto json = nlohmann::json::parse(vocabulary);
-    tokens.reserve(json.size());
-    for (const auto& [token, id] : json.items()) {
-        tokens.emplace_back(token, id.get<int>());
-        if (tokens.back().second < special_tokens) {
-            special.push_back(tokens.back());
+SharedWordModel mistral_model(std::string merges, const std::string& vocabulary, int special_tokens) {
+    Strings tokens;
+    Tokens special;
+    tokens.reserve(0, vocabulary.size());
+    each_numbered(vocabulary, [&](std::string_view token, double number) {
+        const int id = static_cast<int>(number);
+        tokens.add(id, token);
+        if (id < special_tokens) {
+            special.emplace_back(token, id);
         }
-    }
-    auto model   = std::make_shared<WordModel>(std::move(tokens), read_merges(merges), Bpe::Letters::bytes, "", 0, special);
+    });
+    std::sort(special.begin(), special.end());
+    auto model   = std::make_shared<WordModel>(Bpe(std::move(tokens), Bpe::Merges(std::move(merges)), Bpe::Letters::bytes, "", 0), special);
     model->split = split_tekken;
     return model;
 }
 
 SharedUnigram unigram_model(const std::string& json, bool trims) {
-    const auto data   = nlohmann::json::parse(json);
-    const auto& model = data.at("model");
     Unigram::Settings settings;
-    settings.trims   = trims;
-    settings.unknown = model.at("unk_id");
-    for (const auto& row : model.at("vocab")) {
-        settings.pieces.emplace_back(row.at(0).get<std::string>(), row.at(1).get<double>());
-    }
+    settings.trims      = trims;
+    const size_t start  = json.find("\"vocab\":");
+    const size_t length = each_numbered(std::string_view(json).substr(start), [&](std::string_view piece, double score) {
+        settings.pieces.add(static_cast<int>(settings.scores.size()), piece);
+        settings.scores.push_back(static_cast<float>(score));
+    });
+    const auto data     = nlohmann::json::parse(json.substr(0, start) + "\"vocab\":null" + json.substr(start + length));
+    settings.unknown    = data.at("model").at("unk_id");
     for (const auto& token : data.at("added_tokens")) {
         settings.added_tokens.emplace_back(token.at("content").get<std::string>(), token.at("id").get<int>());
     }

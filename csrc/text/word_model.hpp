@@ -17,8 +17,7 @@ namespace sdcffi::text {
 using Tokens = std::vector<std::pair<std::string, int>>;
 
 struct WordModel {
-    WordModel(Tokens tokens, const std::vector<Bpe::Merge>& merges, Bpe::Letters letters, const std::string& end_of_word,
-              int unknown, const Tokens& special_tokens);
+    WordModel(Bpe bpe, const Tokens& special_tokens);
 
     // Returns the words of a text: all of it where the model has no rule.
     Words words(std::u32string_view text) const;
@@ -33,10 +32,10 @@ struct WordModel {
 // As openai/clip-vit-large-patch14 normalises a text: NFC, each run of white space one space, lower case.
 std::u32string clip_normalized(std::u32string_view text);
 
-// The published tokenizers. `merges` are the lines of merges.txt, `vocabulary` is vocab.json.
-SharedWordModel clip_model(const std::string& merges, const std::vector<std::string>& special_tokens);
-SharedWordModel qwen2_model(const std::string& merges, const std::vector<std::string>& special_tokens);
-SharedWordModel mistral_model(const std::string& merges, const std::string& vocabulary, int special_tokens);
+// The published tokenizers. `merges` is merges.txt, `vocabulary` is vocab.json.
+SharedWordModel clip_model(std::string_view merges, const std::vector<std::string>& special_tokens);
+SharedWordModel qwen2_model(std::string_view merges, const std::vector<std::string>& special_tokens);
+SharedWordModel mistral_model(std::string merges, const std::string& vocabulary, int special_tokens);
 
 // Returns a unigram model by its tokenizer.json. That does not say whether spaces at the end of a text are left out.
 SharedUnigram unigram_model(const std::string& json, bool trims);

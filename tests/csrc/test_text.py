@@ -64,6 +64,7 @@ def test_letters_that_a_vocabulary_lacks_are_bytes(run: Run, tmp_path: Path) -> 
     merges += [(a + b, c) for a, b in merges[:40] for c in letters[40:50]]
     tokens = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *letters]
     tokens += dict.fromkeys(a + b for a, b in merges)
+    tokens += tokens[300:400]  # of equal tokens the last counts
     (tmp_path / "tokens").write_text("\n".join(tokens), "utf-8")
     (tmp_path / "merges").write_text("".join(f"{a} {b}\n" for a, b in merges), "utf-8")
     vocabulary = {token: index for index, token in enumerate(tokens)}

@@ -86,6 +86,26 @@ def test_mapped_weights_stay_in_their_file_which_an_adapter_does_not_change(
     assert [path.read_bytes() for path in files] == before
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.skipif(not has_field("sd_ctx_params_t", "vae_decode_only"), reason="a manager has the weights")
+def test_mapped_weights_of_the_text_encoder_are_given_back_once_the_text_is_encoded(
+    open_engine: OpenEngine, tiny_model: TinyModel
+) -> None:
+    engine = open_engine(tiny_model, mmap=True)
+    engine.generate(**DRAW)
+    resident = dict.fromkeys(map(str, (tiny_model.diffusion_model, tiny_model.llm)), 0)
+    file = ""
+    for line in Path(f"/proc/{engine.pid}/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:
+            file = line.split()[-1]
+        elif line.startswith("Rss:") and file in resident:
+            resident[file] += int(line.split()[1])
+    assert resident[str(tiny_model.diffusion_model)] > 100
+    assert resident[str(tiny_model.llm)] < tiny_model.llm.stat().st_size / 1024 / 8, (
+        "a quarter, if nothing is given back"
+    )
+
+
 @pytest.mark.parametrize(
     ("changed", "line"),
     [

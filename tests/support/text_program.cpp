@@ -36,11 +36,11 @@ static std::string content(const char* path) {
     return all.str();
 }
 
-static std::vector<std::pair<std::string, int>> numbered(const std::string& lines) {
-    std::vector<std::pair<std::string, int>> tokens;
+static Strings numbered(const std::string& lines) {
+    Strings tokens;
     std::istringstream stream(lines);
     for (std::string line; std::getline(stream, line);) {
-        tokens.emplace_back(line, static_cast<int>(tokens.size()));
+        tokens.add(static_cast<int>(tokens.size()), line);
     }
     return tokens;
 }
@@ -48,7 +48,7 @@ static std::vector<std::pair<std::string, int>> numbered(const std::string& line
 int main(int count, char** arguments) {
     const bool words         = std::string(arguments[1]) == "words" || count < 4;
     const std::string merges = words ? "" : content(arguments[3]);
-    const Bpe bpe(words ? numbered("") : numbered(content(arguments[2])), read_merges(merges), Bpe::Letters::characters, "", 0);
+    const Bpe bpe(words ? numbered("") : numbered(content(arguments[2])), Bpe::Merges(merges), Bpe::Letters::characters, "", 0);
     for (std::string line; std::getline(std::cin, line);) {
         const std::string text = from_hex(line);
         if (words) {
