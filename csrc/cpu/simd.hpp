@@ -12,6 +12,15 @@
 #define SDCFFI_NEON
 #endif
 
+// Before a loop over a tile's registers: where it stays a loop, GCC keeps the tile in memory.
+#if defined(__clang__)
+#define SDCFFI_UNROLLED _Pragma("unroll")
+#elif defined(__GNUC__)
+#define SDCFFI_UNROLLED _Pragma("GCC unroll 16")
+#else
+#define SDCFFI_UNROLLED
+#endif
+
 namespace sdcffi {
 
 #if defined(__AVX512F__)
@@ -92,16 +101,29 @@ constexpr int kTileColumns = kTileVectors * kWidth;
 
 // Copies a few vectors at most.
 inline void copy(const float* from, float* to, int count) {
-    for (; count >= kWidth; count -= kWidth, from += kWidth, to += kWidth) store(to, load(from));
 #if defined(__AVX512F__)
+    for (; count >= kWidth; count -= kWidth, from += kWidth, to += kWidth) store(to, load(from));
     const __mmask16 some = __mmask16((1u << count) - 1);
     _mm512_mask_storeu_ps(to, some, _mm512_maskz_loadu_ps(some, from));
 #else
+    if (count >= kWidth) {
+        for (int i = 0; i + kWidth < count; i += kWidth) store(to + i, load(from + i));
+        store(to + count - kWidth, load(from + count - kWidth));
+        return;
+    }
+#if defined(__AVX__)
+    if (count >= 4) {
+        const __m128 first = _mm_loadu_ps(from), last = _mm_loadu_ps(from + count - 4);
+        _mm_storeu_ps(to, first);
+        _mm_storeu_ps(to + count - 4, last);
+        return;
+    }
+#endif
     for (int i = 0; i < count; i++) to[i] = from[i];
 #endif
 }
 
-// to[column * stride + row] = rows[row][column], for kBlock rows and as many columns.
+// to[column * stride + row] = rows[row][column], for kBlock rows and as many columns, the first column first.
 #if defined(__AVX__)
 
 constexpr int kBlock = 8;
@@ -118,10 +140,8 @@ inline void transpose_block(const float* const* rows, int column, float* to, int
         fours[i + 2] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0x44);
         fours[i + 3] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0xee);
     }
-    for (int i = 0; i < 4; i++) {
-        _mm256_storeu_ps(to + i * stride, _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x20));
-        _mm256_storeu_ps(to + (i + 4) * stride, _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x31));
-    }
+    for (int i = 0; i < 4; i++) _mm256_storeu_ps(to + i * stride, _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x20));
+    for (int i = 0; i < 4; i++) _mm256_storeu_ps(to + (i + 4) * stride, _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x31));
 }
 
 #else

@@ -32,18 +32,20 @@ constexpr size_t kPackedRows = size_t(kDepth) * round_up(kMostRows, kTileRows), 
 // Floats that each thread needs: packed rows, a packed strip, and a strip of converted rows.
 constexpr size_t kThreadFloats = kPackedRows + kPackedStrip + size_t(kDepth) * std::max(kTileRows, kTileColumns);
 
-// to[k * strip + i] = rows[i][k]; rows from `count` on are 0.
+// to[k * strip + i] = rows[i][k]; what is beyond `count` may be anything: its sums are discarded. A block that is wider than
+// the strip writes beyond its rows, over what is written next, and over a few values behind the strip.
 inline void interleave(const float* const* rows, int count, int strip, int depth, float* to) {
-    int done = 0;
-    for (; done + kBlock <= count; done += kBlock) {
+    for (int first = 0; first < count; first += kBlock) {
+        const float* block[kBlock];
+        for (int i = 0; i < kBlock; i++) block[i] = rows[std::min(first + i, count - 1)];
         int k = 0;
-        for (; k + kBlock <= depth; k += kBlock) transpose_block(rows + done, k, to + k * strip + done, strip);
+        for (; k + kBlock <= depth; k += kBlock) transpose_block(block, k, to + k * strip + first, strip);
         for (; k < depth; k++) {
-            for (int i = done; i < done + kBlock; i++) to[k * strip + i] = rows[i][k];
+            for (int i = 0; i < std::min(kBlock, strip - first); i++) to[k * strip + first + i] = block[i][k];
         }
     }
-    for (int i = done; i < strip; i++) {
-        for (int k = 0; k < depth; k++) to[k * strip + i] = i < count ? rows[i][k] : 0.0f;
+    for (int i = int(round_up(count, kBlock)); i < strip; i++) {
+        for (int k = 0; k < depth; k++) to[k * strip + i] = 0.0f;
     }
 }
 
@@ -51,22 +53,29 @@ inline void interleave(const float* const* rows, int count, int strip, int depth
 template <int vectors>
 inline void multiply_tile(const float* a, const float* b, int depth, float* c, size_t stride, int rows, int columns, bool sum) {
     Vector total[kTileRows][vectors];
+    SDCFFI_UNROLLED
     for (int i = 0; i < kTileRows; i++) {
         const float zero = 0.0f;
+        SDCFFI_UNROLLED
         for (int j = 0; j < vectors; j++) total[i][j] = broadcast(&zero);
     }
     for (int k = 0; k < depth; k++) {
         Vector right[vectors];
+        SDCFFI_UNROLLED
         for (int j = 0; j < vectors; j++) right[j] = load(b + j * kWidth);
+        SDCFFI_UNROLLED
         for (int i = 0; i < kTileRows; i++) {
             const Vector left = broadcast(a + i);
+            SDCFFI_UNROLLED
             for (int j = 0; j < vectors; j++) total[i][j] = multiply_add(left, right[j], total[i][j]);
         }
         a += kTileRows;
         b += vectors * kWidth;
     }
     if (rows == kTileRows && columns == vectors * kWidth) {
+        SDCFFI_UNROLLED
         for (int i = 0; i < kTileRows; i++, c += stride) {
+            SDCFFI_UNROLLED
             for (int j = 0; j < vectors; j++) {
                 store(c + j * kWidth, sum ? add(load(c + j * kWidth), total[i][j]) : total[i][j]);
             }
@@ -74,7 +83,9 @@ inline void multiply_tile(const float* a, const float* b, int depth, float* c, s
         return;
     }
     float tile[kTileRows][vectors * kWidth];
+    SDCFFI_UNROLLED
     for (int i = 0; i < kTileRows; i++) {
+        SDCFFI_UNROLLED
         for (int j = 0; j < vectors; j++) store(tile[i] + j * kWidth, total[i][j]);
     }
     for (int i = 0; i < rows; i++, c += stride) {
