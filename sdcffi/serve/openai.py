@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from email.message import Message
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request, Response
@@ -66,6 +67,7 @@ _QUALITIES = {
 _STEPS = 20  # the engine's own
 _MOST_AUTOMATIC = 1 << 20  # pixels of an edited image whose size is not given
 _MOST_IMAGES = 16  # of a request
+_CHARSETS = ("utf-8", "utf8", "us-ascii", "ascii")  # of a form, whose names are read by it too
 _MOST_PARTIAL = 3
 _KEEP_ALIVE = 15.0  # seconds
 _LOOK_AGAIN = 0.2  # seconds between two looks whether a client has left
@@ -268,7 +270,11 @@ async def _form(request: Request) -> tuple[list[bytes], bytes | None, dict[str, 
 @asynccontextmanager
 async def _read_form(request: Request) -> AsyncIterator[FormData]:
     """Read a form, all of whose texts can be written again; a client may name any encoding for them."""
+    header = Message()
+    header["Content-Type"] = request.headers["content-type"]
     try:
+        if header.get_content_charset("utf-8") not in _CHARSETS:
+            raise UnicodeError
         async with request.form() as form:
             for name, value in form.multi_items():
                 f"{name}{value.filename if isinstance(value, UploadFile) else value}".encode()
