@@ -11,6 +11,7 @@ import engines
 import matrix
 import numpy as np
 import pytest
+import time_left
 from leftovers import nothing_left
 from matrix import pytest_terminal_summary
 from parity import SMALL, BySdCli, split, write_images
@@ -33,10 +34,12 @@ UNDISTURBED: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "st
 def pytest_addoption(parser: pytest.Parser) -> None:
     engines.add_option(parser)
     matrix.add_options(parser)
+    time_left.add_option(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     engines.use_chosen(config)
+    time_left.begin(config)
 
 
 def pytest_report_header() -> str:
@@ -45,6 +48,7 @@ def pytest_report_header() -> str:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     engines.skip_on_others(item)
+    time_left.skip_late(item)
 
 
 @pytest.fixture(scope="session")
