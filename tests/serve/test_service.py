@@ -480,13 +480,17 @@ DAMAGES: list[dict[str, Any]] = [
 ]
 
 
+async def finished_and_kept(service: Service, store: Path) -> tuple[Job, dict[str, Any]]:
+    """Run one job to its end and stop the service; the job, and what is kept of it."""
+    await service.start()
+    job = await (await service.submit(ordered())).done()
+    await service.stop()
+    return job, json.loads((store / f"{job.id}.json").read_text())
+
+
 def test_damaged_jobs_are_not_told(made: Callable[..., Service], tmp_path: Path) -> None:
     async def work() -> None:
-        service = made()
-        await service.start()
-        job = await (await service.submit(ordered())).done()
-        await service.stop()
-        kept = json.loads((tmp_path / f"{job.id}.json").read_text())
+        job, kept = await finished_and_kept(made(), tmp_path)
         for number, changes in enumerate(DAMAGES):
             name = f"{number:032x}"
             (tmp_path / f"{name}.json").write_text(json.dumps({**kept, "id": name, **changes}))
@@ -501,11 +505,7 @@ def test_damaged_jobs_are_not_told(made: Callable[..., Service], tmp_path: Path)
 
 def test_a_link_in_the_place_of_a_result_is_not_followed(made: Callable[..., Service], tmp_path: Path) -> None:
     async def work() -> None:
-        service = made()
-        await service.start()
-        job = await (await service.submit(ordered())).done()
-        await service.stop()
-        kept = json.loads((tmp_path / f"{job.id}.json").read_text())
+        job, kept = await finished_and_kept(made(), tmp_path)
         for number, target in enumerate(("/etc/passwd", "/nowhere")):
             name = f"{number:032x}"
             (tmp_path / f"{name}-0.png").symlink_to(target)
