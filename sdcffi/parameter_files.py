@@ -266,10 +266,10 @@ def _lora(item: Any, where: str) -> Any:
     return tuple(item) if isinstance(item, list) else item
 
 
-def parse_lora(text: str) -> tuple[str, float] | Lora:
+def parse_lora(text: str) -> str | tuple[str, float] | Lora:
     """Read ``PATH[:SCALE]``, or strengths of parts and blocks: ``PATH:UNET:TE``, ``PATH:SCALE:lbw=OUTALL``.
 
-    Without a scale, it is 1.
+    Without a scale, it is 1, or that of the catalogue.
 
     Raises
     ------
@@ -277,6 +277,8 @@ def parse_lora(text: str) -> tuple[str, float] | Lora:
         If a preset of blocks is unknown.
     """
     path, strength = split_strength(text)
+    if not strength and text.startswith("catalogue:"):
+        return text
     if not strength or Path(text).exists():
         return text, 1.0
     multiplier, weights = parse_strength(strength, text)

@@ -37,6 +37,7 @@ from ..params.sampling import Cache, Guidance, SampleParams, SkipLayerGuidance, 
 from ..params.struct import StrPath
 from ..params.video import VideoParams
 from .capabilities import Capabilities, describe
+from .catalogue import resolve_names
 from .generation import Generation
 from .keywords import no_attribute, with_hints
 from .results import Result, VideoResult
@@ -65,7 +66,9 @@ class Engine(Handle):
     ----------
     model : path, optional
         Whole checkpoint: a safetensors, gguf or ckpt file, or a diffusers directory. A model in parts is given by one
-        of them, its index, or its folder; so are the other files below.
+        of them, its index, or its folder; so are the other files below. ``"catalogue:NAME"`` or
+        ``"catalogue:NAME/VARIANT"``: all files of a model that ``sdcffi models list`` shows, which are downloaded if
+        they are not there. Without a variant, it is the best that fits the memory, which the log says.
     diffusion_model : path, optional
         Diffusion model alone. It needs text encoders and an autoencoder from other files.
     high_noise_diffusion_model : path, optional
@@ -275,7 +278,9 @@ class Engine(Handle):
             circular_y=circular,
             max_vram=max_vram,
         )
-        given, self._model = check_context(USABLE.updated(ContextParams.of(context, "context")).updated(keywords))
+        given = USABLE.updated(ContextParams.of(context, "context")).updated(keywords)
+        given, self._chosen = resolve_names(given, library, backend, listeners)
+        given, self._model = check_context(given)
         directory = check_lora_options(lora_dir, lora_cache)
         self._memory = MemoryCheck(memory_check, self._model, given)
         opening = Opening(library, backend_choice(backend), given, load_weights, lora_cache)
@@ -382,7 +387,8 @@ class Engine(Handle):
             20, as in AUTOMATIC1111's web interface.
         loras : iterable of Lora, path, or (path, multiplier), or mapping of path to multiplier, optional
             Adapters for this call, in any order: they add up. A path may be a folder of PEFT or diffusers. None: those
-            of `set_loras`.
+            of `set_loras`. ``"catalogue:NAME"`` is a LoRA that ``sdcffi models list`` shows, with its strength there if
+            none is given.
         lora_tags : bool
             True removes ``<lora:name:weight>`` from the prompt and adds these adapters; without a weight it is 1.
             ``<lora:name:unet:te>`` and ``<lora:name:1:lbw=OUTALL>`` have strengths of parts and blocks. A tag in the

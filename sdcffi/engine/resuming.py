@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .._catalogue.loras import with_lora_files
 from .._checks.image import MASK_BLUR
 from .._models.loras import as_loras, merge_tags
 from .._models.upscaler_file import read_network
@@ -153,7 +154,7 @@ class Request:
 
     def _with_adapters(self, call: Mapping[str, Any]) -> ImageParams:
         params = ImageParams.of(call.get("params"), "params")
-        prompt, loras = call["prompt"], params.loras or ()
+        prompt, loras = call["prompt"], with_lora_files(params.loras or (), self._lora_dir is not None)
         if call.get("lora_tags", True):
             prompt, adapters = merge_tags(prompt, loras, self._lora_dir)
         else:

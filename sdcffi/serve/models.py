@@ -16,9 +16,11 @@ from .._models.memory import weight_bytes
 from .._models.upscaler_file import read_network
 from .._process.aio import in_thread
 from ..engine.capabilities import Capabilities
+from ..engine.catalogue import resolve_names
 from ..engine.engine import USABLE, Engine
 from ..engine.upscaler import Upscaler
 from ..errors import OutOfMemoryError
+from ..events import Listeners
 from ..params.image import ImageParams
 from .config import ModelConfig
 
@@ -65,7 +67,10 @@ class _Entry:
             self.factor = read_network(f"upscaler {config.name}", path).factor
             self.size = path.stat().st_size
         else:
-            context, self.files = check_context(USABLE.updated(config.arguments.engine["context"]))
+            engine = config.arguments.engine
+            where = engine.get("library"), engine.get("backend", "auto")
+            context, _ = resolve_names(USABLE.updated(engine["context"]), *where, Listeners())
+            context, self.files = check_context(context)
             self.size = weight_bytes(self.files, context)
         self.engine: Engine | Upscaler | None = None
         self.loading: asyncio.Task[Engine | Upscaler] | None = None
