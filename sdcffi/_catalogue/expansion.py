@@ -13,7 +13,7 @@ from ..errors import PathNotFoundError
 from ..params.context import ContextParams
 from ..params.names import parameters
 from .entries import LoraEntry, ModelEntry, Variant
-from .files import fetched
+from .files import place
 from .reader import Catalogue, read_catalogue, variant_of
 from .variants import Room, choose
 
@@ -37,7 +37,7 @@ class Chosen:
 def with_files(
     params: ContextParams, room: Callable[[], Room], tell: Callable[[str], object]
 ) -> tuple[ContextParams, Chosen | None]:
-    """Put files in the places of names of the catalogue; they are downloaded if they are not there.
+    """Put files, or references to them, in the places of names of the catalogue.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def with_files(
     room : callable
         Returns the memory in which the model has to fit. It is called only if there is a choice.
     tell : callable
-        Called with a note on the variant that was chosen, before it is downloaded.
+        Called with a note on the variant that was chosen.
 
     Returns
     -------
@@ -60,8 +60,6 @@ def with_files(
     ValueError
         If a name or a variant does not exist, or has no such file. Also for a name without ``catalogue:`` that is no
         file.
-    SDError
-        If a file cannot be downloaded.
     """
     paths = {slot: value for slot, value in params.given().items() if slot.endswith("_path")}
     wanted = {slot: named for slot, value in paths.items() if isinstance(named := parse(value), CatalogueReference)}
@@ -77,7 +75,7 @@ def with_files(
             values[slot] = None
             values |= _options(found.entry, params)
             values |= {
-                f"{role}_path": fetched(file)
+                f"{role}_path": place(file)
                 for role, file in found.variant.files.items()
                 if role == "model" or f"{role}_path" not in paths
             }
@@ -88,7 +86,7 @@ def with_files(
                     f"{role}: {reference.name} has no such file in the catalogue; it has"
                     f" {', '.join(found.variant.files)}"
                 )
-            values[slot] = fetched(found.variant.files[role])
+            values[slot] = place(found.variant.files[role])
     return replace(params, **values), chosen
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from .._files import file_digest
 from .._quoting import shown_path
-from .._references import CatalogueReference, fetch, is_there, parse
+from .._references import fetch, is_there, parse
 from ..errors import PathNotFoundError, SDError
 from .entries import Entry, File, LoraEntry, ModelEntry, Variant
 from .reader import PACKAGE
 
-__all__ = ["fetched", "files_of", "has", "is_ours", "local", "pull", "remove", "size_of", "total"]
+__all__ = ["files_of", "has", "is_ours", "local", "place", "pull", "remove", "size_of", "total"]
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -23,20 +23,23 @@ def is_ours(file: File) -> bool:
     return not file.reference.startswith(PACKAGE) and parse(file.reference) is not None
 
 
+def place(file: File) -> str:
+    """Return what a parameter takes that takes a path: the path of the file, or its reference."""
+    if file.reference.startswith(PACKAGE):
+        return str(_PACKAGE / file.reference.removeprefix(PACKAGE))
+    return file.reference
+
+
 def local(file: File) -> Path | None:
     """Return the file if it is on this machine, without the network."""
-    if file.reference.startswith(PACKAGE):
-        path = _PACKAGE / file.reference.removeprefix(PACKAGE)
-    else:
-        reference = parse(file.reference)
-        if reference is not None:
-            assert not isinstance(reference, CatalogueReference)
-            return is_there(reference)
-        path = Path(file.reference)
+    reference = parse(place(file))
+    if reference is not None:
+        return is_there(reference)
+    path = Path(place(file))
     return path if path.exists() else None
 
 
-def fetched(file: File) -> Path:
+def pull(file: File) -> Path:
     """Return the file, which is downloaded if it is not on this machine.
 
     Raises
@@ -44,37 +47,18 @@ def fetched(file: File) -> Path:
     PathNotFoundError
         If it is a path to nothing.
     SDError
-        If it cannot be downloaded.
+        If it cannot be downloaded, or has another digest than the catalogue has.
     """
     if (path := local(file)) is not None:
         return path
-    if file.reference.startswith(PACKAGE):
-        raise PathNotFoundError(
-            f"{file.reference.removeprefix(PACKAGE)} is missing, so this installation of sdcffi is incomplete: install"
-            " it again"
-        )
     reference = parse(file.reference)
-    if reference is None:
-        raise PathNotFoundError(f"{shown_path(file.reference)}, a file of the catalogue, does not exist")
-    assert not isinstance(reference, CatalogueReference)
-    return fetch(reference)
-
-
-def pull(file: File) -> Path:
-    """Return the file as `fetched` does, and compare its digest with the catalogue's if it was downloaded now.
-
-    Raises
-    ------
-    SDError
-        If its digest is another one.
-    """
-    if (path := local(file)) is not None:
-        return path
-    path = fetched(file)
+    if reference is None or file.reference.startswith(PACKAGE):
+        raise PathNotFoundError(f"{shown_path(place(file))}, a file of the catalogue, does not exist")
+    path = fetch(reference)
     if file.sha256 is not None and (digest := file_digest(path)) != file.sha256:
         raise SDError(
-            f"{path} has the sha256 {digest}, but the catalogue has {file.sha256}: it was replaced there, or damaged."
-            f" Remove it if you do not trust it; {file.reference} loads it all the same"
+            f"{path} has the sha256 {digest}, but the catalogue has {file.sha256}: the file was replaced at"
+            f" {file.reference}, or damaged. Remove it, or name it by its path if you trust it"
         )
     return path
 

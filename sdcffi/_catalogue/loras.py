@@ -13,14 +13,14 @@ from .._references import CatalogueReference, parse
 from ..errors import LoraNotFoundError
 from ..params.lora import Lora, LoraLike
 from .entries import LoraEntry
-from .files import fetched
+from .files import place
 from .reader import read_catalogue
 
 __all__ = ["entry_of", "with_lora_files"]
 
 
 def with_lora_files(items: Iterable[LoraLike], by_name: bool) -> Iterable[LoraLike]:
-    """Put files in the places of names of the catalogue; they are downloaded if they are not there.
+    """Put files, or references to them, in the places of names of the catalogue.
 
     Parameters
     ----------
@@ -35,8 +35,6 @@ def with_lora_files(items: Iterable[LoraLike], by_name: bool) -> Iterable[LoraLi
         If there is no such name, or it is a model's.
     LoraNotFoundError
         For a name without ``catalogue:`` that is no file, if it can only be that.
-    SDError
-        If a file cannot be downloaded.
     """
     if isinstance(items, (str, bytes, Lora)) or not isinstance(items, Iterable):
         return items  # refused later
@@ -76,7 +74,7 @@ def _with_file(item: LoraLike, by_name: bool) -> LoraLike:
         if not by_name:
             _refuse_bare_name(_path(item))
         return item
-    path = str(fetched(entry.file))
+    path = place(entry.file)
     if isinstance(item, tuple) and len(item) > 1:
         item = Lora(*item)
     lora = replace(item, path=path) if isinstance(item, Lora) else Lora(path, entry.strength)

@@ -59,11 +59,11 @@ def parse(text: object) -> Reference | CatalogueReference | None:
     return None
 
 
-def fetch(reference: Reference) -> Path:
+def fetch(reference: Reference | CatalogueReference) -> Path:
     """Download a file, unless it is there."""
     raise SDError(f"{reference} cannot be downloaded by this version")
 
 
-def is_there(reference: Reference) -> Path | None:
+def is_there(reference: Reference | CatalogueReference) -> Path | None:
     """Return the file if it was downloaded, without the network."""
     return None

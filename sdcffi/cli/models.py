@@ -20,7 +20,7 @@ _NAME_HELP = "name in the catalogue, which `sdcffi models list` shows; /VARIANT 
 
 def add(commands: Any) -> None:
     """Add the commands."""
-    inner = add_commands(commands, "models", "list, download and remove models by name; show what a model file is")
+    inner = add_commands(commands, "models", "list, download, remove models by name; show what a file is")
     text = "list the models and LoRAs that have names, what fits this machine, and what is downloaded"
     command = add_command(inner, "list", _list, text)
     command.add_argument("--json", action="store_true", help=JSON_HELP)

@@ -17,7 +17,7 @@ __all__ = ["resolve_names"]
 def resolve_names(
     params: ContextParams, library: StrPath | None, backend: str, listeners: Listeners
 ) -> tuple[ContextParams, Chosen | None]:
-    """Put the files of models in the places of their names; they are downloaded if they are not there.
+    """Put the files of models, or references to them, in the places of their names.
 
     Parameters
     ----------

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from tiny_model import TinyModel
 
-from sdcffi import Engine, Log, Lora, LoraError, cli
+from sdcffi import ContextParams, Engine, Log, Lora, LoraError, cli
 from sdcffi._catalogue import files, variants
+from sdcffi._catalogue.expansion import with_files
 from sdcffi._catalogue.loras import entry_of, with_lora_files
-from sdcffi._references import Reference
-from sdcffi.errors import SDError
+from sdcffi._catalogue.variants import Room
+from sdcffi._references import parse
 from sdcffi.parameter_files import parse_lora
 
 Capture = pytest.CaptureFixture[str]
@@ -88,10 +89,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     (folder / "blobs").mkdir(parents=True)
 
-    def place(reference: Reference) -> Path:
+    def place(reference: object) -> Path:
         return folder / str(reference).rpartition("/")[2]
 
-    def fetch(reference: Reference) -> Path:
+    def fetch(reference: object) -> Path:
         blob = folder / "blobs" / place(reference).name
         blob.write_bytes(b"abc" if "q8_0" not in str(reference) else b"abd")
         place(reference).symlink_to(blob)
@@ -288,7 +289,9 @@ def test_models_remove_keeps_what_another_download_needs(
     hub: Path, capfd: Capture, models: dict[str, TinyModel]
 ) -> None:
     for name in ("f16.gguf", "vae.gguf", "q8_0.gguf"):
-        files.fetch(Reference(f"hf://me/away/{name}"))
+        reference = parse(f"hf://me/away/{name}")
+        assert reference is not None
+        files.fetch(reference)
     assert cli.main(["models", "remove", "away/q8_0"]) == 0
     out, err = capfd.readouterr()
     assert out.split() == [str(hub / "q8_0.gguf")]
@@ -301,18 +304,16 @@ def test_models_remove_keeps_what_another_download_needs(
     assert models["f16"].llm.exists()
 
 
-def test_a_file_that_is_nowhere_is_an_error(own: Path) -> None:
-    own.write_text(
-        own.read_text("utf-8").replace("/dit", "/no-dit").replace('reference = "/', 'reference = "/no/'), "utf-8"
-    )
-    with pytest.raises(FileNotFoundError, match="a file of the catalogue, does not exist"):
+def test_a_file_that_is_nowhere_is_an_error(own: Path, models: dict[str, TinyModel], capfd: Capture) -> None:
+    own.write_text(own.read_text("utf-8").replace(str(models["f16"].llm), "/no/llm"), "utf-8")
+    with pytest.raises(FileNotFoundError, match="llm: '/no/llm' does not exist"):
         Engine("catalogue:tiny/f16")
+    assert cli.main(["models", "pull", "tiny/f16"]) == 2
+    assert "/no/llm, a file of the catalogue, does not exist" in capfd.readouterr().err
 
 
-def test_a_download_that_fails_is_raised(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(reference: Reference) -> Path:
-        raise SDError(f"{reference}: no network")
-
-    monkeypatch.setattr(files, "fetch", fail)
-    with pytest.raises(SDError, match=r"hf://me/away/f16\.gguf: no network"):
-        Engine("catalogue:away/f16")
+def test_what_is_elsewhere_is_given_by_reference() -> None:
+    params, chosen = with_files(ContextParams(model_path="catalogue:away/q8_0"), lambda: Room(None, ""), print)
+    assert (params.model_path, params.vae_path) == ("hf://me/away/q8_0.gguf", "hf://me/away/vae.gguf")
+    assert chosen is not None
+    assert chosen.variant.name == "q8_0"
