@@ -6,7 +6,9 @@ from .._bindings.requests import Description, Opening
 from .._catalogue.expansion import Chosen, with_files
 from .._catalogue.variants import Room, room_of
 from .._machine.backends import backend_choice
+from .._machine.builds import locate
 from .._process.calls import run_alone
+from ..errors import ModelLoadError
 from ..events import Listeners, Log
 from ..params.context import ContextParams
 from ..params.struct import StrPath
@@ -38,7 +40,7 @@ def resolve_names(
     Raises
     ------
     ValueError, SDError
-        As in `with_files`, or because the device cannot be used.
+        As in `with_files`, or because the device cannot be used, or the engine cannot run the model.
     """
 
     def room() -> Room:
@@ -48,4 +50,19 @@ def resolve_names(
         description: Description = run_alone(Opening(library, choice), "describe")
         return room_of(description.device, params)
 
-    return with_files(params, room, lambda note: listeners.notify(Log("info", note)))
+    params, chosen = with_files(params, room, lambda note: listeners.notify(Log("info", note)))
+    if chosen is not None:
+        _check_engine(chosen, library)
+    return params, chosen
+
+
+def _check_engine(chosen: Chosen, library: StrPath | None) -> None:
+    """Refuse a model that the engine cannot run, before its files are downloaded."""
+    build = locate(library)
+    revision = build.manifest.get("upstream", {}).get("revision")
+    if revision is not None and revision not in chosen.entry.engines:
+        raise ModelLoadError(
+            f"{chosen.entry.name} runs on engine {' and '.join(chosen.entry.engines)}, and the native library in"
+            f" {build.directory} has engine {revision}: build another one: python -m sdcffi build --engine"
+            f" {chosen.entry.engines[-1]}"
+        )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tiny_model import TinyModel
 
-from sdcffi import ContextParams, Engine, Log, Lora, LoraError, cli
+from sdcffi import ContextParams, Engine, Log, Lora, LoraError, ModelLoadError, cli
 from sdcffi._catalogue import files, variants
 from sdcffi._catalogue.expansion import with_files
 from sdcffi._catalogue.loras import entry_of, with_lora_files
@@ -310,6 +310,13 @@ def test_a_file_that_is_nowhere_is_an_error(own: Path, models: dict[str, TinyMod
         Engine("catalogue:tiny/f16")
     assert cli.main(["models", "pull", "tiny/f16"]) == 2
     assert "/no/llm, a file of the catalogue, does not exist" in capfd.readouterr().err
+
+
+def test_a_model_of_another_engine_is_refused_before_its_download(own: Path) -> None:
+    text = own.read_text("utf-8").replace('engines = ["2026-05"]', 'engines = ["2035-01"]')
+    own.write_text(text, "utf-8")
+    with pytest.raises(ModelLoadError, match=r"away runs on engine 2035-01, .* has engine 20.*--engine 2035-01"):
+        Engine("catalogue:away/f16")
 
 
 def test_what_is_elsewhere_is_given_by_reference() -> None:
