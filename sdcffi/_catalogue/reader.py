@@ -6,6 +6,7 @@ import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,7 @@ def read_catalogue() -> Catalogue:
     return _checked(entries)
 
 
+@lru_cache(maxsize=1)
 def _package() -> tuple[list[Entry], dict[str, File]]:
     text = files("sdcffi._catalogue").joinpath("models.toml").read_text("utf-8")
     return read_entries(parse_toml(text), {}, "the catalogue of the package")
