@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .._checks.image import MASK_BLUR
+from .._checks.context import located
+from .._checks.image import MASK_BLUR, with_network
 from .._models.loras import as_loras, merge_tags
 from .._models.upscaler_file import read_network
 from .._records.digests import file_state, sha256
@@ -76,7 +77,7 @@ class Request:
         context = ContextParams.of(engine["context"], "context")
         if engine.get("circular"):
             context = replace(context, circular_x=True, circular_y=True)
-        struct, self._files, _ = detach(context)
+        struct, self._files, _ = detach(located(context))
         self._context = _compared(struct)
         self._lora_dir = engine.get("lora_dir")
         self._network = None if network is None else read_network("upscale_model", network)
@@ -152,7 +153,7 @@ class Request:
         yield from self._unequal_upscaling(record)
 
     def _with_adapters(self, call: Mapping[str, Any]) -> ImageParams:
-        params = ImageParams.of(call.get("params"), "params")
+        params = with_network(ImageParams.of(call.get("params"), "params"))
         prompt, loras = call["prompt"], params.loras or ()
         if call.get("lora_tags", True):
             prompt, adapters = merge_tags(prompt, loras, self._lora_dir)
