@@ -139,7 +139,7 @@ def _as_lora(item: LoraLike, lora_dir: StrPath | None) -> Lora:
     return Lora(str(file.path), float(multiplier), item.is_high_noise, item.name or label, weights)
 
 
-def _located(given: str | Path, lora_dir: StrPath | None) -> tuple[Path, str | None]:
+def _located(given: StrPath, lora_dir: StrPath | None) -> tuple[Path, str | None]:
     """Return the path of an adapter, and a name for it, where that of its file says nothing."""
     if reference := parse(given):
         try:
@@ -148,8 +148,8 @@ def _located(given: str | Path, lora_dir: StrPath | None) -> tuple[Path, str | N
             raise LoraNotFoundError(f"LoRA {error}") from error
         if not isinstance(reference, HubReference) or path.name not in FOLDER_FILES:
             return path, None
-        folder = reference.path.removesuffix(path.name).rstrip("/")
-        return path, (folder or reference.repository).rpartition("/")[2]
+        inside = reference.path.removesuffix(path.name).rstrip("/")
+        return path, (inside or reference.repository).rpartition("/")[2]
     is_name = isinstance(given, str) and not given.lower().endswith(_ENDINGS)
     path = _find_lora(str(given), lora_dir) if lora_dir is not None and is_name else Path(given)
     folder = expanded(path)

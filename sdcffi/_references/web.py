@@ -23,20 +23,13 @@ from .forms import WebReference
 if TYPE_CHECKING:
     from .downloads import Bar
 
-__all__ = ["fetch", "is_there", "offline", "size"]
+__all__ = ["fetch", "is_there", "size"]
 
 _SECONDS = 30  # without a byte
 _ATTEMPTS = 5  # without a byte
 _PAUSE = 1.0  # seconds
 _BLOCK = 1 << 20
 _TRANSIENT = (408, 500, 502, 503, 504)
-
-
-def offline() -> bool:
-    """Return whether nothing is to be downloaded."""
-    return any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in _OFFLINE)
-
-
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
@@ -66,7 +59,7 @@ def fetch(reference: WebReference) -> Path:
     """
     if found := is_there(reference):
         return found
-    if offline():
+    if any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in _OFFLINE):  # as the Hub's client
         raise DownloadError(
             f"{reference} is not downloaded, and HF_HUB_OFFLINE is set: unset it, or download the file on another"
             " machine"
@@ -77,7 +70,7 @@ def fetch(reference: WebReference) -> Path:
         done = partial.stat().st_size if partial.exists() else 0
         with progress(reference.name, None, done) as bar:
             download = _Download(reference, bar)
-            complete(target, reference.sha256, str(reference), target.parent / "lock", bar, download.write)
+            complete(target, reference.sha256, str(reference), partial.with_suffix(".lock"), bar, download.write)
     return target
 
 
