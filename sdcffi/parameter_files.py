@@ -29,6 +29,7 @@ from ._quoting import shown
 from ._records.finding import find_files, find_some_files
 from ._records.record import Record
 from ._records.webui import read_webui_text
+from ._references import parse
 from ._warnings import warn
 from .engine.engine import Engine
 from .images.files import file_content
@@ -293,8 +294,12 @@ def parse_mask(text: str) -> str | tuple[int, ...]:
 def _embedding(item: Any, where: str) -> Embedding:
     """Read a table, or ``NAME=PATH``; the name of a path alone is its stem, as in sd-cli."""
     if isinstance(item, str):
+        reference = parse(item)
         name, equals, path = item.partition("=")
-        item = {"name": name, "path": path} if equals else {"name": Path(item).stem, "path": item}
+        if reference is None and equals:
+            item = {"name": name, "path": path}
+        else:
+            item = {"name": Path(item if reference is None else reference.name).stem, "path": item}
     return decode(Embedding, item, where)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from .._files import file_digest
 from .._quoting import shown_path
 from .._references import fetch, is_there, parse
-from ..errors import PathNotFoundError, SDError
+from ..errors import DownloadError, PathNotFoundError
 from .entries import Entry, File, LoraEntry, ModelEntry, Variant
 from .reader import PACKAGE
 
@@ -46,7 +46,7 @@ def pull(file: File) -> Path:
     ------
     PathNotFoundError
         If it is a path to nothing.
-    SDError
+    DownloadError
         If it cannot be downloaded, or has another digest than the catalogue has.
     """
     if (path := local(file)) is not None:
@@ -56,7 +56,7 @@ def pull(file: File) -> Path:
         raise PathNotFoundError(f"{shown_path(place(file))}, a file of the catalogue, does not exist")
     path = fetch(reference)
     if file.sha256 is not None and (digest := file_digest(path)) != file.sha256:
-        raise SDError(
+        raise DownloadError(
             f"{path} has the sha256 {digest}, but the catalogue has {file.sha256}: the file was replaced at"
             f" {file.reference}, or damaged. Remove it, or name it by its path if you trust it"
         )

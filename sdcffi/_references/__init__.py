@@ -1,69 +1,111 @@
-"""References to files elsewhere: ``hf://OWNER/REPO/PATH``, ``https://...#sha256=HEX`` and ``catalogue:NAME``.
+"""References to files elsewhere, which are downloaded once and then are paths.
 
-A stand-in that tells them apart, and downloads nothing.
+Everything here runs in the calling process, before native code.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+import os
 from pathlib import Path
 
-from .._quoting import shown_path
-from ..errors import SDError
+from .._files import expanded
+from . import hub, web
+from .forms import CatalogueReference, HubReference, Reference, WebReference, parse
+from .weights import Kind
 
-__all__ = ["CatalogueReference", "Reference", "fetch", "is_there", "parse"]
+__all__ = [
+    "CatalogueReference",
+    "HubReference",
+    "Kind",
+    "Reference",
+    "WebReference",
+    "fetch",
+    "is_there",
+    "local_path",
+    "parse",
+    "reference_of",
+    "size",
+]
 
-_NAME = re.compile(r"[\w.-]{1,96}")
-_HUB = re.compile(r"hf://[\w.-]+/[\w.-]+(/[^@]+)?(@.+)?")
-_WEB = re.compile(r"https?://.+#sha256=[0-9a-fA-F]{64}")
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A file elsewhere."""
-
-    text: str
-
-    def __str__(self) -> str:
-        return self.text
-
-
-@dataclass(frozen=True)
-class CatalogueReference:
-    """A model or LoRA of the catalogue."""
-
-    name: str
-    variant: str | None = None
+_fetched: dict[Path, WebReference] = {}
 
 
-def parse(text: object) -> Reference | CatalogueReference | None:
-    """Read a reference; None: it is a path.
+def fetch(reference: Reference, kind: Kind = "file") -> Path:
+    """Return the path of what a reference stands for, which is downloaded unless it was.
+
+    Parameters
+    ----------
+    reference : Reference
+        From `parse`.
+    kind : str
+        What it is to be, if it stands for a folder or a repository: ``"model"``, ``"lora"``, or ``"file"`` for parts of
+        models and upscaling networks.
+
+    Returns
+    -------
+    Path
+        Absolute. A file, the first of several parts, or a diffusers directory.
 
     Raises
     ------
+    DownloadError
+        If it cannot be downloaded.
     ValueError
-        If it begins as a reference, but is none.
+        If it does not exist (a `PathNotFoundError`), or it is not clear which file is meant.
     """
-    if not isinstance(text, str):
-        return None
-    if text.startswith("catalogue:"):
-        name, slash, variant = text.removeprefix("catalogue:").partition("/")
-        if not _NAME.fullmatch(name) or (slash and not _NAME.fullmatch(variant)):
-            raise ValueError(f"{shown_path(text)} must be of the form catalogue:NAME or catalogue:NAME/VARIANT")
-        return CatalogueReference(name, variant or None)
-    if text.startswith(("hf://", "https://", "http://")):
-        if not (_HUB.fullmatch(text) or _WEB.fullmatch(text)):
-            raise ValueError(f"{shown_path(text)} must be of the form hf://OWNER/REPO/PATH or https://...#sha256=HEX")
-        return Reference(text)
-    return None
+    if isinstance(reference, CatalogueReference):
+        raise ValueError(f"{reference} stands for a model with all of its files, which cannot be given here")
+    if isinstance(reference, HubReference):
+        return hub.fetch(reference, kind)
+    path = web.fetch(reference)
+    if "?" not in reference.url:  # what follows may be a key
+        _fetched[path] = reference
+    return path
 
 
-def fetch(reference: Reference | CatalogueReference) -> Path:
-    """Download a file, unless it is there."""
-    raise SDError(f"{reference} cannot be downloaded by this version")
+def is_there(reference: Reference, kind: Kind = "file") -> Path | None:
+    """Return the path of what a reference stands for if it was downloaded, else None; the network is not used."""
+    if isinstance(reference, HubReference):
+        return hub.is_there(reference, kind)
+    return web.is_there(reference) if isinstance(reference, WebReference) else None
 
 
-def is_there(reference: Reference | CatalogueReference) -> Path | None:
-    """Return the file if it was downloaded, without the network."""
-    return None
+def size(reference: Reference, kind: Kind = "file") -> int | None:
+    """Return the size of what a reference stands for, in bytes; the server is asked. None if it is unknown.
+
+    Raises
+    ------
+    DownloadError, ValueError
+        As `fetch`.
+    """
+    if isinstance(reference, HubReference):
+        return hub.size(reference, kind)
+    return web.size(reference) if isinstance(reference, WebReference) else None
+
+
+def local_path(path: str | os.PathLike[str], name: str = "", kind: Kind = "file") -> Path:
+    """Return where a file is that is given by its path, or by a reference, which is downloaded unless it was.
+
+    Parameters
+    ----------
+    path : path
+    name : str, optional
+        Name of the parameter, for messages.
+    kind : str
+        See `fetch`.
+
+    Raises
+    ------
+    TypeError
+        If it is neither.
+    DownloadError, ValueError
+        See `fetch`; and `expanded` for a path.
+    """
+    reference = parse(path)
+    return expanded(path, name) if reference is None else fetch(reference, kind)
+
+
+def reference_of(path: Path) -> HubReference | WebReference | None:
+    """Return the reference by which anybody can get the same file; None if it is not known to be on a server."""
+    found = _fetched.get(path)
+    return hub.pinned(path) if found is None else found

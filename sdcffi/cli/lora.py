@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import functools
-from pathlib import Path
 from typing import Any
 
 from .._files import expanded
+from .._references import local_path
 from ..params.image import ImageParams
 from ._flags import (
     JSON_HELP,
@@ -94,7 +94,7 @@ def _inspect(options: argparse.Namespace) -> None:
     from ..engine.engine import Engine
     from ._lora_report import inspect
 
-    path, fit = Path(options.file), None
+    path, fit = local_path(options.file, kind="lora"), None
     if options.model or options.diffusion_model:
         with Engine(**arguments_of(options).engine, load_weights=False, on_log=logger(options)) as engine:
             (fit,) = engine.check_loras([path])

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from .._files import expanded
+from .._references import local_path
 from ._flags import BACKEND_HELP, JSON_HELP, LIBRARY_HELP, add_command, add_commands
 from ._terminal import logger, say
 
@@ -44,7 +44,9 @@ def add(commands: Any) -> None:
 
     text = "show family, weight types, missing parts and memory, from the header alone"
     command = add_command(inner, "inspect", _inspect, text, arguments="FILE")
-    command.add_argument("file", metavar="FILE", help="safetensors or gguf file, or a diffusers directory")
+    command.add_argument(
+        "file", metavar="FILE", help="safetensors or gguf file, or a diffusers directory; or hf://OWNER/REPO/FILE"
+    )
     command.add_argument("--json", action="store_true", help=JSON_HELP)
 
 
@@ -111,5 +113,5 @@ def _room(options: argparse.Namespace) -> Room:
 def _inspect(options: argparse.Namespace) -> None:
     from ._model_report import inspect_model, model_lines
 
-    report = inspect_model(expanded(options.file))
+    report = inspect_model(local_path(options.file, kind="model"))
     print(json.dumps(report, indent=2) if options.json else "\n".join(model_lines(report)))

@@ -66,9 +66,10 @@ class Engine(Handle):
     ----------
     model : path, optional
         Whole checkpoint: a safetensors, gguf or ckpt file, or a diffusers directory. A model in parts is given by one
-        of them, its index, or its folder; so are the other files below. ``"catalogue:NAME"`` or
-        ``"catalogue:NAME/VARIANT"``: all files of a model that ``sdcffi models list`` shows, which are downloaded if
-        they are not there. Without a variant, it is the best that fits the memory, which the log says.
+        of them, its index, or its folder; so are the other files below. Each may be given by reference, as
+        ``"hf://OWNER/REPO/FILE"``, and is downloaded then; see 'Files by reference' in ``docs/files.md``.
+        ``"catalogue:NAME"`` or ``"catalogue:NAME/VARIANT"``: all files of a model that ``sdcffi models list`` shows.
+        Without a variant, it is the best that fits the memory, which the log says.
     diffusion_model : path, optional
         Diffusion model alone. It needs text encoders and an autoencoder from other files.
     high_noise_diffusion_model : path, optional
@@ -153,7 +154,7 @@ class Engine(Handle):
         What the next call does after the child process was lost: ``"auto"`` starts a new one, which loads the model
         again; ``"never"`` refuses that call and all later ones.
     timeout : float, optional
-        Time limit for loading, in seconds. None: no limit.
+        Time limit for loading, in seconds, without downloads. None: no limit.
     grace : float
         Time that a call has to stop by itself after Ctrl-C, `cancel` or its timeout, in seconds, at least 0. After it
         the child process is killed.
@@ -172,6 +173,8 @@ class Engine(Handle):
     ------
     TypeError, ValueError
         If an argument is wrong. No native code has run then.
+    DownloadError
+        If a file that is given by reference cannot be downloaded.
     ModelLoadError
         If the engine cannot load these files. The error has the engine's log.
     BackendUnavailableError, LibraryNotFoundError, LayoutMismatchError

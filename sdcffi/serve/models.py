@@ -15,6 +15,7 @@ from .._files import expanded
 from .._models.memory import weight_bytes
 from .._models.upscaler_file import read_network
 from .._process.aio import in_thread
+from .._references import local_path
 from ..engine.capabilities import Capabilities
 from ..engine.catalogue import resolve_names
 from ..engine.engine import USABLE, Engine
@@ -63,7 +64,7 @@ class _Entry:
         self.files: Model | None = None
         self.factor = 1  # of an upscaling network
         if config.kind == "upscale":
-            path = expanded(config.arguments.engine_others["model"], f"upscaler {config.name}")
+            path = local_path(config.arguments.engine_others["model"], f"upscaler {config.name}")
             self.factor = read_network(f"upscaler {config.name}", path).factor
             self.size = path.stat().st_size
         else:
@@ -141,6 +142,7 @@ class Models:
         for entry in self._entries.values():
             values = [*entry.config.arguments.context_values.values(), *entry.config.arguments.engine_others.values()]
             paths = [Path(value).expanduser() for value in values if isinstance(value, (str, Path))]
+            paths += [file.path for file in entry.files.files] if entry.files else []  # downloaded, or of a directory
             found |= {path.absolute().parent for path in paths if path.exists()}
         return sorted(found)
 
