@@ -51,7 +51,10 @@ def check_context(params: ContextParams) -> tuple[ContextParams, Model]:
     DownloadError
         If a file is given by reference, and cannot be downloaded.
     """
-    params = located(_checked_settings(params))
+    params = _checked_settings(params)
+    if not params.given().keys() & {"model_path", "diffusion_model_path"}:
+        raise ValueError("there is no model to load: pass model= or diffusion_model=")
+    params = located(params)
     model = read_model(params)
     return _absolute(params), model
 
@@ -65,8 +68,6 @@ def located(params: ContextParams) -> ContextParams:
         As `check_context`.
     """
     named = {name: value for name, value in params.given().items() if name.endswith("_path")}
-    if not named.keys() & {"model_path", "diffusion_model_path"}:
-        raise ValueError("there is no model to load: pass model= or diffusion_model=")
     embeddings = [] if params.embeddings is None else _checked_embeddings(params.embeddings)
     for value in (*named.values(), *(item.path for item in embeddings)):
         parse(value)  # all of them, before the first is downloaded
