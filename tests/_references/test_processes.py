@@ -13,24 +13,16 @@ import hub_server
 import pytest
 from hub_server import Hub
 from leftovers import wait_until
-from places import ROOT
 
 WEIGHTS = os.urandom(24 << 20)  # the client writes 10 MB at a time
 FETCH = "import sys; from sdcffi._references import fetch, parse; print(fetch(parse(sys.argv[1])))"
 
 
 class Machine:
-    """A user's settings on a machine with an empty cache, whose Hub is a server of the test."""
+    """Where a user runs programs."""
 
     def __init__(self, home: Path, hub: Hub) -> None:
-        others = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE_"))}
-        self.environment = {
-            **others,
-            "PYTHONPATH": str(ROOT),
-            "HF_HOME": str(home / "huggingface"),
-            "HF_ENDPOINT": hub.url,
-            "SDCFFI_CACHE": str(home / "cache"),
-        }
+        self.environment = hub_server.environment(home, hub)
 
     def start(self, reference: str) -> subprocess.Popen[str]:
         return subprocess.Popen(

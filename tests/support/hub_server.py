@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 import time
 from collections import deque
@@ -16,8 +17,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from places import ROOT
 
 TOKEN = "hf_good"
 STORED_ELSEWHERE = (".safetensors", ".gguf", ".bin", ".ckpt")
@@ -141,6 +145,13 @@ class Hub(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # a client that was killed
         pass
+
+
+def environment(home: Path, hub: Hub) -> dict[str, str]:
+    """The environment of a program of a user with an empty cache, whose Hub is the server."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE_"))}
+    places = {"HF_HOME": str(home / "huggingface"), "SDCFFI_CACHE": str(home / "cache")}
+    return {**others, **places, "PYTHONPATH": str(ROOT), "HF_ENDPOINT": hub.url}
 
 
 @contextmanager
