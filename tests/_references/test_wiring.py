@@ -183,7 +183,7 @@ def test_a_batch_goes_on_with_references(
     network = network_on(hub, tmp_path)
     words = ["generate", *flags_of(tiny), "--lora", "hf://o/lora:0.5", "--prompts", str(tmp_path / "prompts.txt")]
     words += ["--hires", "--hires-upscaler", "Model", "--hires-model", network, "--hires-steps", "1"]
-    words += ["--upscale-model", network, *SMALL, "-o", str(tmp_path / "o.png")]
+    words += ["--upscale-model", network, *SMALL, "-W", "32", "-H", "32", "-o", str(tmp_path / "o.png")]
     assert not cli.main(words)
     assert not cli.main(words)
     assert "1 of 1 lines are finished already" in capfd.readouterr().err

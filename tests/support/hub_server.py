@@ -65,6 +65,8 @@ class Fault:
         Status to answer with, with the headers. 0: none.
     cut : int, optional
         The connection is closed after so many bytes.
+    stall : float
+        Seconds before it is.
     content : bytes, optional
         What is sent in place of the file.
     headers : dict
@@ -74,6 +76,7 @@ class Fault:
 
     status: int = 0
     cut: int | None = None
+    stall: float = 0.0
     content: bytes | None = None
     headers: dict[str, str] = field(default_factory=dict)
     ignores_range: bool = False
@@ -268,6 +271,7 @@ class _Handler(BaseHTTPRequestHandler):
         ranged = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if asked else {}
         headers = {"Accept-Ranges": "bytes", **ranged}
         self._answer(206 if asked else 200, content[start:], headers, fault.cut, transfer=True)
+        time.sleep(fault.stall)
 
     def _answer(
         self, status: int, content: bytes, headers: dict[str, str], cut: int | None = None, transfer: bool = False
