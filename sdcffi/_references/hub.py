@@ -214,12 +214,15 @@ def _download(reference: HubReference, listing: _Listing, names: list[str]) -> P
     hidden = hub.utils.are_progress_bars_disabled()
     with progress(reference.name, total, sum(done.values()), hidden) as bar:
         for name in names:
+            bars = _silent() if name not in blobs else None  # the client's, for each small file
             transferable = (listing.sizes[name] or 0) <= hub.constants.MAX_HTTP_DOWNLOAD_SIZE
             if name in blobs and transferable and hub.file_download.are_symlinks_supported(storage.parent):
                 write = partial(_write, reference, listing, name, bar)
                 lock = storage.parent / ".locks" / storage.name / f"{blobs[name].name}.lock"  # as the client
                 complete(blobs[name], blobs[name].name, f"{reference.repository}/{name}", lock, bar, write)
-            path = Path(hub.hf_hub_download(reference.repository, name, revision=reference.revision, **_AGENT))
+            path = Path(
+                hub.hf_hub_download(reference.repository, name, revision=reference.revision, tqdm_class=bars, **_AGENT)
+            )
             if name not in blobs:
                 bar.update(listing.sizes[name] or 0)
             folder = path.parents[name.count("/")]
@@ -227,6 +230,16 @@ def _download(reference: HubReference, listing: _Listing, names: list[str]) -> P
                 raise DownloadError(f"{reference} was changed while it was downloaded: try again")
     assert folder is not None  # there is at least one name
     return folder
+
+
+def _silent() -> type[Any]:
+    from tqdm import tqdm
+
+    class Silent(tqdm):  # type: ignore[type-arg]
+        def __init__(self, *arguments: Any, **keywords: Any) -> None:
+            super().__init__(*arguments, **{**keywords, "disable": True})
+
+    return Silent
 
 
 def _begun(blob: Path) -> int:

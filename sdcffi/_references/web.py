@@ -119,7 +119,7 @@ class _Download:
             self._bar.update(at)
             if left is not None:
                 check_space(Path(file.name).parent, left, str(self._reference))
-            while block := response.read(_BLOCK):
+            while block := response.read1(_BLOCK):  # what has come, so that it stays if nothing more does
                 file.write(block)
                 self._bar.update(len(block))
         return total is None or file.tell() >= total

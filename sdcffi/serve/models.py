@@ -66,12 +66,14 @@ class _Entry:
         if config.kind == "upscale":
             path = local_path(config.arguments.engine_others["model"], f"upscaler {config.name}")
             self.factor = read_network(f"upscaler {config.name}", path).factor
+            self.folders = {path.parent.absolute()}
             self.size = path.stat().st_size
         else:
             engine = config.arguments.engine
             where = engine.get("library"), engine.get("backend", "auto")
             context, _ = resolve_names(USABLE.updated(engine["context"]), *where, Listeners())
             context, self.files = check_context(context)
+            self.folders = {file.path.parent.absolute() for file in self.files.files}
             self.size = weight_bytes(self.files, context)
         self.engine: Engine | Upscaler | None = None
         self.loading: asyncio.Task[Engine | Upscaler] | None = None
@@ -142,8 +144,8 @@ class Models:
         for entry in self._entries.values():
             values = [*entry.config.arguments.context_values.values(), *entry.config.arguments.engine_others.values()]
             paths = [Path(value).expanduser() for value in values if isinstance(value, (str, Path))]
-            paths += [file.path for file in entry.files.files] if entry.files else []  # downloaded, or of a directory
             found |= {path.absolute().parent for path in paths if path.exists()}
+            found |= entry.folders  # also of what was downloaded
         return sorted(found)
 
     def describe(self, name: str) -> dict[str, Any]:

@@ -149,6 +149,28 @@ def test_a_broken_connection_goes_on(hub: Hub, one: Reference) -> None:
     assert hub.sent == len(WEIGHTS)
 
 
+def test_a_server_that_says_nothing_is_asked_again(hub: Hub, one: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
+    hub.faults.append(Fault(cut=50_000, stall=1.0))
+    assert fetch(one).read_bytes() == WEIGHTS
+    assert hub.transfers() == ["", "bytes=50000-"]
+
+
+@pytest.mark.parametrize("name", ["are_symlinks_supported", "MAX_HTTP_DOWNLOAD_SIZE"])
+def test_what_the_client_must_do_itself_is_left_to_it(
+    name: str, hub: Hub, one: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name == "MAX_HTTP_DOWNLOAD_SIZE":
+        monkeypatch.setattr(constants, name, 1000)
+        refused(f"hf://o/r/{NAME}", "the regular download method")
+    else:
+        monkeypatch.setattr(huggingface_hub.file_download, name, lambda *_arguments: False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", True)
+        path = fetch(one)
+        assert path.read_bytes() == WEIGHTS
+        assert not path.is_symlink()
+
+
 def test_a_download_that_failed_goes_on_in_the_next_call(hub: Hub, one: Reference) -> None:
     hub.faults.extend([Fault(cut=50_000), *[Fault(cut=0)] * 20])
     refused(f"hf://o/r/{NAME}", "cannot be downloaded: .*the download goes on where it ended")

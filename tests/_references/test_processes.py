@@ -7,30 +7,23 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import hub_server
 import pytest
 from hub_server import Hub
 from leftovers import wait_until
-from places import ROOT
 
 WEIGHTS = os.urandom(24 << 20)  # the client writes 10 MB at a time
 FETCH = "import sys; from sdcffi._references import fetch, parse; print(fetch(parse(sys.argv[1])))"
 
 
 class Machine:
-    """A user's settings on a machine with an empty cache, whose Hub is a server of the test."""
+    """Where a user runs programs."""
 
     def __init__(self, home: Path, hub: Hub) -> None:
-        others = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE_"))}
-        self.environment = {
-            **others,
-            "PYTHONPATH": str(ROOT),
-            "HF_HOME": str(home / "huggingface"),
-            "HF_ENDPOINT": hub.url,
-            "SDCFFI_CACHE": str(home / "cache"),
-        }
+        self.environment = hub_server.environment(home, hub)
 
     def start(self, reference: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -65,12 +58,19 @@ def reference(request: pytest.FixtureRequest, hub: Hub) -> str:
     return "hf://o/r" if request.param == "hub" else hub.put("a.safetensors", WEIGHTS)
 
 
+def begun(home: Path) -> bool:
+    """Whether something of a file is there."""
+    with suppress(OSError):  # the client removes what it tries out
+        return any(path.stat().st_size for path in home.rglob("*.incomplete"))
+    return False
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_download_goes_on(number: int, hub: Hub, reference: str, tmp_path: Path) -> None:
     machine = Machine(tmp_path, hub)
     hub.pause = 0.001  # more than 1.5 seconds for the file
     first = machine.start(reference)
-    wait_until(lambda: hub.sent > len(WEIGHTS) // 2)
+    assert wait_until(lambda: begun(tmp_path))
     first.send_signal(number)
     first.communicate(timeout=60)
     assert first.returncode != 0

@@ -10,7 +10,7 @@ import pytest
 from hub_server import Fault, Hub
 
 from sdcffi import DownloadError, PathNotFoundError
-from sdcffi._references import Reference, downloads, fetch, is_there, parse, reference_of, size
+from sdcffi._references import Reference, downloads, fetch, is_there, parse, reference_of, size, web
 
 WEIGHTS = bytes(range(256)) * 800  # 200 KiB
 
@@ -58,6 +58,13 @@ def test_a_broken_connection_goes_on(hub: Hub, one: Reference) -> None:
     assert fetch(one).read_bytes() == WEIGHTS
     assert hub.transfers() == ["", "bytes=50000-", "bytes=50000-", "bytes=60000-"]
     assert hub.sent == len(WEIGHTS)
+
+
+def test_a_server_that_says_nothing_is_asked_again(hub: Hub, one: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "_SECONDS", 0.3)
+    hub.faults.append(Fault(cut=50_000, stall=1.0))
+    assert fetch(one).read_bytes() == WEIGHTS
+    assert hub.transfers() == ["", "bytes=50000-"]
 
 
 def test_a_download_that_failed_goes_on_in_the_next_call(hub: Hub, one: Reference) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import hub_server
+import numpy as np
 import pytest
 from hub_server import Hub
 from tiny_model import TinyModel
@@ -15,8 +19,12 @@ from sdcffi import ContextParams, Embedding, Engine, Hires, LoraNotFoundError, P
 from sdcffi._checks.context import check_context
 from sdcffi._models.loras import as_loras, merge_tags
 from sdcffi._records.finding import find_files, find_some_files
+from sdcffi.images.convert import as_rgb
 from sdcffi.parameter_files import as_arguments
+from sdcffi.serve.config import ModelConfig
+from sdcffi.serve.models import Models
 
+SMALL = ["--steps", "1", "-W", "64", "-H", "64", "--cfg-scale", "1", "-s", "7", "-t", "1", "--backend", "cpu"]
 DRAW: dict[str, Any] = {"width": 64, "height": 64, "steps": 1, "cfg_scale": 1.0, "seed": 7}
 
 
@@ -169,28 +177,46 @@ def test_the_command_line_takes_references(
 
 
 def test_a_batch_goes_on_with_references(
-    tiny: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    hub: Hub, tiny: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
-    flags = [word for name, text in tiny.items() for word in (f"--{name.replace('_', '-')}", text)]
-    words = ["generate", *flags, "--lora", "hf://o/lora:0.5", "--prompts", str(tmp_path / "prompts.txt"), "-t", "1"]
-    words += [
-        "--steps",
-        "1",
-        "-W",
-        "64",
-        "-H",
-        "64",
-        "--cfg-scale",
-        "1",
-        "--backend",
-        "cpu",
-        "-o",
-        str(tmp_path / "o.png"),
-    ]
+    (tmp_path / "prompts.txt").write_text("a cat\n")
+    network = network_on(hub, tmp_path)
+    words = ["generate", *flags_of(tiny), "--lora", "hf://o/lora:0.5", "--prompts", str(tmp_path / "prompts.txt")]
+    words += ["--hires", "--hires-upscaler", "Model", "--hires-model", network, "--hires-steps", "1"]
+    words += ["--upscale-model", network, *SMALL, "-W", "32", "-H", "32", "-o", str(tmp_path / "o.png")]
     assert not cli.main(words)
     assert not cli.main(words)
-    assert "2 of 2 lines are finished already" in capfd.readouterr().err
+    assert "1 of 1 lines are finished already" in capfd.readouterr().err
+
+
+def flags_of(files: dict[str, str]) -> list[str]:
+    return [word for name, text in files.items() for word in (f"--{name.replace('_', '-')}", text)]
+
+
+@pytest.mark.slow
+def test_from_an_empty_cache_to_an_image_and_again_without_a_server(
+    hub: Hub, tiny: dict[str, str], tmp_path: Path
+) -> None:
+    environment = hub_server.environment(tmp_path / "home", hub)
+    words = [sys.executable, "-m", "sdcffi", "generate", *flags_of(tiny), "-p", "a cat", *SMALL]
+    first, second = tmp_path / "first.png", tmp_path / "second.png"
+    for path in (first, second):
+        done = subprocess.run([*words, "-o", str(path)], env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "MB" not in done.stderr, "progress is shown on terminals only"
+        environment |= {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    assert np.array_equal(as_rgb(first, "first"), as_rgb(second, "second"))
+
+
+def test_a_server_takes_references_and_keeps_where_they_are_to_itself(
+    hub: Hub, tiny: dict[str, str], tmp_path: Path
+) -> None:
+    network = ModelConfig.upscaler("x2", network_on(hub, tmp_path))
+    models = Models((ModelConfig.of("tiny", tiny), network))
+    assert models.factor("x2") == 2
+    commits = [hub.repositories[name].commit for name in ("o/tiny", "o/x2")]
+    folders = {str(folder) for folder in models.folders()}
+    assert all(any(commit in folder for folder in folders) for commit in commits)
 
 
 def test_a_batch_goes_on_with_names_of_the_catalogue(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 import time
 from collections import deque
@@ -16,8 +17,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from places import ROOT
 
 TOKEN = "hf_good"
 STORED_ELSEWHERE = (".safetensors", ".gguf", ".bin", ".ckpt")
@@ -61,6 +65,8 @@ class Fault:
         Status to answer with, with the headers. 0: none.
     cut : int, optional
         The connection is closed after so many bytes.
+    stall : float
+        Seconds before it is.
     content : bytes, optional
         What is sent in place of the file.
     headers : dict
@@ -70,6 +76,7 @@ class Fault:
 
     status: int = 0
     cut: int | None = None
+    stall: float = 0.0
     content: bytes | None = None
     headers: dict[str, str] = field(default_factory=dict)
     ignores_range: bool = False
@@ -141,6 +148,13 @@ class Hub(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # a client that was killed
         pass
+
+
+def environment(home: Path, hub: Hub) -> dict[str, str]:
+    """The environment of a program of a user with an empty cache, whose Hub is the server."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE_"))}
+    places = {"HF_HOME": str(home / "huggingface"), "SDCFFI_CACHE": str(home / "cache")}
+    return {**others, **places, "PYTHONPATH": str(ROOT), "HF_ENDPOINT": hub.url}
 
 
 @contextmanager
@@ -257,6 +271,7 @@ class _Handler(BaseHTTPRequestHandler):
         ranged = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if asked else {}
         headers = {"Accept-Ranges": "bytes", **ranged}
         self._answer(206 if asked else 200, content[start:], headers, fault.cut, transfer=True)
+        time.sleep(fault.stall)
 
     def _answer(
         self, status: int, content: bytes, headers: dict[str, str], cut: int | None = None, transfer: bool = False
