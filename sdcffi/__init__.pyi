@@ -17,6 +17,7 @@ from .engine.upscaler import UpscaleResult as UpscaleResult
 from .errors import BackendUnavailableError as BackendUnavailableError
 from .errors import BuildError as BuildError
 from .errors import CancelledError as CancelledError
+from .errors import DownloadError as DownloadError
 from .errors import GenerationError as GenerationError
 from .errors import GenerationTimeoutError as GenerationTimeoutError
 from .errors import LayoutMismatchError as LayoutMismatchError

@@ -13,6 +13,7 @@ __all__ = [
     "BackendUnavailableError",
     "BuildError",
     "CancelledError",
+    "DownloadError",
     "GenerationError",
     "GenerationTimeoutError",
     "LayoutMismatchError",
@@ -177,6 +178,11 @@ class OutputError(SDError, OSError):
 
     In Python, the result that was to be saved is unharmed: it can be saved to another place.
     """
+
+
+@public
+class DownloadError(SDError, OSError):
+    """A file that was given by reference could not be downloaded. The message says why, and what to do."""
 
 
 @public

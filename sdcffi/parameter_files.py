@@ -29,6 +29,7 @@ from ._quoting import shown
 from ._records.finding import find_files, find_some_files
 from ._records.record import Record
 from ._records.webui import read_webui_text
+from ._references import parse
 from ._warnings import warn
 from .engine.engine import Engine
 from .images.files import file_content
@@ -266,10 +267,10 @@ def _lora(item: Any, where: str) -> Any:
     return tuple(item) if isinstance(item, list) else item
 
 
-def parse_lora(text: str) -> tuple[str, float] | Lora:
+def parse_lora(text: str) -> str | tuple[str, float] | Lora:
     """Read ``PATH[:SCALE]``, or strengths of parts and blocks: ``PATH:UNET:TE``, ``PATH:SCALE:lbw=OUTALL``.
 
-    Without a scale, it is 1.
+    Without a scale, it is 1, or that of the catalogue.
 
     Raises
     ------
@@ -277,6 +278,8 @@ def parse_lora(text: str) -> tuple[str, float] | Lora:
         If a preset of blocks is unknown.
     """
     path, strength = split_strength(text)
+    if not strength and text.startswith("catalogue:"):
+        return text
     if not strength or Path(text).exists():
         return text, 1.0
     multiplier, weights = parse_strength(strength, text)
@@ -291,8 +294,12 @@ def parse_mask(text: str) -> str | tuple[int, ...]:
 def _embedding(item: Any, where: str) -> Embedding:
     """Read a table, or ``NAME=PATH``; the name of a path alone is its stem, as in sd-cli."""
     if isinstance(item, str):
+        reference = parse(item)
         name, equals, path = item.partition("=")
-        item = {"name": name, "path": path} if equals else {"name": Path(item).stem, "path": item}
+        if reference is None and equals:
+            item = {"name": name, "path": path}
+        else:
+            item = {"name": Path(item if reference is None else reference.name).stem, "path": item}
     return decode(Embedding, item, where)
 
 

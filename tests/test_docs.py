@@ -28,6 +28,7 @@ PAGES = (README, *sorted(DOCS.glob("*.md")), ROOT / "sdcffi" / "weights" / "READ
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _MODEL_FILES = (".gguf", ".safetensors", ".ckpt", ".pth", ".pt")
+_REFERENCES = ("hf://", "catalogue:")
 _TIME_LIMIT = 120  # seconds for an example; one takes 2 to 6
 
 
@@ -52,7 +53,7 @@ class Example:
         nodes = list(ast.walk(self.compiled()))
         texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
         own = any(isinstance(node, (ast.Name, ast.Attribute)) and _last(node) == "demo_model" for node in nodes)
-        return own or not any(text.endswith(_MODEL_FILES) for text in texts)
+        return own or not any(text.endswith(_MODEL_FILES) or text.startswith(_REFERENCES) for text in texts)
 
 
 def _last(node: ast.expr) -> str:

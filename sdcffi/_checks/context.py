@@ -16,12 +16,13 @@ from .._models.files import Model, locate, read_model
 from .._models.weight_types import check_rules, check_type
 from .._numbers import as_path, as_text, check_integer, check_number
 from .._quoting import shown
+from .._references import Kind, local_path, parse
 from ..errors import PathNotFoundError
 from ..params.context import PRECISIONS, ContextParams, Embedding
 from ..params.other_names import meant
 from ..params.struct import StrPath
 
-__all__ = ["check_context", "check_lora_options", "check_precision", "resolve_seed"]
+__all__ = ["check_context", "check_lora_options", "check_precision", "located", "resolve_seed"]
 
 _MAX_SEED = (1 << 63) - 1
 _RANDOM_SEEDS = 1 << 32
@@ -48,19 +49,36 @@ def check_context(params: ContextParams) -> tuple[ContextParams, Model]:
         If a value has the wrong type.
     ValueError
         If a value is not in its legal set, or if a file is missing, unreadable or given as the wrong part.
+    DownloadError
+        If a file is given by reference, and cannot be downloaded.
     """
     params = _checked_settings(params)
-    given = params.given()
-    files = {name: _expanded(name, value) for name, value in given.items() if name.endswith("_path")}
-    if not files.keys() & {"model_path", "diffusion_model_path"}:
+    if not params.given().keys() & {"model_path", "diffusion_model_path"}:
         raise ValueError("there is no model to load: pass model= or diffusion_model=")
-    files = locate(files)
-    expanded: dict[str, Any] = {"model_path": None, **files}
-    if params.embeddings is not None:
-        expanded["embeddings"] = _embeddings(params.embeddings)
-    params = replace(params, **expanded)
+    params = located(params)
     model = read_model(params)
     return _absolute(params), model
+
+
+def located(params: ContextParams) -> ContextParams:
+    """Return the parameters with the paths of the model's files: references are downloaded, directories looked into.
+
+    Raises
+    ------
+    TypeError, ValueError, DownloadError
+        As `check_context`.
+    """
+    named = {name: value for name, value in params.given().items() if name.endswith("_path")}
+    embeddings = [] if params.embeddings is None else _checked_embeddings(params.embeddings)
+    for value in (*named.values(), *(item.path for item in embeddings)):
+        parse(value)  # all of them, before the first is downloaded
+    files = locate({name: _located(name.removesuffix("_path"), value, _kind(name)) for name, value in named.items()})
+    changes: dict[str, Any] = {"model_path": None, **files}
+    if params.embeddings is not None:
+        changes["embeddings"] = [
+            replace(item, path=_located(f"embeddings[{shown(item.name)}]", item.path)) for item in embeddings
+        ]
+    return replace(params, **changes)
 
 
 _LOWER_CASE = ("rng_type", "sampler_rng_type", "prediction", "lora_apply_mode")  # their names have no other letters
@@ -99,12 +117,19 @@ def check_precision(name: str | None) -> str | None:
     return str(found)
 
 
-def _expanded(name: str, value: Any) -> Path:
-    name = name.removesuffix("_path")
+def _kind(slot: str) -> Kind:
+    return "model" if slot == "model_path" else "file"
+
+
+def _located(name: str, value: Any, kind: Kind = "file") -> Path:
+    return local_path(_plain(name, value), name, kind)
+
+
+def _plain(name: str, value: Any) -> str | Path:
     path = as_path(name, value)
     if "\0" in str(path):
         raise ValueError(f"{name} must not contain a NUL character: {shown(str(path))}")
-    return expanded(path, name)
+    return path
 
 
 def _absolute(params: ContextParams) -> ContextParams:
@@ -115,7 +140,7 @@ def _absolute(params: ContextParams) -> ContextParams:
     return replace(params, **paths)
 
 
-def _embeddings(embeddings: Any) -> list[Embedding]:
+def _checked_embeddings(embeddings: Any) -> list[Embedding]:
     if isinstance(embeddings, (str, bytes)) or not isinstance(embeddings, Sequence):
         raise TypeError(f"embeddings must be a sequence of Embedding, not {shown(embeddings)}")
     for item in embeddings:
@@ -123,7 +148,7 @@ def _embeddings(embeddings: Any) -> list[Embedding]:
             raise TypeError(f"embeddings must be a sequence of Embedding, not {shown(item)}")
         if not item.name.strip():
             raise ValueError(f"embeddings: the name of {shown(item.path)} must not be empty")
-    return [replace(item, path=_expanded(f"embeddings[{shown(item.name)}]", item.path)) for item in embeddings]
+    return list(embeddings)
 
 
 def check_lora_options(lora_dir: StrPath | None, lora_cache: int) -> Path | None:
@@ -153,7 +178,7 @@ def check_lora_options(lora_dir: StrPath | None, lora_cache: int) -> Path | None
     check_integer("lora_cache", lora_cache, 0, _MOST_BYTES)
     if lora_dir is None:
         return None
-    directory = _expanded("lora_dir", lora_dir)
+    directory = expanded(_plain("lora_dir", lora_dir), "lora_dir")
     if not directory.exists():
         raise PathNotFoundError(f"lora_dir {directory} does not exist")
     if not directory.is_dir():

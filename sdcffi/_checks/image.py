@@ -13,6 +13,7 @@ from .._models.files import Model, read_file
 from .._models.upscaler_file import read_network
 from .._numbers import check_integer, check_number
 from .._quoting import shown
+from .._references import local_path
 from .._warnings import warn, warn_of_unused
 from ..images.convert import Alpha
 from ..images.pixels import MOST_SIDE
@@ -35,7 +36,7 @@ from .sampling import (
     warn_of_size,
 )
 
-__all__ = ["MASK_BLUR", "check_image"]
+__all__ = ["MASK_BLUR", "check_image", "with_network"]
 
 MASK_BLUR = 4.0  # pixels, as in AUTOMATIC1111's web interface
 _MOST_BLUR = 1000  # pixels
@@ -62,7 +63,8 @@ def check_image(
     Returns
     -------
     ImageParams
-        The call, its images as `take_images` returns them, and with a mask also `mask_blur` and `paste_back`.
+        The call, its images as `take_images` returns them, with a mask also `mask_blur` and `paste_back`, and the path
+        of a network that was given by reference.
 
     Raises
     ------
@@ -84,7 +86,7 @@ def check_image(
     check_integer("comma_backtrack", params.comma_backtrack, 0, MOST_BACKTRACK)
     check_number("control_strength", params.control_strength, 0, MOST_SCALE)
     scales = scales_references(params, model, defaults)
-    params = _with_paste(take_images(params, model, resize, alpha, scales=scales))
+    params = with_network(_with_paste(take_images(params, model, resize, alpha, scales=scales)))
     whole = defaults.updated(params)
     size = requested_size(whole)
     _check_images(params, size, model, scales)
@@ -106,6 +108,14 @@ def _with_paste(params: ImageParams) -> ImageParams:
         if getattr(params, name) is not None:
             raise ValueError(f"{name} needs mask_image: pass both")
     return params
+
+
+def with_network(params: ImageParams) -> ImageParams:
+    """Return the parameters with the path of the second pass's network, which may be given by reference."""
+    hires = params.hires
+    if hires is None or not hires.enabled or hires.model_path is None:
+        return params
+    return replace(params, hires=replace(hires, model_path=local_path(hires.model_path, "hires.model")))
 
 
 def _warn_of_idle(params: ImageParams, defaults: ImageParams) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from .lora_families import UNET_TEXT
 
-__all__ = ["Architecture", "identify"]
+__all__ = ["FAMILIES", "Architecture", "identify"]
 
 _CACHES_OF_UNET = ("ucache",)
 _CACHES_OF_DIT = ("easycache", "dbcache", "taylorseer", "cache_dit")
@@ -105,6 +105,9 @@ _TABLE = {
         Architecture("wan_ti2v", "Wan 2.2 TI2V", 32, ("t5xxl",), is_video=True, video_inputs=("init_image",)),
     )
 }
+FAMILIES: Mapping[str, Architecture] = _TABLE
+"""What is known of each family, by its name."""
+
 # Beginnings of tensor names that only one architecture has, the most specific first.
 _MARKS = {
     "nerf_final_layer_conv.": "chroma_radiance",

@@ -26,9 +26,9 @@ from .lora_modules import Adapter, sort_tensors
 from .lora_strength import ADAPTER_FILES, Settings, read_settings, unsupported
 from .places import is_in_parts
 
-__all__ = ["LoraFile", "file_of", "has_adapter", "read_lora"]
+__all__ = ["FOLDER_FILES", "LoraFile", "file_of", "has_adapter", "read_lora"]
 
-_FOLDER_FILES = tuple(  # of PEFT, of diffusers
+FOLDER_FILES = tuple(  # of PEFT, of diffusers
     f"{stem}.{ending}" for ending in ("safetensors", "bin") for stem in ("adapter_model", "pytorch_lora_weights")
 )
 _IN_PARTS = "one of several parts or their index, and LoRAs are read from one file: join the parts, or get it as one"
@@ -154,7 +154,7 @@ def read_lora(path: Path) -> LoraFile:
 
 def has_adapter(path: Path) -> bool:
     """Return whether a path is a folder that PEFT or diffusers wrote."""
-    return path.is_dir() and any((path / name).exists() for name in _FOLDER_FILES)
+    return path.is_dir() and any((path / name).exists() for name in FOLDER_FILES)
 
 
 def file_of(path: Path) -> Path:
@@ -167,12 +167,12 @@ def file_of(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    for name in _FOLDER_FILES:
+    for name in FOLDER_FILES:
         if (path / name).exists():
             return path / name
     if parts := [name for name in sorted(os.listdir(path)) if is_in_parts(name)]:
         raise LoraError(f"LoRA {path} is a folder with {shown(parts[0])}, {_IN_PARTS}")
-    raise LoraError(f"LoRA {path} is a folder without {' or '.join(_FOLDER_FILES)}; pass the path of a file in it")
+    raise LoraError(f"LoRA {path} is a folder without {' or '.join(FOLDER_FILES)}; pass the path of a file in it")
 
 
 def _stamp(status: os.stat_result) -> tuple[int, ...]:

@@ -15,12 +15,13 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from .._files import expanded
 from .._numbers import as_number, as_path, is_finite, items_of
 from .._quoting import shown, shown_path
-from ..errors import LoraError, LoraNotFoundError
+from .._references import HubReference, fetch, parse
+from ..errors import LoraError, LoraNotFoundError, PathNotFoundError
 from ..params.lora import Lora, LoraLike
 from ..params.lora_tags import Tag, add_weights, parse_tags
 from ..params.lora_weights import check_weights
 from ..params.struct import StrPath
-from .lora_file import has_adapter, read_lora
+from .lora_file import FOLDER_FILES, has_adapter, read_lora
 
 __all__ = ["as_loras", "merge_tags"]
 
@@ -31,7 +32,7 @@ def as_loras(items: Iterable[LoraLike], lora_dir: StrPath | None = None) -> tupl
     Parameters
     ----------
     items : iterable of Lora, path, or (path, multiplier), or mapping of path to multiplier
-        The multiplier is a finite number, by default 1.
+        The multiplier is a finite number, by default 1. A path may be a reference: the file is downloaded.
     lora_dir : path, optional
         Directory in which a string without the ending of a LoRA file is looked up, as ``"name"`` or
         ``"folder/name"``. A `Path` is never looked up. None: every string is a path.
@@ -49,6 +50,8 @@ def as_loras(items: Iterable[LoraLike], lora_dir: StrPath | None = None) -> tupl
         If a multiplier is not finite, or if a file is given twice for the same model.
     LoraError
         If a file does not exist or cannot be used (see `read_lora`), or if a name matches no file or several files.
+    DownloadError
+        If a file is given by reference, and cannot be downloaded.
     """
     if isinstance(items, (str, bytes, Lora)) or not isinstance(items, Iterable):
         raise TypeError(f"loras must be a sequence of Lora, path or (path, multiplier), not {shown(items)}")
@@ -131,11 +134,26 @@ def _as_lora(item: LoraLike, lora_dir: StrPath | None) -> Lora:
     if not is_finite(multiplier):
         raise ValueError(f"multiplier of LoRA {shown_path(item.path)} must be finite, not {shown(multiplier)}")
     weights = check_weights(item.weights, f"weights of LoRA {item.path}")
-    is_name = isinstance(item.path, str) and not item.path.lower().endswith(_ENDINGS)
-    path = _find_lora(str(item.path), lora_dir) if lora_dir is not None and is_name else Path(item.path)
+    path, label = _located(item.path, lora_dir)
     file = read_lora(path)
-    label = item.name or (expanded(path).resolve().name if expanded(path).is_dir() else None)
-    return Lora(str(file.path), float(multiplier), item.is_high_noise, label, weights)
+    return Lora(str(file.path), float(multiplier), item.is_high_noise, item.name or label, weights)
+
+
+def _located(given: StrPath, lora_dir: StrPath | None) -> tuple[Path, str | None]:
+    """Return the path of an adapter, and a name for it, where that of its file says nothing."""
+    if reference := parse(given):
+        try:
+            path = fetch(reference, "lora")
+        except PathNotFoundError as error:
+            raise LoraNotFoundError(f"LoRA {error}") from error
+        if not isinstance(reference, HubReference) or path.name not in FOLDER_FILES:
+            return path, None
+        inside = reference.path.removesuffix(path.name).rstrip("/")
+        return path, (inside or reference.repository).rpartition("/")[2]
+    is_name = isinstance(given, str) and not given.lower().endswith(_ENDINGS)
+    path = _find_lora(str(given), lora_dir) if lora_dir is not None and is_name else Path(given)
+    folder = expanded(path)
+    return path, folder.resolve().name if folder.is_dir() else None
 
 
 _ENDINGS = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin")

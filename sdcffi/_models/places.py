@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from .._files import read_whole
 from .._quoting import shown
+from .._references.weights import ENDINGS, INDEX, PART, without_variants
 from ..errors import PathNotFoundError
 from .headers import read_header
 from .tensors import HeaderError, Tensor
 
 __all__ = ["components", "file_at", "is_in_parts", "parts_of"]
 
-_INDEX = re.compile(r".*\.(safetensors|bin)\.index(\.\w+)?\.json")  # the second is a variant, such as fp16
 _MOST_INDEX = 16 << 20  # bytes
-_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})((?:\.\w+)+)")
 _MOST_PARTS = 1000
-_ENDINGS = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin")
 _UNET = "unet/diffusion_pytorch_model.safetensors"
 # Folders of diffusers' directories and the fields of ContextParams; text encoders are told by their tensors.
 _FOLDERS = {"vae": "vae_path", "image_encoder": "clip_vision_path"}
@@ -50,9 +47,9 @@ def file_at(keyword: str, path: Path) -> Path:
     """
     if os.path.isdir(path):  # Path.is_dir raises for names that are too long
         return _in_folder(keyword, path)
-    if _INDEX.fullmatch(path.name) and os.path.isfile(path):
+    if INDEX.fullmatch(path.name) and os.path.isfile(path):
         return _by_index(keyword, path)
-    if (match := _PART.fullmatch(path.name)) and int(match[2]) > 1:
+    if (match := PART.fullmatch(path.name)) and int(match[2]) > 1:
         return path.with_name(f"{match[1]}-00001-of-{match[3]}{match[4]}")
     return path
 
@@ -65,7 +62,7 @@ def parts_of(keyword: str, path: Path) -> list[Path]:
     PathNotFoundError
         If a part is missing.
     """
-    match = _PART.fullmatch(path.name)
+    match = PART.fullmatch(path.name)
     count = int(match[3]) if match and int(match[2]) == 1 else 1
     if match is None or count < 2:
         return [path]
@@ -83,8 +80,8 @@ def parts_of(keyword: str, path: Path) -> list[Path]:
 
 def is_in_parts(name: str) -> bool:
     """Return whether a file's name is that of one of several parts, or of their index."""
-    match = _PART.fullmatch(name)
-    return bool(_INDEX.fullmatch(name)) or (match is not None and int(match[3]) > 1)
+    match = PART.fullmatch(name)
+    return bool(INDEX.fullmatch(name)) or (match is not None and int(match[3]) > 1)
 
 
 def components(path: Path) -> dict[str, Path]:
@@ -140,22 +137,22 @@ def _in_folder(keyword: str, path: Path) -> Path:
             return file_at(keyword, path / kind[0])
         if kind:
             raise ValueError(f"{keyword}: {path} has {', '.join(kind[:5])}: pass the path of one of them")
-    raise ValueError(f"{keyword}: the directory {path} has no file of weights ({', '.join(_ENDINGS)})")
+    raise ValueError(f"{keyword}: the directory {path} has no file of weights ({', '.join(ENDINGS)})")
 
 
 def _indexes(names: list[str]) -> tuple[list[str], list[str]]:
     """Return the indexes of parts in safetensors: those of a folder's main weights, and those of variants of them."""
-    found = [match for name in names if (match := _INDEX.fullmatch(name)) and match[1] == "safetensors"]
-    return [match[0] for match in found if not match[2]], [match[0] for match in found if match[2]]
+    found = [match for name in names if (match := INDEX.fullmatch(name)) and match[2] == "safetensors"]
+    return [match[0] for match in found if not match[3]], [match[0] for match in found if match[3]]
 
 
 def _firsts(names: list[str]) -> list[str]:
     """Return the files of weights, each in parts once, of the first format that there is."""
-    for ending in _ENDINGS:
+    for ending in ENDINGS:
         found = [name for name in names if name.endswith(ending)]
-        firsts = [name for name in found if not (match := _PART.fullmatch(name)) or int(match[2]) == 1]
+        firsts = [name for name in found if not (match := PART.fullmatch(name)) or int(match[2]) == 1]
         if firsts:
-            return firsts
+            return without_variants(firsts)
     return []
 
 
@@ -167,7 +164,7 @@ def _by_index(keyword: str, path: Path) -> Path:
         raise ValueError(f"{keyword}: {path} is no index of parts: {shown(str(error))}; download it again") from error
     if len(names) == 1 and os.path.basename(names[0]) == names[0]:
         return path.with_name(names[0])
-    match = _PART.fullmatch(names[0]) if names else None
+    match = PART.fullmatch(names[0]) if names else None
     expected = [f"{match[1]}-{at + 1:05d}-of-{match[3]}{match[4]}" for at in range(len(names))] if match else []
     if match is None or os.path.basename(names[0]) != names[0] or names != expected or int(match[3]) != len(names):
         listed = ", ".join(map(shown, names[:3]))

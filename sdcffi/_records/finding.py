@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
 from .._files import expanded
-from ..errors import PathNotFoundError
+from .._references import HubReference, fetch, is_there, parse
+from ..errors import DownloadError, PathNotFoundError
 from ..params.struct import StrPath
 from .digests import file_state, sha256
 from .origin import FileRecord
@@ -17,7 +19,7 @@ __all__ = ["find_files", "find_named", "find_some_files", "is_same"]
 
 
 def find_files(record: Record, models: StrPath | Iterable[StrPath] | None = None) -> dict[str, Path]:
-    """Find the files of a record by name, size and digest.
+    """Find the files of a record by name, size and digest; download those of the Hub that are not there.
 
     Parameters
     ----------
@@ -33,17 +35,22 @@ def find_files(record: Record, models: StrPath | Iterable[StrPath] | None = None
     ------
     ValueError
         If a file is not found, or a directory does not exist; the message names it.
+    DownloadError
+        If a file of the Hub, at the recorded commit, cannot be downloaded, and there is none of its name.
     """
     folders = _folders(models)
-    found = _found(record, folders)
-    if missing := [file.name for file in record.files if file.role not in found]:
+    found = _found(record, folders, downloads=True)
+    if missing := [_named(file) for file in record.files if file.role not in found]:
         where = ", ".join(map(str, [*folders, Path.cwd()]))
         raise ValueError(f"not found: {', '.join(missing)}; looked in {where}. Name other directories with models=")
     return found
 
 
 def find_some_files(record: Record) -> dict[str, Path]:
-    """Find those files of a record that are in the working directory or where they were; see `find_files`."""
+    """Find those files of a record that are in the working directory, where they were, or downloaded already.
+
+    See `find_files`.
+    """
     return _found(record, [])
 
 
@@ -86,13 +93,37 @@ def _folders(models: StrPath | Iterable[StrPath] | None) -> list[Path]:
     return folders
 
 
-def _found(record: Record, folders: Iterable[Path]) -> dict[str, Path]:
+def _found(record: Record, folders: Iterable[Path], downloads: bool = False) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for file in record.files:
         candidates = list(_candidates(file, folders))
-        if match := next((path for path in candidates if is_same(path, file)), next(iter(candidates), None)):
+        match = next((path for path in candidates if is_same(path, file)), None)
+        if match is None and downloads:
+            match = _downloaded(file, optional=bool(candidates))
+        if match := match or next(iter(candidates), None):
             found[file.role] = match.absolute()
     return found
+
+
+def _downloaded(file: FileRecord, optional: bool) -> Path | None:
+    """Download a file of the Hub, as it was then. Other servers are not asked for anybody who wrote into an image."""
+    reference = parse(file.reference or "")
+    if not isinstance(reference, HubReference):
+        return None
+    try:
+        return fetch(reference, _kind(file))
+    except (DownloadError, ValueError):
+        if optional:
+            return None
+        raise
+
+
+def _kind(file: FileRecord) -> Literal["model", "file"]:
+    return "model" if file.role == "model_path" else "file"
+
+
+def _named(file: FileRecord) -> str:
+    return file.name if file.reference is None else f"{file.name} ({file.reference})"
 
 
 def _as_paths(models: StrPath | Iterable[StrPath] | None) -> list[StrPath]:
@@ -104,6 +135,8 @@ def _as_paths(models: StrPath | Iterable[StrPath] | None) -> list[StrPath]:
 def _candidates(file: FileRecord, folders: Iterable[Path]) -> Iterator[Path]:
     """Yield the files, and directories of models, that have the name; the record may be anyone's."""
     direct = [Path(file.path)] if file.path else []
+    if (reference := parse(file.reference or "")) and (there := is_there(reference, _kind(file))):
+        direct.append(there)
     for path in (*direct, *(folder / file.name for folder in folders), Path(file.name)):
         if file_state(path) is not None:
             yield path

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._public import public
+from .._references import reference_of
 from .._warnings import warn
 from ..params.context import ContextParams
 from ..params.plain import detach
@@ -97,6 +98,9 @@ class FileRecord:
         Digest of a LoRA in safetensors without its header, which web interfaces call its hash.
     path : str, optional
         Absolute path. None: not requested.
+    reference : str, optional
+        Where anybody can get the same file: ``"hf://OWNER/REPO/PATH@COMMIT"`` or ``"https://...#sha256=..."``. None: it
+        was not downloaded by sdcffi, and is not in the Hub's cache.
     """
 
     role: str
@@ -105,6 +109,7 @@ class FileRecord:
     sha256: str | None = None
     tensors_sha256: str | None = None
     path: str | None = None
+    reference: str | None = None
 
 
 @public
@@ -158,6 +163,7 @@ def file_record(role: str, path: Path, loaded: FileState | None, digests: bool, 
     except OSError as error:
         warn(f"{path} cannot be read again, so the record lacks its digest: {error}")
         digest = tensors = None
+    reference = reference_of(path)
     return FileRecord(
         role=role,
         name=path.name,
@@ -165,4 +171,5 @@ def file_record(role: str, path: Path, loaded: FileState | None, digests: bool, 
         sha256=digest,
         tensors_sha256=tensors,
         path=str(path) if paths else None,
+        reference=None if reference is None else str(reference),
     )

@@ -15,6 +15,7 @@ from .._files import expanded, replacing
 from .._numbers import check_integer, check_number
 from .._public import public
 from .._quoting import shortened, shown
+from .._references import parse
 from .._version import __version__
 from ..images.files import file_content
 from ..images.pixels import MOST_SIDE
@@ -359,12 +360,14 @@ def _decoded(values: Mapping[str, Any], source: str) -> dict[str, Any]:
 def _file(item: Any, source: str) -> FileRecord:
     """Read a file's record; its name is a plain one, with which nothing outside of the given directories is found."""
     file = FileRecord(**item)
-    texts = file.role, file.name, file.sha256 or "", file.tensors_sha256 or "", file.path or ""
+    texts = file.role, file.name, file.sha256 or "", file.tensors_sha256 or "", file.path or "", file.reference or ""
     if not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{source} is damaged: {shown(item)} must have texts for role, name and digests")
     if file.name in ("", ".", "..") or set(file.name) & {"/", os.sep, "\0"} or "\0" in (file.path or ""):
         raise ValueError(f"{source} is damaged: {shown(file.name)} is not the name of a file")
     check_integer(f"{source}: size of {shown(file.name)}", file.size, 0, math.inf)
+    if file.reference is not None and parse(file.reference) is None:
+        raise ValueError(f"{source} is damaged: {shown(file.reference)} is not a reference to a file")
     return file
 
 

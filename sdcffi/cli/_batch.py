@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._files import expanded
+from .._references import local_path
 from ..errors import SDError
 from ._flags import in_flags, preview_keywords
 from ._saving import enlarged, recorded, refuse_same, save_safely
@@ -61,7 +62,7 @@ def run_batch(options: argparse.Namespace, given: Arguments, output: Path, facto
 def _request(options: argparse.Namespace, given: Arguments) -> Request:
     from ..engine.resuming import Request
 
-    network = None if options.upscale_model is None else Path(options.upscale_model)
+    network = None if options.upscale_model is None else local_path(options.upscale_model)
     return Request(given.engine, network, options.upscale_repeats, options.upscale_tile_size)
 
 

@@ -121,10 +121,10 @@ def warnings_in_one_line(options: argparse.Namespace) -> Iterator[None]:
         yield
 
 
-def logger(options: argparse.Namespace) -> Callable[[Log], None] | None:
-    """Return a function that shows the native log; None without ``--verbose``."""
+def logger(options: argparse.Namespace) -> Callable[[Log], None]:
+    """Return a function that shows the native log; without ``--verbose``, only what the catalogue chose."""
     if not options.verbose:
-        return None
+        return lambda record: say(record.text) if record.text.startswith("catalogue:") else None
     return lambda record: say(f"{record.level}: {record.text}")
 
 

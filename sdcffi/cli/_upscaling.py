@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ._terminal import logger
@@ -41,13 +40,14 @@ def check_upscaling(options: argparse.Namespace) -> float:
     """
     from .._models.upscaler_file import MOST_PASSES, read_network
     from .._numbers import check_integer
+    from .._references import local_path
 
     check_integer("upscale_repeats", options.upscale_repeats, 1, MOST_PASSES)
     if options.upscale_model is None:
         if options.upscale_repeats != 1:
             raise ValueError("--upscale-repeats needs --upscale-model: give the network, or leave it out")
         return 1
-    network = read_network("upscale_model", Path(options.upscale_model))
+    network = read_network("upscale_model", local_path(options.upscale_model))
     return float((network.factor or 1) ** options.upscale_repeats)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import functools
-from pathlib import Path
 from typing import Any
 
 from .._files import expanded
+from .._references import local_path
 from ..params.image import ImageParams
 from ._flags import (
     JSON_HELP,
@@ -94,7 +94,7 @@ def _inspect(options: argparse.Namespace) -> None:
     from ..engine.engine import Engine
     from ._lora_report import inspect
 
-    path, fit = Path(options.file), None
+    path, fit = local_path(options.file, kind="lora"), None
     if options.model or options.diffusion_model:
         with Engine(**arguments_of(options).engine, load_weights=False, on_log=logger(options)) as engine:
             (fit,) = engine.check_loras([path])
@@ -102,6 +102,7 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _grid(options: argparse.Namespace) -> None:
+    from .._catalogue.loras import with_lora_files
     from .._models.loras import as_loras
     from ..engine.engine import Engine
     from ..engine.results import check_image_path
@@ -114,7 +115,8 @@ def _grid(options: argparse.Namespace) -> None:
     if min(seeds) < 0:
         raise ValueError(f"seeds must be at least 0, not {min(seeds)}: all images of a row need the same seed")
     given = arguments_of(options)
-    loras = as_loras((parse_lora(text) for text in options.adapters), given.engine.get("lora_dir"))
+    lora_dir = given.engine.get("lora_dir")
+    loras = as_loras(with_lora_files(map(parse_lora, options.adapters), lora_dir is not None), lora_dir)
     keywords = {**given.generate, "prompt": options.prompt or ""}
     with progress_bar() as shown, Engine(**given.engine, on_progress=shown, on_log=logger(options)) as engine:
         generate = functools.partial(engine.generate, **keywords)

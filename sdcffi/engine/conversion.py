@@ -17,6 +17,7 @@ from .._models.headers import Tensor
 from .._models.places import file_at
 from .._models.weight_types import IN_SAFETENSORS, check_rules, check_type, parse_rules
 from .._process.calls import run_alone
+from .._references import local_path
 from .._warnings import warn_of_unused
 from ..errors import SDError
 from ..events import Listeners
@@ -47,7 +48,7 @@ def convert(
     Parameters
     ----------
     input : path
-        Model file, the index of one in parts, or a directory with one.
+        Model file, the index of one in parts, a directory with one, or a reference to one, as in `Engine`.
     output : path
         File to write: ``.gguf``, or ``.safetensors`` for f32, f16 and bf16. It is written under a temporary name and
         its header is checked: every tensor must be there, in the requested type, or in its own type if the engine keeps
@@ -81,11 +82,12 @@ def convert(
     SDError
         If the engine cannot convert the file, or wrote something else than requested. No file is left then.
     """
-    source, target = file_at("input", expanded(input, "input")), expanded(output, "output")
-    model = read_file("input", source)
-    autoencoder = None if vae is None else read_file("vae", file_at("vae", expanded(vae, "vae")))
+    target = expanded(output, "output")
     type = check_type("type", type)
     tensor_type_rules = check_rules("tensor_type_rules", tensor_type_rules)
+    source = file_at("input", local_path(input, "input"))
+    model = read_file("input", source)
+    autoencoder = None if vae is None else read_file("vae", file_at("vae", local_path(vae, "vae")))
     if target.suffix not in (".gguf", ".safetensors"):
         raise ValueError(f"output must end in .gguf or .safetensors, not {target.name!r}")
     check_output(target)

@@ -37,6 +37,7 @@ from ..params.sampling import Cache, Guidance, SampleParams, SkipLayerGuidance, 
 from ..params.struct import StrPath
 from ..params.video import VideoParams
 from .capabilities import Capabilities, describe
+from .catalogue import resolve_names
 from .generation import Generation
 from .keywords import no_attribute, with_hints
 from .results import Result, VideoResult
@@ -65,7 +66,10 @@ class Engine(Handle):
     ----------
     model : path, optional
         Whole checkpoint: a safetensors, gguf or ckpt file, or a diffusers directory. A model in parts is given by one
-        of them, its index, or its folder; so are the other files below.
+        of them, its index, or its folder; so are the other files below. Each may be given by reference, as
+        ``"hf://OWNER/REPO/FILE"``, and is downloaded then; see 'Files by reference' in ``docs/files.md``.
+        ``"catalogue:NAME"`` or ``"catalogue:NAME/VARIANT"``: all files of a model that ``sdcffi models list`` shows.
+        Without a variant, it is the best that fits the memory, which the log says.
     diffusion_model : path, optional
         Diffusion model alone. It needs text encoders and an autoencoder from other files.
     high_noise_diffusion_model : path, optional
@@ -155,7 +159,7 @@ class Engine(Handle):
         What the next call does after the child process was lost: ``"auto"`` starts a new one, which loads the model
         again; ``"never"`` refuses that call and all later ones.
     timeout : float, optional
-        Time limit for loading, in seconds. None: no limit.
+        Time limit for loading, in seconds, without downloads. None: no limit.
     grace : float
         Time that a call has to stop by itself after Ctrl-C, `cancel` or its timeout, in seconds, at least 0. After it
         the child process is killed.
@@ -174,6 +178,8 @@ class Engine(Handle):
     ------
     TypeError, ValueError
         If an argument is wrong. No native code has run then.
+    DownloadError
+        If a file that is given by reference cannot be downloaded.
     ModelLoadError
         If the engine cannot load these files. The error has the engine's log.
     BackendUnavailableError, LibraryNotFoundError, LayoutMismatchError
@@ -282,7 +288,9 @@ class Engine(Handle):
             circular_y=circular,
             max_vram=max_vram,
         )
-        given, self._model = check_context(USABLE.updated(ContextParams.of(context, "context")).updated(keywords))
+        given = USABLE.updated(ContextParams.of(context, "context")).updated(keywords)
+        given, self._chosen = resolve_names(given, library, backend, listeners)
+        given, self._model = check_context(given)
         directory = check_lora_options(lora_dir, lora_cache)
         self._memory = MemoryCheck(memory_check, self._model, given)
         opening = Opening(library, backend_choice(backend), given, load_weights, lora_cache)
@@ -389,7 +397,8 @@ class Engine(Handle):
             20, as in AUTOMATIC1111's web interface.
         loras : iterable of Lora, path, or (path, multiplier), or mapping of path to multiplier, optional
             Adapters for this call, in any order: they add up. A path may be a folder of PEFT or diffusers. None: those
-            of `set_loras`.
+            of `set_loras`. ``"catalogue:NAME"`` is a LoRA that ``sdcffi models list`` shows, with its strength there if
+            none is given.
         lora_tags : bool
             True removes ``<lora:name:weight>`` from the prompt and adds these adapters; without a weight it is 1.
             ``<lora:name:unet:te>`` and ``<lora:name:1:lbw=OUTALL>`` have strengths of parts and blocks. A tag in the

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .._bindings.callbacks import PreviewOptions
 from .._bindings.requests import Edges, Resolved
+from .._catalogue.loras import with_lora_files
 from .._checks.prompt import MOST_WITH_TAGS, check_text
 from .._checks.sampling import check_preview
 from .._models.files import Model
@@ -120,11 +121,11 @@ class Generation:
 
     def set_loras(self, loras: Iterable[LoraLike]) -> None:
         """Set the adapters for calls without `loras`."""
-        self._default_loras = as_loras(loras, self._lora_dir)
+        self._default_loras = as_loras(self._with_files(loras), self._lora_dir)
 
     def check_loras(self, loras: Iterable[LoraLike], timeout: float | None) -> list[LoraReport]:
         """Report what adapters would do to the model's weights, without changing anything."""
-        checked = as_loras(loras, self._lora_dir)
+        checked = as_loras(self._with_files(loras), self._lora_dir)
         with self._calls.call(self._listeners, timeout) as call:
             return self._reports(call, checked)
 
@@ -154,10 +155,13 @@ class Generation:
             refuse_tags(
                 "negative_prompt", (params and params.negative_prompt) if negative_prompt is None else negative_prompt
             )
-        wanted = loras if loras is not None else (params and params.loras) or self._default_loras
+        wanted = self._with_files(loras if loras is not None else (params and params.loras) or self._default_loras)
         if lora_tags:
             return merge_tags(prompt, wanted, self._lora_dir)
         return prompt, as_loras(wanted, self._lora_dir)
+
+    def _with_files(self, loras: Iterable[LoraLike]) -> Iterable[LoraLike]:
+        return with_lora_files(loras, self._lora_dir is not None)
 
     def call_options(
         self,

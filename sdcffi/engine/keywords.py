@@ -30,7 +30,7 @@ _ATTRIBUTES = {
         "generate(prompt, ...)",
     ),
     **dict.fromkeys(("txt_to_vid", "txt2vid", "img_to_vid", "img2vid"), "generate_video(prompt, ...)"),
-    "from_pretrained": "Engine(path)",
+    "from_pretrained": "Engine('hf://OWNER/REPO'), or Engine(path)",
     "from_single_file": "Engine(path)",
     "to": "Engine(path, backend='cuda')",
     "enable_model_cpu_offload": "Engine(path, offload_to_cpu=True)",

@@ -12,13 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .._checks.image import MASK_BLUR
+from .._catalogue.loras import with_lora_files
+from .._checks.context import located
+from .._checks.image import MASK_BLUR, with_network
 from .._models.loras import as_loras, merge_tags
 from .._models.upscaler_file import read_network
 from .._records.digests import file_state, sha256
 from .._records.origin import FileRecord, ImageRecord, image_record
 from .._records.record import Record
 from ..errors import SDError
+from ..events import Listeners
 from ..images.convert import as_mask, as_rgb, box_mask
 from ..images.resize import fitted_size, resized
 from ..images.texts import read_texts
@@ -28,6 +31,7 @@ from ..params.names import flatten, parameters
 from ..params.other_names import ENUMS, meant, with_engine_names
 from ..params.plain import detach, plain
 from ..params.struct import Struct
+from .catalogue import resolve_names
 
 __all__ = ["Request", "Unrecorded"]
 
@@ -76,7 +80,8 @@ class Request:
         context = ContextParams.of(engine["context"], "context")
         if engine.get("circular"):
             context = replace(context, circular_x=True, circular_y=True)
-        struct, self._files, _ = detach(context)
+        context, _ = resolve_names(context, engine.get("library"), engine.get("backend", "auto"), Listeners())
+        struct, self._files, _ = detach(located(context))
         self._context = _compared(struct)
         self._lora_dir = engine.get("lora_dir")
         self._network = None if network is None else read_network("upscale_model", network)
@@ -152,8 +157,8 @@ class Request:
         yield from self._unequal_upscaling(record)
 
     def _with_adapters(self, call: Mapping[str, Any]) -> ImageParams:
-        params = ImageParams.of(call.get("params"), "params")
-        prompt, loras = call["prompt"], params.loras or ()
+        params = with_network(ImageParams.of(call.get("params"), "params"))
+        prompt, loras = call["prompt"], with_lora_files(params.loras or (), self._lora_dir is not None)
         if call.get("lora_tags", True):
             prompt, adapters = merge_tags(prompt, loras, self._lora_dir)
         else:

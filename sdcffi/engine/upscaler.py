@@ -25,6 +25,7 @@ from .._public import public
 from .._quoting import shown
 from .._records.digests import FileState, check_unchanged, file_state
 from .._records.origin import Origin, Upscaling
+from .._references import local_path
 from .._warnings import warn_of_unused
 from ..events import Listeners, LogFunction, Progress, ProgressFunction
 from ..images.convert import ImageLike, as_rgb, to_pillow
@@ -142,8 +143,8 @@ class Upscaler(Handle):
     Parameters
     ----------
     model : path
-        The network: a safetensors, gguf or pth file. It must be an RRDBNet with 3 channels and 64 features, any number
-        of blocks, and a factor of 1, 2 or 4 on width and height.
+        The network: a safetensors, gguf or pth file, or a reference to one, as in `Engine`. It must be an RRDBNet with
+        3 channels and 64 features, any number of blocks, and a factor of 1, 2 or 4 on width and height.
     threads : int, optional
         Number of CPU threads, 1 to 512. None: as in `Engine`.
     tile_size : int
@@ -202,7 +203,7 @@ class Upscaler(Handle):
         check_integer("tile_size", tile_size, 0, _MOST_TILE)
         check_flags(conv_direct=conv_direct, offload_to_cpu=offload_to_cpu)
         precision = check_precision(precision)
-        network = read_network("model", expanded(model, "model"))
+        network = read_network("model", local_path(model, "model"))
         warn_of_unused(network.unused, str(network.path))
         self._params = UpscalerParams(
             network.path.absolute(), threads, tile_size, conv_direct, offload_to_cpu, precision

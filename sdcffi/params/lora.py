@@ -22,8 +22,9 @@ class Lora(Struct):
     Parameters
     ----------
     path : path
-        The adapter's file (safetensors, gguf, ckpt or pt), or a folder of PEFT or diffusers with one. With a
-        `lora_dir`, a string without one of these endings is a name that is looked up there.
+        The adapter's file (safetensors, gguf, ckpt or pt), or a folder of PEFT or diffusers with one, or a reference:
+        ``"hf://OWNER/REPO"``. With a `lora_dir`, another string without one of these endings is a name that is looked
+        up there.
     multiplier : float
         Strength m, any finite number: a weight W becomes W + m (W' - W), W' being the weight with the adapter as it
         was trained. 1 as trained, 0 no effect.

@@ -212,7 +212,7 @@ def read_table(path: StrPath) -> dict[str, Any]:
     source = expanded(path)
     try:
         if source.suffix.lower() == ".toml":
-            return _toml(read_whole(source, _MOST_TOML).decode("utf-8-sig"))
+            return parse_toml(read_whole(source, _MOST_TOML).decode("utf-8-sig"))
         if source.suffix.lower() != ".json":
             raise ValueError("its name must end in .json or .toml")
         text = read_whole(source, _MOST_JSON).decode("utf-8-sig")
@@ -258,7 +258,14 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
-def _toml(text: str) -> dict[str, Any]:
+def parse_toml(text: str) -> dict[str, Any]:
+    """Read TOML.
+
+    Raises
+    ------
+    ValueError
+        If it is not TOML.
+    """
     if sys.version_info >= (3, 11):
         import tomllib
     else:

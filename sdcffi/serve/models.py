@@ -15,10 +15,13 @@ from .._files import expanded
 from .._models.memory import weight_bytes
 from .._models.upscaler_file import read_network
 from .._process.aio import in_thread
+from .._references import local_path
 from ..engine.capabilities import Capabilities
+from ..engine.catalogue import resolve_names
 from ..engine.engine import USABLE, Engine
 from ..engine.upscaler import Upscaler
 from ..errors import OutOfMemoryError
+from ..events import Listeners
 from ..params.image import ImageParams
 from .config import ModelConfig
 
@@ -61,11 +64,16 @@ class _Entry:
         self.files: Model | None = None
         self.factor = 1  # of an upscaling network
         if config.kind == "upscale":
-            path = expanded(config.arguments.engine_others["model"], f"upscaler {config.name}")
+            path = local_path(config.arguments.engine_others["model"], f"upscaler {config.name}")
             self.factor = read_network(f"upscaler {config.name}", path).factor
+            self.folders = {path.parent.absolute()}
             self.size = path.stat().st_size
         else:
-            context, self.files = check_context(USABLE.updated(config.arguments.engine["context"]))
+            engine = config.arguments.engine
+            where = engine.get("library"), engine.get("backend", "auto")
+            context, _ = resolve_names(USABLE.updated(engine["context"]), *where, Listeners())
+            context, self.files = check_context(context)
+            self.folders = {file.path.parent.absolute() for file in self.files.files}
             self.size = weight_bytes(self.files, context)
         self.engine: Engine | Upscaler | None = None
         self.loading: asyncio.Task[Engine | Upscaler] | None = None
@@ -137,6 +145,7 @@ class Models:
             values = [*entry.config.arguments.context_values.values(), *entry.config.arguments.engine_others.values()]
             paths = [Path(value).expanduser() for value in values if isinstance(value, (str, Path))]
             found |= {path.absolute().parent for path in paths if path.exists()}
+            found |= entry.folders  # also of what was downloaded
         return sorted(found)
 
     def describe(self, name: str) -> dict[str, Any]:

@@ -129,6 +129,12 @@ def test_a_directory_of_several_models_is_refused(tmp_path: Path) -> None:
         file_at("llm", tmp_path)
 
 
+def test_a_variant_in_a_directory_gives_way_to_the_file_without_one(tmp_path: Path) -> None:
+    for name in ("model.fp16", "model"):
+        write(tmp_path / f"{name}.safetensors", LLM)
+    assert file_at("llm", tmp_path) == tmp_path / "model.safetensors"
+
+
 def directory(path: Path, transformer: Shapes) -> Path:
     split(path / "transformer", transformer, "diffusion_pytorch_model")
     split(path / "text_encoder", LLM)

@@ -173,7 +173,7 @@ def test_weight_types_of_other_tools_are_known_in_rules_too() -> None:
         ("text_encoder", "use clip_l= of Engine, t5xxl or llm"),
         ("distilled_cfg_scale", "use guidance="),
         ("size", "use width= and height"),
-        ("revision", "leave it out: no model is downloaded"),
+        ("revision", "leave it out: write it into the reference, 'hf://OWNER/REPO/FILE@REVISION'"),
         ("sample_params", r"use params=ImageParams\(sample_params=...\), for a video VideoParams"),
         ("control_cond", "use control_image="),
         ("lowvram", "use offload_to_cpu= of Engine, with max_vram"),

@@ -1,0 +1,68 @@
+"""Names of the catalogue as models: the variant that fits the device which would compute."""
+
+from __future__ import annotations
+
+from .._bindings.requests import Description, Opening
+from .._catalogue.expansion import Chosen, with_files
+from .._catalogue.variants import Room, room_of
+from .._machine.backends import backend_choice
+from .._machine.builds import locate
+from .._process.calls import run_alone
+from ..errors import ModelLoadError
+from ..events import Listeners, Log
+from ..params.context import ContextParams
+from ..params.struct import StrPath
+
+__all__ = ["resolve_names"]
+
+
+def resolve_names(
+    params: ContextParams, library: StrPath | None, backend: str, listeners: Listeners
+) -> tuple[ContextParams, Chosen | None]:
+    """Put the files of models, or references to them, in the places of their names.
+
+    Parameters
+    ----------
+    params : ContextParams
+    library : path, optional
+        The native build.
+    backend : str
+        As for `Engine`: whose memory the model has to fit.
+    listeners : Listeners
+        Get a note if a variant was chosen.
+
+    Returns
+    -------
+    params : ContextParams
+    chosen : Chosen or None
+        The entry that was named, and the variant. None: it was no name.
+
+    Raises
+    ------
+    ValueError, SDError
+        As in `with_files`, or because the device cannot be used, or the engine cannot run the model.
+    """
+
+    def room() -> Room:
+        choice = backend_choice(backend)
+        if choice.name == "cpu":
+            return room_of(None, params)
+        description: Description = run_alone(Opening(library, choice), "describe")
+        return room_of(description.device, params)
+
+    params, chosen = with_files(params, room, lambda note: listeners.notify(Log("info", note)))
+    if chosen is not None:
+        _check_engine(chosen, library)
+    return params, chosen
+
+
+def _check_engine(chosen: Chosen, library: StrPath | None) -> None:
+    """Refuse a model that the engine cannot run, before its files are downloaded."""
+    build = locate(library)
+    revision = build.manifest.get("upstream", {}).get("revision")
+    if revision is not None and revision not in chosen.entry.engines:
+        raise ModelLoadError(
+            f"{chosen.entry.name} runs on engine {' and '.join(chosen.entry.engines)}, and the native library in"
+            f" {build.directory} has engine {revision}: build another one: python -m sdcffi build --engine"
+            f" {chosen.entry.engines[-1]}"
+        )
