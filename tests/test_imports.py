@@ -165,6 +165,7 @@ def test_the_public_names_are_these() -> None:
         "CancelledError",
         "Capabilities",
         "ContextParams",
+        "Default",
         "Device",
         "Embedding",
         "EncoderTokens",

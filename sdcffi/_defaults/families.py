@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from .._models.files import Model
 
@@ -60,10 +60,12 @@ def families() -> tuple[Family, ...]:
     else:
         import tomli as tomllib
     text = files("sdcffi._defaults").joinpath("families.toml").read_text("utf-8")
-    return tuple(
-        Family(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})
-        for row in tomllib.loads(text)["family"]
-    )
+    return tuple(map(_row, tomllib.loads(text)["family"]))
+
+
+def _row(values: dict[str, Any]) -> Family:
+    lists: dict[str, Any] = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    return Family(**{**values, **lists})
 
 
 def family_of(model: Model, words: Collection[str]) -> tuple[Family | None, tuple[Family, ...]]:

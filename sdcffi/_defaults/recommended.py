@@ -215,7 +215,7 @@ def recommend(
     """
     file = stated(model)
     family, others = family_of(model, file.words | ({"v"} if prediction == "v" else set()))
-    values = {}
+    values: dict[str, Default] = {}
     if family is not None:
         source = f"{family.title} ({family.source})"
         values |= {name: Default(value, source) for name, value in family.values.items()}

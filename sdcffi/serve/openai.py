@@ -27,7 +27,7 @@ from ..engine.streams import encoded
 from ..images.files import decoded
 from ..images.texts import read_texts, save_arguments
 from ..params.image import ImageParams
-from ..params.names import parameters
+from ..params.names import flatten, parameters
 from .exchange import (
     AttendingStream,
     check_finished,
@@ -218,11 +218,8 @@ async def _own_keywords(given: Fields, factor: float, model: str, service: Servi
     if factor != 1:
         if "steps" in found:
             raise given.wrong("steps", "steps and quality both set the number of steps: send one")
-        usual = service.models.config(model).arguments.call_values.get(_PATHS["steps"])
-        if usual is None:
-            sample = (await service.facts(model)).filled.sample_params
-            assert sample is not None
-            usual = sample.sample_steps
+        own = flatten((await service.facts(model)).filled)
+        usual = {**own, **service.models.config(model).arguments.call_values}[_PATHS["steps"]]
         found["steps"] = max(1, round(factor * usual))
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from safetensors.numpy import load_file, save_file
 from tiny_model import STATED, TinyModel
 
 import sdcffi
-from sdcffi import Engine, Record, replay
+from sdcffi import ContextParams, Engine, ImageParams, Record, replay
 from sdcffi._models.headers import read_metadata
 from sdcffi.demo import SETTINGS, demo_model
+from sdcffi.engine.resuming import Request
 
 STATING = {"sdcffi.width": "64", "sdcffi.height": "96", "sdcffi.steps": "2", "sdcffi.cfg_scale": "1.5"}
 
@@ -95,6 +97,28 @@ def test_a_record_is_replayed_as_it_was_made(
     for path in (new, old):
         again = replay(path, models=[small.diffusion_model.parent, small.llm.parent], threads=1)
         assert again.max_difference == 0
+
+
+def test_a_batch_goes_on_whatever_was_filled_in(small: TinyModel, stating: Engine, tmp_path: Path) -> None:
+    path = stating.generate("a cat", seed=1).save(tmp_path / "out.png")[0]
+    files = {f"{name}_path": file for name, file in small.engine_arguments().items()}
+
+    def difference(keywords: dict[str, Any] | None = None, **params: Any) -> str | None:
+        request = Request({"context": ContextParams(**files), **(keywords or {})})
+        call = {"prompt": "a cat", "params": ImageParams(seed=1, **params)}
+        return request.difference(path, 0, call)
+
+    assert difference() is None
+    assert difference(width=64) is None  # as it was filled in
+    assert difference(width=32) == "differs in width"
+    assert difference({"defaults": "engine"}) == "differs in defaults"
+
+
+def test_parameters_from_an_image_are_whole(stating: Engine, tmp_path: Path) -> None:
+    path = stating.generate("a cat", seed=1).save(tmp_path / "out.png")[0]
+    read = sdcffi.read_arguments(path)
+    assert read.engine["defaults"] == "engine"
+    assert read.generate["params"].width == 64
 
 
 def test_a_model_keeps_its_statements_when_it_is_converted(small: TinyModel, tmp_path: Path) -> None:
