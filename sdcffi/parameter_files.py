@@ -2,7 +2,10 @@
 
     model = "sd_xl_turbo_1.0.q8_0.gguf"     # TOML; the same as JSON: {"model": "...", ...}
     prompt = "a lovely cat"
+    width = 512
+    height = 512
     steps = 4
+    cfg_scale = 1.0
     loras = [{path = "ink.safetensors", multiplier = 0.8}, "night.safetensors"]
     vae_tiling = true
     cache = {mode = "easycache", reuse_threshold = 0.2}

@@ -85,6 +85,12 @@ class Recommended:
                 values[name] = Default(value, default.source)
         return Recommended(values, self.family, self.others)
 
+    def updated(self, values: Mapping[str, tuple[Value, str]]) -> Recommended:
+        """Return these values with others that win over them, such as the catalogue's of a model: value and source."""
+        if not values:
+            return self
+        return Recommended(self.values | {name: Default(*value) for name, value in values.items()}, self.family)
+
     def params(self, kind: type[_Params]) -> _Params:
         """Return the values as parameters of a call."""
         paths = {item.name: item.path for item in parameters(kind)}
@@ -220,6 +226,5 @@ def recommend(
         source = f"{family.title} ({family.source})"
         values |= {name: Default(value, source) for name, value in family.values.items()}
     values |= {name: Default(value, f"metadata of {file.place}") for name, value in file.values.items()}
-    values |= {name: Default(*default) for name, default in (catalogue or {}).items()}
-    is_told = bool(catalogue) or not _TELLING.isdisjoint(file.values)
-    return Recommended(values, family, () if is_told else others)
+    is_told = not _TELLING.isdisjoint(file.values)
+    return Recommended(values, family, () if is_told else others).updated(catalogue or {})
