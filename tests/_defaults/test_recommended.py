@@ -62,7 +62,10 @@ def plain(found: Recommended) -> dict[str, Any]:
             {"width": 1024, "height": 1024, "steps": 4, "cfg_scale": 1.0, "sampler": "lcm"},
         ),
         (FLUX, {"width": 1024, "height": 1024, "steps": 4, "cfg_scale": 1.0}),
-        (FLUX | GUIDED, {"width": 1024, "height": 1024, "steps": 20, "cfg_scale": 1.0, "guidance": 3.5}),
+        (
+            FLUX | GUIDED | {"img_in.weight": (8, 64)},
+            {"width": 1024, "height": 1024, "steps": 20, "cfg_scale": 1.0, "guidance": 3.5},
+        ),
         (
             FLUX | GUIDED | {"img_in.weight": (8, 384)},
             {"width": 1024, "height": 1024, "steps": 20, "cfg_scale": 1.0, "guidance": 30.0},
