@@ -148,7 +148,7 @@ class Recommended:
         )
         return f"its tensors are also those of other models; if it is one of these, pass its values: {kinds}"
 
-    def warn_of_strange(self, asked: ImageParams | VideoParams, size: tuple[int, int]) -> None:
+    def warn_of_unsuitable(self, asked: ImageParams | VideoParams, size: tuple[int, int]) -> None:
         """Warn, once for each kind, of values that were asked for and that the model is not made for.
 
         Parameters

@@ -543,7 +543,7 @@ class Engine(Handle):
         whole, sources = self._recommended.fill(named)
         given = check_image(whole, self._model, defaults, resize, alpha)
         resolved = defaults.updated(given)
-        self._recommended.warn_of_strange(named, requested_size(resolved))
+        self._recommended.warn_of_unsuitable(named, requested_size(resolved))
         if canny and given.control_image is None:
             raise ValueError("canny=True needs control_image; pass the image whose edges to use")
         self._memory.check_image(resolved, self.device)
@@ -736,7 +736,7 @@ class Engine(Handle):
         named = with_engine_names(params.updated(keywords), self._opened.names)
         whole, sources = self._recommended.fill(named)
         given = check_video(whole, self._model, defaults, resize, alpha)
-        self._recommended.warn_of_strange(named, requested_size(defaults.updated(given)))
+        self._recommended.warn_of_unsuitable(named, requested_size(defaults.updated(given)))
         given = replace(given, seed=resolve_seed(given.seed, None))
         options = self._generation.call_options(
             preview, preview_interval, preview_noisy, timeout, on_log, on_progress, on_preview

@@ -216,8 +216,8 @@ def test_what_a_model_is_not_made_for_is_warned_of_once(
 ) -> None:
     found = recommend(model_of(file, shapes))
     with pytest.warns(UserWarning, match=message):
-        found.warn_of_strange(asked, size)
-    found.warn_of_strange(asked, size)  # warnings are errors here
+        found.warn_of_unsuitable(asked, size)
+    found.warn_of_unsuitable(asked, size)  # warnings are errors here
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_what_a_model_is_not_made_for_is_warned_of_once(
 def test_what_a_model_can_do_is_not_warned_of(
     shapes: Mapping[str, tuple[int, ...]], asked: ImageParams, size: tuple[int, int], file: Path
 ) -> None:
-    recommend(model_of(file, shapes)).warn_of_strange(asked, size)
+    recommend(model_of(file, shapes)).warn_of_unsuitable(asked, size)
 
 
 def test_every_row_can_be_used() -> None:
