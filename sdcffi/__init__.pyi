@@ -1,4 +1,5 @@
 # The public names, each with the module that it comes from; `__init__.py` imports them on first use.
+from ._defaults.recommended import Default as Default
 from ._machine.devices import Device as Device
 from ._machine.devices import Variant as Variant
 from ._records.origin import FileRecord as FileRecord

@@ -2,7 +2,10 @@
 
     model = "sd_xl_turbo_1.0.q8_0.gguf"     # TOML; the same as JSON: {"model": "...", ...}
     prompt = "a lovely cat"
+    width = 512
+    height = 512
     steps = 4
+    cfg_scale = 1.0
     loras = [{path = "ink.safetensors", multiplier = 0.8}, "night.safetensors"]
     vae_tiling = true
     cache = {mode = "easycache", reuse_threshold = 0.2}
@@ -47,8 +50,8 @@ from .reproduction import restored
 __all__ = ["Arguments", "as_arguments", "call_names", "parse_lora", "parse_mask", "pixels_of", "read_arguments"]
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp")
-_SIDE = 512  # the engine's default, where no size is given
-_FRAMES = 5
+_SIDE, _FRAMES = 1024, 33  # the most that a family of models has as its own, where no size is given
+_WHOLE = {"defaults": "engine"}  # what a record or another program's text lacks was not the model's
 Values = dict[tuple[str, ...], Any]
 
 # For the keywords that take a struct, the path of its C field.
@@ -160,7 +163,7 @@ def _of_image(source: Path | io.BytesIO, name: str, video: bool) -> Arguments:
         if text.params.strength is not None:
             warn(f"{name} was generated from an input image, which it does not contain: pass init_image=")
         context = ContextParams(rng_type=text.rng)
-        return Arguments(ImageParams, flatten(context), flatten(text.params))
+        return Arguments(ImageParams, flatten(context), flatten(text.params), dict(_WHOLE))
     found = Record.from_texts(parameters, record, name)
     files = find_some_files(found)
     arguments = _of_record(found, files)
@@ -310,7 +313,8 @@ def _roles(record: Record) -> str:
 def _of_record(record: Record, files: Mapping[str, Path]) -> Arguments:
     context, params = restored(record, files, whole=False)
     params = replace(params, seed=record.seed - record.index)
-    return Arguments(type(params), flatten(context), flatten(params), {"backend": record.backend}, {"lora_tags": False})
+    others = {"backend": record.backend, **_WHOLE}
+    return Arguments(type(params), flatten(context), flatten(params), others, {"lora_tags": False})
 
 
 def pixels_of(given: Arguments, factor: float = 1) -> int:

@@ -47,6 +47,7 @@ __all__ = ["Mismatch", "Replay", "replay", "restored"]
 
 
 _MODELS = (".safetensors", ".ckpt", ".gguf", ".pt")  # endings that web interfaces leave out
+_AS_RECORDED = {"defaults": "engine"}  # a record is whole: what it lacks was the engine's own
 _DIGITS = 10  # of a sha256 in their texts; older ones have another hash, of 8 digits
 
 
@@ -208,14 +209,14 @@ def replay(
     is_table = isinstance(source, Path) and source.suffix.lower() in (".json", ".toml")
     parameters, own = (None, None) if is_table else read_texts(source, name)
     if parameters is not None and own is None:
-        keywords = {"backend": backend or "auto", **engine}
+        keywords = {"backend": backend or "auto", **_AS_RECORDED, **engine}
         return _replay_foreign(source, parameters, name, models, timeout, keywords)
     record = Record.from_file(source)
     one = {"init_image": init_image, "control_image": control_image, "mask_image": mask_image, "end_image": end_image}
     several = {"ref_images": ref_images, "control_frames": control_frames, "pm_params.id_images": id_images}
     images = _checked_images(record, one, several, alpha)
     files = find_files(record, models)
-    keywords = {"backend": backend or record.device_id or record.backend, **engine}
+    keywords = {"backend": backend or record.device_id or record.backend, **_AS_RECORDED, **engine}
     other = record.backend if backend is None and "backend" not in engine else None
     result, unsupported = _repeat(record, files, images, timeout, keywords, other)
     if record.upscale_factor is not None and isinstance(result, Result):

@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 from sdcli import Pixels
 from train_demo.drawings import Ground, Scene, render, single
+from train_demo.evaluate import held_out
 from train_demo.measure import has_style, judge, keeps_colours
 
 import sdcffi
@@ -67,6 +68,17 @@ def test_the_scenes_were_not_trained_on() -> None:
 def test_what_is_drawn_is_what_was_said(prompt: str, drawing: Engine) -> None:
     verdict = judge(draw(drawing, prompt), SCENES[prompt])
     assert verdict.right, verdict
+
+
+@pytest.mark.slow
+def test_without_arguments_it_is_as_often_right_as_with_those_it_was_measured_with(drawing: Engine) -> None:
+    tasks = held_out(200, np.random.default_rng(11))
+    right = {"open": 0, "said": 0}
+    for task in tasks:
+        for name, settings in {"open": {}, "said": SETTINGS}.items():
+            pixels = drawing.generate(task.prompt, seed=task.seed, **settings).arrays[0]
+            right[name] += judge(pixels, task.scene).right
+    assert right["open"] >= right["said"] > 150
 
 
 @pytest.mark.parametrize(

@@ -288,12 +288,13 @@ def test_the_record_tells_what_the_engine_chose(shared: Engine) -> None:
     asked = shared.generate("a cat", width=64, height=64, steps=1).record(digests=False)
     assert asked.params.sample_params is not None
     assert asked.params.sample_params.guidance is not None
-    assert (asked.params.sample_params.scheduler, asked.params.sample_params.guidance.txt_cfg) == (None, None)
+    guidance = asked.params.sample_params.guidance
+    assert (asked.params.sample_params.scheduler, guidance.distilled_guidance) == (None, None)
     sample = asked.whole.sample_params
     assert sample is not None
     assert sample.guidance is not None
     scheduler = shared.capabilities().default_scheduler
-    assert (sample.sample_method, sample.scheduler, sample.guidance.txt_cfg) == ("euler", scheduler, 7.0)
+    assert (sample.sample_method, sample.scheduler, sample.guidance.distilled_guidance) == ("euler", scheduler, 3.5)
     assert asked.resolved_context.n_threads == 1
     assert (asked.commit, asked.backend) == (shared.commit, "cpu")
     chosen = shared.generate("a cat", **DRAW, sampler="lcm").record(digests=False)

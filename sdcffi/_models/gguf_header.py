@@ -5,13 +5,14 @@ The gguf package's own reader is not used: it maps the file, and loops as often 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 from .tensors import HeaderError, Reader, Tensor, elements
 
-__all__ = ["NEWEST_GGUF", "UNREADABLE_GGUF", "read_gguf"]
+__all__ = ["NEWEST_GGUF", "UNREADABLE_GGUF", "add_gguf_texts", "read_gguf", "read_gguf_texts"]
 
 UNREADABLE_GGUF = {"Q8_1", "Q8_K", "I8", "I16", "I64", "F64"}  # the engine ends the process on these
 NEWEST_GGUF = 40  # NVFP4; the engine reads newer types as rubbish
@@ -20,6 +21,9 @@ _MOST_DIMENSIONS = 4
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of each type of metadata
 _UINT32, _STRING, _ARRAY = 4, 8, 9
 _NUMBERS = {4: "I", 5: "I", 10: "Q", 11: "Q"}  # of these, shapes are
+_LAYOUTS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}  # for struct
+_MOST_TEXT = 4096  # bytes of a text that is of interest
+_START = 24  # bytes before the metadata: signature, version and two counts
 
 
 def read_gguf(reader: Reader, most_tensors: int, may_be_empty: bool) -> dict[str, Tensor]:
@@ -98,13 +102,64 @@ def _read_metadata(reader: Reader, shapes: dict[str, list[int]]) -> int | None:
         if noted and kind in _NUMBERS and count <= 8:
             shapes[name] = [reader.number(_NUMBERS[kind]) for _ in range(count)]
             return None
+    _skip(reader, key, kind, count)
+    return None
+
+
+def _skip(reader: Reader, key: str, kind: int, count: int) -> None:
     if kind == _STRING:
         reader.skip_strings(count)
     elif kind in _SIZES:
         reader.skip(count * _SIZES[kind])
     else:
         raise HeaderError(f"metadata {key!r}: gguf has no type {kind} here")
-    return None
+
+
+def read_gguf_texts(reader: Reader) -> dict[str, str]:
+    """Return the texts and numbers in the metadata of a file that `read_gguf` has read, by key, numbers as text.
+
+    Parameters
+    ----------
+    reader : Reader
+        At the start of the file.
+    """
+    reader.skip(_START - 8)
+    texts: dict[str, str] = {}
+    for _ in range(reader.number("Q")):
+        key, kind = reader.text(), reader.number("I")
+        if kind == _STRING and (size := reader.number("Q")) <= _MOST_TEXT:
+            texts[key] = reader.take(size).decode(errors="replace")
+        elif kind == _STRING:
+            reader.skip(size)
+        elif kind in _LAYOUTS:
+            (value,) = struct.unpack(f"<{_LAYOUTS[kind]}", reader.take(_SIZES[kind]))
+            texts[key] = str(value)
+        else:
+            _skip(reader, key, reader.number("I"), reader.number("Q"))
+    return texts
+
+
+def add_gguf_texts(header: bytes, texts: Mapping[str, str], alignment: int) -> bytes:
+    """Return a header with further texts in its metadata, filled up to where the tensors begin.
+
+    Parameters
+    ----------
+    header : bytes
+        From the start of a file to the end of its list of tensors.
+    texts : mapping of str to str
+        By key; the header has none of these keys.
+    alignment : int
+        Of the tensors, in bytes.
+    """
+    entries = b"".join(_text(key) + struct.pack("<I", _STRING) + _text(value) for key, value in texts.items())
+    (count,) = struct.unpack_from("<Q", header, _START - 8)
+    whole = header[: _START - 8] + struct.pack("<Q", count + len(texts)) + entries + header[_START:]
+    return whole + bytes(-len(whole) % alignment)
+
+
+def _text(value: str) -> bytes:
+    content = value.encode()
+    return struct.pack("<Q", len(content)) + content
 
 
 @lru_cache(maxsize=1)

@@ -9,23 +9,35 @@ import json
 import math
 import os
 import re
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
 
+from .._files import replacing
 from .._quoting import shown
-from .gguf_header import NEWEST_GGUF, UNREADABLE_GGUF, read_gguf
+from .gguf_header import NEWEST_GGUF, UNREADABLE_GGUF, add_gguf_texts, read_gguf, read_gguf_texts
 from .signatures import WINDOW, foreign
 from .tensors import HeaderError, Reader, Tensor, elements, named
 from .torch_files import is_pickle, read_pickled, read_zipped
 
-__all__ = ["INTEGERS", "NEWEST_GGUF", "UNREADABLE_GGUF", "HeaderError", "Tensor", "read_header", "read_metadata"]
+__all__ = [
+    "INTEGERS",
+    "NEWEST_GGUF",
+    "UNREADABLE_GGUF",
+    "HeaderError",
+    "Tensor",
+    "add_metadata",
+    "read_header",
+    "read_metadata",
+]
 
 _MOST_HEADER = 16 << 20  # bytes; the largest real headers of adapters, with a trainer's notes, have a few MiB
 _MOST_GGUF_HEADER = 64 << 20  # bytes; a language model's with 262,144 words has about 15 MiB
 _MOST_TENSORS = 32_768  # as many as the engine makes room for (MAX_PARAMS_TENSOR_NUM); real models have 3,000
+_CHUNK = 16 << 20  # bytes that are copied at a time
 _MOST_NUMBER = 1000  # of blocks and layers; the engine would make all those in between
 
 INTEGERS = ("I32", "I64")
@@ -94,15 +106,19 @@ def _check_names(tensors: Mapping[str, Tensor], whole_model: bool) -> None:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Read the text in the metadata of a safetensors file, whose header `read_header` has checked.
+    """Read the text in the metadata of a safetensors or gguf file, whose header `read_header` has checked.
 
     Returns
     -------
     dict of str to str
-        Empty for other formats.
+        Numbers of gguf are text too. Empty for other formats.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
+        if file.read(4) == b"GGUF":
+            file.seek(0)
+            return read_gguf_texts(Reader(file, size, _MOST_GGUF_HEADER))
+        file.seek(0)
         reader = Reader(file, size, _MOST_HEADER)
         length = reader.number("Q")
         if length > size - 8:
@@ -111,6 +127,42 @@ def read_metadata(path: Path) -> dict[str, str]:
     if not isinstance(values, dict):
         return {}
     return {name: text for name, text in values.items() if isinstance(text, str)}
+
+
+def add_metadata(path: Path, texts: Mapping[str, str]) -> None:
+    """Write a safetensors or gguf file anew, with further texts in its metadata; its tensors stay as they are.
+
+    Parameters
+    ----------
+    path : Path
+        A file whose header `read_header` has checked.
+    texts : mapping of str to str
+        By key. One that the file has already keeps its text.
+    """
+    present = read_metadata(path)
+    texts = {key: text for key, text in texts.items() if key not in present}
+    with path.open("rb") as file, replacing(path) as temporary:
+        size = os.fstat(file.fileno()).st_size
+        if file.read(4) == b"GGUF":
+            file.seek(0)
+            reader = Reader(file, size, _MOST_GGUF_HEADER)
+            read_gguf(reader, _MOST_TENSORS, True)
+            file.seek(0)
+            alignment = int(present.get("general.alignment", 32))
+            header = add_gguf_texts(file.read(reader.position), texts, alignment)
+            begin = -(-reader.position // alignment) * alignment
+        else:
+            file.seek(0)
+            reader = Reader(file, size, _MOST_HEADER)
+            values = _parse_json(reader.take(reader.number("Q")))
+            values["__metadata__"] = {**values.get("__metadata__", {}), **texts}
+            content = json.dumps(values, separators=(",", ":")).encode()
+            content += b" " * (-len(content) % 8)
+            header, begin = len(content).to_bytes(8, "little") + content, reader.position
+        file.seek(begin)
+        with temporary.open("wb") as target:
+            target.write(header)
+            shutil.copyfileobj(file, target, _CHUNK)
 
 
 def _checked(tensors: dict[str, Tensor], size: int, *, may_share: bool) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256 as hash_of
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,6 +61,8 @@ class Origin:
         The states of the files when they were loaded.
     upscaling : Upscaling, optional
         How the images were upscaled afterwards. None: they were not.
+    defaults : dict of str to str
+        Where the values come from that the call left open, by name.
     """
 
     context: ContextParams
@@ -71,6 +73,7 @@ class Origin:
     build: str
     states: dict[Path, FileState | None]
     upscaling: Upscaling | None = None
+    defaults: dict[str, str] = field(default_factory=dict)
 
     @staticmethod
     def look(params: Struct) -> dict[Path, FileState | None]:

@@ -51,7 +51,8 @@ class Record:
     context : ContextParams
         Model and options as requested, with file names in place of paths.
     params : ImageParams or VideoParams
-        The call as requested, with LoRA tags removed from the prompt and without input images.
+        The call as requested, and with the values of `defaults`; with LoRA tags removed from the prompt and without
+        input images.
     resolved_context, resolved_params
         The same with the engine's defaults filled in: threads, steps, sampler, scheduler, ... Values that the engine
         chooses internally stay None (eta, flow shift).
@@ -72,6 +73,9 @@ class Record:
         Such as ``"cuda"``, ``"CUDA0"`` and the product name of the device.
     device_id : str, optional
         Value of ``backend=`` for this device or CPU variant: ``"cuda:0"``, ``"cpu:haswell"``. None in older records.
+    defaults : dict of str to str, optional
+        Where the values of `params` come from that the call left open, by name; see `Engine.defaults`. None: nowhere,
+        or in older records, with which the engine's own values were used.
     """
 
     kind: str = "image"
@@ -95,6 +99,7 @@ class Record:
     device: str
     hardware: str
     device_id: str | None = None
+    defaults: Mapping[str, str] | None = None
 
     @property
     def whole(self) -> ImageParams | VideoParams:
@@ -313,6 +318,7 @@ def record_of(
         device=origin.device.name,
         hardware=origin.device.description,
         device_id=origin.device.id,
+        defaults=origin.defaults or None,
     )
 
 
@@ -339,6 +345,11 @@ def _decoded(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     check_integer(f"{source}: upscale_tile_size", values.get("upscale_tile_size"), 0, _MOST_SIDE)
     if not all(isinstance(values.get(name), (str, type(None))) for name in _TEXTS):
         raise ValueError(f"{source} is damaged: {', '.join(_TEXTS)} must be texts")
+    defaults = values.get("defaults")
+    if defaults is not None and not (
+        isinstance(defaults, Mapping) and all(isinstance(text, str) for text in defaults.values())
+    ):
+        raise ValueError(f"{source} is damaged: defaults must be texts by name, not {shown(defaults)}")
     structs = {
         "context": decode(ContextParams, values["context"], f"{source}: context"),
         "params": decode(params, values["params"], f"{source}: params"),

@@ -119,6 +119,11 @@ TIMEOUT_HELP = "time limit for the call, in seconds (default: none)"
 _ENGINE_ONLY = {
     "backend": (("--backend",), "NAME", BACKEND_HELP),
     "library": (("--library",), "DIR", LIBRARY_HELP),
+    "defaults": (
+        ("--defaults",),
+        "HOW",
+        "what is not given: what suits the model (model), or the engine's own values (engine) (default: model)",
+    ),
     "lora_dir": (("--lora-model-dir", "--lora-dir"), "DIR", "directory of LoRAs that are given by name"),
     "memory_check": (
         ("--memory-check",),
@@ -188,7 +193,7 @@ def add_command(
     command.set_defaults(run=run)
     command.short = short
     command.usage = " ".join(filter(None, [command.prog, arguments, "[options]"]))  # a list of all flags helps nobody
-    command.epilog = "The engine's defaults: sdcffi info --parameters" if short and "model" in short else None
+    command.epilog = "A model's own defaults: sdcffi models inspect FILE" if short and "model" in short else None
     command.add_argument("--help-all", action=HelpAll, help="show every flag and exit" if short else argparse.SUPPRESS)
     command.add_argument("-v", "--verbose", action="store_true", help="show the engine's log")
     return command

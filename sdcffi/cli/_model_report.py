@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .._defaults.recommended import Recommended, recommend
 from .._models.companions import strays
 from .._models.files import UNKNOWN, Model, examine
 from .._models.memory import compute_bytes, weight_bytes
@@ -33,8 +34,9 @@ def inspect_model(path: Path) -> dict[str, Any]:
     dict
         ``path``, ``bytes``, ``format``, ``kind``, ``family`` (None if it is not known), ``parts``, ``needs``
         (keywords of `Engine`), ``tensors``, ``parameters``, ``types`` (tensors, parameters and bytes of each weight
-        type), ``unused`` (names of tensors that are not read, with the reason), ``pixel_multiple`` and ``memory``, in
-        bytes, estimated as before each call.
+        type), ``unused`` (names of tensors that are not read, with the reason), ``pixel_multiple``, ``memory``, in
+        bytes, estimated as before each call, ``defaults`` (the values that a call uses where it says nothing, each with
+        its source; the others are the engine's own), and ``note`` (on models that have the same tensors, or None).
 
     Raises
     ------
@@ -48,6 +50,7 @@ def inspect_model(path: Path) -> dict[str, Any]:
         kind = f"an upscaling network of factor {network.factor}"
         unused |= dict.fromkeys(network.unused, _NOTHING)
     architecture = model.architecture
+    recommended = recommend(model) if architecture or kind == UNKNOWN else Recommended({})
     types = _types(model)
     image = ImageParams(width=_SIDE, height=_SIDE)
     return {
@@ -67,6 +70,8 @@ def inspect_model(path: Path) -> dict[str, Any]:
             "weights": weight_bytes(model, params),
             f"image_{_SIDE}": compute_bytes(model, image, params),
         },
+        "defaults": {name: default._asdict() for name, default in recommended.values.items()},
+        "note": recommended.note,
     }
 
 
@@ -107,6 +112,19 @@ def model_lines(report: dict[str, Any]) -> Iterator[str]:
         yield f"memory: about {_size(report['memory']['weights'])} for the weights"
         image = report["memory"][f"image_{_SIDE}"]
         yield f"        about {_size(image)} more to generate {_SIDE}x{_SIDE}"
+
+    for source, names in _by_source(report["defaults"]).items():
+        yield f"defaults: {', '.join(names)}"
+        yield f"  from: {source}"
+    if report["note"]:
+        yield f"note: {report['note']}"
+
+
+def _by_source(defaults: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, default in defaults.items():
+        found.setdefault(default["source"], []).append(f"{name}={default['value']}")
+    return found
 
 
 def _size(count: int) -> str:

@@ -116,7 +116,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _config(options: argparse.Namespace) -> ServeConfig:
-    from ..demo import SETTINGS, demo_model
+    from ..demo import demo_model
     from ..serve.config import ModelConfig, ServeConfig
 
     given = {name: value for name, value in vars(options).items() if name not in _OWN}
@@ -134,7 +134,7 @@ def _config(options: argparse.Namespace) -> ServeConfig:
     models += [ModelConfig.of(name, {**shared, "model": path}) for name, path in options.models]
     if options.demo:
         demo = {name: str(path) for name, path in demo_model().items()}
-        models.append(ModelConfig.of("demo", {**shared, **demo, **SETTINGS}))
+        models.append(ModelConfig.of("demo", {**shared, **demo}))
     if engine and not models:
         raise ValueError(f"{', '.join(engine)}: these flags are for a model on the command line: name one, as MODEL")
     names = {name: value for name, value in shared.items() if name in ("backend", "library", "threads")}

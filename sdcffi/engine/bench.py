@@ -114,7 +114,8 @@ class Bench:
 
     def _opened(self, settings: Settings) -> Engine:
         check = {"memory_check": "strict"} if self._engines else {}
-        return Engine(**{**self.keywords, **check, **settings}, restart="never", timeout=self._left())
+        given = {**self.keywords, "defaults": "engine"}  # sizes and steps are those of a measurement
+        return Engine(**{**given, **check, **settings}, restart="never", timeout=self._left())
 
     def _left(self) -> float:
         left = self.deadline - time.monotonic()

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._bindings.requests import Conversion, Opening
+from .._defaults.metadata import carried
 from .._files import check_output, expanded, replacing
 from .._machine.backends import CPU
 from .._models.companions import strays
 from .._models.files import ModelFile, read_file
-from .._models.headers import Tensor
+from .._models.headers import Tensor, add_metadata
 from .._models.places import file_at
 from .._models.weight_types import IN_SAFETENSORS, check_rules, check_type, parse_rules
 from .._process.calls import run_alone
@@ -43,7 +44,7 @@ def convert(
     on_log: LogFunction | None = None,
     on_progress: ProgressFunction | None = None,
 ) -> Path:
-    """Write a model file with other weight types.
+    """Write a model file with other weight types. What the file says of how to use the model stays in it.
 
     Parameters
     ----------
@@ -114,6 +115,8 @@ def convert(
             timeout=timeout,
         )
         _check_written(temporary, tensors, type, tensor_type_rules, renamed=convert_name)
+        if texts := carried(model):
+            add_metadata(temporary, texts)
     return target
 
 

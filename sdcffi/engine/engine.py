@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from .._bindings.requests import Edges, Opening
 from .._checks.context import check_context, check_lora_options, resolve_seed
 from .._checks.image import check_image
+from .._checks.inputs import requested_size
 from .._checks.memory import MemoryCheck
 from .._checks.prompt import MOST_BACKTRACK, check_prompt
 from .._checks.video import check_video
+from .._defaults.recommended import Default, Recommended, recommend
 from .._machine.backends import backend_choice
 from .._numbers import check_flags, check_integer
 from .._process.aio import as_coroutine, as_stream
@@ -141,6 +143,10 @@ class Engine(Handle):
         is computed beside the weights is on the device, and not counted.
     load_weights : bool
         False reads only which tensors the model has. `check_loras` then works at once, and nothing can be generated.
+    defaults : str
+        What a call uses where it says nothing. ``"model"``: what suits the model, by its file's metadata and its
+        family (``docs/defaults.md``), and the engine's own values where neither has one. ``"engine"``: the engine's
+        own. The method `defaults` returns them.
     tuned : bool
         Use the choice that `tune` has measured and stored for this model on this device, for those of its parameters
         that are None here. Without a stored choice there is a warning.
@@ -238,6 +244,7 @@ class Engine(Handle):
         lora_dir: StrPath | None = None,
         lora_cache: int = 1 << 30,
         load_weights: bool = True,
+        defaults: Literal["model", "engine"] = "model",
         tuned: bool = False,
         backend: str = "auto",
         library: StrPath | None = None,
@@ -251,6 +258,8 @@ class Engine(Handle):
         on_preview: PreviewFunction | None = None,
     ) -> None:
         check_flags(tuned=tuned, load_weights=load_weights, isolated=isolated)
+        if defaults not in ("model", "engine"):
+            raise ValueError(f"defaults must be 'model' or 'engine', not {shown(defaults)}")
         listeners = Listeners(on_log, on_progress, on_preview)
         keywords = ContextParams(
             model_path=model,
@@ -294,9 +303,11 @@ class Engine(Handle):
         directory = check_lora_options(lora_dir, lora_cache)
         self._memory = MemoryCheck(memory_check, self._model, given)
         opening = Opening(library, backend_choice(backend), given, load_weights, lora_cache)
+        recommended = recommend(self._model, given.prediction) if defaults == "model" else Recommended({})
         states = Origin.look(given)
         prepare = _Preparation(opening, given, self._memory, states, tuned)
         self._open(opening, isolated, restart, grace, timeout, listeners, prepare)
+        self._recommended = recommended.known_to(self._opened.names)
         self._generation = Generation(self._calls, self._model, listeners, directory, states)
 
     if not TYPE_CHECKING:  # to a type checker an engine has neither
@@ -363,21 +374,20 @@ class Engine(Handle):
         negative_prompt : str, optional
             What to leave out. Ignored when `cfg_scale` is 1. None: nothing.
         width, height : int, optional
-            Size in pixels, at least 1. None: the engine's 512, or by the size of an input image, see Notes. The engine
+            Size in pixels, at least 1. None: that of the model, or by the size of an input image, see Notes. The engine
             rounds up to the model's multiple (8, 16 or 64), with a warning if the result has another size.
         steps : int, optional
-            Number of denoising steps, at least 1. None: the engine's 20.
+            Number of denoising steps, at least 1. None, as for the next four: what suits the model, see `defaults`.
         cfg_scale : float, optional
             Classifier-free guidance: how strictly the image follows the prompt. 1 turns it off and halves the work.
-            None: the engine's 7.
         guidance : float, optional
-            Guidance value that distilled models (FLUX.1 dev) take as input. None: the engine's 3.5.
+            Guidance value that distilled models (FLUX.1 dev) take as input.
         sampler : str, optional
             Sampler, named as in sd-cli: ``"euler"``, ``"dpm++2m"``, ``"unipc"``, ..., or as in other tools, where that
-            is unambiguous: ``"DPM++ 2M"``, ``"dpmpp_2m"``. None: the engine's choice for the model.
+            is unambiguous: ``"DPM++ 2M"``, ``"dpmpp_2m"``.
         scheduler : str, optional
-            Spacing of the noise levels, named as in sd-cli: ``"karras"``, ``"simple"``, ``"beta"``, ... None: the
-            engine's choice for the model; for flow models that is the schedule of the model's family.
+            Spacing of the noise levels, named as in sd-cli: ``"karras"``, ``"simple"``, ``"beta"``, ... For flow models
+            ``"discrete"`` is the schedule of the model's family.
         eta : float, optional
             Amount of noise added back at each step, for samplers that add noise. None: the sampler's own, see
             `SampleParams`.
@@ -546,15 +556,19 @@ class Engine(Handle):
         )
         defaults = self._opened.defaults.image
         named = with_engine_names(params.updated(keywords), self._opened.names)
-        given = check_image(named, self._model, defaults, resize, alpha)
+        whole, sources = self._recommended.fill(named)
+        given = check_image(whole, self._model, defaults, resize, alpha)
+        resolved = defaults.updated(given)
+        self._recommended.warn_of_unsuitable(named, requested_size(resolved))
         if canny and given.control_image is None:
             raise ValueError("canny=True needs control_image; pass the image whose edges to use")
-        self._memory.check_image(defaults.updated(given), self.device)
+        self._memory.check_image(resolved, self.device)
         given = replace(given, seed=resolve_seed(given.seed, given.batch_count))
         options = self._generation.call_options(
             preview, preview_interval, preview_noisy, timeout, on_log, on_progress, on_preview
         )
-        done = self._generation.run("generate_image", given, strict, options, Edges() if canny else None)
+        edges = Edges() if canny else None
+        done = self._generation.run("generate_image", given, strict, options, edges, sources=sources)
         if self._model.pixel_multiple is None:
             _warn_of_size(done.params, done.arrays[0].shape)
         _paste_back(done.arrays, done.params)
@@ -631,17 +645,17 @@ class Engine(Handle):
         negative_prompt : str, optional
             What to leave out. Ignored when `cfg_scale` is 1. None: nothing.
         width, height : int, optional
-            Size in pixels, at least 1. None: the engine's 512, or by the size of the first input image. The engine
+            Size in pixels, at least 1. None: that of the model, or by the size of the first input image. The engine
             rounds up to a multiple of 16 (Wan 2.2 TI2V: 32), with a warning.
         video_frames : int, optional
             Number of frames, at least 1. The engine rounds down to one more than a multiple of 4, with a warning.
-            None: the engine's 6, which it rounds down to 5.
+            None: what suits the model, see `defaults`.
         fps : float
             Frame rate of the saved file, in frames per second, above 0. The model does not see it. Wan 2.1 was trained
             on 16, Wan 2.2 TI2V on 24.
         steps : int, optional
-            Number of denoising steps, at least 1; if there are two models, those of the low-noise model. None: the
-            engine's 20.
+            Number of denoising steps, at least 1; if there are two models, those of the low-noise model. None: what
+            suits the model.
         cfg_scale, guidance, sampler, scheduler, eta, guidance_rescale : optional
             As in `generate`; if there are two models, for the low-noise model.
         flow_shift : float, optional
@@ -665,12 +679,12 @@ class Engine(Handle):
             Weight of a VACE model's control frames and reference image, at least 0. None: the engine's 1.
         high_noise : SampleParams, optional
             Guidance, sampler, eta and steps of the high-noise model of Wan 2.2 (``high_noise_diffusion_model=`` of
-            `Engine`). The keywords below override it. None: the engine's own, not those of the low-noise model.
+            `Engine`). The keywords below override it. None: not those of the low-noise model.
         high_noise_steps : int, optional
             Number of steps of the high-noise model, in addition to `steps`. None or -1: it does those of `steps` whose
             noise is above `moe_boundary`. 0: it is not used.
         high_noise_cfg_scale : float, optional
-            Classifier-free guidance of the high-noise model. None: the engine's 7.
+            Classifier-free guidance of the high-noise model. None: what suits the model.
         high_noise_sampler : str, optional
             Sampler of the high-noise model. None: the engine's choice for the model.
         moe_boundary : float, optional
@@ -736,12 +750,14 @@ class Engine(Handle):
         )
         defaults = self._opened.defaults.video
         named = with_engine_names(params.updated(keywords), self._opened.names)
-        given = check_video(named, self._model, defaults, resize, alpha)
+        whole, sources = self._recommended.fill(named)
+        given = check_video(whole, self._model, defaults, resize, alpha)
+        self._recommended.warn_of_unsuitable(named, requested_size(defaults.updated(given)))
         given = replace(given, seed=resolve_seed(given.seed, None))
         options = self._generation.call_options(
             preview, preview_interval, preview_noisy, timeout, on_log, on_progress, on_preview
         )
-        done = self._generation.run("generate_video", given, strict, options)
+        done = self._generation.run("generate_video", given, strict, options, sources=sources)
         assert done.params.seed is not None
         return VideoResult(
             done.arrays, fps, done.params.seed, done.params, done.loras, done.seconds, done.origin, done.cached_steps
@@ -849,6 +865,20 @@ class Engine(Handle):
         with self._calls.call(self._listeners, timeout) as call:
             found: PromptTokens = self._calls.run(call, "tokens", text, comma_backtrack)
         return found
+
+    def defaults(self) -> dict[str, Default]:
+        """Return what a call uses where it says nothing, and where each value comes from.
+
+        Returns
+        -------
+        dict of str to Default
+            By the name of the parameter: ``engine.defaults()["steps"].value``. A value is None where the engine chooses
+            it for each call. The size is that of calls without an image.
+        """
+        own = self._opened.defaults.video if self._model.is_video else self._opened.defaults.image
+        with self._calls.call(self._listeners) as call:
+            offer = self._calls.run(call, "offer")
+        return self._recommended.listed(own, offer.default_sampler, offer.default_scheduler)
 
     def capabilities(self) -> Capabilities:
         """Return what this build can do with this model: its inputs and outputs, and the legal names.

@@ -202,6 +202,8 @@ class Generation:
         strict: bool,
         options: CallOptions,
         edges: Edges | None = None,
+        *,
+        sources: Mapping[str, str],
     ) -> Generated[_Params]:
         """Generate on the session, with the adapters that fit the model.
 
@@ -217,6 +219,8 @@ class Generation:
             Who receives its events.
         edges : Edges, optional
             Settings with which `control_image` is replaced by its edges. None: it stays as it is.
+        sources : mapping of str to str
+            Where the values come from that the call left open, by name, for the record.
 
         Returns
         -------
@@ -240,10 +244,10 @@ class Generation:
         judge_applied(reports, strict)
         for note in resolved.notes:
             warn(note)
-        origin = self._origin(resolved, states)
+        origin = self._origin(resolved, states, sources)
         return Generated(params, arrays, tuple(reports), seconds, origin, resolved.cached_steps)
 
-    def _origin(self, resolved: Resolved, states: dict[Path, FileState | None]) -> Origin:
+    def _origin(self, resolved: Resolved, states: dict[Path, FileState | None], sources: Mapping[str, str]) -> Origin:
         context, opened = self._calls.opening.params, self._calls.opened
         assert isinstance(context, ContextParams)
         assert opened is not None
@@ -255,6 +259,7 @@ class Generation:
             commit=opened.commit,
             build=opened.build,
             states=self._states | states,
+            defaults=dict(sources),
         )
 
     def _usable(self, call: Call, loras: Sequence[Lora], strict: bool) -> tuple[Lora, ...]:

@@ -84,6 +84,7 @@ class Request:
         struct, self._files, _ = detach(located(context))
         self._context = _compared(struct)
         self._lora_dir = engine.get("lora_dir")
+        self._of_engine = engine.get("defaults") == "engine"
         self._network = None if network is None else read_network("upscale_model", network)
         self._repeats, self._tile_size = repeats, tile_size
         self._same_files: dict[tuple[Path, FileRecord], bool] = {}
@@ -138,6 +139,10 @@ class Request:
         yield from self._unequal_files(record, {**self._files, **files})
         yield from _unequal_images(record, images, call, path)
         wanted, recorded = _compared(struct), _compared(record.params)
+        filled = record.defaults or {}
+        if self._of_engine and filled:
+            yield "defaults"
+        recorded = {path: value for path, value in recorded.items() if _NAMES.get(path) not in filled}
         seed = wanted.pop(("seed",), None)
         recorded.pop(("seed",), None)
         if seed is not None and seed >= 0 and record.seed - record.index != seed:

@@ -122,9 +122,9 @@ class ImageParams(Struct):
         Give each reference image a number of its own, for models that refer to them by number. None: the engine's
         default.
     width : int, optional
-        Width in pixels, at least 1. None: that of the input image, or the engine's default.
+        Width in pixels, at least 1. None: that of the input image, or of the model.
     height : int, optional
-        Height in pixels, at least 1. None: that of the input image, or the engine's default.
+        Height in pixels, at least 1. None: that of the input image, or of the model.
     sample_params : SampleParams, optional
         The denoising loop.
     strength : float, optional

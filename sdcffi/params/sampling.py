@@ -77,11 +77,11 @@ class Guidance(Struct):
     ----------
     txt_cfg : float, optional
         Classifier-free guidance: how strictly the image follows the prompt. 1 turns it off and halves the work. None:
-        the engine's default.
+        what suits the model.
     img_cfg : float, optional
         How strictly the result follows the input image, for instruction-editing models. None: as `txt_cfg`.
     distilled_guidance : float, optional
-        Guidance value that distilled models (FLUX.1 dev) take as input. None: the engine's default.
+        Guidance value that distilled models (FLUX.1 dev) take as input. None: what suits the model.
     slg : SkipLayerGuidance, optional
         Skip-layer guidance.
     """
@@ -106,9 +106,9 @@ class SampleParams(Struct):
         Spacing of the noise levels: ``"discrete"``, ``"karras"``, ``"simple"``, ``"beta"``, ... None: the engine's
         choice for the model. For flow models ``"discrete"`` is the schedule of the model's family.
     sample_method : str, optional
-        Sampler: ``"euler"``, ``"euler_a"``, ``"dpm++2m"``, ``"unipc"``, ... None: the engine's choice for the model.
+        Sampler: ``"euler"``, ``"euler_a"``, ``"dpm++2m"``, ``"unipc"``, ... None: what suits the model.
     sample_steps : int, optional
-        Number of denoising steps, at least 1. None: the engine's default.
+        Number of denoising steps, at least 1. None: what suits the model.
     eta : float, optional
         Amount of noise added back at each step, for samplers that add noise; at most 1 for tcd and ddim_trailing.
         None: the sampler's own, which is 1 for euler_a, dpm++2s_a, er_sde and those with ``sde`` in their names, and 0

@@ -39,9 +39,9 @@ class VideoParams(Struct):
         Frames that a VACE model follows. Missing ones are grey; those after the last frame are ignored. In a
         `VideoResult`'s parameters, uint8 arrays (H, W, 3). None: none.
     width : int, optional
-        Width in pixels, at least 1. None: that of the input image, or the engine's default.
+        Width in pixels, at least 1. None: that of the input image, or of the model.
     height : int, optional
-        Height in pixels, at least 1. None: that of the input image, or the engine's default.
+        Height in pixels, at least 1. None: that of the input image, or of the model.
     sample_params : SampleParams, optional
         The denoising loop; if there are two models, that of the low-noise model.
     high_noise_sample_params : SampleParams, optional
@@ -52,7 +52,7 @@ class VideoParams(Struct):
     seed : int, optional
         Random seed, 0 to 2**63 - 1. None, or a negative number: a random one.
     video_frames : int, optional
-        Number of frames; the engine rounds down to one more than a multiple of 4. None: the engine's default.
+        Number of frames; the engine rounds down to one more than a multiple of 4. None: what suits the model.
     vace_strength : float, optional
         Weight of a VACE model's control frames and reference image, at least 0. None: the engine's default.
     vae_tiling_params : Tiling, optional

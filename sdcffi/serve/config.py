@@ -12,7 +12,7 @@ from typing import Any, Literal
 from .._files import cache_directory, expanded
 from .._numbers import check_flags, check_integer, check_number
 from .._quoting import shown
-from ..demo import SETTINGS, demo_model
+from ..demo import demo_model
 from ..engine.upscaler import Upscaler
 from ..parameter_files import Arguments, as_arguments
 from ..params.plain import check_keys, read_table
@@ -276,5 +276,5 @@ class ServeConfig:
     @classmethod
     def demo(cls, **changes: Any) -> ServeConfig:
         """Return a configuration with the small model in the package."""
-        table = {**{name: str(path) for name, path in demo_model().items()}, **SETTINGS}
+        table = {name: str(path) for name, path in demo_model().items()}
         return cls.of({}, models=(ModelConfig.of("demo", table),), **changes)

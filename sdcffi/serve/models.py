@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._checks.context import check_context
+from .._defaults.recommended import Recommended
 from .._files import expanded
 from .._models.memory import weight_bytes
 from .._models.upscaler_file import read_network
@@ -46,6 +47,8 @@ class Facts:
     capabilities : Capabilities
     defaults : ImageParams
         The engine's own.
+    recommended : Recommended
+        What suits the model, where a call says nothing.
     names : mapping
         The names of each C enumeration.
     """
@@ -53,7 +56,13 @@ class Facts:
     files: Model
     capabilities: Capabilities
     defaults: ImageParams
+    recommended: Recommended
     names: Mapping[str, tuple[str, ...]]
+
+    @property
+    def filled(self) -> ImageParams:
+        """What a call uses that says nothing."""
+        return self.defaults.updated(self.recommended.params(ImageParams))
 
 
 class _Entry:
@@ -301,7 +310,8 @@ class Models:
         assert entry.files is not None
         with Engine(**{**self._keywords(entry.config), "load_weights": False}) as engine:
             opened = engine._opened
-            return Facts(entry.files, engine.capabilities(), opened.defaults.image, opened.names)
+            own = opened.defaults.image
+            return Facts(entry.files, engine.capabilities(), own, engine._recommended, opened.names)
 
     async def load_pinned(self) -> None:
         """Load the models that stay loaded."""

@@ -27,7 +27,7 @@ from ..engine.streams import encoded
 from ..images.files import decoded
 from ..images.texts import read_texts, save_arguments
 from ..params.image import ImageParams
-from ..params.names import parameters
+from ..params.names import flatten, parameters
 from .exchange import (
     AttendingStream,
     check_finished,
@@ -64,7 +64,6 @@ _QUALITIES = {
     "high": (2.0, "high"),
     "hd": (2.0, "high"),
 }
-_STEPS = 20  # the engine's own
 _MOST_AUTOMATIC = 1 << 20  # pixels of an edited image whose size is not given
 _MOST_IMAGES = 16  # of a request
 _CHARSETS = ("utf-8", "utf8", "us-ascii", "ascii")  # of a form, whose names are read by it too
@@ -165,7 +164,7 @@ class _Wanted:
         return base64.b64encode(content).decode()
 
 
-def _wanted(name: str, given: Fields, service: Service) -> _Wanted:
+async def _wanted(name: str, given: Fields, service: Service) -> _Wanted:
     """Read the fields that both kinds of requests have, and then the keywords of `Engine.generate`."""
     model = given.text("model") or service.models.default
     if model not in service.models.names():
@@ -198,7 +197,7 @@ def _wanted(name: str, given: Fields, service: Service) -> _Wanted:
     for field, (legal, instead) in _ONLY.items():
         given.only(field, legal, instead)
     given.drop(*_IDLE)
-    parameters |= _own_keywords(given, factor, model, service)
+    parameters |= await _own_keywords(given, factor, model, service)
     return _Wanted(
         name,
         model,
@@ -212,15 +211,16 @@ def _wanted(name: str, given: Fields, service: Service) -> _Wanted:
     )
 
 
-def _own_keywords(given: Fields, factor: float, model: str, service: Service) -> dict[str, Any]:
+async def _own_keywords(given: Fields, factor: float, model: str, service: Service) -> dict[str, Any]:
     """Return the keywords of `Engine.generate` that are sent besides, and the steps of the quality."""
     found = {name: value for name in _KEYWORDS if (value := given.take(name)) is not None}
     given.refuse_rest("docs/serve.md lists those that it has")
     if factor != 1:
         if "steps" in found:
             raise given.wrong("steps", "steps and quality both set the number of steps: send one")
-        defaults = service.models.config(model).arguments.call_values
-        found["steps"] = max(1, round(factor * defaults.get(_PATHS["steps"], _STEPS)))
+        own = flatten((await service.facts(model)).filled)
+        usual = {**own, **service.models.config(model).arguments.call_values}[_PATHS["steps"]]
+        found["steps"] = max(1, round(factor * usual))
     return found
 
 
@@ -228,7 +228,7 @@ def _own_keywords(given: Fields, factor: float, model: str, service: Service) ->
 async def generations(request: Request) -> Response:
     """Generate images from a prompt."""
     given = Fields(await json_body(request))
-    return await _answer(request, _wanted("image_generation", given, service_of(request)))
+    return await _answer(request, await _wanted("image_generation", given, service_of(request)))
 
 
 @router.post("/images/edits")
@@ -236,7 +236,7 @@ async def edits(request: Request) -> Response:
     """Generate images from images."""
     service = service_of(request)
     images, mask, values = await _form(request)
-    wanted = _wanted("image_edit", Fields(values), service)
+    wanted = await _wanted("image_edit", Fields(values), service)
     content = [await image_bytes(image, "image", service) for image in images]
     mask = None if mask is None else await image_bytes(mask, "mask", service)
     refers = bool((await service.capabilities(wanted.model)).ref_images)

@@ -192,7 +192,7 @@ def parameter_schema(facts: Facts, defaults: dict[str, Any]) -> dict[str, Any]:
     defaults : dict
         The server's for this model, by name.
     """
-    own = {item.name: _value(facts.defaults, item) for item in parameters(ImageParams)}
+    own = {item.name: _value(facts.filled, item) for item in parameters(ImageParams)}
     enums = {"sampler": facts.capabilities.samplers, "scheduler": facts.capabilities.schedulers}
     enums |= {"cache_mode": facts.capabilities.cache_modes, "hires_upscaler": facts.capabilities.hires_upscalers}
     properties = {}

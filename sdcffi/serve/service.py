@@ -402,7 +402,8 @@ class Service:
         options = {name: keywords[name] for name in ("resize", "alpha") if name in keywords}
         named = with_engine_names(keywords["params"], facts.names)
         with collecting():  # the call itself warns again
-            params = facts.defaults.updated(check_image(named, facts.files, facts.defaults, **options))
+            filled, _ = facts.recommended.fill(named)
+            params = facts.defaults.updated(check_image(filled, facts.files, facts.defaults, **options))
         for word, field in (("sampler", "sample_method"), ("scheduler", "scheduler")):
             value, legal = getattr(named.sample_params, field, None), facts.names.get(f"{field}_t")
             if value is not None and legal and value not in legal:

@@ -20,7 +20,7 @@ from upscaling_networks import random_weights, write_network
 from wan_model import write_autoencoder, write_wan
 
 import sdcffi
-from sdcffi import cli
+from sdcffi import Record, cli
 
 Capture = pytest.CaptureFixture[str]
 Run = Callable[..., int]
@@ -78,6 +78,15 @@ def test_a_box_is_drawn_anew_in_a_picture_brought_to_size_and_replay_asks_for_it
     folder = str(models["q8_0"].diffusion_model.parent)
     assert cli.main(["replay", "out.png", "--models", folder]) == 2
     assert "give init_image (64x64" in capfd.readouterr().err
+
+
+def test_what_is_not_given_suits_the_model_or_is_the_engine_s(generate: Run, here: Path) -> None:
+    table = json.loads((here / "m.json").read_text())
+    (here / "m.json").write_text(json.dumps({name: value for name, value in table.items() if name != "cfg_scale"}))
+    assert generate("--steps", "1") == 0
+    assert (Record.from_file("out.png").defaults or {}).keys() == {"cfg_scale"}
+    assert generate("--steps", "1", "--defaults", "engine") == 0
+    assert Record.from_file("out.png").defaults is None
 
 
 @pytest.mark.parametrize(

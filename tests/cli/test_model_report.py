@@ -49,6 +49,17 @@ def test_a_whole_checkpoint_needs_nothing_else(tmp_path: Path) -> None:
     assert any("1.07 billion parameters" in line for line in model_lines(report))
 
 
+def test_the_defaults_are_shown_with_their_source(tiny_model: TinyModel, tmp_path: Path) -> None:
+    report = inspect_model(tiny_model.diffusion_model)
+    assert report["defaults"]["steps"] == {"value": 20, "source": "metadata of dit.safetensors"}
+    assert report["note"] is None
+    lines = list(model_lines(inspect_model(sd1().write(tmp_path / "sd1.safetensors"))))
+    assert "defaults: width=512, height=512, steps=20, cfg_scale=7.0" in lines
+    assert "  from: Stable Diffusion 1 (stable-diffusion.cpp, docs/sd.md)" in lines
+    assert any(line.startswith("note: ") and "LCM: width=512, height=512, steps=4" in line for line in lines)
+    assert inspect_model(tiny_model.lora)["defaults"] == {}  # which is no model
+
+
 def test_a_pytorch_file_is_reported_as_any_other(tmp_path: Path) -> None:
     weights = {name: array.astype(np.float32) for name, array in random_weights(4).items()}
     report = inspect_model(write_torch(weights, tmp_path / "old.pth"))

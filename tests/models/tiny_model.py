@@ -20,7 +20,7 @@ import numpy.typing as npt
 from sdcffi import convert
 from sdcffi._files import replacing
 
-VERSION = 1  # raise it when other tensors are written, so that a cached model of an older release is replaced
+VERSION = 2  # raise it when other tensors are written, so that a cached model of an older release is replaced
 
 HIDDEN = 128  # width of the transformer: a multiple of HEAD
 HEAD = 128  # fixed by the rotary embedding's axes, 4 x 32
@@ -31,6 +31,9 @@ LATENT = 128  # 32 channels x 2 x 2
 CHANNELS = 64  # width of the tiny autoencoder, fixed by the engine
 
 Tensors = dict[str, npt.NDArray[Any]]
+
+# What the transformer's file says of itself: the engine's own values, since those of klein's authors mean nothing here.
+STATED = {"sdcffi.width": "512", "sdcffi.height": "512", "sdcffi.steps": "20", "sdcffi.cfg_scale": "7"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,17 +107,17 @@ def write_model(directory: str | os.PathLike[str], seed: int = 0) -> TinyModel:
     stamp.unlink(missing_ok=True)
     rng = np.random.default_rng(seed)
     for path, build in zip(paths, (_diffusion_transformer, _text_encoder, _autoencoder, _lora), strict=True):
-        _save(build(rng), path)
+        _save(build(rng), path, STATED if path == model.diffusion_model else None)
     with replacing(stamp) as temporary:
         temporary.write_text(content)
     return model
 
 
-def _save(tensors: Tensors, path: Path) -> None:
+def _save(tensors: Tensors, path: Path, metadata: dict[str, str] | None) -> None:
     from safetensors.numpy import save_file
 
     with replacing(path) as temporary:
-        save_file(tensors, str(temporary))
+        save_file(tensors, str(temporary), metadata)
 
 
 class _Builder:

@@ -18,7 +18,9 @@ from PIL import Image
 from serving import Running, serving
 
 import sdcffi
+from sdcffi.demo import SETTINGS
 from sdcffi.serve import ServeConfig
+from sdcffi.serve.config import ModelConfig
 from sdcffi.serve.jobs import Rejected
 from sdcffi.serve.openai import _ONLY, _automatic_size, _edit
 
@@ -116,6 +118,19 @@ def test_models_have_defaults(client: Any, demo_engine: sdcffi.Engine) -> None:
 def test_quality_is_the_number_of_steps(client: Any, quality: str, steps: int) -> None:
     answer = client.images.generate(**SAME, quality=quality)
     assert image_of(answer.data[0].b64_json).info["parameters"].splitlines()[1].startswith(f"Steps: {steps},")
+
+
+def test_a_model_without_defaults_is_used_as_its_file_says(tmp_path: Path) -> None:
+    files = {name: str(path) for name, path in sdcffi.demo_model().items()}
+    config = ServeConfig.of({}, models=(ModelConfig.of("open", {**files, "backend": "cpu"}),), port=0, store=tmp_path)
+    with serving(config) as server, openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+        properties = httpx.get(f"{server.url}/api/parameters").json()["properties"]
+        answer = client.images.generate(prompt="a red heart", quality="low")
+    assert {name: properties[name]["default"] for name in SETTINGS} == SETTINGS
+    assert answer.size == f"{SETTINGS['width']}x{SETTINGS['height']}"
+    told = image_of(answer.data[0].b64_json).info["parameters"].splitlines()[1]
+    assert told.startswith(f"Steps: {SETTINGS['steps'] // 2},")
+    assert f"CFG scale: {SETTINGS['cfg_scale']:g}," in told
 
 
 def test_many_at_once(demo_server: Running, demo_engine: sdcffi.Engine) -> None:

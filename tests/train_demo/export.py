@@ -12,6 +12,7 @@ from torch import Tensor
 from sdcffi._files import replacing
 
 from .corpus import Vocabulary
+from .describe import STATED
 from .network import HEAD, PATCH, TEXT, Autoencoder, Transformer
 from .vocabulary import ROWS
 
@@ -108,6 +109,6 @@ def save(tensors: Arrays, target: Path, metadata: dict[str, str] | None = None) 
 def export(directory: Path, network: Transformer, vocabulary: Vocabulary, autoencoder: Autoencoder) -> None:
     """Write the model in half precision: ``dit``, ``llm`` and ``taef2`` ``.safetensors``."""
     assert network.img_in.in_features == PATCH
-    save(transformer_tensors(network), directory / "dit.safetensors")
+    save(transformer_tensors(network), directory / "dit.safetensors", STATED)
     save(text_tensors(network, vocabulary), directory / "llm.safetensors")
     save(autoencoder_tensors(autoencoder), directory / "taef2.safetensors")
