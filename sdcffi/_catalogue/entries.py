@@ -93,6 +93,10 @@ class Entry:
     parameters: Mapping[str, Recommendation]
     source: str = ""
 
+    def recommended(self) -> dict[str, tuple[Any, str]]:
+        """Return the recommended parameters, each with where it comes from."""
+        return {name: (item.value, f"catalogue: {self.name} ({item.source})") for name, item in self.parameters.items()}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelEntry(Entry):

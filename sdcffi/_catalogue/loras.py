@@ -19,7 +19,9 @@ from .reader import read_catalogue
 __all__ = ["entry_of", "with_lora_files"]
 
 
-def with_lora_files(items: Iterable[LoraLike], by_name: bool) -> Iterable[LoraLike]:
+def with_lora_files(
+    items: Iterable[LoraLike], by_name: bool
+) -> tuple[Iterable[LoraLike], dict[str, tuple[Any, str]]]:
     """Put files, or references to them, in the places of names of the catalogue.
 
     Parameters
@@ -29,6 +31,12 @@ def with_lora_files(items: Iterable[LoraLike], by_name: bool) -> Iterable[LoraLi
     by_name : bool
         Whether a string may be a name in a directory of LoRAs.
 
+    Returns
+    -------
+    items : iterable of Lora, path, or (path, multiplier)
+    parameters : dict of str to (value, source)
+        What the catalogue recommends for a call with them, such as few steps. A later one of them wins.
+
     Raises
     ------
     ValueError
@@ -37,10 +45,19 @@ def with_lora_files(items: Iterable[LoraLike], by_name: bool) -> Iterable[LoraLi
         For a name without ``catalogue:`` that is no file, if it can only be that.
     """
     if isinstance(items, (str, bytes, Lora)) or not isinstance(items, Iterable):
-        return items  # refused later
+        return items, {}  # refused later
     if isinstance(items, Mapping):
         items = items.items()
-    return [_with_file(item, by_name) for item in items_of("loras", items)]
+    found, values = list[LoraLike](), dict[str, tuple[Any, str]]()
+    for item in items_of("loras", items):
+        entry = entry_of(item)
+        if entry is not None:
+            item = _with_file(item, entry)
+            values |= entry.recommended()
+        elif not by_name:
+            _refuse_bare_name(_path(item))
+        found.append(item)
+    return found, values
 
 
 def entry_of(item: Any) -> LoraEntry | None:
@@ -68,12 +85,7 @@ def _path(item: Any) -> Any:
     return item[0] if isinstance(item, tuple) and item else item
 
 
-def _with_file(item: LoraLike, by_name: bool) -> LoraLike:
-    entry = entry_of(item)
-    if entry is None:
-        if not by_name:
-            _refuse_bare_name(_path(item))
-        return item
+def _with_file(item: LoraLike, entry: LoraEntry) -> LoraLike:
     path = place(entry.file)
     if isinstance(item, tuple) and len(item) > 1:
         item = Lora(*item)

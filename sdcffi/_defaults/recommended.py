@@ -68,6 +68,12 @@ class Recommended:
         self.values, self.family, self.others = dict(values), family, others
         self._warned: set[str] = set()
 
+    def _changed(self, values: Mapping[str, Default], others: tuple[Family, ...]) -> Recommended:
+        """Return other values for the same model, of which is warned as of these: once."""
+        changed = Recommended(values, self.family, others)
+        changed._warned = self._warned
+        return changed
+
     def known_to(self, names: Mapping[str, Collection[str]]) -> Recommended:
         """Return these values in an engine's words, without those that it does not have.
 
@@ -83,13 +89,13 @@ class Recommended:
             value = meant(default.value, legal) if legal else default.value
             if not legal or value in legal:
                 values[name] = Default(value, default.source)
-        return Recommended(values, self.family, self.others)
+        return self._changed(values, self.others)
 
     def updated(self, values: Mapping[str, tuple[Value, str]]) -> Recommended:
-        """Return these values with others that win over them, such as the catalogue's of a model: value and source."""
+        """Return these values with others that win over them, such as the catalogue's: value and source."""
         if not values:
             return self
-        return Recommended(self.values | {name: Default(*value) for name, value in values.items()}, self.family)
+        return self._changed(self.values | {name: Default(*value) for name, value in values.items()}, ())
 
     def params(self, kind: type[_Params]) -> _Params:
         """Return the values as parameters of a call."""

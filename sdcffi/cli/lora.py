@@ -116,7 +116,8 @@ def _grid(options: argparse.Namespace) -> None:
         raise ValueError(f"seeds must be at least 0, not {min(seeds)}: all images of a row need the same seed")
     given = arguments_of(options)
     lora_dir = given.engine.get("lora_dir")
-    loras = as_loras(with_lora_files(map(parse_lora, options.adapters), lora_dir is not None), lora_dir)
+    files, _ = with_lora_files(map(parse_lora, options.adapters), lora_dir is not None)
+    loras = as_loras(files, lora_dir)
     keywords = {**given.generate, "prompt": options.prompt or ""}
     with progress_bar() as shown, Engine(**given.engine, on_progress=shown, on_log=logger(options)) as engine:
         generate = functools.partial(engine.generate, **keywords)

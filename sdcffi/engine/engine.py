@@ -303,10 +303,12 @@ class Engine(Handle):
         directory = check_lora_options(lora_dir, lora_cache)
         self._memory = MemoryCheck(memory_check, self._model, given)
         opening = Opening(library, backend_choice(backend), given, load_weights, lora_cache)
-        recommended = recommend(self._model, given.prediction) if defaults == "model" else Recommended({})
+        entry = self._chosen.entry.recommended() if self._chosen is not None else None
+        recommended = recommend(self._model, given.prediction, entry) if defaults == "model" else Recommended({})
         states = Origin.look(given)
         prepare = _Preparation(opening, given, self._memory, states, tuned)
         self._open(opening, isolated, restart, grace, timeout, listeners, prepare)
+        self._fills = defaults == "model"
         self._recommended = recommended.known_to(self._opened.names)
         self._generation = Generation(self._calls, self._model, listeners, directory, states)
 
@@ -523,7 +525,7 @@ class Engine(Handle):
         """
         params = ImageParams.of(params, "params")
         check_flags(lora_tags=lora_tags, strict=strict, canny=canny)
-        prompt, adapters = self._generation.adapters(prompt, loras, params, lora_tags, negative_prompt)
+        prompt, adapters, values = self._generation.adapters(prompt, loras, params, lora_tags, negative_prompt)
         keywords = ImageParams(
             loras=adapters,
             prompt=prompt,
@@ -556,10 +558,11 @@ class Engine(Handle):
         )
         defaults = self._opened.defaults.image
         named = with_engine_names(params.updated(keywords), self._opened.names)
-        whole, sources = self._recommended.fill(named)
+        recommended = self._recommended_with(values)
+        whole, sources = recommended.fill(named)
         given = check_image(whole, self._model, defaults, resize, alpha)
         resolved = defaults.updated(given)
-        self._recommended.warn_of_unsuitable(named, requested_size(resolved))
+        recommended.warn_of_unsuitable(named, requested_size(resolved))
         if canny and given.control_image is None:
             raise ValueError("canny=True needs control_image; pass the image whose edges to use")
         self._memory.check_image(resolved, self.device)
@@ -719,7 +722,7 @@ class Engine(Handle):
         check_rate(fps)
         params = VideoParams.of(params, "params")
         check_flags(lora_tags=lora_tags, strict=strict)
-        prompt, adapters = self._generation.adapters(prompt, loras, params, lora_tags, negative_prompt)
+        prompt, adapters, values = self._generation.adapters(prompt, loras, params, lora_tags, negative_prompt)
         keywords = VideoParams(
             loras=adapters,
             prompt=prompt,
@@ -750,9 +753,10 @@ class Engine(Handle):
         )
         defaults = self._opened.defaults.video
         named = with_engine_names(params.updated(keywords), self._opened.names)
-        whole, sources = self._recommended.fill(named)
+        recommended = self._recommended_with(values)
+        whole, sources = recommended.fill(named)
         given = check_video(whole, self._model, defaults, resize, alpha)
-        self._recommended.warn_of_unsuitable(named, requested_size(defaults.updated(given)))
+        recommended.warn_of_unsuitable(named, requested_size(defaults.updated(given)))
         given = replace(given, seed=resolve_seed(given.seed, None))
         options = self._generation.call_options(
             preview, preview_interval, preview_noisy, timeout, on_log, on_progress, on_preview
@@ -858,13 +862,19 @@ class Engine(Handle):
             If native code failed.
         """
         check_flags(lora_tags=lora_tags)
-        text, _ = self._generation.adapters(prompt, None, None, lora_tags)
+        text, *_ = self._generation.adapters(prompt, None, None, lora_tags)
         kind = self._model.architecture
         check_prompt("prompt", text, kind is None or kind.is_unet)
         check_integer("comma_backtrack", comma_backtrack, 0, MOST_BACKTRACK)
         with self._calls.call(self._listeners, timeout) as call:
             found: PromptTokens = self._calls.run(call, "tokens", text, comma_backtrack)
         return found
+
+    def _recommended_with(self, values: dict[str, tuple[Any, str]]) -> Recommended:
+        """Return what a call uses where it says nothing, with what its LoRAs change."""
+        if not values or not self._fills:
+            return self._recommended
+        return self._recommended.updated(values).known_to(self._opened.names)
 
     def defaults(self) -> dict[str, Default]:
         """Return what a call uses where it says nothing, and where each value comes from.

@@ -116,16 +116,18 @@ class Generation:
         self._calls, self._model, self._listeners = calls, model, listeners
         self._lora_dir, self._states = lora_dir, dict(states)
         self._default_loras: tuple[Lora, ...] = ()
+        self._default_values: dict[str, tuple[Any, str]] = {}
         self._planner = Planner(calls)
         self._warned_of_coarse_weights = False
 
     def set_loras(self, loras: Iterable[LoraLike]) -> None:
         """Set the adapters for calls without `loras`."""
-        self._default_loras = as_loras(self._with_files(loras), self._lora_dir)
+        files, values = self._with_files(loras)
+        self._default_loras, self._default_values = as_loras(files, self._lora_dir), values
 
     def check_loras(self, loras: Iterable[LoraLike], timeout: float | None) -> list[LoraReport]:
         """Report what adapters would do to the model's weights, without changing anything."""
-        checked = as_loras(self._with_files(loras), self._lora_dir)
+        checked = as_loras(self._with_files(loras)[0], self._lora_dir)
         with self._calls.call(self._listeners, timeout) as call:
             return self._reports(call, checked)
 
@@ -136,8 +138,8 @@ class Generation:
         params: ImageParams | VideoParams | None,
         lora_tags: bool,
         negative_prompt: str | None = None,
-    ) -> tuple[str, tuple[Lora, ...]]:
-        """Return the prompt without LoRA tags, and the adapters of a call.
+    ) -> tuple[str, tuple[Lora, ...], dict[str, tuple[Any, str]]]:
+        """Return the prompt without LoRA tags, the adapters of a call, and what the catalogue recommends with these.
 
         Raises
         ------
@@ -155,12 +157,13 @@ class Generation:
             refuse_tags(
                 "negative_prompt", (params and params.negative_prompt) if negative_prompt is None else negative_prompt
             )
-        wanted = self._with_files(loras if loras is not None else (params and params.loras) or self._default_loras)
+        given = loras if loras is not None else (params and params.loras) or None
+        wanted, values = (self._default_loras, self._default_values) if given is None else self._with_files(given)
         if lora_tags:
-            return merge_tags(prompt, wanted, self._lora_dir)
-        return prompt, as_loras(wanted, self._lora_dir)
+            return (*merge_tags(prompt, wanted, self._lora_dir), values)
+        return prompt, as_loras(wanted, self._lora_dir), values
 
-    def _with_files(self, loras: Iterable[LoraLike]) -> Iterable[LoraLike]:
+    def _with_files(self, loras: Iterable[LoraLike]) -> tuple[Iterable[LoraLike], dict[str, tuple[Any, str]]]:
         return with_lora_files(loras, self._lora_dir is not None)
 
     def call_options(

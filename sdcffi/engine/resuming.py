@@ -163,7 +163,7 @@ class Request:
 
     def _with_adapters(self, call: Mapping[str, Any]) -> ImageParams:
         params = with_network(ImageParams.of(call.get("params"), "params"))
-        prompt, loras = call["prompt"], with_lora_files(params.loras or (), self._lora_dir is not None)
+        prompt, (loras, _) = call["prompt"], with_lora_files(params.loras or (), self._lora_dir is not None)
         if call.get("lora_tags", True):
             prompt, adapters = merge_tags(prompt, loras, self._lora_dir)
         else:

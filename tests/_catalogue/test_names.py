@@ -189,9 +189,11 @@ def test_a_file_with_the_name_of_a_model_is_a_file(tmp_path: Path, monkeypatch: 
 def test_a_lora_by_name_has_its_strength(models: dict[str, TinyModel], shared: Engine) -> None:
     path = str(models["f16"].lora)
     items = ["catalogue:ink", ("catalogue:ink", 0.7), Lora("catalogue:ink", 0.8), ("catalogue:ink",), path]
-    found = list(with_lora_files(items, by_name=False))  # type: ignore[arg-type]
+    found, values = with_lora_files(items, by_name=False)  # type: ignore[arg-type]
     assert found == [*(Lora(path, strength, name="ink") for strength in (0.5, 0.7, 0.8, 0.5)), path]
-    assert list(with_lora_files({"catalogue:ink": 0.9}, by_name=False)) == [Lora(path, 0.9, name="ink")]
+    assert values["steps"][0] == 3
+    found, _ = with_lora_files({"catalogue:ink": 0.9}, by_name=False)
+    assert found == [Lora(path, 0.9, name="ink")]
     (report,) = shared.check_loras(["catalogue:ink"])
     assert report.path == path
     shared.set_loras(["catalogue:ink"])
@@ -221,7 +223,7 @@ def test_a_lora_that_is_none_is_refused(item: str, error: type[Exception], said:
 
 
 def test_with_a_directory_of_loras_a_name_may_be_one_in_it() -> None:
-    assert with_lora_files(["ink"], by_name=True) == ["ink"]
+    assert with_lora_files(["ink"], by_name=True) == (["ink"], {})
 
 
 def test_on_the_command_line_a_lora_has_its_strength_if_none_is_given() -> None:
