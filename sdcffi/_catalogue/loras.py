@@ -19,9 +19,7 @@ from .reader import read_catalogue
 __all__ = ["entry_of", "with_lora_files"]
 
 
-def with_lora_files(
-    items: Iterable[LoraLike], by_name: bool
-) -> tuple[Iterable[LoraLike], dict[str, tuple[Any, str]]]:
+def with_lora_files(items: Iterable[LoraLike], by_name: bool) -> tuple[Iterable[LoraLike], dict[str, tuple[Any, str]]]:
     """Put files, or references to them, in the places of names of the catalogue.
 
     Parameters

@@ -6,11 +6,12 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_model import TinyModel
 
-from sdcffi import ContextParams, Engine, Log, Lora, LoraError, ModelLoadError, cli
+from sdcffi import ContextParams, Default, Engine, Log, Lora, LoraError, ModelLoadError, cli
 from sdcffi._catalogue import files, variants
 from sdcffi._catalogue.expansion import with_files
 from sdcffi._catalogue.loras import entry_of, with_lora_files
@@ -206,6 +207,25 @@ def test_what_a_lora_changes_of_the_parameters_is_known(models: dict[str, TinyMo
     assert entry is not None
     assert entry.parameters["steps"].value == 3
     assert entry_of(str(models["f16"].lora)) is None
+
+
+def test_a_call_uses_what_the_catalogue_recommends() -> None:
+    def steps(engine: Engine, **given: Any) -> tuple[int, str | None]:
+        record = engine.generate("a cat", width=64, height=64, cfg_scale=1, **given).record()
+        assert record.resolved_params.sample_params is not None
+        return record.resolved_params.sample_params.sample_steps or 0, (record.defaults or {}).get("steps")
+
+    with Engine("catalogue:tiny/f16", isolated=False) as engine:
+        assert engine.defaults()["steps"] == Default(2, "catalogue: tiny (a test)")
+        assert steps(engine) == (2, "catalogue: tiny (a test)")
+        assert steps(engine, loras=["catalogue:ink"]) == (3, "catalogue: ink (a test)")
+        assert steps(engine, loras=["catalogue:ink"], steps=1) == (1, None)
+        engine.set_loras(["catalogue:ink"])
+        assert steps(engine) == (3, "catalogue: ink (a test)")
+        assert steps(engine, loras=[]) == (2, "catalogue: tiny (a test)")
+    with Engine("catalogue:tiny/f16", isolated=False, defaults="engine") as engine:
+        assert engine.defaults()["steps"].value == 20
+        assert steps(engine, loras=["catalogue:ink"]) == (20, None)
 
 
 @pytest.mark.parametrize(
