@@ -55,7 +55,7 @@ class Trial:
     ----------
     name : str
         Keyword of `Engine`: ``"threads"``, ``"diffusion_fa"``, ...
-    value : int or bool
+    value : int, bool or str
         The value that was tried.
     verdict : str
         ``"faster"``: its median time is at least 3 % below the best time without it, so it is kept. ``"no faster"``.
@@ -71,7 +71,7 @@ class Trial:
     """
 
     name: str
-    value: int | bool
+    value: int | bool | str
     verdict: str
     seconds: float | None = None
     before: float | None = None
@@ -103,7 +103,7 @@ class Tuning:
 
     Attributes
     ----------
-    choice : dict of str to int or bool
+    choice : dict of str to int, bool or str
         The fastest settings, as keywords of `Engine`: those that were measured, and those that were given.
     trials : tuple of Trial
         The settings that were tried, in order.
@@ -157,9 +157,9 @@ def tune(
     on_trial : callable, optional
         Called with each `Trial` when it is decided. None: nothing is called.
     **engine
-        Keywords of `Engine`: the model's other files, ``backend``, ``type``, ... Of ``threads``, ``fa``,
-        ``diffusion_fa``, ``diffusion_conv_direct`` and ``vae_conv_direct``, those that are given are not tried; the
-        choice has them as they are.
+        Keywords of `Engine`: the model's other files, ``backend``, ``type``, ... Of ``precision``, ``threads``,
+        ``fa``, ``diffusion_fa``, ``diffusion_conv_direct`` and ``vae_conv_direct``, those that are given are not tried;
+        the choice has them as they are.
 
     Returns
     -------
@@ -179,9 +179,9 @@ def tune(
 
     Notes
     -----
-    It tries flash attention; direct convolution on a GPU; and, if the model or a part of it runs on the CPU, numbers of
-    threads around the usable cores. It leaves settings about memory (offloading, tiling) as they are. The image with a
-    setting must have a PSNR of at least 30 dB, compared with that of the defaults.
+    It tries flash attention and direct convolution on a GPU; and, if the model or a part of it runs on the CPU, fast
+    precision and numbers of threads around the usable cores. It leaves settings about memory (offloading, tiling) as
+    they are. The image with a setting must have a PSNR of at least 30 dB, compared with that of the defaults.
     """
     _check(size, budget, engine)
     check_store()  # before minutes of work
@@ -231,19 +231,21 @@ def _check_measured(trials: list[Trial], budget: float) -> None:
         )
 
 
-def _options(context: ContextParams, model: Model, device: Device) -> list[tuple[str, int | bool]]:
+def _options(context: ContextParams, model: Model, device: Device) -> list[tuple[str, int | bool | str]]:
     """Return the settings to try for a model on a device, the most promising first, without those that are given."""
-    names: list[tuple[str, int | bool]] = []
+    names: list[tuple[str, int | bool | str]] = []
     on_gpu = device.type != "cpu"
-    if not context.flash_attn:
+    if on_gpu and not context.flash_attn:  # the CPU has one attention
         names.append(("diffusion_fa", True))
     if on_gpu and model.architecture is not None and model.architecture.is_unet:
         names.append(("diffusion_conv_direct", True))
     if on_gpu and model.parts & {"vae", "taesd"}:
         names.append(("vae_conv_direct", True))
     if not on_gpu or context.keep_clip_on_cpu or context.keep_vae_on_cpu or context.keep_control_net_on_cpu:
+        names.append(("precision", "fast"))
         names += [("threads", count) for count in _thread_counts(usable_cores(), usable_processors())]
-    names.append(("fa", True))
+    if on_gpu:
+        names.append(("fa", True))
     return [(name, value) for name, value in names if getattr(context, TUNED[name]) is None]
 
 
@@ -264,7 +266,7 @@ def _ignore(_event: object) -> None:
 
 def _climb(
     bench: _Measures,
-    options: Iterable[tuple[str, int | bool]],
+    options: Iterable[tuple[str, int | bool | str]],
     reference: NDArray[np.uint8],
     on_trial: Callable[[Trial], object],
 ) -> tuple[Settings, list[Trial]]:
@@ -279,7 +281,7 @@ def _climb(
     return best, trials
 
 
-def _try(bench: _Measures, best: Settings, name: str, value: int | bool, reference: NDArray[np.uint8]) -> Trial:
+def _try(bench: _Measures, best: Settings, name: str, value: int | bool | str, reference: NDArray[np.uint8]) -> Trial:
     """Generate by turns with a setting and without it."""
     candidate, psnr = {**best, name: value}, None
     try:

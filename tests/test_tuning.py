@@ -65,7 +65,8 @@ def effective(engine: Engine) -> Settings:
     return {name: getattr(origin.resolved_context, field) for name, field in TUNED.items()}
 
 
-DEFAULTS = {"fa": False, "diffusion_fa": False, "diffusion_conv_direct": False, "vae_conv_direct": False}
+DEFAULTS: Settings = {"precision": "exact"}
+DEFAULTS |= {"fa": False, "diffusion_fa": False, "diffusion_conv_direct": False, "vae_conv_direct": False}
 NEVER = time.monotonic() + 1e6
 STORED: Settings = {"threads": usable_cores() + 1, "diffusion_fa": True}
 
@@ -88,10 +89,14 @@ def stored(tiny: Subject, cache: Path) -> Path:
 # Measuring
 
 
-def test_the_tiny_model_is_measured_and_its_choice_used(keywords: dict[str, Any], cache: Path) -> None:
+def test_the_tiny_model_is_measured_and_its_choice_used(
+    keywords: dict[str, Any], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: list[tuning.Trial] = []
-    found = tune(**keywords, threads=1, size=64, budget=60, on_trial=told.append)
-    assert [trial.name for trial in found.trials] == ["diffusion_fa", "fa"]
+    monkeypatch.setattr(tuning, "usable_cores", lambda: 2)  # so that one thread is tried too
+    monkeypatch.setattr(tuning, "usable_processors", lambda: 2)
+    found = tune(**keywords, size=64, budget=60, on_trial=told.append)
+    assert [trial.name for trial in found.trials] == ["precision", "threads"]
     assert told == list(found.trials)
     for trial in found.trials:
         assert trial.verdict in ("faster", "no faster"), trial
@@ -99,9 +104,10 @@ def test_the_tiny_model_is_measured_and_its_choice_used(keywords: dict[str, Any]
         assert trial.psnr > 30
         assert trial.seconds is not None
         assert trial.seconds > 0
-    assert found.choice.keys() == {"threads", "diffusion_fa", "fa"}
-    assert found.choice["threads"] == 1
-    assert [found.choice[trial.name] for trial in found.trials] == [t.verdict == "faster" for t in found.trials]
+    assert found.choice.keys() == {"precision", "threads"}
+    defaults = {**DEFAULTS, "threads": usable_cores()}
+    for trial in found.trials:
+        assert found.choice[trial.name] == (trial.value if trial.verdict == "faster" else defaults[trial.name])
     assert found.size == 64
     assert found.speedup >= 1
     assert found.path.parent == cache / "tuning"
@@ -170,7 +176,7 @@ def test_what_the_budget_has_no_room_for_is_told(
     trials: list[tuning.Trial] = []
     with pytest.raises(GenerationTimeoutError, match="before anything was compared"):
         tune(**keywords, threads=1, size=64, budget=60, on_trial=trials.append)
-    assert [str(trial) for trial in trials] == ["diffusion_fa=True: not measured", "fa=True: not measured"]
+    assert [str(trial) for trial in trials] == ["precision=fast: not measured"]
     assert not list((cache / "tuning").glob("*"))
 
 
@@ -257,7 +263,7 @@ def test_a_setting_that_fails_leaves_the_others_to_be_tried(error: SDError, verd
 def test_what_is_faster_is_gone_on_from() -> None:
     seconds = {"": 10.0, "fa": 12.0, "threads": 8.0, "diffusion_fa threads": 7.0}
     bench = Scripted(lambda settings, _: (seconds[" ".join(sorted(settings))], 100))
-    options: list[tuple[str, int | bool]] = [("fa", True), ("threads", 4), ("diffusion_fa", True)]
+    options: list[tuple[str, int | bool | str]] = [("fa", True), ("threads", 4), ("diffusion_fa", True)]
     told: list[tuning.Trial] = []
     best, trials = _climb(bench, options, picture(100), told.append)
     assert best == bench.kept == {"threads": 4, "diffusion_fa": True}
@@ -281,14 +287,14 @@ PIXELS = Model(architecture=Architecture("chroma_radiance", "", 1, (), has_autoe
 @pytest.mark.parametrize(
     ("model", "kind", "given", "names"),
     [
-        (UNET, "cpu", {}, ["diffusion_fa", "threads", "fa"]),
+        (UNET, "cpu", {}, ["precision", "threads"]),
         (UNET, "gpu", {}, ["diffusion_fa", "diffusion_conv_direct", "vae_conv_direct", "fa"]),
         (DIT, "gpu", {}, ["diffusion_fa", "vae_conv_direct", "fa"]),
         (PIXELS, "igpu", {}, ["diffusion_fa", "fa"]),
-        (DIT, "gpu", {"keep_clip_on_cpu": True}, ["diffusion_fa", "vae_conv_direct", "threads", "fa"]),
-        (DIT, "cpu", {"n_threads": 3, "diffusion_flash_attn": False}, ["fa"]),
-        (DIT, "cpu", {"flash_attn": True}, ["threads"]),
-        (DIT, "cpu", {"flash_attn": False}, ["diffusion_fa", "threads"]),
+        (DIT, "gpu", {"keep_clip_on_cpu": True}, ["diffusion_fa", "vae_conv_direct", "precision", "threads", "fa"]),
+        (DIT, "cpu", {"n_threads": 3}, ["precision"]),
+        (DIT, "cpu", {"flash_attn": True, "precision": "exact"}, ["threads"]),
+        (DIT, "gpu", {"flash_attn": True}, ["vae_conv_direct"]),
     ],
 )
 def test_what_acts_and_is_not_given_is_tried(
@@ -327,7 +333,7 @@ def test_numbers_of_threads_around_the_cores_are_tried(cores: int, processors: i
         ({"on_progress": print}, TypeError, r"tune\(\) has no keyword 'on_progress'"),
         ({"colour": 1}, TypeError, r"tune\(\) has no keyword 'colour'"),
         ({"diffusion_model": None}, ValueError, "there is no model to load"),
-        ({"threads": 1, "fa": True}, ValueError, "nothing to measure: threads, fa, .* are given"),
+        ({"threads": 1, "precision": "exact"}, ValueError, "nothing to measure: precision, threads, .* are given"),
     ],
 )
 def test_bad_arguments_are_refused(
@@ -498,10 +504,9 @@ def test_the_command_prints_flags_that_generate_takes_by_itself(
     options = cli.parser().parse_args(["generate", *out.split()])
     assert out.count("\n") == 1
     assert options.threads == 1
-    assert isinstance(options.fa, bool)
-    first, second, last = err.splitlines()
-    assert first.startswith("--diffusion-fa: ")
-    assert second.startswith("--fa: ")
+    assert options.precision in ("exact", "fast")
+    first, last = err.splitlines()
+    assert first.startswith("--precision fast: ")
     assert " at 64x64 on " in last
     draw = ["--prompt", "a", "--width", "64", "--height", "64", "--steps", "1", "-o", str(tmp_path / "a.png")]
     assert cli.main(["generate", *words, *draw, "--tune"]) == 0
@@ -510,10 +515,10 @@ def test_the_command_prints_flags_that_generate_takes_by_itself(
 
 
 def test_the_command_tells_what_it_measured_for_machines(words: list[str], capfd: Capture) -> None:
-    assert cli.main(["tune", *words, "--threads", "1", "--no-fa", "--size", "64", "--json"]) == 0
+    assert cli.main(["tune", *words, "--threads", "1", "--size", "64", "--json"]) == 0
     told = json.loads(capfd.readouterr().out)
-    assert [trial["name"] for trial in told["trials"]] == ["diffusion_fa"]
-    assert told["choice"].keys() == {"threads", "fa", "diffusion_fa"}
+    assert [trial["name"] for trial in told["trials"]] == ["precision"]
+    assert told["choice"].keys() == {"precision", "threads"}
     assert Path(told["path"]).is_file()
 
 

@@ -1,41 +1,42 @@
-// The CPU backend's operations that sdcffi computes: matrix products, two-dimensional convolutions and biases.
+// The CPU backend's operations that sdcffi computes: matrix products, two-dimensional convolutions, attention, GELU and
+// biases.
 #include <algorithm>
+#include <atomic>
+#include <cstring>
 #include <vector>
 
+#include "activation.hpp"
+#include "attention.hpp"
+#include "ggml-backend.h"
 #include "ggml-cpu.h"
 #include "ggml.h"
+#include "rounded_product.hpp"
 #include "tiled_product.hpp"
 #include "traits.h"
+#include "winograd.hpp"
 
 namespace sdcffi {
 namespace {
 
+// Whether products are computed by rounded_product.hpp: never, where that is faster, or wherever it is possible (a test).
+enum Rounding { kNever, kWhereFaster, kWherePossible };
+std::atomic<int> rounding{kNever};
+
 // ggml computes products with fewer rows: its dot products read the weights once, in their own type.
 constexpr int64_t kLeastRows = 8, kLeastRowsQuantised = 16, kLeastColumns = 8;
 
-// Packs rows of a tensor, of any type, into strips.
-void pack(const ggml_tensor* tensor, const char* base, int64_t count, int strip, int64_t k, int depth, float* spare, float* to) {
-    const ggml_type_traits* traits = ggml_get_type_traits(tensor->type);
-    const size_t offset = ggml_row_size(tensor->type, k);
-    for (int64_t first = 0; first < count; first += strip) {
-        const int some = int(std::min<int64_t>(strip, count - first));
-        const float* rows[std::max(kTileRows, kTileColumns)];
-        for (int i = 0; i < some; i++) {
-            const char* row = base + (first + i) * tensor->nb[1] + offset;
-            if (tensor->type == GGML_TYPE_F32) {
-                rows[i] = reinterpret_cast<const float*>(row);
-                continue;
-            }
-            float* converted = spare + size_t(i) * kDepth;
-            if (tensor->type == GGML_TYPE_F16) {
-                ggml_cpu_fp16_to_fp32(reinterpret_cast<const ggml_fp16_t*>(row), converted, depth);
-            } else {
-                traits->to_float(row, converted, depth);
-            }
-            rows[i] = converted;
-        }
-        interleave(rows, some, strip, depth, to + size_t(first) * depth);
+// winograd.hpp computes no convolution with fewer pixels, or fewer channels: to transform its kernels would not pay.
+constexpr int64_t kLeastPixels = 64, kLeastChannels = 16;
+
+// Writes a few rows of a tensor, of any type, as [k][strip]; what is beyond `count` as 0.
+void fill(const ggml_tensor* tensor, const char* base, int count, int strip, int64_t k, int depth, float* spare, float* to) {
+    const float* rows[kWidestStrip];
+    for (int i = 0; i < count; i++) {
+        const char* row = base + i * tensor->nb[1];
+        prefetch_floats(tensor, row + count * tensor->nb[1], k, depth);  // of the next strip
+        rows[i] = floats(tensor, row, k, depth, spare + size_t(i) * kDepth);
     }
+    interleave(rows, count, strip, depth, to);
 }
 
 // dst[i1][i0] = src1[i1] . src0[i0]: the rows are those of src1, the columns those of src0.
@@ -49,15 +50,15 @@ struct MatrixProduct {
           rows(node->ne[1]), columns(node->ne[0]), depth(left->ne[0]), batch(node->ne[2] * node->ne[3]),
           stride(node->nb[1] / sizeof(float)) {}
 
-    void pack_rows(float* to, int64_t item, int64_t row, int count, int64_t k, int some, float* spare) const {
+    void fill_rows(float* to, int strip, int64_t item, int64_t row, int count, int64_t k, int some, float* spare) const {
         const char* base = static_cast<const char*>(left->data) + item % out->ne[2] * left->nb[2] + item / out->ne[2] * left->nb[3];
-        pack(left, base + row * left->nb[1], count, kTileRows, k, some, spare, to);
+        fill(left, base + row * left->nb[1], count, strip, k, some, spare, to);
     }
 
-    void pack_strip(float* to, int64_t item, int64_t column, int count, int64_t k, int some, float* spare) const {
+    void fill_columns(float* to, int strip, int64_t item, int64_t column, int count, int64_t k, int some, float* spare) const {
         const int64_t i2 = item % out->ne[2] / (out->ne[2] / right->ne[2]), i3 = item / out->ne[2] / (out->ne[3] / right->ne[3]);
         const char* base = static_cast<const char*>(right->data) + i2 * right->nb[2] + i3 * right->nb[3];
-        pack(right, base + column * right->nb[1], count, strip_width(count), k, some, spare, to);
+        fill(right, base + column * right->nb[1], count, strip, k, some, spare, to);
     }
 
     float* result(int64_t item, int64_t row, int64_t column) const {
@@ -92,15 +93,29 @@ struct Convolution {
           step_x(node->op_params[0]), step_y(node->op_params[1]), pad_x(node->op_params[2]), pad_y(node->op_params[3]),
           apart_x(node->op_params[4]), apart_y(node->op_params[5]) {}
 
-    void pack_rows(float* to, int64_t, int64_t row, int count, int64_t k, int some, float* spare) const {
+    void fill_rows(float* to, int strip, int64_t, int64_t row, int count, int64_t k, int some, float* spare) const {
         ggml_tensor flat = *kernel;  // one row for each output channel
         flat.nb[1] = kernel->nb[3];
-        pack(&flat, static_cast<const char*>(kernel->data) + row * kernel->nb[3], count, kTileRows, k, some, spare, to);
+        fill(&flat, static_cast<const char*>(kernel->data) + row * kernel->nb[3], count, strip, k, some, spare, to);
     }
 
-    // Packs what is under each element of the kernel, for the pixels from `column` on, line by line of the image.
-    void pack_strip(float* to, int64_t item, int64_t column, int count, int64_t k, int some, float*) const {
-        const int strip = strip_width(count);
+    // Returns `depth` weights of a map of the result from `k` on, which `spare` holds if they have another type.
+    const float* weights(int64_t map, int64_t k, int depth, float* spare) const {
+        const char* row = static_cast<const char*>(kernel->data) + map * kernel->nb[3];
+        prefetch_floats(kernel, row, k + depth, depth);  // of the next channels
+        return floats(kernel, row, k, depth, spare);
+    }
+
+    // Writes what is under each element of the kernel, for the pixels from `column` on, line by line of the image.
+    void fill_columns(float* to, int strip, int64_t item, int64_t column, int count, int64_t k, int some, float*) const {
+        if (is_pointwise()) {
+            const char* from = static_cast<const char*>(image->data) + item * image->nb[3] + k * image->nb[2] + column * sizeof(float);
+            for (int i = 0; i < some; i++, to += strip, from += image->nb[2]) {
+                copy(reinterpret_cast<const float*>(from), to, count);
+                std::fill(to + count, to + strip, 0.0f);
+            }
+            return;
+        }
         const int64_t across = kernel->ne[0], down = kernel->ne[1], wide = out->ne[0];
         const int64_t x0 = column % wide, y0 = column / wide;
         int64_t kx = k % across, ky = k / across % down;
@@ -144,6 +159,18 @@ struct Convolution {
     float* result(int64_t item, int64_t row, int64_t column) const {
         return reinterpret_cast<float*>(static_cast<char*>(out->data) + item * out->nb[3] + row * out->nb[2]) + column;
     }
+
+    // Whether each pixel of the result comes of the same pixel of the image alone, and lines follow each other.
+    bool is_pointwise() const {
+        return kernel->ne[0] == 1 && kernel->ne[1] == 1 && step_x == 1 && step_y == 1 && pad_x == 0 && pad_y == 0 &&
+               image->nb[1] == image->ne[0] * sizeof(float);
+    }
+
+    // Whether winograd.hpp computes it: transforming the kernels has to pay.
+    bool is_filtered() const {
+        return kernel->ne[0] == 3 && kernel->ne[1] == 3 && step_x == 1 && step_y == 1 && apart_x == 1 && apart_y == 1 &&
+               columns >= kLeastPixels && kernel->ne[2] >= kLeastChannels;
+    }
 };
 
 bool is_our_convolution(const ggml_tensor* node) {
@@ -180,8 +207,23 @@ void combine_by_rows(const ggml_compute_params* params, const ggml_tensor* node)
     }
 }
 
+// ggml computes attention with ALiBi's bias, bounded scores or sinks.
+bool is_our_attention(const ggml_tensor* node) {
+    const ggml_tensor *q = node->src[0], *k = node->src[1], *v = node->src[2], *mask = node->src[3];
+    float options[3];  // scale, slope of the bias, bound of the scores
+    std::memcpy(options, node->op_params, sizeof(options));
+    return options[1] == 0.0f && options[2] == 0.0f && node->src[4] == nullptr && ggml_is_contiguous(node) &&
+           q->type == GGML_TYPE_F32 && is_readable(q) && is_readable(k) && is_readable(v) && k->ne[2] == v->ne[2] &&
+           q->ne[2] % k->ne[2] == 0 && k->ne[3] == q->ne[3] && v->ne[3] == q->ne[3] &&
+           (mask == nullptr || ((mask->type == GGML_TYPE_F32 || mask->type == GGML_TYPE_F16) && is_readable(mask)));
+}
+
 bool is_computed_here(const ggml_tensor* node) {
     switch (node->op) {
+        case GGML_OP_FLASH_ATTN_EXT:
+            return is_our_attention(node);
+        case GGML_OP_UNARY:
+            return is_our_activation(node);
         case GGML_OP_MUL_MAT:
             return is_our_product(node);
         case GGML_OP_CONV_2D:
@@ -194,24 +236,59 @@ bool is_computed_here(const ggml_tensor* node) {
     }
 }
 
+// Rounds quantised weights to 8 bits, as most are already, and others to more.
+template <class Problem>
+void compute(const ggml_compute_params* params, const Problem& problem, const ggml_tensor* weights) {
+#if defined(SDCFFI_MULTIPLIES_INTEGERS)
+    const int where = rounding;
+    const bool quantised = ggml_is_quantized(weights->type);
+    if (where == kWherePossible || (where == kWhereFaster && (quantised ? kOctetsAreFaster : kPairsAreFaster))) {
+        return quantised ? multiply<Rounded<Octets>>(params, problem) : multiply<Rounded<Pairs>>(params, problem);
+    }
+#endif
+    multiply<InFloats>(params, problem);
+}
+
 // What ggml asks before it computes a node itself. Its work_size is true exactly where compute_forward is.
 class OurOperations : public ggml::cpu::tensor_traits {
 public:
     bool work_size(int threads, const ggml_tensor* node, size_t& size) override {
-        const bool multiplies = node->op == GGML_OP_MUL_MAT || node->op == GGML_OP_CONV_2D;
-        size = multiplies ? kThreadFloats * sizeof(float) * threads : 0;
+        size = floats_per_thread(node) * sizeof(float) * threads;
         return true;
     }
 
     bool compute_forward(ggml_compute_params* params, ggml_tensor* node) override {
         if (node->op == GGML_OP_MUL_MAT) {
-            multiply(params, MatrixProduct(node));
+            compute(params, MatrixProduct(node), node->src[0]);
         } else if (node->op == GGML_OP_CONV_2D) {
-            multiply(params, Convolution(node));
+            const Convolution convolution(node);
+            if (convolution.is_filtered()) {
+                Winograd<Convolution>(convolution).compute(params);
+            } else {
+                compute(params, convolution, node->src[0]);
+            }
+        } else if (node->op == GGML_OP_FLASH_ATTN_EXT) {
+            Attention(node).compute(params);
+        } else if (node->op == GGML_OP_UNARY) {
+            activate(params, node);
         } else {
             combine_by_rows(params, node);
         }
         return true;
+    }
+
+private:
+    static size_t floats_per_thread(const ggml_tensor* node) {
+        switch (node->op) {
+            case GGML_OP_MUL_MAT:
+                return kThreadFloats;
+            case GGML_OP_CONV_2D:
+                return Convolution(node).is_filtered() ? Winograd<Convolution>::kFloats : kThreadFloats;
+            case GGML_OP_FLASH_ATTN_EXT:
+                return Attention(node).floats_per_thread();
+            default:
+                return 0;
+        }
     }
 };
 
@@ -235,6 +312,12 @@ ggml_backend_buffer_type_t our_buffer_type() {
 
 }  // namespace
 }  // namespace sdcffi
+
+// The main library calls this one by its name.
+extern "C" {
+GGML_BACKEND_API void sdcffi_round_products(int where);
+void sdcffi_round_products(int where) { sdcffi::rounding = where; }
+}
 
 // traits.cpp asks this function, and finds our operations at the end of upstream's list. CMakeLists.txt renames upstream's.
 std::vector<ggml_backend_buffer_type_t>& upstream_ggml_backend_cpu_get_extra_buffer_types();

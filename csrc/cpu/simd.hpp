@@ -2,6 +2,11 @@
 // registers. Each CPU variant of the backend compiles this file for itself.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
 #if defined(__AVX__)
 #include <immintrin.h>
 #elif defined(__SSE2__) || defined(_M_X64)
@@ -23,6 +28,17 @@
 
 namespace sdcffi {
 
+// Has the processor begin to read what will be needed.
+inline void prefetch(const void* from) {
+#if defined(__GNUC__) || defined(__clang__)
+    __builtin_prefetch(from);
+#elif defined(__AVX__) || defined(SDCFFI_SSE2)
+    _mm_prefetch(static_cast<const char*>(from), _MM_HINT_T0);
+#else
+    (void)from;
+#endif
+}
+
 #if defined(__AVX512F__)
 
 using Vector = __m512;
@@ -31,6 +47,10 @@ inline Vector load(const float* from) { return _mm512_loadu_ps(from); }
 inline void store(float* to, Vector value) { _mm512_storeu_ps(to, value); }
 inline Vector broadcast(const float* from) { return _mm512_set1_ps(*from); }
 inline Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
+inline Vector subtract(Vector a, Vector b) { return _mm512_sub_ps(a, b); }
+inline Vector times(Vector a, Vector b) { return _mm512_mul_ps(a, b); }
+inline Vector divide(Vector a, Vector b) { return _mm512_div_ps(a, b); }
+inline Vector larger(Vector a, Vector b) { return _mm512_max_ps(a, b); }
 inline Vector multiply_add(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
 
 #elif defined(__AVX__)
@@ -41,6 +61,10 @@ inline Vector load(const float* from) { return _mm256_loadu_ps(from); }
 inline void store(float* to, Vector value) { _mm256_storeu_ps(to, value); }
 inline Vector broadcast(const float* from) { return _mm256_broadcast_ss(from); }
 inline Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
+inline Vector subtract(Vector a, Vector b) { return _mm256_sub_ps(a, b); }
+inline Vector times(Vector a, Vector b) { return _mm256_mul_ps(a, b); }
+inline Vector divide(Vector a, Vector b) { return _mm256_div_ps(a, b); }
+inline Vector larger(Vector a, Vector b) { return _mm256_max_ps(a, b); }
 #if defined(__FMA__) || (defined(_MSC_VER) && defined(__AVX2__))
 inline Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
 #else
@@ -55,6 +79,10 @@ inline Vector load(const float* from) { return _mm_loadu_ps(from); }
 inline void store(float* to, Vector value) { _mm_storeu_ps(to, value); }
 inline Vector broadcast(const float* from) { return _mm_set1_ps(*from); }
 inline Vector add(Vector a, Vector b) { return _mm_add_ps(a, b); }
+inline Vector subtract(Vector a, Vector b) { return _mm_sub_ps(a, b); }
+inline Vector times(Vector a, Vector b) { return _mm_mul_ps(a, b); }
+inline Vector divide(Vector a, Vector b) { return _mm_div_ps(a, b); }
+inline Vector larger(Vector a, Vector b) { return _mm_max_ps(a, b); }
 inline Vector multiply_add(Vector a, Vector b, Vector c) { return _mm_add_ps(_mm_mul_ps(a, b), c); }
 
 #elif defined(SDCFFI_NEON)
@@ -65,10 +93,15 @@ inline Vector load(const float* from) { return vld1q_f32(from); }
 inline void store(float* to, Vector value) { vst1q_f32(to, value); }
 inline Vector broadcast(const float* from) { return vld1q_dup_f32(from); }
 inline Vector add(Vector a, Vector b) { return vaddq_f32(a, b); }
+inline Vector subtract(Vector a, Vector b) { return vsubq_f32(a, b); }
+inline Vector times(Vector a, Vector b) { return vmulq_f32(a, b); }
+inline Vector divide(Vector a, Vector b) { return vdivq_f32(a, b); }
+inline Vector larger(Vector a, Vector b) { return vmaxq_f32(a, b); }
 inline Vector multiply_add(Vector a, Vector b, Vector c) { return vfmaq_f32(c, a, b); }
 
 #else
 
+#define SDCFFI_PLAIN
 constexpr int kWidth = 4, kTileRows = 4, kTileVectors = 2;
 struct Vector {
     float lanes[kWidth];
@@ -90,6 +123,22 @@ inline Vector add(Vector a, Vector b) {
     for (int i = 0; i < kWidth; i++) a.lanes[i] += b.lanes[i];
     return a;
 }
+inline Vector subtract(Vector a, Vector b) {
+    for (int i = 0; i < kWidth; i++) a.lanes[i] -= b.lanes[i];
+    return a;
+}
+inline Vector times(Vector a, Vector b) {
+    for (int i = 0; i < kWidth; i++) a.lanes[i] *= b.lanes[i];
+    return a;
+}
+inline Vector divide(Vector a, Vector b) {
+    for (int i = 0; i < kWidth; i++) a.lanes[i] /= b.lanes[i];
+    return a;
+}
+inline Vector larger(Vector a, Vector b) {
+    for (int i = 0; i < kWidth; i++) a.lanes[i] = a.lanes[i] > b.lanes[i] ? a.lanes[i] : b.lanes[i];
+    return a;
+}
 inline Vector multiply_add(Vector a, Vector b, Vector c) {
     for (int i = 0; i < kWidth; i++) c.lanes[i] += a.lanes[i] * b.lanes[i];
     return c;
@@ -97,7 +146,160 @@ inline Vector multiply_add(Vector a, Vector b, Vector c) {
 
 #endif
 
+inline Vector all(float value) { return broadcast(&value); }
+
 constexpr int kTileColumns = kTileVectors * kWidth;
+
+// Vectors of integers of 32 bits, as many as there are floats in a Vector, for processors that multiply integers of 16 or
+// 8 bits and add neighbours' products up. Else SDCFFI_MULTIPLIES_INTEGERS is missing.
+//     absolute, larger       of floats by their bits: a NaN is larger than any number
+//     add_pairs, add_octets  add 2 products of 16 bits, or 4 of 8 bits, for each 32 bits
+// An instruction for VNNI's 8 bits takes the first factor without a sign, so it is packed with kOctetOffset added to it.
+// With one instruction for products and sum, there are 2 and 4 times as many a second as products of floats. With more,
+// nothing is gained (kPairsAreFaster, kOctetsAreFaster).
+#if defined(__AVX512VNNI__)
+
+#define SDCFFI_MULTIPLIES_INTEGERS
+constexpr bool kPairsAreFaster = true, kOctetsAreFaster = true;
+constexpr int kOctetOffset = 128;
+using Integers = __m512i;
+inline Integers zeros() { return _mm512_setzero_si512(); }
+inline Integers all_integers(int value) { return _mm512_set1_epi32(value); }
+inline Integers bits(Vector value) { return _mm512_castps_si512(value); }
+inline Vector from_bits(Integers value) { return _mm512_castsi512_ps(value); }
+inline Integers larger(Integers a, Integers b) { return _mm512_max_epi32(a, b); }
+inline Integers add(Integers a, Integers b) { return _mm512_add_epi32(a, b); }
+inline Integers absolute(Vector value) { return _mm512_and_si512(bits(value), _mm512_set1_epi32(0x7fffffff)); }
+inline Integers rounded(Vector value) { return _mm512_cvtps_epi32(value); }
+inline Vector as_floats(Integers value) { return _mm512_cvtepi32_ps(value); }
+inline Integers add_pairs(Integers sum, Integers a, Integers b) { return _mm512_dpwssd_epi32(sum, a, b); }
+inline Integers add_octets(Integers sum, Integers a, Integers b) { return _mm512_dpbusd_epi32(sum, a, b); }
+template <int places>
+inline Integers shifted(Integers value) { return _mm512_slli_epi32(value, places); }
+template <int places>
+inline Integers low(Integers value) { return _mm512_and_si512(value, _mm512_set1_epi32((1 << places) - 1)); }
+inline Integers joined(Integers a, Integers b) { return _mm512_or_si512(a, b); }
+
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+
+#define SDCFFI_MULTIPLIES_INTEGERS
+using Integers = __m256i;
+inline Integers zeros() { return _mm256_setzero_si256(); }
+inline Integers all_integers(int value) { return _mm256_set1_epi32(value); }
+inline Integers bits(Vector value) { return _mm256_castps_si256(value); }
+inline Vector from_bits(Integers value) { return _mm256_castsi256_ps(value); }
+inline Integers larger(Integers a, Integers b) { return _mm256_max_epi32(a, b); }
+inline Integers add(Integers a, Integers b) { return _mm256_add_epi32(a, b); }
+inline Integers absolute(Vector value) { return _mm256_and_si256(bits(value), _mm256_set1_epi32(0x7fffffff)); }
+inline Integers rounded(Vector value) { return _mm256_cvtps_epi32(value); }
+inline Vector as_floats(Integers value) { return _mm256_cvtepi32_ps(value); }
+#if defined(__AVXVNNI__)
+constexpr bool kPairsAreFaster = true, kOctetsAreFaster = true;
+constexpr int kOctetOffset = 128;
+inline Integers add_pairs(Integers sum, Integers a, Integers b) { return _mm256_dpwssd_avx_epi32(sum, a, b); }
+inline Integers add_octets(Integers sum, Integers a, Integers b) { return _mm256_dpbusd_avx_epi32(sum, a, b); }
+#else
+constexpr bool kPairsAreFaster = false, kOctetsAreFaster = false;
+constexpr int kOctetOffset = 0;
+inline Integers add_pairs(Integers sum, Integers a, Integers b) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+}
+// The first factor of the instruction has no sign, so the second gets it. Two products of 127 are less than 16 bits hold.
+inline Integers add_octets(Integers sum, Integers a, Integers b) {
+    const Integers twos = _mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8(b, a));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(twos, _mm256_set1_epi16(1)));
+}
+#endif
+template <int places>
+inline Integers shifted(Integers value) { return _mm256_slli_epi32(value, places); }
+template <int places>
+inline Integers low(Integers value) { return _mm256_and_si256(value, _mm256_set1_epi32((1 << places) - 1)); }
+inline Integers joined(Integers a, Integers b) { return _mm256_or_si256(a, b); }
+
+#elif defined(SDCFFI_NEON) && defined(__ARM_FEATURE_DOTPROD)
+
+#define SDCFFI_MULTIPLIES_INTEGERS
+constexpr bool kPairsAreFaster = false, kOctetsAreFaster = true;
+constexpr int kOctetOffset = 0;
+using Integers = int32x4_t;
+inline Integers zeros() { return vdupq_n_s32(0); }
+inline Integers all_integers(int value) { return vdupq_n_s32(value); }
+inline Integers bits(Vector value) { return vreinterpretq_s32_f32(value); }
+inline Vector from_bits(Integers value) { return vreinterpretq_f32_s32(value); }
+inline Integers larger(Integers a, Integers b) { return vmaxq_s32(a, b); }
+inline Integers add(Integers a, Integers b) { return vaddq_s32(a, b); }
+inline Integers absolute(Vector value) { return vandq_s32(bits(value), vdupq_n_s32(0x7fffffff)); }
+inline Integers rounded(Vector value) { return vcvtnq_s32_f32(value); }
+inline Vector as_floats(Integers value) { return vcvtq_f32_s32(value); }
+inline Integers add_pairs(Integers sum, Integers a, Integers b) {
+    const int16x8_t left = vreinterpretq_s16_s32(a), right = vreinterpretq_s16_s32(b);
+    const int32x4_t first = vmull_s16(vget_low_s16(left), vget_low_s16(right));
+    return vaddq_s32(sum, vpaddq_s32(first, vmull_s16(vget_high_s16(left), vget_high_s16(right))));
+}
+inline Integers add_octets(Integers sum, Integers a, Integers b) {
+    return vdotq_s32(sum, vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b));
+}
+template <int places>
+inline Integers shifted(Integers value) { return vshlq_n_s32(value, places); }
+template <int places>
+inline Integers low(Integers value) { return vandq_s32(value, vdupq_n_s32((1 << places) - 1)); }
+inline Integers joined(Integers a, Integers b) { return vorrq_s32(a, b); }
+
+#elif defined(SDCFFI_PLAIN)
+
+// What VNNI computes, for tests on any processor.
+#define SDCFFI_MULTIPLIES_INTEGERS
+constexpr bool kPairsAreFaster = false, kOctetsAreFaster = false;
+constexpr int kOctetOffset = 128;
+struct Integers {
+    int32_t lanes[kWidth];
+};
+template <class Function>
+inline Integers each(Function function) {
+    Integers result;
+    for (int i = 0; i < kWidth; i++) result.lanes[i] = int32_t(function(i));
+    return result;
+}
+inline Integers zeros() { return {}; }
+inline Integers all_integers(int value) { return each([&](int) { return value; }); }
+inline Integers bits(Vector value) {
+    Integers result;
+    std::memcpy(&result, &value, sizeof(result));
+    return result;
+}
+inline Vector from_bits(Integers value) {
+    Vector result;
+    std::memcpy(&result, &value, sizeof(result));
+    return result;
+}
+inline Integers larger(Integers a, Integers b) { return each([&](int i) { return std::max(a.lanes[i], b.lanes[i]); }); }
+inline Integers add(Integers a, Integers b) { return each([&](int i) { return a.lanes[i] + b.lanes[i]; }); }
+inline Integers absolute(Vector value) { return each([&](int i) { return bits(value).lanes[i] & 0x7fffffff; }); }
+inline Integers rounded(Vector value) { return each([&](int i) { return std::nearbyint(value.lanes[i]); }); }
+inline Vector as_floats(Integers value) {
+    Vector result;
+    for (int i = 0; i < kWidth; i++) result.lanes[i] = float(value.lanes[i]);
+    return result;
+}
+inline Integers add_pairs(Integers sum, Integers a, Integers b) {
+    return each([&](int i) {
+        return sum.lanes[i] + int16_t(a.lanes[i]) * int16_t(b.lanes[i]) + (a.lanes[i] >> 16) * (b.lanes[i] >> 16);
+    });
+}
+inline Integers add_octets(Integers sum, Integers a, Integers b) {
+    return each([&](int i) {
+        int32_t total = sum.lanes[i];
+        for (int place = 0; place < 32; place += 8) total += uint8_t(a.lanes[i] >> place) * int8_t(b.lanes[i] >> place);
+        return total;
+    });
+}
+template <int places>
+inline Integers shifted(Integers value) { return each([&](int i) { return uint32_t(value.lanes[i]) << places; }); }
+template <int places>
+inline Integers low(Integers value) { return each([&](int i) { return value.lanes[i] & ((1 << places) - 1); }); }
+inline Integers joined(Integers a, Integers b) { return each([&](int i) { return a.lanes[i] | b.lanes[i]; }); }
+
+#endif
 
 // Copies a few vectors at most.
 inline void copy(const float* from, float* to, int count) {

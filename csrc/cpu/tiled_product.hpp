@@ -7,7 +7,8 @@
 //                 pack b into a strip, [k][kTileColumns]
 //                 for each strip of a: one tile in registers
 //
-// The problem says what a and b are: weights of any type, the pixels under a kernel. The order of each sum does not
+// The problem says what a and b are: weights of any type, the pixels under a kernel. The arithmetic says what a packed
+// strip is and how a tile is computed: in floats, or rounded (rounded_product.hpp). The order of each sum does not
 // depend on the tasks, so the result is the same, bit for bit, for any number of threads.
 #pragma once
 
@@ -23,14 +24,17 @@ namespace sdcffi {
 constexpr int kDepth          = 256;   // of k, a multiple of every quantised type's block
 constexpr int kMostRows       = 512;   // of a task: once packed, they stay in the second-level cache
 constexpr int kMostColumns    = 1024;  // of a task: they share the packed rows
+constexpr int kAhead          = 8;     // of k, what is asked for from the second-level cache
 constexpr int kTasksPerThread = 4;     // a thread that loses its core then delays the others little
 
 constexpr int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-constexpr size_t kPackedRows = size_t(kDepth) * round_up(kMostRows, kTileRows), kPackedStrip = size_t(kDepth) * kTileColumns;
+constexpr int kWidestStrip     = std::max(kTileRows, kTileColumns);
+constexpr size_t kPackedRows  = size_t(kDepth) * round_up(kMostRows, kTileRows);
+constexpr size_t kPackedStrip = size_t(kDepth) * kWidestStrip + kWidth;  // a vector may reach beyond the last row
 
-// Floats that each thread needs: packed rows, a packed strip, and a strip of converted rows.
-constexpr size_t kThreadFloats = kPackedRows + kPackedStrip + size_t(kDepth) * std::max(kTileRows, kTileColumns);
+// Floats that each thread needs: packed rows, a packed strip, one that is not packed yet, and its converted rows.
+constexpr size_t kThreadFloats = kPackedRows + 2 * kPackedStrip + size_t(kDepth) * kWidestStrip;
 
 // to[k * strip + i] = rows[i][k]; what is beyond `count` may be anything: its sums are discarded. A block that is wider than
 // the strip writes beyond its rows, over what is written next, and over a few values behind the strip.
@@ -49,29 +53,9 @@ inline void interleave(const float* const* rows, int count, int strip, int depth
     }
 }
 
-// Computes one tile of c, `vectors` wide; a and b are strips. Values outside of c are computed and discarded.
+// Writes a tile of sums into c, or adds it. Values outside of c were computed too, and are discarded.
 template <int vectors>
-inline void multiply_tile(const float* a, const float* b, int depth, float* c, size_t stride, int rows, int columns, bool sum) {
-    Vector total[kTileRows][vectors];
-    SDCFFI_UNROLLED
-    for (int i = 0; i < kTileRows; i++) {
-        const float zero = 0.0f;
-        SDCFFI_UNROLLED
-        for (int j = 0; j < vectors; j++) total[i][j] = broadcast(&zero);
-    }
-    for (int k = 0; k < depth; k++) {
-        Vector right[vectors];
-        SDCFFI_UNROLLED
-        for (int j = 0; j < vectors; j++) right[j] = load(b + j * kWidth);
-        SDCFFI_UNROLLED
-        for (int i = 0; i < kTileRows; i++) {
-            const Vector left = broadcast(a + i);
-            SDCFFI_UNROLLED
-            for (int j = 0; j < vectors; j++) total[i][j] = multiply_add(left, right[j], total[i][j]);
-        }
-        a += kTileRows;
-        b += vectors * kWidth;
-    }
+inline void put_tile(const Vector (&total)[kTileRows][vectors], float* c, size_t stride, int rows, int columns, bool sum) {
     if (rows == kTileRows && columns == vectors * kWidth) {
         SDCFFI_UNROLLED
         for (int i = 0; i < kTileRows; i++, c += stride) {
@@ -96,8 +80,43 @@ inline void multiply_tile(const float* a, const float* b, int depth, float* c, s
 // Strips of b are kTileColumns wide, or one vector if that is enough.
 constexpr int strip_width(int columns) { return columns > kWidth ? kTileColumns : kWidth; }
 
+// Arithmetic in single precision. A packed strip is [k][strip].
+struct InFloats {
+    static constexpr size_t packed(int strip, int depth) { return size_t(strip) * depth; }
+
+    template <class Fill>
+    static void pack(bool, float* to, int strip, int, float*, Fill fill) { fill(to, strip); }
+
+    // Element k of row i is a[i + k * step].
+    template <int vectors, int step = kTileRows>
+    static void tile(const float* a, const float* b, int depth, float* c, size_t stride, int rows, int columns, bool sum) {
+        Vector total[kTileRows][vectors];
+        SDCFFI_UNROLLED
+        for (int i = 0; i < kTileRows; i++) {
+            SDCFFI_UNROLLED
+            for (int j = 0; j < vectors; j++) total[i][j] = all(0.0f);
+        }
+        for (int k = 0; k < depth; k++) {
+            Vector right[vectors];
+            SDCFFI_UNROLLED
+            for (int j = 0; j < vectors; j++) right[j] = load(b + j * kWidth);
+            prefetch(b + kAhead * vectors * kWidth);
+            SDCFFI_UNROLLED
+            for (int i = 0; i < kTileRows; i++) {
+                const Vector left = broadcast(a + i);
+                SDCFFI_UNROLLED
+                for (int j = 0; j < vectors; j++) total[i][j] = multiply_add(left, right[j], total[i][j]);
+            }
+            a += step;
+            b += vectors * kWidth;
+        }
+        put_tile<vectors>(total, c, stride, rows, columns, sum);
+    }
+};
+
+// Adds to c, or writes into it, the product of strips of a with one of b, both packed in floats.
 inline void multiply_strip(const float* a, const float* b, int rows, int columns, int depth, float* c, size_t stride, bool sum) {
-    const auto tile = strip_width(columns) == kTileColumns ? multiply_tile<kTileVectors> : multiply_tile<1>;
+    const auto tile = strip_width(columns) == kTileColumns ? InFloats::tile<kTileVectors> : InFloats::tile<1>;
     for (int row = 0; row < rows; row += kTileRows) {
         tile(a + size_t(row) * depth, b, depth, c + row * stride, stride, std::min(rows - row, kTileRows), columns, sum);
     }
@@ -132,32 +151,46 @@ struct Tasks {
 
 // Computes this thread's share of a problem, which has
 //     rows, columns, depth, batch, and stride: floats from one row of c to the next
-//     void pack_rows(float* to, int64_t item, int64_t row, int count, int64_t k, int depth, float* spare) const
-//     void pack_strip(float* to, int64_t item, int64_t column, int count, int64_t k, int depth, float* spare) const
+//     void fill_rows(float* to, int strip, int64_t item, int64_t row, int count, int64_t k, int depth, float* spare) const
+//     void fill_columns(float* to, int strip, int64_t item, int64_t column, int count, int64_t k, int depth, float* spare) const
+//         write `count` rows of a, or columns of b, as [k][strip]; what is beyond `count` as 0
 //     float* result(int64_t item, int64_t row, int64_t column) const
-template <class Problem>
+template <class Arithmetic, class Problem>
 void multiply(const ggml_compute_params* params, const Problem& problem) {
     const Tasks tasks(problem.rows, problem.columns, problem.batch, params->nth);
     const int64_t count = problem.batch * tasks.row_blocks * tasks.column_blocks;
-    float* a     = static_cast<float*>(params->wdata) + kThreadFloats * params->ith;
-    float* b     = a + kPackedRows;
-    float* spare = b + kPackedStrip;
+    float* a        = static_cast<float*>(params->wdata) + kThreadFloats * params->ith;
+    float* b        = a + kPackedRows;
+    float* unpacked = b + kPackedStrip;
+    float* spare    = unpacked + kPackedStrip;
     if (params->ith == 0) {
         ggml_threadpool_chunk_set(params->threadpool, params->nth);
     }
     ggml_barrier(params->threadpool);
     for (int64_t task = params->ith; task < count; task = ggml_threadpool_chunk_add(params->threadpool, 1)) {
         const int64_t item = task / (tasks.row_blocks * tasks.column_blocks);
-        const int64_t row = task / tasks.column_blocks % tasks.row_blocks * tasks.rows;
+        const int64_t first_row = task / tasks.column_blocks % tasks.row_blocks * tasks.rows;
         const int64_t first = task % tasks.column_blocks * tasks.columns, end = std::min(first + tasks.columns, problem.columns);
-        const int height = int(std::min(tasks.rows, problem.rows - row));
+        const int height = int(std::min(tasks.rows, problem.rows - first_row));
         for (int64_t k = 0; k < problem.depth; k += kDepth) {
             const int depth = int(std::min<int64_t>(kDepth, problem.depth - k));
-            problem.pack_rows(a, item, row, height, k, depth, spare);
+            const size_t size = Arithmetic::packed(kTileRows, depth);
+            for (int row = 0; row < height; row += kTileRows) {
+                const int some = std::min(height - row, kTileRows);
+                Arithmetic::pack(true, a + row / kTileRows * size, kTileRows, depth, unpacked, [&](float* to, int strip) {
+                    problem.fill_rows(to, strip, item, first_row + row, some, k, depth, spare);
+                });
+            }
             for (int64_t column = first; column < end; column += kTileColumns) {
                 const int width = int(std::min<int64_t>(kTileColumns, end - column));
-                problem.pack_strip(b, item, column, width, k, depth, spare);
-                multiply_strip(a, b, height, width, depth, problem.result(item, row, column), problem.stride, k > 0);
+                Arithmetic::pack(false, b, strip_width(width), depth, unpacked, [&](float* to, int strip) {
+                    problem.fill_columns(to, strip, item, column, width, k, depth, spare);
+                });
+                const auto tile = strip_width(width) == kTileColumns ? Arithmetic::template tile<kTileVectors> : Arithmetic::template tile<1>;
+                float* c = problem.result(item, first_row, column);
+                for (int row = 0; row < height; row += kTileRows, c += kTileRows * problem.stride) {
+                    tile(a + row / kTileRows * size, b, depth, c, problem.stride, std::min(height - row, kTileRows), width, k > 0);
+                }
             }
         }
     }

@@ -47,8 +47,10 @@ void close_library(library handle) {
 #endif
 
 using score_function = int (*)();
+using round_function = void (*)(int);
 
 std::vector<ggml_backend_reg_t> gpu_backends;  // all that were loaded, registered now or not
+std::vector<round_function> round_products;    // of each CPU backend: cpu/operations.cpp
 
 bool is_cpu(ggml_backend_reg_t backend) {
     return std::string(ggml_backend_reg_name(backend)) == "CPU";
@@ -94,9 +96,11 @@ sdg_status sdg_load_backend(const char* path, sdg_error* error) {
         if (backend == nullptr) {
             return false;
         }
+        library handle = open_library(path);  // never closed: its code must stay loaded after ggml_backend_unload
         if (!is_cpu(backend)) {
-            open_library(path);  // never closed: its code must stay loaded after ggml_backend_unload
             gpu_backends.push_back(backend);
+        } else if (void* function = symbol(handle, "sdcffi_round_products")) {
+            round_products.push_back(reinterpret_cast<round_function>(function));
         }
         return true;
     });
@@ -145,4 +149,10 @@ sdg_status sdg_offer_all_devices(sdg_error* error) {
         }
         return true;
     });
+}
+
+void sdg_round_products(bool may) {
+    for (round_function function : round_products) {
+        function(may ? 1 : 0);
+    }
 }

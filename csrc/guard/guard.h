@@ -61,6 +61,8 @@ SD_API enum sdg_status sdg_get_device(size_t index, sdg_device* device, sdg_erro
  * the engine finds this device and the CPU only, until sdg_offer_all_devices. */
 SD_API enum sdg_status sdg_offer_device(const char* name, sdg_error* error);
 SD_API enum sdg_status sdg_offer_all_devices(sdg_error* error);
+/* Whether the CPU backend may round what it multiplies, where that is faster. From the next graph on, in all contexts. */
+SD_API void sdg_round_products(bool may);
 
 /* The engine has one set of callbacks for the process; NULL removes one. Loader threads call `log` too. */
 SD_API void sdg_set_callbacks(sd_log_cb_t log, sd_progress_cb_t progress, void* data);

@@ -35,6 +35,8 @@ class UpscalerParams:
         Whether to compute convolutions directly.
     offload_to_cpu : bool
         Whether to keep the weights in the CPU's memory.
+    precision : str or None
+        How the CPU convolves, see `ContextParams`.
     """
 
     path: Path
@@ -42,6 +44,7 @@ class UpscalerParams:
     tile_size: int
     direct: bool
     offload_to_cpu: bool
+    precision: str | None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from .._machine.backends import BackendChoice
 from .._machine.devices import Device
 from .._machine.limits import usable_cores
 from ..errors import GenerationError, LoraError, ModelLoadError, NativeError, SDError
+from ..params.context import PRECISIONS
 from ..params.image import Hires, ImageParams
 from ..params.lora import LoraReport
 from ..params.lora_plan import LoraPlan
@@ -120,7 +121,7 @@ class Session:
                 "the model could not be loaded",
                 events.lines,
             )
-        self._resolved = marshaller.read(struct[0], params)
+        self._resolved = replace(marshaller.read(struct[0], params), precision=params.precision or PRECISIONS[0])
         self._per_call = marshaller.per_call(params)
         return out[0], events.unused
 
@@ -187,6 +188,7 @@ class Session:
         if preview:
             marshaller.enum(library.ffi.typeof("enum preview_t"), preview.mode, "preview")
         with listening(library, job, preview=preview) as events:
+            self._set_precision()
             self._set_beside(params)
             backtrack = self._set_backtrack(params.comma_backtrack if isinstance(params, ImageParams) else None)
             self._guarded(
@@ -218,6 +220,12 @@ class Session:
         with listening(library, job) as events:
             self._set_backtrack(comma_backtrack)
             return read_tokens(library, functools.partial(library.lib.sdg_tokens, context, text), events.lines)
+
+    def _set_precision(self) -> None:
+        """Tell the CPU how to multiply in the next call: the library serves all sessions of the process."""
+        params = self._opening.params
+        assert params is not None
+        self._library.lib.sdg_round_products(params.precision == "fast")
 
     def _set_backtrack(self, tokens: int | None) -> int:
         """Tell the engine where chunks of CLIP may end, and return it."""
@@ -355,6 +363,7 @@ class Session:
         context, marshaller = self._usable(), Marshaller(library)
         image, upscaled = marshaller.image(pixels), library.ffi.new("sd_image_t *")
         with listening(library, job, "upscale") as events:
+            self._set_precision()
             self._guarded(
                 lambda error: library.lib.sdg_upscale(context, image, upscaled, error),
                 GenerationError,

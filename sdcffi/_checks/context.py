@@ -14,14 +14,15 @@ from .._files import expanded
 from .._machine.limits import MOST_THREADS
 from .._models.files import Model, locate, read_model
 from .._models.weight_types import check_rules, check_type
-from .._numbers import as_path, check_integer, check_number
+from .._numbers import as_path, as_text, check_integer, check_number
 from .._quoting import shown
 from .._references import Kind, local_path, parse
 from ..errors import PathNotFoundError
-from ..params.context import ContextParams, Embedding
+from ..params.context import PRECISIONS, ContextParams, Embedding
+from ..params.other_names import meant
 from ..params.struct import StrPath
 
-__all__ = ["check_context", "check_lora_options", "located", "resolve_seed"]
+__all__ = ["check_context", "check_lora_options", "check_precision", "located", "resolve_seed"]
 
 _MAX_SEED = (1 << 63) - 1
 _RANDOM_SEEDS = 1 << 32
@@ -88,9 +89,32 @@ def _checked_settings(params: ContextParams) -> ContextParams:
     check_integer("threads", params.n_threads, 1, MOST_THREADS, "with more, the system may end the process")
     check_number("max_vram", params.max_vram, 0)
     check_integer("chroma_t5_mask_pad", params.chroma_t5_mask_pad, 0, 4096)
+    precision = check_precision(params.precision)
     rules = check_rules("tensor_type_rules", params.tensor_type_rules)
     texts = {name: value.lower() for name in _LOWER_CASE if isinstance(value := getattr(params, name), str)}
-    return replace(params, wtype=check_type("type", params.wtype), tensor_type_rules=rules, **texts)  # type: ignore[arg-type]
+    changes: dict[str, Any] = {
+        "wtype": check_type("type", params.wtype),
+        "tensor_type_rules": rules,
+        "precision": precision,
+        **texts,
+    }
+    return replace(params, **changes)
+
+
+def check_precision(name: str | None) -> str | None:
+    """Return how the CPU multiplies, as `PRECISIONS` has it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not the name of a precision.
+    """
+    if name is None:
+        return None
+    found = meant(as_text("precision", name), PRECISIONS)
+    if found not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {shown(name)}")
+    return str(found)
 
 
 def _kind(slot: str) -> Kind:

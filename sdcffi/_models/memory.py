@@ -3,7 +3,7 @@
 The size of the weights follows from the headers, to about 2 %. The size of the compute buffers follows from formulas
 that were fitted to the sizes that stable-diffusion.cpp (May 2026) logs on the CPU. They were measured with Stable
 Diffusion 1.5 and a small FLUX.2, at 64, 256 and 512 pixels per side; from 256 pixels on they are right within a factor
-of 1.5. Other models were not measured.
+of 1.5. Other models were not measured. On a GPU without flash attention, attention's matrix of scores comes on top.
 """
 
 from __future__ import annotations
@@ -38,12 +38,11 @@ _WIDENED = {
     "I64": 4,
 }  # bytes per element in memory, where they differ from the file
 
-_TEXT = 64 * _MIB  # bytes; 55 MiB for 512 tokens of Qwen3's 32 heads, CLIP needs less
+_TEXT = 28 * _MIB  # bytes; 25 MiB for 512 tokens of Qwen3, CLIP needs less
 _VAE_PIXEL, _TAE_PIXEL = 2816, 898  # bytes per pixel: 704.06 MiB and 224.5 MiB at 512x512
 _RESULT_PIXEL = 15  # bytes per pixel: three floats and three bytes
-_UNET_LATENT = 12 << 10  # bytes per latent pixel, without attention: 559.6 MiB at 64x64, 512 of them for it
-_UNET_HEADS = {"sd1": (8, 1), "sd2": (5, 1), "sdxl": (10, 4)}  # heads, and latent pixels per token, at the widest level
-_DIT_VALUE = 64  # bytes per token and unit of width, without attention
+_UNET_LATENT = 12 << 10  # bytes per latent pixel
+_DIT_VALUE = 64  # bytes per token and unit of width
 _DIT_WIDTHS = ("img_in.weight", "x_embedder.proj.weight", "x_embedder.weight", "x_embedder.proj.1.weight")
 _TOKEN = 16  # pixels per side
 _TEXT_TOKENS = 512
@@ -109,11 +108,10 @@ def compute_bytes(model: Model, params: ImageParams, context: ContextParams) -> 
     if architecture is None:
         return None
     width, height = _size(params, architecture.pixel_multiple)
-    flash = bool(context.flash_attn or context.diffusion_flash_attn)
     if architecture.is_unet:
-        sampling = _unet(architecture.name, width * height // 64, flash)
+        sampling = _UNET_LATENT * (width * height // 64)
     else:
-        sampling = _transformer(model, width, height, len(params.ref_images or ()), flash)
+        sampling = _transformer(model, width, height, len(params.ref_images or ()))
     tiny = context.taesd_path is not None and not context.tae_preview_only
     decoding = (_TAE_PIXEL if tiny else _VAE_PIXEL) * _decoded_pixels(params.vae_tiling_params, width, height)
     results = _RESULT_PIXEL * width * height * (params.batch_count or 1)
@@ -131,19 +129,11 @@ def _size(params: ImageParams, multiple: int) -> tuple[int, int]:
     return math.ceil(width / multiple) * multiple, math.ceil(height / multiple) * multiple
 
 
-def _unet(name: str, latents: int, flash: bool) -> int:
-    heads, per_token = _UNET_HEADS[name]
-    attention = 0 if flash else 4 * heads * (latents // per_token) ** 2
-    return attention + _UNET_LATENT * latents
-
-
-def _transformer(model: Model, width: int, height: int, references: int, flash: bool) -> int:
+def _transformer(model: Model, width: int, height: int, references: int) -> int:
     shapes = {name.rpartition("diffusion_model.")[2]: t.shape for file in model.files for name, t in file.prefixed}
     hidden = next((shapes[name][0] for name in _DIT_WIDTHS if name in shapes), 3072)
-    heads = hidden // (64 if model.architecture and model.architecture.name == "sd3" else 128)
     tokens = math.ceil(width / _TOKEN) * math.ceil(height / _TOKEN) * (1 + references) + _TEXT_TOKENS
-    attention = 0 if flash else 4 * heads * tokens**2
-    return attention + _DIT_VALUE * hidden * tokens
+    return _DIT_VALUE * hidden * tokens
 
 
 def _decoded_pixels(tiling: Tiling | None, width: int, height: int) -> int:

@@ -172,6 +172,7 @@ _OF_OURS = {  # defaults that sdcffi sets
     "mask_blur": "4",
     "paste_back": "on",
     "comma_backtrack": "20",
+    "precision": "`exact`",
 }
 
 _HEAD = """\

@@ -51,6 +51,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--offload-to-cpu", action="store_true", help="keep the weights in main memory while they are not used"
     )
+    command.add_argument("--precision", metavar="NAME", help="how the CPU convolves: exact or fast (default: exact)")
     command.add_argument("--alpha", default="refuse", metavar="COLOUR", help=ALPHA_HELP)
     command.add_argument("-t", "--threads", type=int, metavar="INT", help="number of CPU threads")
     command.add_argument("--timeout", type=float, metavar="SECONDS", help=TIMEOUT_HELP)
@@ -66,7 +67,7 @@ def _run(options: argparse.Namespace) -> None:
     output = expanded(options.output)
     check_image_path(output)  # before minutes of work
     image = as_rgb(options.input, "input", options.alpha)
-    names = ("tile_size", "conv_direct", "offload_to_cpu", "threads", "backend", "library")
+    names = ("tile_size", "conv_direct", "offload_to_cpu", "precision", "threads", "backend", "library")
     keywords = {name: getattr(options, name) for name in names}
     with (
         progress_bar() as shown,

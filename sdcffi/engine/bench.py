@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SMALLEST", "Bench", "Measured", "Settings"]
 
-Settings = dict[str, "int | bool"]
+Settings = dict[str, "int | bool | str"]
 
 _CALL: dict[str, Any] = {"prompt": "a lovely cat on a windowsill", "cfg_scale": 1.0, "seed": 42}
 _STEPS = 20  # of the image that times are projected to

@@ -92,6 +92,10 @@ class Engine(Handle):
         Weight type to convert to while loading, such as ``"q8_0"``. None: as in the file.
     tensor_type_rules : str, optional
         Weight types by tensor name: ``"regex=type,..."``.
+    precision : str, optional
+        How the CPU multiplies matrices and convolves: ``"exact"`` in single precision; ``"fast"`` rounds what is
+        multiplied to 13 bits, or to 8 beside quantised weights, where the processor is faster at that, and adds up
+        in single precision. None: ``"exact"``. A GPU has its own way.
     threads : int, optional
         Number of CPU threads, 1 to 512. None: one per physical core that the process may use, by its CPU affinity and
         the quotas of its control groups. The result's record has the number.
@@ -116,7 +120,8 @@ class Engine(Handle):
         loaded on first use and shared between processes. Such a file may be replaced meanwhile, but must not be
         written to. None: False.
     fa, diffusion_fa : bool, optional
-        Flash attention everywhere, or in the diffusion model only. None: False.
+        Flash attention everywhere, or in the diffusion model only. The CPU never writes a matrix of scores anyway, and
+        stays in single precision. None: False.
     diffusion_conv_direct, vae_conv_direct : bool, optional
         Direct convolution in the diffusion model, or in the autoencoder, which takes less memory. The first affects
         UNets only. The CPU always computes directly. None: False.
@@ -212,6 +217,7 @@ class Engine(Handle):
         embeddings: Mapping[str, StrPath] | None = None,
         type: str | None = None,
         tensor_type_rules: str | None = None,
+        precision: str | None = None,
         threads: int | None = None,
         lora_apply_mode: str | None = None,
         rng: str | None = None,
@@ -263,6 +269,7 @@ class Engine(Handle):
             embeddings=_embeddings(embeddings),
             wtype=type,
             tensor_type_rules=tensor_type_rules,
+            precision=precision,
             n_threads=threads,
             lora_apply_mode=lora_apply_mode,
             rng_type=rng,

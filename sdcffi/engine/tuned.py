@@ -17,7 +17,7 @@ from .._files import cache_directory, check_output, read_kept_json, replacing
 from .._machine.limits import MOST_THREADS, usable_cores
 from .._quoting import shown
 from .._warnings import warn
-from ..params.context import ContextParams
+from ..params.context import PRECISIONS, ContextParams
 from ..params.names import parameters, words_of
 from ..params.plain import detach
 
@@ -33,6 +33,7 @@ Subject = dict[str, Any]
 _SCHEMA = 1
 # What is measured: keywords of `Engine`, each with its field of `ContextParams`.
 TUNED = {
+    "precision": "precision",
     "threads": "n_threads",
     "fa": "flash_attn",
     "diffusion_fa": "diffusion_flash_attn",
@@ -98,14 +99,14 @@ def check_store() -> None:
     check_output(path)
 
 
-def keep_choice(subject: Subject, choice: Mapping[str, int | bool], measured: Any) -> Path:
+def keep_choice(subject: Subject, choice: Mapping[str, int | bool | str], measured: Any) -> Path:
     """Store a choice, in place of an earlier one for the same subject.
 
     Parameters
     ----------
     subject : dict
         What the choice is valid for: the result of `subject_of`.
-    choice : mapping of str to int or bool
+    choice : mapping of str to int, bool or str
         Values of the keywords in `TUNED`.
     measured : object
         The measurements that it comes from, as plain data for JSON.
@@ -170,7 +171,7 @@ def with_stored_choice(
     return context
 
 
-def _checked(stored: Any, subject: Subject) -> dict[str, int | bool]:
+def _checked(stored: Any, subject: Subject) -> dict[str, int | bool | str]:
     if not isinstance(stored, dict) or stored.get("schema") != _SCHEMA or stored.get("subject") != subject:
         raise ValueError("another version wrote it, or for another model")
     choice = stored.get("choice")
@@ -182,6 +183,8 @@ def _checked(stored: Any, subject: Subject) -> dict[str, int | bool]:
 def _is_legal(name: str, value: Any) -> bool:
     if name == "threads":
         return type(value) is int and 1 <= value <= MOST_THREADS
+    if name == "precision":
+        return value in PRECISIONS
     return name in TUNED and isinstance(value, bool)
 
 

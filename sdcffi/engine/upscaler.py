@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal, overload
 
 from .._bindings.requests import Opened, Opening, UpscalerParams
+from .._checks.context import check_precision
 from .._files import expanded, replacing
 from .._machine.backends import backend_choice
 from .._machine.limits import MOST_THREADS
@@ -153,6 +154,8 @@ class Upscaler(Handle):
         True computes convolutions directly, which takes less memory. It is faster or slower, depending on the backend.
     offload_to_cpu : bool
         True keeps the weights in main memory, and copies them to the GPU only to compute with them.
+    precision : str, optional
+        How the CPU convolves: ``"exact"`` or ``"fast"``, as in `Engine`. None: ``"exact"``.
     backend, library, isolated, restart, grace : optional
         As in `Engine`.
     timeout : float, optional
@@ -184,6 +187,7 @@ class Upscaler(Handle):
         tile_size: int = 128,
         conv_direct: bool = False,
         offload_to_cpu: bool = False,
+        precision: str | None = None,
         backend: str = "auto",
         library: StrPath | None = None,
         isolated: bool = True,
@@ -198,9 +202,12 @@ class Upscaler(Handle):
             raise TypeError("tile_size must be an integer, not None")
         check_integer("tile_size", tile_size, 0, _MOST_TILE)
         check_flags(conv_direct=conv_direct, offload_to_cpu=offload_to_cpu)
+        precision = check_precision(precision)
         network = read_network("model", local_path(model, "model"))
         warn_of_unused(network.unused, str(network.path))
-        self._params = UpscalerParams(network.path.absolute(), threads, tile_size, conv_direct, offload_to_cpu)
+        self._params = UpscalerParams(
+            network.path.absolute(), threads, tile_size, conv_direct, offload_to_cpu, precision
+        )
         self._states = {self._params.path: file_state(self._params.path)}
         listeners = Listeners(on_log, on_progress)
         opening = Opening(library, backend_choice(backend), self._params)

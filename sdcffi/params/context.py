@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from .._public import public
 from .struct import StrPath, Struct
 
-__all__ = ["ContextParams", "Embedding"]
+__all__ = ["PRECISIONS", "ContextParams", "Embedding"]
+
+PRECISIONS = ("exact", "fast")  # how the CPU multiplies; the first is the default
 
 
 @public
@@ -81,6 +83,10 @@ class ContextParams(Struct):
     n_threads : int, optional
         Number of CPU threads, 1 to 512. The process ends if the system refuses to start them. None: the physical cores
         that the process may use, in place of the engine's own count.
+    precision : str, optional
+        How the CPU multiplies matrices and convolves: ``"exact"`` (in single precision) or ``"fast"`` (values rounded
+        to 13 bits, or to 8 beside quantised weights, where the processor is faster at that; sums in single precision).
+        None: ``"exact"``. A GPU has its own way.
     wtype : str, optional
         Weight type to convert to while loading: ``"q8_0"``, ``"f16"``, ... None: as in the file.
     rng_type : str, optional
@@ -105,9 +111,9 @@ class ContextParams(Struct):
         Map the files into memory instead of reading them, for weights that the CPU uses as they are stored. The files
         must not be written to meanwhile.
     flash_attn : bool, optional
-        Flash attention everywhere: less memory, different rounding.
+        Flash attention everywhere: less memory, different rounding. The CPU does so anyway, in single precision.
     diffusion_flash_attn : bool, optional
-        Flash attention in the diffusion model only.
+        Flash attention in the diffusion model only. The CPU does so anyway, in single precision.
     diffusion_conv_direct : bool, optional
         Convolve directly in the diffusion model: less memory. The CPU does so anyway.
     vae_conv_direct : bool, optional
@@ -134,6 +140,7 @@ class ContextParams(Struct):
     """
 
     C_STRUCT = "sd_ctx_params_t"
+    NOT_IN_C = frozenset({"precision"})
     model_path: StrPath | None = None
     clip_l_path: StrPath | None = None
     clip_g_path: StrPath | None = None
@@ -152,6 +159,7 @@ class ContextParams(Struct):
     vae_decode_only: bool | None = None
     free_params_immediately: bool | None = None
     n_threads: int | None = None
+    precision: str | None = None
     wtype: str | None = None
     rng_type: str | None = None
     sampler_rng_type: str | None = None

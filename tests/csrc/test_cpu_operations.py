@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,11 @@ from sdcffi._machine.builds import locate
 
 # Of the largest value: single precision's 6e-8 times what some thousand sums of random signs gather.
 ROUNDING = 2e-6
+# What rounding to 13 bits changes, see csrc/cpu/rounded_product.hpp: -75 dB for each factor if values are normally
+# distributed, which sums keep, and the worst.
+ROUNDED, WORST_ROUNDED = 10 ** (-66 / 20), 10 ** (-54 / 20)
+# What rounding to 8 bits changes, of normally distributed activations and of the weights' values.
+ROUNDED_QUANTISED = 10 ** (-41 / 20)
 # Fewer rows than these are ggml's own, which takes the activations in eight bits beside quantised weights.
 FEW_QUANTISED = 16
 
@@ -76,14 +81,20 @@ def convolution(
     return total
 
 
-def convolved(backend: Backend, random: np.random.Generator, kind: str, case: dict[str, Any]) -> float:
+def convolved(
+    backend: Backend,
+    random: np.random.Generator,
+    kind: str,
+    case: dict[str, Any],
+    measure: Callable[[Floats, np.ndarray[Any, Any]], float] = error,
+) -> float:
     (into, out), (high, wide) = case["channels"], case["size"]
     kernel = normal(random, out, into, *case.get("kernel", (3, 3)))
     how = {"stride": case.get("stride", (1, 1)), "padding": case.get("padding", (1, 1))}
     how["dilation"] = case.get("dilation", (1, 1))
     pictures = normal(random, case.get("pictures", 1), into, high, wide)
     found, held = backend.convolve(kernel, pictures, kind=kind, **how)
-    return error(found, convolution(held, pictures, **how))
+    return measure(found, convolution(held, pictures, **how))
 
 
 @pytest.mark.parametrize("shape", PRODUCTS, ids=str)
@@ -142,6 +153,177 @@ def test_a_number_for_each_row_is_added_or_multiplied(
     assert np.array_equal(backend.combine(operation, left, numbers), expected)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1, 3), (1, 2, 5, 7), (1, 1, 64, 1280)])
+@pytest.mark.parametrize("function", ["gelu", "gelu_quick"])
+def test_gelu_is_that_of_its_definition(
+    backend: Backend, random: np.random.Generator, function: str, shape: tuple[int, ...]
+) -> None:
+    x = normal(random, *shape) * 4
+    x.flat[:3] = 100, -100, 0
+    wide = x.astype(np.float64)
+    if function == "gelu":
+        expected = wide * (1 + np.tanh((2 / np.pi) ** 0.5 * (wide + 0.044715 * wide**3))) / 2
+    else:
+        expected = wide / (1 + np.exp(-1.702 * wide))
+    assert (np.abs(backend.activate(function, x) - expected) < 1e-6 * (1 + np.abs(expected))).all()
+
+
+@pytest.mark.parametrize("function", ["gelu", "gelu_quick"])
+def test_gelu_of_no_number_is_none(backend: Backend, function: str) -> None:
+    values = np.full((1, 1, 3, 11), np.nan, np.float32)
+    values[0, 0, 1] = np.inf
+    found = backend.activate(function, values)[0, 0]
+    assert np.isnan(found[0]).all()
+    assert (found[1] == np.inf).all()
+
+
+def attention(
+    queries: Floats, keys: Floats, values: Floats, mask: Floats | None = None, scale: float = 1.0
+) -> np.ndarray[Any, Any]:
+    shared = queries.shape[1] // keys.shape[1]
+    k, v = (array.astype(np.float64).repeat(shared, 1) for array in (keys, values))
+    scores = queries.astype(np.float64) @ k.swapaxes(-1, -2) * scale
+    if mask is not None:
+        tiles = (scores.shape[0] // mask.shape[0], scores.shape[1] // mask.shape[1], scores.shape[2] // mask.shape[2])
+        scores += np.tile(mask.astype(np.float64), (*tiles, 1))
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    result: np.ndarray[Any, Any] = (weights @ v / weights.sum(-1, keepdims=True)).swapaxes(1, 2)
+    return result
+
+
+def attended(backend: Backend, random: np.random.Generator, case: dict[str, Any]) -> float:
+    """Return the largest error of one attention, of the largest value, for scores of about 1."""
+    (heads, shared), (count, keys), (depth, wide) = case["heads"], case["tokens"], case["depth"]
+    batch, sharp = case.get("batch", 1), case.get("sharp", 1.0)
+    q, k = normal(random, batch, heads, count, depth), normal(random, batch, shared, keys, depth)
+    v = normal(random, batch, shared, keys, wide)
+    mask = None
+    if "mask" in case:
+        mask = normal(random, *case["mask"], keys)
+        mask[random.random(mask.shape) < 0.3] = -np.inf
+        mask[..., keys // 2] = 0  # each query attends to something
+    options = {name: case[name] for name in ("kind", "mask_kind", "permuted") if name in case}
+    scale = sharp / depth**0.5
+    found, *held = backend.attend(q, k, v, mask, scale, **options)
+    return error(found, attention(q, *held, scale=scale)) / sharp
+
+
+ATTENTIONS: list[dict[str, Any]] = [
+    {"heads": (8, 8), "tokens": (256, 256), "depth": (40, 40), "permuted": True},
+    {"heads": (2, 2), "tokens": (64, 77), "depth": (80, 80), "batch": 3, "permuted": True},
+    {"heads": (1, 1), "tokens": (300, 1000), "depth": (512, 512)},
+    {"heads": (3, 3), "tokens": (130, 97), "depth": (128, 128), "sharp": 20},
+    {"heads": (6, 2), "tokens": (50, 200), "depth": (64, 64), "batch": 2, "mask": (1, 1, 50)},
+    {"heads": (4, 4), "tokens": (77, 77), "depth": (64, 64), "mask": (1, 4, 77), "permuted": True},
+    {"heads": (4, 2), "tokens": (33, 500), "depth": (257, 31), "batch": 2, "mask": (2, 1, 33), "mask_kind": "f16"},
+    {"heads": (2, 2), "tokens": (20, 100), "depth": (24, 24), "mask": (1, 2, 1)},
+    {"heads": (5, 1), "tokens": (1, 129), "depth": (96, 96)},
+    {"heads": (1, 1), "tokens": (1, 1), "depth": (1, 1)},
+    {"heads": (2, 2), "tokens": (700, 3), "depth": (7, 13)},
+]
+
+
+@pytest.mark.parametrize("case", ATTENTIONS, ids=str)
+@pytest.mark.parametrize("kind", ["f32", "f16", "bf16"])
+def test_attention_is_exact_but_for_rounding(
+    backend: Backend, random: np.random.Generator, kind: str, case: dict[str, Any]
+) -> None:
+    assert attended(backend, random, {**case, "kind": kind}) < ROUNDING
+
+
+def test_random_attentions(backend: Backend, random: np.random.Generator) -> None:
+    for _ in range(60):
+        shared, group, batch, count, keys = (int(n) for n in random.integers(1, (4, 4, 3, 150, 300)))
+        heads = shared * group
+        case: dict[str, Any] = {"heads": (heads, shared), "tokens": (count, keys), "batch": batch}
+        case |= {"depth": tuple(map(int, random.integers(1, 140, 2))), "permuted": bool(random.integers(2))}
+        masks = [{}, {"mask": (1, 1, 1)}, {"mask": (1, heads, count)}, {"mask": (batch, 1, count), "mask_kind": "f16"}]
+        case |= masks[random.integers(4)]
+        assert attended(backend, random, case) < ROUNDING, case
+
+
+def test_attention_to_quantised_keys_and_values(backend: Backend, random: np.random.Generator) -> None:
+    case = {"heads": (2, 2), "tokens": (40, 120), "depth": (64, 64), "kind": "q8_0"}
+    assert attended(backend, random, case) < ROUNDING
+
+
+def test_a_query_that_may_attend_to_nothing_gets_nothing(backend: Backend, random: np.random.Generator) -> None:
+    q, k, v = (normal(random, 1, 1, count, 16) for count in (40, 200, 200))
+    mask = np.zeros((1, 1, 40, 200), np.float32)
+    mask[:, :, 5] = -np.inf
+    mask[:, :, 16:, :] = -np.inf
+    found, *_ = backend.attend(q, k, v, mask)
+    assert not found[0, 5].any()
+    assert not found[0, 16:].any()
+    assert error(found[:, :5], attention(q[:, :, :5], k, v)) < ROUNDING
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("where", [0, 1, 2])
+def test_what_is_no_number_is_seen_in_the_result(
+    backend: Backend, random: np.random.Generator, where: int, bad: float
+) -> None:
+    arrays = [normal(random, 1, 1, count, 16) for count in (40, 200, 200)]
+    arrays[where][0, 0, 7, 3] = bad
+    found, *_ = backend.attend(*arrays)
+    assert not np.isfinite(found).all()
+
+
+@pytest.fixture
+def rounding(backend: Backend) -> Iterator[Backend]:
+    """The backend while products are rounded, where the processor has a faster way for that."""
+    backend.round_products(True)
+    yield backend
+    backend.round_products(False)
+
+
+def distance(found: Floats, expected: np.ndarray[Any, Any]) -> float:
+    """Norm of the difference, in proportion to the result's."""
+    assert found.shape == expected.shape
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize("shape", [*PRODUCTS, (65, 40, 1), (33, 50, 127), (16, 16, 129), (20, 20, 5000)], ids=str)
+@pytest.mark.parametrize("kind", ["f32", "f16", "bf16", "q8_0", "q4_K"])
+def test_a_rounded_product_is_near(rounding: Backend, random: np.random.Generator, kind: str, shape: Shape) -> None:
+    rows, columns, depth = shape
+    if kind not in ("f32", "f16", "bf16"):
+        rows, depth = max(rows, FEW_QUANTISED), -(-depth // 256) * 256
+    weights, values = normal(random, 1, 1, columns, depth), normal(random, 1, 1, rows, depth)
+    found, held = rounding.multiply(weights, values, kind)
+    most = ROUNDED if kind in ("f32", "f16", "bf16") else ROUNDED_QUANTISED
+    assert distance(found, product(held, values)) < most
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
+def test_a_rounded_convolution_is_near(rounding: Backend, random: np.random.Generator, case: dict[str, Any]) -> None:
+    assert convolved(rounding, random, "f16", case, distance) < ROUNDED
+
+
+def test_rounding_bears_values_of_any_size(rounding: Backend, random: np.random.Generator) -> None:
+    weights, values = normal(random, 1, 1, 40, 512), normal(random, 1, 1, 24, 512)
+    values[..., 3] *= 1e4  # one far larger than the others, as in language models
+    values[0, 0, 5] *= 1e-20
+    values[0, 0, 6] *= 1e20
+    values[0, 0, 7] = 0
+    values[0, 0, 8] *= 1e-38
+    found, held = rounding.multiply(weights, values, "f32")
+    expected = product(held, values)
+    for row in (*range(7), *range(9, 24)):
+        assert distance(found[0, 0, row], expected[0, 0, row]) < WORST_ROUNDED, row
+    assert not found[0, 0, 7].any()
+    assert np.abs(found[0, 0, 8]).max() < 1e-30
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_rounding_passes_on_what_is_no_number(rounding: Backend, random: np.random.Generator, bad: float) -> None:
+    weights, values = normal(random, 1, 1, 40, 300), normal(random, 1, 1, 24, 300)
+    values[0, 0, 5, 200] = bad
+    found, _ = rounding.multiply(weights, values)
+    assert not np.isfinite(found[0, 0, 5]).any()
+    assert np.isfinite(np.delete(found[0, 0], 5, 0)).all()
+
+
 @pytest.fixture
 def two_threads_again(backend: Backend) -> Iterator[None]:
     yield
@@ -149,13 +331,22 @@ def two_threads_again(backend: Backend) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("two_threads_again")
-def test_the_number_of_threads_changes_no_bit(backend: Backend, random: np.random.Generator) -> None:
+@pytest.mark.parametrize("rounded", [False, True])
+def test_the_number_of_threads_changes_no_bit(backend: Backend, random: np.random.Generator, rounded: bool) -> None:
     weights, values = normal(random, 1, 1, 320, 640), normal(random, 1, 1, 600, 640)
     kernel, pictures = normal(random, 40, 30, 3, 3), normal(random, 1, 30, 50, 41)
+    q, k, v = normal(random, 1, 2, 333, 40), normal(random, 1, 2, 500, 40), normal(random, 1, 2, 500, 40)
     found = []
+    backend.round_products(rounded)
     for threads in (1, 2, 3, 7):
         backend.set_threads(threads)
-        found.append((backend.multiply(weights, values, "q8_0")[0], backend.convolve(kernel, pictures)[0]))
-    for products, pixels in found[1:]:
-        assert np.array_equal(products, found[0][0])
-        assert np.array_equal(pixels, found[0][1])
+        found.append(
+            (
+                backend.multiply(weights, values, "q8_0")[0],
+                backend.convolve(kernel, pictures)[0],
+                backend.attend(q, k, v)[0],
+            )
+        )
+    backend.round_products(False)
+    for results in found[1:]:
+        assert all(map(np.array_equal, results, found[0]))

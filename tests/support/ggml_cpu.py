@@ -24,10 +24,15 @@ void * ggml_permute(void * ctx, void * a, int axis0, int axis1, int axis2, int a
 void * ggml_mul_mat(void * ctx, void * a, void * b);
 void * ggml_add(void * ctx, void * a, void * b);
 void * ggml_mul(void * ctx, void * a, void * b);
+void * ggml_gelu(void * ctx, void * a);
+void * ggml_gelu_quick(void * ctx, void * a);
+void * ggml_flash_attn_ext(void * ctx, void * q, void * k, void * v, void * mask, float scale, float max_bias,
+                           float logit_softcap);
 void * ggml_conv_2d_direct(void * ctx, void * a, void * b, int s0, int s1, int p0, int p1, int d0, int d1);
 void * ggml_new_graph(void * ctx);
 void ggml_build_forward_expand(void * graph, void * tensor);
 size_t ggml_nbytes(const void * tensor);
+size_t ggml_tensor_overhead(void);
 size_t ggml_row_size(int type, int64_t ne);
 int64_t ggml_blck_size(int type);
 const char * ggml_type_name(int type);
@@ -45,6 +50,7 @@ void * ggml_backend_reg_get_proc_address(void * reg, const char * name);
 _PLUGIN = """
 void * ggml_backend_init(void);
 int ggml_backend_score(void);
+void sdcffi_round_products(int where);
 """
 TYPES = {
     "f32": 0,
@@ -75,6 +81,20 @@ class Backend:
         self._set_threads = self.ffi.cast("void (*)(void *, int)", address)
         self.set_threads(threads)
 
+    def round_products(self, may: bool) -> None:
+        """Round what is multiplied, wherever this variant can, faster or not."""
+        self._plugin.sdcffi_round_products(2 if may else 0)
+
+    def can_round(self) -> bool:
+        """Whether this variant has products that round."""
+        values = np.random.default_rng(1).standard_normal((1, 1, 32, 64), dtype=np.float32)
+        self.round_products(False)
+        exact, _ = self.multiply(values, values)
+        self.round_products(True)
+        rounded, _ = self.multiply(values, values)
+        self.round_products(False)
+        return not np.array_equal(exact, rounded)
+
     def set_threads(self, count: int) -> None:
         self._set_threads(self.backend, count)
 
@@ -101,6 +121,54 @@ class Backend:
         with Graph(self) as graph:
             a, b = graph.tensor(left, "f32")[0], graph.tensor(right, "f32")[0]
             return graph.run(getattr(self.base, f"ggml_{operation}")(graph.context, a, b), left.shape)
+
+    def activate(self, function: str, values: Floats) -> Floats:
+        """Give ``gelu`` or ``gelu_quick`` of the values."""
+        with Graph(self) as graph:
+            a = graph.tensor(values, "f32")[0]
+            return graph.run(getattr(self.base, f"ggml_{function}")(graph.context, a), values.shape)
+
+    def attend(
+        self,
+        queries: Floats,
+        keys: Floats,
+        values: Floats,
+        mask: Floats | None = None,
+        scale: float = 1.0,
+        kind: str = "f32",
+        mask_kind: str = "f32",
+        permuted: bool = False,
+    ) -> tuple[Floats, Floats, Floats, Floats | None]:
+        """Give ``softmax(queries @ keys.T * scale + mask) @ values``, and keys, values and mask as they are held.
+
+        Axes are batch, head, token, element; the result has head and token exchanged. `permuted` stores the other
+        arrays so too, as models have them.
+        """
+        with Graph(self) as graph:
+
+            def tensor(values: Floats, kind: str) -> tuple[Any, Floats]:
+                if not permuted:
+                    return graph.tensor(values, kind)
+                stored, held = graph.tensor(np.ascontiguousarray(values.swapaxes(1, 2)), kind)
+                return self.base.ggml_permute(graph.context, stored, 0, 2, 1, 3), held.swapaxes(1, 2)
+
+            (q, _), (k, held_keys), (v, held_values) = tensor(queries, "f32"), tensor(keys, kind), tensor(values, kind)
+            half, held_mask = (None, None) if mask is None else graph.tensor(mask, "f16")
+            node = self.base.ggml_flash_attn_ext(graph.context, q, k, v, half or self.ffi.NULL, scale, 0.0, 0.0)
+            if mask is not None and mask_kind != "f16":  # ggml makes no such node, but the engine does
+                given, held_mask = graph.tensor(mask, mask_kind)
+                self._replace(node, half, given)
+            batch, heads, count, _ = queries.shape
+            result = graph.run(node, (batch, count, heads, values.shape[3]))
+            return result, held_keys, held_values, held_mask
+
+    def _replace(self, node: Any, old: Any, new: Any) -> None:
+        """Give a node another source, wherever it keeps those."""
+        sources = np.frombuffer(self.ffi.buffer(node, self.base.ggml_tensor_overhead()), np.uint8)
+        words = sources[: len(sources) // 8 * 8].view(np.uint64)
+        found = words == int(self.ffi.cast("uintptr_t", old))
+        assert found.sum() == 1
+        words[found] = int(self.ffi.cast("uintptr_t", new))
 
     def convolve(
         self,

@@ -1,0 +1,263 @@
+// Attention as one operation of the CPU backend: out = softmax(q . k * scale + mask) . v, without its matrix of scores.
+//
+//     for each task (queries of the heads that share keys and values; a thread that is free takes the next)
+//         pack the queries into strips, [depth][strip], and multiply them by the scale
+//         for each kKeys keys
+//             pack keys and values into strips of kTileRows
+//             for each strip of queries
+//                 scores [key][query] = keys . queries, a tile at a time
+//                 weights = 2^(score - the largest score so far), and their sum
+//                 out [element][query] = out * 2^(largest before - largest now) + values . weights
+//
+// A vector holds the same element of several queries, so that nothing is summed across one, and the weights lie as the
+// second product wants them. The strips and the order of each sum do not depend on the tasks, so the result is the same,
+// bit for bit, for any number of threads.
+#pragma once
+
+#include <cfloat>
+#include <cmath>
+#include <cstring>
+
+#include "exponential.hpp"
+#include "ggml-cpu.h"
+#include "ggml.h"
+#include "tiled_product.hpp"
+
+namespace sdcffi {
+
+constexpr int kKeys         = 96;  // a multiple of every kTileRows; their scores stay in the first-level cache
+constexpr int kLeastQueries = 64, kMostQueries = 512;  // of a task: they share the packed keys and values
+constexpr int kQueryFloats  = 48 << 10;  // of a task's queries and sums: beside the keys, they stay in the second level
+constexpr float kLog2E      = 1.44269504f;
+
+// Returns `count` floats of a row from `first` on, which `spare` holds if they have another type.
+inline const float* floats(const ggml_tensor* tensor, const char* row, int64_t first, int64_t count, float* spare) {
+    row += ggml_row_size(tensor->type, first);
+    if (tensor->type == GGML_TYPE_F32) {
+        return reinterpret_cast<const float*>(row);
+    }
+    if (tensor->type == GGML_TYPE_F16) {
+        ggml_cpu_fp16_to_fp32(reinterpret_cast<const ggml_fp16_t*>(row), spare, count);
+    } else {
+        ggml_get_type_traits(tensor->type)->to_float(row, spare, count);
+    }
+    return spare;
+}
+
+// Has the processor begin to read a part of a row. Rows lie too far apart for it to do so by itself.
+inline void prefetch_floats(const ggml_tensor* tensor, const char* row, int64_t first, int64_t count) {
+    constexpr size_t kLine = 64;
+    const char* end = row + ggml_row_size(tensor->type, first + count);
+    for (row += ggml_row_size(tensor->type, first); row < end; row += kLine) prefetch(row);
+}
+
+inline const char* row_of(const ggml_tensor* tensor, int64_t i1, int64_t i2, int64_t i3) {
+    return static_cast<const char*>(tensor->data) + i1 * tensor->nb[1] + i2 * tensor->nb[2] + i3 * tensor->nb[3];
+}
+
+// What all threads know of a node. The queries of `group` heads, which share keys and values, count as one list.
+class Attention {
+public:
+    explicit Attention(const ggml_tensor* node)
+        : q_(node->src[0]), k_(node->src[1]), v_(node->src[2]), mask_(node->src[3]), out_(node),
+          deep_(k_->ne[0]), wide_(v_->ne[0]), group_(q_->ne[2] / k_->ne[2]), queries_(q_->ne[1] * group_) {
+        std::memcpy(&scale_, node->op_params, sizeof(scale_));
+        const int64_t fit = kQueryFloats / (deep_ + wide_);
+        const int64_t most = std::min<int64_t>(std::max<int64_t>(fit, kLeastQueries), kMostQueries);
+        most_ = round_up(std::min(most, queries_), kTileColumns);
+    }
+
+    size_t floats_per_thread() const {
+        const int64_t keys = kKeys * (deep_ + padded() + 2 * kTileColumns);
+        return size_t(most_ * (deep_ + wide_ + 2) + keys + spare());
+    }
+
+    void compute(const ggml_compute_params* params) const {
+        const int64_t lists = k_->ne[2] * k_->ne[3];
+        const int64_t wanted = params->nth > 1 ? int64_t(kTasksPerThread) * params->nth : 1;
+        int64_t each = most_;
+        while (each > 2 * kTileColumns && lists * ((queries_ + each - 1) / each) < wanted) {
+            each = round_up(each / 2, kTileColumns);
+        }
+        const int64_t blocks = (queries_ + each - 1) / each;
+        float* scratch = static_cast<float*>(params->wdata) + floats_per_thread() * params->ith;
+        if (params->ith == 0) {
+            ggml_threadpool_chunk_set(params->threadpool, params->nth);
+        }
+        ggml_barrier(params->threadpool);
+        for (int64_t task = params->ith; task < lists * blocks; task = ggml_threadpool_chunk_add(params->threadpool, 1)) {
+            const int64_t first = task % blocks * each, list = task / blocks;
+            attend(list % k_->ne[2], list / k_->ne[2], first, std::min(each, queries_ - first), scratch);
+        }
+    }
+
+private:
+    const ggml_tensor *q_, *k_, *v_, *mask_, *out_;
+    int64_t deep_, wide_, group_, queries_, most_;
+    float scale_;
+
+    int64_t padded() const { return round_up(wide_, kTileRows); }
+    int64_t spare() const { return kTileColumns * std::max<int64_t>({kKeys, wide_, kDepth}); }
+
+    // Query i of the list is that of head `head(i)` at position `at(i)`.
+    int64_t head(int64_t kv, int64_t i) const { return kv * group_ + i / q_->ne[1]; }
+    int64_t at(int64_t i) const { return i % q_->ne[1]; }
+
+    void attend(int64_t kv, int64_t item, int64_t first, int64_t count, float* scratch) const {
+        float* queries = scratch;
+        float* sums    = queries + most_ * deep_;      // the result before it is divided by the sum of weights
+        float* largest = sums + most_ * wide_;         // score of each query
+        float* total   = largest + most_;              // of the weights of each query
+        float* keys    = total + most_;
+        float* values  = keys + kKeys * deep_;
+        float* scores  = values + kKeys * padded();
+        float* masks   = scores + kKeys * kTileColumns;
+        float* spare   = masks + kKeys * kTileColumns;
+        for (int64_t i = 0; i < count; i += kTileColumns) {
+            pack_queries(kv, item, first + i, int(std::min<int64_t>(kTileColumns, count - i)), queries + i * deep_);
+        }
+        std::fill(sums, sums + count_of(count) * wide_, 0.0f);
+        std::fill(largest, largest + count_of(count), -FLT_MAX);
+        std::fill(total, total + count_of(count), 0.0f);
+        for (int64_t key = 0; key < k_->ne[1]; key += kKeys) {
+            const int some = int(std::min<int64_t>(kKeys, k_->ne[1] - key));
+            pack_keys(row_of(k_, key, kv, item), some, spare, keys);
+            pack_values(row_of(v_, key, kv, item), some, spare, values);
+            for (int64_t i = 0; i < count; i += kTileColumns) {
+                const int strip = strip_width(int(std::min<int64_t>(kTileColumns, count - i)));
+                const int here  = int(std::min<int64_t>(strip, count - i));
+                if (mask_ != nullptr && !pack_masks(kv, item, first + i, here, strip, key, some, spare, masks)) {
+                    continue;  // none of these keys counts for any of these queries
+                }
+                score(queries + i * deep_, keys, some, strip, scores);
+                if (strip == kTileColumns) {
+                    weigh<kTileVectors>(scores, mask_ != nullptr ? masks : nullptr, some, largest + i, total + i, sums + i * wide_);
+                } else {
+                    weigh<1>(scores, mask_ != nullptr ? masks : nullptr, some, largest + i, total + i, sums + i * wide_);
+                }
+                multiply_strip(values, scores, int(wide_), strip, some, sums + i * wide_, strip, true);
+            }
+        }
+        for (int64_t i = 0; i < count; i += kTileColumns) {
+            write(kv, item, first + i, int(std::min<int64_t>(kTileColumns, count - i)), total + i, sums + i * wide_, spare);
+        }
+    }
+
+    static int64_t count_of(int64_t count) { return round_up(count, kTileColumns); }
+
+    // [depth][strip], in the order of pack_keys; multiplied so that 2^score is the weight.
+    void pack_queries(int64_t kv, int64_t item, int64_t first, int count, float* to) const {
+        const float* rows[kTileColumns];
+        for (int i = 0; i < count; i++) {
+            rows[i] = reinterpret_cast<const float*>(row_of(q_, at(first + i), head(kv, first + i), item));
+        }
+        const int strip = strip_width(count);
+        interleave(rows, count, strip, int(deep_), to);
+        const Vector by = all(scale_ * kLog2E);
+        for (int64_t i = 0; i < deep_ * strip; i += kWidth) store(to + i, times(load(to + i), by));
+    }
+
+    // For each kDepth of the depth, strips of kTileRows keys, [depth][kTileRows], one after the other as interleave() needs it.
+    void pack_keys(const char* base, int count, float* spare, float* to) const {
+        for (int64_t k = 0; k < deep_; k += kDepth) {
+            const int depth = int(std::min<int64_t>(kDepth, deep_ - k));
+            for (int first = 0; first < count; first += kTileRows, to += kTileRows * depth) {
+                const int some = std::min(kTileRows, count - first);
+                const float* rows[kTileRows];
+                for (int i = 0; i < some; i++) {
+                    rows[i] = floats(k_, base + (first + i) * k_->nb[1], k, depth, spare + i * kDepth);
+                }
+                interleave(rows, some, kTileRows, depth, to);
+            }
+        }
+    }
+
+    // Strips of kTileRows elements, [key][kTileRows].
+    void pack_values(const char* base, int count, float* spare, float* to) const {
+        constexpr int kStored = int(round_up(kTileRows, kWidth));
+        for (int j = 0; j < count; j++) {
+            const float* row = floats(v_, base + j * v_->nb[1], 0, wide_, spare);
+            float* strip = to + j * kTileRows;
+            int64_t i = 0;
+            // What is stored beyond a strip's row is overwritten by the next one, which the last lacks.
+            for (; i + kStored <= wide_ && (kStored == kTileRows || j + 1 < count); i += kTileRows, strip += count * kTileRows) {
+                for (int n = 0; n < kStored; n += kWidth) store(strip + n, load(row + i + n));
+            }
+            for (; i < wide_; i += kTileRows, strip += count * kTileRows) {
+                for (int n = 0; n < kTileRows; n++) strip[n] = i + n < wide_ ? row[i + n] : 0.0f;
+            }
+        }
+    }
+
+    // Packs the masks as the scores lie, [key][strip]. Returns whether any of them is above minus infinity.
+    bool pack_masks(int64_t kv, int64_t item, int64_t first, int count, int strip, int64_t key, int some, float* spare, float* to) const {
+        const float* rows[kTileColumns];
+        for (int i = 0; i < count; i++) {
+            const char* row = row_of(mask_, at(first + i) % mask_->ne[1], head(kv, first + i) % mask_->ne[2], item % mask_->ne[3]);
+            rows[i] = floats(mask_, row, key, some, spare + i * kKeys);
+        }
+        interleave(rows, count, strip, some, to);
+        bool counts = false;
+        for (int i = 0; i < count && !counts; i++) {
+            for (int j = 0; j < some && !counts; j++) counts = !(rows[i][j] == -INFINITY);
+        }
+        return counts;
+    }
+
+    void score(const float* queries, const float* keys, int count, int strip, float* to) const {
+        const int padded = int(round_up(count, kTileRows));
+        for (int64_t k = 0; k < deep_; k += kDepth) {
+            const int depth = int(std::min<int64_t>(kDepth, deep_ - k));
+            multiply_strip(keys + padded * k, queries + k * strip, count, strip, depth, to, strip, k > 0);
+        }
+    }
+
+    // Turns scores into weights, and scales what was summed with the largest score until now.
+    template <int vectors>
+    void weigh(float* scores, const float* masks, int count, float* largest, float* total, float* sums) const {
+        constexpr int strip = vectors * kWidth;
+        for (int j = 0; j < vectors; j++, scores += kWidth, largest += kWidth, total += kWidth, sums += kWidth) {
+            const Vector before = load(largest);
+            Vector now = before;
+            for (int i = 0; i < count; i++) {
+                Vector score = load(scores + i * strip);
+                if (masks != nullptr) {
+                    score = multiply_add(load(masks + i * strip + j * kWidth), all(kLog2E), score);
+                    store(scores + i * strip, score);
+                }
+                now = larger(now, score);
+            }
+            Vector sum = all(0.0f);
+            for (int i = 0; i < count; i++) {
+                const Vector weight = power_of_two(subtract(load(scores + i * strip), now));
+                store(scores + i * strip, weight);
+                sum = add(sum, weight);
+            }
+            const Vector by = power_of_two(subtract(before, now));
+            store(largest, now);
+            store(total, multiply_add(load(total), by, sum));
+            for (int64_t i = 0; i < wide_; i++) store(sums + i * strip, times(load(sums + i * strip), by));
+        }
+    }
+
+    // Divides by the sum of the weights, and writes a row for each query; 0 for a query that attends to nothing.
+    void write(int64_t kv, int64_t item, int64_t first, int count, const float* total, const float* sums, float* spare) const {
+        const int strip = strip_width(count);
+        for (int64_t i = 0; i + kBlock <= wide_; i += kBlock) {
+            const float* rows[kBlock];
+            for (int n = 0; n < kBlock; n++) rows[n] = sums + (i + n) * strip;
+            for (int j = 0; j + kBlock <= strip; j += kBlock) transpose_block(rows, j, spare + j * wide_ + i, int(wide_));
+        }
+        for (int64_t i = wide_ / kBlock * kBlock; i < wide_; i++) {
+            for (int j = 0; j < strip; j++) spare[j * wide_ + i] = sums[i * strip + j];
+        }
+        for (int j = 0; j < count; j++) {
+            char* base = static_cast<char*>(out_->data) + head(kv, first + j) * out_->nb[1] + at(first + j) * out_->nb[2] + item * out_->nb[3];
+            float* to = reinterpret_cast<float*>(base);
+            const float by = total[j] == 0.0f ? 0.0f : 1.0f / total[j];
+            for (int64_t i = 0; i < wide_; i++) to[i] = spare[j * wide_ + i] * by;
+        }
+    }
+};
+
+}  // namespace sdcffi
