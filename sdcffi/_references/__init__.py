@@ -6,11 +6,11 @@ Everything here runs in the calling process, before native code.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from .._files import expanded
-from . import hub, web
-from .forms import CatalogueReference, HubReference, Reference, WebReference, parse
+from .forms import CatalogueReference, HubReference, Reference, WebReference, parse, pinned
 from .weights import Kind
 
 __all__ = [
@@ -53,18 +53,21 @@ def fetch(reference: Reference, kind: Kind = "file") -> Path:
     ValueError
         If it does not exist (a `PathNotFoundError`), or it is not clear which file is meant.
     """
+    from . import hub, web  # what they import takes time, and few programs need it
+
     if isinstance(reference, CatalogueReference):
         raise ValueError(f"{reference} stands for a model with all of its files, which cannot be given here")
     if isinstance(reference, HubReference):
         return hub.fetch(reference, kind)
     path = web.fetch(reference)
-    if "?" not in reference.url:  # what follows may be a key
-        _fetched[path] = reference
+    _fetched[path] = reference
     return path
 
 
 def is_there(reference: Reference, kind: Kind = "file") -> Path | None:
     """Return the path of what a reference stands for if it was downloaded, else None; the network is not used."""
+    from . import hub, web
+
     if isinstance(reference, HubReference):
         return hub.is_there(reference, kind)
     return web.is_there(reference) if isinstance(reference, WebReference) else None
@@ -78,6 +81,8 @@ def size(reference: Reference, kind: Kind = "file") -> int | None:
     DownloadError, ValueError
         As `fetch`.
     """
+    from . import hub, web
+
     if isinstance(reference, HubReference):
         return hub.size(reference, kind)
     return web.size(reference) if isinstance(reference, WebReference) else None
@@ -107,5 +112,8 @@ def local_path(path: str | os.PathLike[str], name: str = "", kind: Kind = "file"
 
 def reference_of(path: Path) -> HubReference | WebReference | None:
     """Return the reference by which anybody can get the same file; None if it is not known to be on a server."""
-    found = _fetched.get(path)
-    return hub.pinned(path) if found is None else found
+    found = _fetched.get(path) or pinned(path)
+    with suppress(ValueError):
+        if found is not None and parse(str(found)) == found:  # not with a key in its address, or an @ in its name
+            return found
+    return None

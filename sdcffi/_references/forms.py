@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from .._quoting import shown, shown_path
 
-__all__ = ["CatalogueReference", "HubReference", "Reference", "WebReference", "parse"]
+__all__ = ["COMMIT", "CatalogueReference", "HubReference", "Reference", "WebReference", "parse", "pinned"]
 
 HUB = "hf://"
 _WEB = ("https://", "http://")  # its digest says that a file is the right one, so the way to it need not be safe
@@ -20,6 +21,8 @@ _NAME = re.compile(r"[\w.-]{1,96}")
 _OTHER_KINDS = ("datasets", "spaces", "buckets", "kernels")
 _SHA256 = re.compile(r"sha256=([0-9a-fA-F]{64})")
 _PAGE = re.compile(r"/([\w.-]+/[\w.-]+)/(?:resolve|blob)/([^/]+)/(.+)")  # a file's address on the Hub
+COMMIT = re.compile(r"[0-9a-f]{40}")
+_STORAGE = re.compile(r"models--(.+?)--(.+)")  # a repository's folder in the Hub's cache
 _HUB_HOSTS = ("huggingface.co", "hf.co")
 
 
@@ -183,3 +186,13 @@ def _catalogue(text: str) -> CatalogueReference:
     if not _NAME.fullmatch(name) or (slash and not _NAME.fullmatch(variant)):
         raise ValueError(f"{shown_path(text)} must be of the form catalogue:NAME or catalogue:NAME/VARIANT")
     return CatalogueReference(name, variant or None)
+
+
+def pinned(path: Path) -> HubReference | None:
+    """Return the reference to a file of the Hub's cache, at the commit that it is of; None for another file."""
+    parts = path.parts
+    for at in range(len(parts) - 2, 0, -1):
+        match = _STORAGE.fullmatch(parts[at - 1])
+        if match and parts[at] == "snapshots" and COMMIT.fullmatch(parts[at + 1]):
+            return HubReference(f"{match[1]}/{match[2]}", "/".join(parts[at + 2 :]), parts[at + 1])
+    return None

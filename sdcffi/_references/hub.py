@@ -23,17 +23,15 @@ from .._quoting import shortened
 from .._version import __version__
 from ..errors import DownloadError, PathNotFoundError
 from .downloads import check_space, complete, no_space, partial_of, progress
-from .forms import HubReference
+from .forms import COMMIT, HubReference
 from .weights import ENDINGS, Kind, chosen, needs_others
 
 if TYPE_CHECKING:
     from .downloads import Bar
 
-__all__ = ["fetch", "is_there", "pinned", "size"]
+__all__ = ["fetch", "is_there", "size"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_STORAGE = re.compile(r"models--(.+?)--(.+)")  # a repository's folder in the cache
 _AGENT = {"library_name": "sdcffi", "library_version": __version__}
 
 
@@ -104,16 +102,6 @@ def size(reference: HubReference, kind: Kind) -> int | None:
     sizes = [listing.sizes[name] for name in chosen(reference, listing.sizes, kind)[1]]
     known = [size for size in sizes if size is not None]
     return sum(known) if len(known) == len(sizes) else None
-
-
-def pinned(path: Path) -> HubReference | None:
-    """Return the reference to a file of the Hub's cache, at the commit that it is of; None for another file."""
-    parts = path.parts
-    for at in range(len(parts) - 2, 0, -1):
-        match = _STORAGE.fullmatch(parts[at - 1])
-        if match and parts[at] == "snapshots" and _COMMIT.fullmatch(parts[at + 1]):
-            return HubReference(f"{match[1]}/{match[2]}", "/".join(parts[at + 2 :]), parts[at + 1])
-    return None
 
 
 def _client() -> Any:
@@ -194,7 +182,7 @@ def _keep(reference: HubReference, listing: _Listing) -> None:
 def _kept(reference: HubReference) -> _Listing | None:
     try:
         kept = _Listing(**read_kept_json(_place(reference, reference.revision)))
-        return kept if _COMMIT.fullmatch(kept.commit) and isinstance(kept.sizes, dict) else None
+        return kept if COMMIT.fullmatch(kept.commit) and isinstance(kept.sizes, dict) else None
     except (OSError, ValueError, TypeError):  # there is none, or it is damaged
         return None
 

@@ -85,13 +85,13 @@ def convert(
     target = expanded(output, "output")
     type = check_type("type", type)
     tensor_type_rules = check_rules("tensor_type_rules", tensor_type_rules)
-    source = file_at("input", local_path(input, "input"))
-    model = read_file("input", source)
-    autoencoder = None if vae is None else read_file("vae", file_at("vae", local_path(vae, "vae")))
     if target.suffix not in (".gguf", ".safetensors"):
         raise ValueError(f"output must end in .gguf or .safetensors, not {target.name!r}")
     check_output(target)
     check_writable(target, type, tensor_type_rules)
+    source = file_at("input", local_path(input, "input"))
+    model = read_file("input", source)
+    autoencoder = None if vae is None else read_file("vae", file_at("vae", local_path(vae, "vae")))
     for file in (model, autoencoder) if autoencoder else (model,):
         warn_of_unused(strays(file.tensors), str(file.path))
     tensors = source_tensors(model, autoencoder)

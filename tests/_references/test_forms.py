@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sdcffi._references import CatalogueReference, HubReference, WebReference, parse
+from sdcffi._references import CatalogueReference, HubReference, WebReference, parse, reference_of
 
 DIGEST = "a1" * 32
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -92,6 +92,15 @@ def test_a_reference_in_a_path_is_refused() -> None:
 def test_the_text_of_a_reference_is_one(text: str) -> None:
     assert str(parse(text)) == text
     assert parse(str(parse(text))) == parse(text)
+
+
+@pytest.mark.parametrize("name", ["a.gguf", "sub folder/a.gguf", "", "a@b.gguf", "a\\b.gguf"])
+def test_a_file_of_the_hubs_cache_has_a_reference_if_that_can_be_written(name: str) -> None:
+    path = Path("/home/me/.cache/huggingface/hub/models--owner--re--po/snapshots", COMMIT, name)
+    expected = f"hf://owner/re--po/{name}".rstrip("/") + f"@{COMMIT}"
+    found = reference_of(path)
+    assert (None if found is None else str(found)) == (None if "@" in name or "\\" in name else expected)
+    assert reference_of(Path("/snapshots", COMMIT, "a.gguf")) is None
 
 
 def test_a_key_in_an_address_is_not_shown() -> None:

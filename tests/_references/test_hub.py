@@ -124,6 +124,9 @@ def test_all_parts_of_a_file_and_the_settings_of_an_adapter(hub: Hub) -> None:
     path = fetch(read("hf://o/parts/m.safetensors.index.json"))
     assert [one.name for one in sorted(path.parent.iterdir())] == list(parts)
     assert path.name == "m-00001-of-00002.safetensors"
+    recorded = reference_of(path)
+    assert recorded is not None
+    assert is_there(recorded) == path, "it is known which parts the file has at this commit"
     hub.add("o/peft", {"adapter_model.safetensors": WEIGHTS, "adapter_config.json": b"{}", "optimizer.bin": OTHER})
     path = fetch(read("hf://o/peft"), "lora")
     assert path.name == "adapter_model.safetensors"

@@ -40,6 +40,11 @@ def test_a_file_is_downloaded_once(hub: Hub, one: Reference, tmp_path: Path) -> 
     assert fetch(one) == is_there(one) == path
 
 
+def test_an_address_with_a_key_is_not_recorded(hub: Hub, one: Reference) -> None:
+    path = fetch(read(str(one).replace("#", "?key=secret#")))
+    assert reference_of(path) is None
+
+
 def test_without_the_network_only_what_is_there_is_used(
     hub: Hub, one: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -154,7 +154,11 @@ def test_an_upscaling_network_by_reference(hub: Hub, tiny: dict[str, str], tmp_p
     ]
 
 
-def test_a_file_is_converted_from_a_reference(tiny: dict[str, str], tmp_path: Path) -> None:
+def test_a_file_is_converted_from_a_reference(hub: Hub, tiny: dict[str, str], tmp_path: Path) -> None:
+    for wrong in ("out.txt", "none/out.gguf"):
+        with pytest.raises(ValueError, match=r"output must end in|does not exist"):
+            sdcffi.convert(tiny["taesd"], tmp_path / wrong, type="f16")
+    assert not hub.seen
     path = sdcffi.convert(tiny["taesd"], tmp_path / "out.gguf", type="f16")
     assert path.read_bytes()[:4] == b"GGUF"
 
