@@ -14,7 +14,7 @@ from typing import IO, Any
 from .._files import expanded, replacing
 from .._numbers import check_integer, check_number
 from .._public import public
-from .._quoting import shortened, shown
+from .._quoting import shortened, shown, shown_path
 from .._references import parse
 from .._version import __version__
 from ..images.files import file_content
@@ -357,10 +357,13 @@ def _decoded(values: Mapping[str, Any], source: str) -> dict[str, Any]:
         "resolved_params": decode(params, values["resolved_params"], f"{source}: resolved_params"),
     }
     files = tuple(_file(item, source) for item in values["files"])
-    needed = {role for struct in structs.values() for role in detach(struct)[1]}
+    named = {role: path for struct in structs.values() for role, path in detach(struct)[1].items()}
+    needed = set(named)
     needed |= {"upscaler"} if values.get("upscale_factor") is not None else set()
     if missing := sorted(needed - {file.role for file in files}):
         raise ValueError(f"{source} is damaged: its files have no {shortened(', '.join(missing))}")
+    if wrong := next((path for path in named.values() if path.name != str(path) or parse(str(path))), None):
+        raise ValueError(f"{source} is damaged: {shown_path(wrong)} is not the name of a file")
     modes = tuple(values["lora_modes"])
     if not all(isinstance(mode, str) for mode in modes):
         raise ValueError(f"{source} is damaged: lora_modes must be texts, not {shown(values['lora_modes'])}")

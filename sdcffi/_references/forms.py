@@ -16,9 +16,11 @@ __all__ = ["COMMIT", "CatalogueReference", "HubReference", "Reference", "WebRefe
 HUB = "hf://"
 _WEB = ("https://", "http://")  # its digest says that a file is the right one, so the way to it need not be safe
 _CATALOGUE = "catalogue:"
-_IN_A_PATH = re.compile(r"(hf|https?):/[^/]")  # what pathlib leaves of hf://
-_NAME = re.compile(r"[\w.-]{1,96}")
+_IN_A_PATH = re.compile(r"(hf|https?):/[^/]|catalogue:")  # the first is what pathlib leaves of hf://
+_NAME = re.compile(r"[\w.-]{1,96}", re.ASCII)
 _OTHER_KINDS = ("datasets", "spaces", "buckets", "kernels")
+_LONGEST = 255  # bytes of a name, in most file systems
+_OF_DOWNLOADS = (".incomplete", ".lock")  # names beside a file that is downloaded
 _SHA256 = re.compile(r"sha256=([0-9a-fA-F]{64})")
 _PAGE = re.compile(r"/([\w.-]+/[\w.-]+)/(?:resolve|blob)/([^/]+)/(.+)")  # a file's address on the Hub
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -122,7 +124,7 @@ def parse(text: str | os.PathLike[str]) -> Reference | None:
     if not isinstance(text, str):
         if isinstance(text, os.PathLike) and _IN_A_PATH.match(os.fsdecode(text)):
             raise ValueError(
-                f"{shown_path(text)} is a reference in a Path, which removes one of its slashes: pass a string"
+                f"{shown_path(text)} is a reference in a Path, which is for files of this machine: pass a string"
             )
         return None
     if text.startswith(HUB):
@@ -159,8 +161,12 @@ def _is_inside(path: str) -> bool:
 
 def _web(text: str) -> WebReference:
     url, _, fragment = text.partition("#")
-    parts = urlsplit(url)
     hidden = shown_path(url.partition("?")[0])
+    try:
+        parts = urlsplit(url)
+        (parts.hostname or "").encode("idna"), parts.port
+    except ValueError as error:
+        raise ValueError(f"{hidden} must be an address: {error}") from None
     if parts.username is not None:
         raise ValueError(
             f"the address of {parts.hostname} must not have a user or password: download the file yourself"
@@ -178,6 +184,13 @@ def _web(text: str) -> WebReference:
     reference = WebReference(url, match[1].lower())
     if not url.isprintable() or " " in url or not parts.hostname or not _is_inside(reference.name):
         raise ValueError(f"{hidden} must be the address of a file")
+    if not (parts.path + parts.query).isascii():
+        raise ValueError(f"{hidden} must have %XX, as browsers copy it, in place of characters that are not of ASCII")
+    if len(os.fsencode(reference.name)) > _LONGEST or reference.name.endswith(_OF_DOWNLOADS):
+        raise ValueError(
+            f"{hidden} must be a file with a name of at most {_LONGEST} bytes, which does not end in"
+            f" {' or '.join(_OF_DOWNLOADS)}"
+        )
     return reference
 
 

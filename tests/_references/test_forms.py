@@ -63,6 +63,14 @@ def test_everything_else_is_a_path(text: str) -> None:
         (f"https://host#sha256={DIGEST}", "must be the address of a file"),
         (f"https://host/a/..#sha256={DIGEST}", "must be the address of a file"),
         (f"https://host/a/%2e%2e%2fb#sha256={DIGEST}", None),
+        (f"https://host:x/a.gguf#sha256={DIGEST}", "must be an address: .*[Pp]ort"),
+        (f"https://host:99999/a.gguf#sha256={DIGEST}", "must be an address: .*[Pp]ort"),
+        (f"https://[::1/a.gguf#sha256={DIGEST}", "must be an address: Invalid IPv6"),
+        (f"https://a..b/a.gguf#sha256={DIGEST}", "must be an address: "),
+        (f"https://host/\xe4.gguf#sha256={DIGEST}", "must have %XX"),
+        (f"https://host/{'a' * 256}#sha256={DIGEST}", "must be a file with a name of at most 255 bytes"),
+        (f"https://host/{DIGEST}.lock#sha256={DIGEST}", "which does not end in .incomplete or .lock"),
+        ("hf://\xe4/repo", "must be of the form hf://OWNER/REPO"),
         (f"https://user:secret@host/a.gguf#sha256={DIGEST}", "must not have a user or password"),
         (
             "https://huggingface.co/o/r/resolve/main/a/b.gguf",
@@ -86,6 +94,8 @@ def test_what_begins_as_a_reference_must_be_one(text: str, message: str | None) 
 def test_a_reference_in_a_path_is_refused() -> None:
     with pytest.raises(ValueError, match=r"hf:/owner/repo is a reference in a Path.* pass a string"):
         parse(Path("hf://owner/repo"))
+    with pytest.raises(ValueError, match=r"catalogue:a/b is a reference in a Path"):
+        parse(Path("catalogue:a/b"))
 
 
 @pytest.mark.parametrize("text", ["hf://owner/repo", "hf://o/r/a.gguf@v1", "hf://o/r/a@refs/pr/1", "catalogue:a/b"])

@@ -102,6 +102,22 @@ def test_a_reference_in_a_record_must_be_one(tiny_model: TinyModel) -> None:
             Record.from_dict(data)
 
 
+@pytest.mark.parametrize("path", [f"https://host/a.pt#sha256={'ab' * 32}", "hf://o/r/a.pt", "catalogue:a", "../a.pt"])
+def test_a_record_has_names_of_files_and_no_places(path: str, tiny_model: TinyModel) -> None:
+    with Engine(**tiny_model.engine_arguments(), threads=1, backend="cpu") as engine:
+        data = engine.generate("a cat", **DRAW).record(0).to_dict()
+    for struct, values, role in [
+        ("context", {"vae_path": path}, "vae_path"),
+        ("context", {"embeddings": [{"name": "a", "path": path}]}, "embeddings[0].path"),
+        ("params", {"hires": {"model_path": path}}, "hires.model_path"),
+        ("params", {"pm_params": {"id_embed_path": path}}, "pm_params.id_embed_path"),
+    ]:
+        file = {"role": role, "name": "a.pt", "size": 1, "sha256": "ab" * 32}
+        changed = {**data, struct: {**data[struct], **values}, "files": [*data["files"], file]}
+        with pytest.raises(ValueError, match=r"is damaged: .* is not the name of a file"):
+            Record.from_dict(changed)
+
+
 def test_all_references_are_read_before_the_first_is_downloaded(hub: Hub, tiny: dict[str, str]) -> None:
     embedding = Embedding(name="w", path="hf://nothing")
     for wrong in ({"vae_path": "hf://nothing"}, {"embeddings": [embedding]}, {"n_threads": 0}):
