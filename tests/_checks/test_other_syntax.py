@@ -57,10 +57,10 @@ def test_texts_are_left_in_peace(prompt: str | None) -> None:
 )
 def test_a_long_prompt_takes_no_longer_than_its_length(piece: str) -> None:
     text = piece * (200_000 // len(piece))
-    begun = time.perf_counter()
+    begun = time.process_time()
     for pattern, _ in _FOREIGN:
         pattern.search(text)
-    assert time.perf_counter() - begun < 2
+    assert time.process_time() - begun < 2
 
 
 def test_generate_warns(shared: Engine) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import OpenEngine
 from safetensors.numpy import load_file, save_file
 from tiny_model import STATED, TinyModel
 
@@ -17,6 +16,8 @@ from sdcffi import ContextParams, Engine, ImageParams, Record, replay
 from sdcffi._models.headers import read_metadata
 from sdcffi.demo import SETTINGS, demo_model
 from sdcffi.engine.resuming import Request
+
+OpenEngine = Callable[..., Engine]
 
 STATING = {"sdcffi.width": "64", "sdcffi.height": "96", "sdcffi.steps": "2", "sdcffi.cfg_scale": "1.5"}
 

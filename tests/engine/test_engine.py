@@ -306,5 +306,5 @@ def test_the_defaults_that_docstrings_name_are_the_librarys(call: Any, shared: E
     for names, text in _DESCRIBED.findall(call.__doc__):
         if number := re.search(r"None: the engine's (\d+(\.\d+)?)", " ".join(text.split())):
             described.update(dict.fromkeys(names.split(", "), float(number[1])))
-    assert len(described) >= 6
+    assert len(described) >= 2  # the model decides the others
     assert described == pytest.approx({name: values[name] for name in described})

@@ -30,8 +30,8 @@ def generation(tmp_path: Path) -> Generation:
 @pytest.mark.parametrize("tag", ["<lora:ink>", "<lora:ink:>", "<LORA:ink:1>", "<lyco:ink:1>"])
 def test_a_tag_is_an_adapter_however_it_is_spelled(tag: str, generation: Generation, tmp_path: Path) -> None:
     expected = Lora(str(tmp_path / "ink.safetensors"), 1.0, name="ink")
-    assert generation.adapters(f"a cat {tag}", None, None, True) == ("a cat ", (expected,))
-    assert generation.adapters(f"a cat {tag}", None, None, False) == (f"a cat {tag}", ())
+    assert generation.adapters(f"a cat {tag}", None, None, True) == ("a cat ", (expected,), {})
+    assert generation.adapters(f"a cat {tag}", None, None, False) == (f"a cat {tag}", (), {})
 
 
 def test_a_tag_in_the_negative_prompt_is_refused_wherever_that_is_given(generation: Generation) -> None:
@@ -39,8 +39,8 @@ def test_a_tag_in_the_negative_prompt_is_refused_wherever_that_is_given(generati
     for params, negative in ((None, "bad <lora:ink:1>"), (below, None)):
         with pytest.raises(ValueError, match="negative_prompt has the tag <lora:ink:1>"):
             generation.adapters("a", None, params, True, negative)
-        assert generation.adapters("a", None, params, False, negative) == ("a", ())
-    assert generation.adapters("a", None, below, True, "blurry") == ("a", ())
+        assert generation.adapters("a", None, params, False, negative) == ("a", (), {})
+    assert generation.adapters("a", None, below, True, "blurry") == ("a", (), {})
 
 
 def test_a_mapping_has_multipliers(generation: Generation, tmp_path: Path) -> None:
