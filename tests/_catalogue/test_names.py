@@ -168,7 +168,7 @@ def test_as_another_file_a_name_stands_for_that_of_its_kind(models: dict[str, Ti
     [
         ("catalogue:tinny", "has no 'tinny'; did you mean tiny"),
         ("catalogue:tiny/q3_k", "tiny has no variant 'q3_k'; legal: f16, q8_0"),
-        ("catalogue:ink", r"model: ink is a LoRA: pass it to generate\(\) as loras=\['catalogue:ink'\]"),
+        ("catalogue:ink", r"model: ink is a LoRA: pass 'catalogue:ink' to generate\(\), in loras="),
         ("catalogue:", "must be of the form catalogue:NAME"),
         ("tiny", "model: 'tiny' does not exist; for the catalogue's, pass 'catalogue:tiny'"),
         ("SD-Turbo", "pass 'catalogue:sd-turbo'"),
