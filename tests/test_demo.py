@@ -183,3 +183,12 @@ def test_a_missing_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("sdcffi.demo._WEIGHTS", tmp_path)
     with pytest.raises(FileNotFoundError, match="install it again"):
         sdcffi.demo_model()
+
+
+def test_an_image_of_the_demonstration_model_is_replayed_without_its_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Engine("catalogue:demo", backend="cpu", threads=2) as engine:
+        engine.generate("a heart", seed=1, steps=1, loras=["catalogue:outline"]).save("heart.png")
+    assert sdcffi.replay("heart.png").max_difference == 0

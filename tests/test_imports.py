@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "params": {"images"},
     "_references": set(),
     "_models": {"params", "_references"},
-    "_catalogue": {"params", "_machine", "_models", "_references"},
+    "_catalogue": {"params", "_machine", "_models", "_defaults", "_references"},
     "_records": {"images", "params", "_machine", "_references"},
     "_bindings": {"params", "_machine"},
     "_process": {"_bindings", "_machine"},

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from .._defaults.metadata import LIMITS
 from .._models.architectures import FAMILIES
+from .._numbers import check_number
 from .._quoting import shown
 from ..params.context import ContextParams
 from ..params.image import ImageParams
@@ -218,10 +220,16 @@ def _lora(item: Mapping[str, Any], files: Mapping[str, File], where: str) -> Lor
     return LoraEntry(
         **_about(item, where),
         base=_texts(item, "base", where),
-        strength=float(_typed(item, "strength", float, where, 1.0)),
+        strength=_strength(item, where),
         file=_file(_given(item, "file", where), files, f"{where}: file"),
         parameters=dict(_recommended(item, (ImageParams, VideoParams), where)),
     )
+
+
+def _strength(item: Mapping[str, Any], where: str) -> float:
+    value = _typed(item, "strength", float, where, 1.0)
+    check_number(f"{where}: strength", value)
+    return float(value)
 
 
 def _about(item: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -273,6 +281,8 @@ def _value(parameter: Parameter, value: Any, where: str) -> Any:
     if parameter.many or not isinstance(value, kinds) or (isinstance(value, bool) and parameter.kind is not bool):
         kind = "list" if parameter.many else parameter.kind.__name__
         raise ValueError(f"{where} must be of type {kind}, not {shown(value)}")
+    if parameter.kind in (int, float):
+        check_number(where, value, *LIMITS.get(parameter.name) or ())
     return value
 
 

@@ -100,8 +100,8 @@ def _chosen(
     entry = catalogue.entry(reference.name)
     if isinstance(entry, LoraEntry):
         raise ValueError(
-            f"{slot.removesuffix('_path')}: {entry.name} is a LoRA: pass it to generate() as"
-            f" loras=['catalogue:{entry.name}']"
+            f"{slot.removesuffix('_path')}: {entry.name} is a LoRA: pass 'catalogue:{entry.name}' to generate(), in"
+            " loras="
         )
     assert isinstance(entry, ModelEntry)
     if reference.variant is not None:

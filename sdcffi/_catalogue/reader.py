@@ -15,7 +15,7 @@ import platformdirs
 
 from .._files import expanded
 from .._quoting import shown
-from .._references import parse
+from .._references import CatalogueReference, parse
 from ..errors import PathNotFoundError
 from ..params.plain import parse_toml, read_table
 from .entries import Entry, File, LoraEntry, ModelEntry, Variant, read_entries
@@ -118,8 +118,13 @@ def read_catalogue() -> Catalogue:
     """
     entries, known = _package()
     path = user_file()
-    if path.exists() or os.environ.get("SDCFFI_CATALOGUE"):
-        own, _ = read_entries(_with_paths(read_table(path), path.parent), known, str(path))
+    if os.path.lexists(path) or os.environ.get("SDCFFI_CATALOGUE"):
+        table = read_table(path)
+        try:
+            table = _with_paths(table, path.parent)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        own, _ = read_entries(table, known, str(path))
         names = {entry.name for entry in own}
         entries = [entry for entry in entries if entry.name not in names]
         entries += [replace(entry, source=str(path)) for entry in own]
@@ -149,6 +154,10 @@ def _with_paths(value: Any, directory: Path) -> Any:
     if not isinstance(value, dict):
         return value
     table = {key: _with_paths(item, directory) for key, item in value.items()}
-    if isinstance(reference := table.get("reference"), str) and parse(reference) is None:
-        table["reference"] = str((directory / expanded(reference)).absolute())
+    if isinstance(reference := table.get("reference"), str):
+        found = parse(reference)
+        if isinstance(found, CatalogueReference) or not reference or "\0" in reference:
+            raise ValueError(f"reference must be hf://..., https://...#sha256=... or a path, not {shown(reference)}")
+        if found is None:
+            table["reference"] = str((directory / expanded(reference)).absolute())
     return table

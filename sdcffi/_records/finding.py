@@ -17,6 +17,8 @@ from .record import Record
 
 __all__ = ["find_files", "find_named", "find_some_files", "is_same"]
 
+_SHIPPED = Path(__file__).resolve().parent.parent / "weights"  # the demonstration model
+
 
 def find_files(record: Record, models: StrPath | Iterable[StrPath] | None = None) -> dict[str, Path]:
     """Find the files of a record by name, size and digest; download those of the Hub that are not there.
@@ -139,6 +141,9 @@ def _candidates(file: FileRecord, folders: Iterable[Path]) -> Iterator[Path]:
         direct.append(there)
     for path in (*direct, *(folder / file.name for folder in folders), Path(file.name)):
         if file_state(path) is not None:
+            yield path
+    for path in (_SHIPPED / file.name, _SHIPPED / "loras" / file.name):  # other models have files of these names
+        if is_same(path, file):
             yield path
     for folder in folders:
         for directory, below, names in os.walk(folder):

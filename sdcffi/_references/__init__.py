@@ -56,7 +56,10 @@ def fetch(reference: Reference, kind: Kind = "file") -> Path:
     from . import hub, web  # what they import takes time, and few programs need it
 
     if isinstance(reference, CatalogueReference):
-        raise ValueError(f"{reference} stands for a model with all of its files, which cannot be given here")
+        raise ValueError(
+            f"{reference} is a name for Engine and loras, and a file must be given here: 'sdcffi models show"
+            f" {reference.name}' lists its files"
+        )
     if isinstance(reference, HubReference):
         return hub.fetch(reference, kind)
     path = web.fetch(reference)

@@ -28,8 +28,8 @@ def add(commands: Any) -> None:
     command.add_argument("--library", metavar="DIR", help=LIBRARY_HELP)
 
     text = "show a model or LoRA: files, sizes, licence, recommended parameters"
-    command = add_command(inner, "show", _show, text, arguments="NAME")
-    command.add_argument("name", metavar="NAME", help=_NAME_HELP)
+    command = add_command(inner, "show", _show, text, arguments="NAME[/VARIANT]")
+    command.add_argument("name", metavar="NAME[/VARIANT]", help=_NAME_HELP)
     command.add_argument("--json", action="store_true", help=JSON_HELP)
 
     text = "download a model or LoRA, so that it can be used without a network"
@@ -59,10 +59,13 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
-    from .._catalogue.reader import read_catalogue
+    from .._catalogue.reader import parse_name, read_catalogue
     from ._catalogue_report import describe_entry, entry_lines
 
-    report = describe_entry(read_catalogue().entry(options.name.removeprefix("catalogue:")))
+    entry, variant = parse_name(read_catalogue(), options.name)
+    report = describe_entry(entry)
+    if variant is not None:
+        report["variants"] = [item for item in report["variants"] if item["name"] == variant.name]
     print(json.dumps(report, indent=2) if options.json else "\n".join(entry_lines(report)))
 
 
@@ -87,7 +90,10 @@ def _remove(options: argparse.Namespace) -> None:
 
     catalogue = read_catalogue()
     entry, variant = parse_name(catalogue, options.name)
-    for file, path, others in removable(catalogue, entry, variant):
+    found = list(removable(catalogue, entry, variant))
+    if not found:
+        say(f"nothing of {options.name} is downloaded")
+    for file, path, others in found:
         if others:
             say(f"kept, because {' and '.join(others)} needs it too: {path}")
         else:

@@ -161,6 +161,11 @@ def test_the_users_file_is_in_the_configuration_directory(monkeypatch: pytest.Mo
             'recommended = [{ source = "I", steps = 4.5 }]\n[model.variants',
             "recommended.steps must be",
         ),
+        ("[model.variants", 'recommended = [{ source = "I", steps = -1 }]\n[model.variants', "steps must be from 1"),
+        ("[model.variants", 'recommended = [{ source = "I", eta = nan }]\n[model.variants', "eta must be finite"),
+        ('"dit.safetensors"', '""', "reference must be .* or a path, not ''"),
+        ('"dit.safetensors"', '"a\\u0000b"', "reference must be .* or a path"),
+        ('"dit.safetensors"', '"catalogue:mine"', "reference must be .* or a path, not 'catalogue:mine'"),
         ("[model.variants", 'recommended = [{ source = "I", vae = "a" }]\n[model.variants', "unknown parameter 'vae'"),
     ],
 )
@@ -169,7 +174,7 @@ def test_what_is_wrong_is_said_with_entry_and_key(old: str, new: str, said: str,
     own.write_text(MODEL.replace(old, new), "utf-8")
     with pytest.raises(ValueError, match=said) as error:
         read_catalogue()
-    assert "own.toml" in str(error.value) or "hf://" in str(error.value)
+    assert "own.toml" in str(error.value)
 
 
 def test_an_entry_that_is_there_twice_and_a_base_that_is_not_are_refused(own: Path) -> None:
@@ -179,6 +184,19 @@ def test_an_entry_that_is_there_twice_and_a_base_that_is_not_are_refused(own: Pa
     lora = {"title": "T", "licence": "L", "good_at": "G", "page": "P", "base": ["nothing"], "file": "clip-l"}
     own.write_text("[[lora]]\nname = 'l'\n" + "".join(f"{key} = {value!r}\n" for key, value in lora.items()), "utf-8")
     with pytest.raises(ValueError, match="lora 'l': base: the catalogue has no model 'nothing'"):
+        read_catalogue()
+    for strength in ("nan", "1" + "0" * 400):
+        own.write_text(own.read_text("utf-8").partition("strength")[0] + f"strength = {strength}\n", "utf-8")
+        with pytest.raises(ValueError, match="lora 'l': strength must be finite"):
+            read_catalogue()
+
+
+def test_a_link_to_nothing_is_not_passed_over(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = own.parent / "models.toml"
+    link.symlink_to(own.parent / "nothing.toml")
+    monkeypatch.delenv("SDCFFI_CATALOGUE", raising=False)
+    monkeypatch.setattr("sdcffi._catalogue.reader.platformdirs.user_config_dir", lambda _: str(own.parent))
+    with pytest.raises(ValueError, match=r"models\.toml cannot be read"):
         read_catalogue()
 
 

@@ -168,7 +168,7 @@ def test_as_another_file_a_name_stands_for_that_of_its_kind(models: dict[str, Ti
     [
         ("catalogue:tinny", "has no 'tinny'; did you mean tiny"),
         ("catalogue:tiny/q3_k", "tiny has no variant 'q3_k'; legal: f16, q8_0"),
-        ("catalogue:ink", r"model: ink is a LoRA: pass it to generate\(\) as loras=\['catalogue:ink'\]"),
+        ("catalogue:ink", r"model: ink is a LoRA: pass 'catalogue:ink' to generate\(\), in loras="),
         ("catalogue:", "must be of the form catalogue:NAME"),
         ("tiny", "model: 'tiny' does not exist; for the catalogue's, pass 'catalogue:tiny'"),
         ("SD-Turbo", "pass 'catalogue:sd-turbo'"),
@@ -290,6 +290,10 @@ def test_models_show_has_files_and_sources(capfd: Capture, models: dict[str, Tin
     report = json.loads(capfd.readouterr().out)
     assert report["parameters"]["steps"] == {"value": 2, "source": "a test"}
     assert report["parameters"]["diffusion_fa"]["value"] is True
+    assert cli.main(["models", "show", "--json", "catalogue:away/q8_0"]) == 0
+    assert [item["name"] for item in json.loads(capfd.readouterr().out)["variants"]] == ["q8_0"]
+    assert cli.main(["models", "inspect", "catalogue:tiny"]) == 2
+    assert "'sdcffi models show tiny' lists its files" in capfd.readouterr().err
     assert cli.main(["models", "show", "tinny"]) == 2
     assert "did you mean tiny" in capfd.readouterr().err
 
@@ -323,6 +327,7 @@ def test_models_remove_keeps_what_another_download_needs(
     assert sorted(capfd.readouterr().out.split()) == [str(hub / "f16.gguf"), str(hub / "vae.gguf")]
     assert [path for path in hub.rglob("*") if not path.is_dir()] == []
     assert cli.main(["models", "remove", "tiny"]) == 0  # files of the user's own, which were not downloaded
+    assert "nothing of tiny is downloaded" in capfd.readouterr().err
     assert models["f16"].llm.exists()
 
 
