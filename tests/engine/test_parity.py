@@ -52,6 +52,7 @@ OWN_SCHEDULERS = {
 # What the engine chooses for FLUX.2, by the revision.
 NOT_OF_FLOW = {"ays", "gits", "tcd", "euler_cfg_pp", "euler_a_cfg_pp", "dpm++2m_sde_bt"}  # refused for this model
 OWN_PREDICTION = "flux2_flow" if "flux2_flow" in names("prediction_t") else "flux_flow"
+ONE_OPERATION = "on the CPU attention is one operation anyway"
 
 LITTLE = {"width": 32, "height": 32, "steps": 4}  # enough for what the picture's size does not matter to
 LARGE = {"width": 128, "height": 128}  # 8 x 8 latent pixels; a tile has at least 4 x 4
@@ -248,8 +249,8 @@ CASES = {
         for name in OWN_SCHEDULE
     },
     # the engine
-    "flash attention": case(engine={"fa": True}),
-    "flash attention in the transformer": case(engine={"diffusion_fa": True}),
+    "flash attention": case(engine={"fa": True}, equal=ONE_OPERATION),
+    "flash attention in the transformer": case(engine={"diffusion_fa": True}, equal=ONE_OPERATION),
     "direct convolution": case(engine={"vae_conv_direct": True}, equal="on the CPU each convolution is direct"),
     "direct convolution in the transformer": case(
         engine={"diffusion_conv_direct": True}, equal="it has no convolution"
