@@ -515,6 +515,7 @@ QUICK = {
 WITH_SLOW = [pytest.param(row, marks=[] if row.line in QUICK else pytest.mark.slow) for row in UNCHECKED]
 
 
+@pytest.mark.filterwarnings("ignore:.* pixels are far from")
 @pytest.mark.parametrize("row", WITH_SLOW, ids=ids(UNCHECKED))
 def test_without_checks_the_isolated_engine_raises_and_goes_on(
     row: Unchecked, opened: dict[bool, Place], tmp_path: Path

@@ -562,10 +562,10 @@ class Engine(Handle):
         whole, sources = recommended.fill(named)
         given = check_image(whole, self._model, defaults, resize, alpha)
         resolved = defaults.updated(given)
-        recommended.warn_of_unsuitable(named, requested_size(resolved))
         if canny and given.control_image is None:
             raise ValueError("canny=True needs control_image; pass the image whose edges to use")
         self._memory.check_image(resolved, self.device)
+        recommended.warn_of_unsuitable(named, requested_size(resolved))
         given = replace(given, seed=resolve_seed(given.seed, given.batch_count))
         options = self._generation.call_options(
             preview, preview_interval, preview_noisy, timeout, on_log, on_progress, on_preview
