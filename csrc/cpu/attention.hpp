@@ -19,8 +19,8 @@
 #include <cstring>
 
 #include "exponential.hpp"
-#include "ggml-cpu.h"
 #include "ggml.h"
+#include "rows.hpp"
 #include "tiled_product.hpp"
 
 namespace sdcffi {
@@ -29,27 +29,6 @@ constexpr int kKeys         = 96;  // a multiple of every kTileRows; their score
 constexpr int kLeastQueries = 64, kMostQueries = 512;  // of a task: they share the packed keys and values
 constexpr int kQueryFloats  = 48 << 10;  // of a task's queries and sums: beside the keys, they stay in the second level
 constexpr float kLog2E      = 1.44269504f;
-
-// Returns `count` floats of a row from `first` on, which `spare` holds if they have another type.
-inline const float* floats(const ggml_tensor* tensor, const char* row, int64_t first, int64_t count, float* spare) {
-    row += ggml_row_size(tensor->type, first);
-    if (tensor->type == GGML_TYPE_F32) {
-        return reinterpret_cast<const float*>(row);
-    }
-    if (tensor->type == GGML_TYPE_F16) {
-        ggml_cpu_fp16_to_fp32(reinterpret_cast<const ggml_fp16_t*>(row), spare, count);
-    } else {
-        ggml_get_type_traits(tensor->type)->to_float(row, spare, count);
-    }
-    return spare;
-}
-
-// Has the processor begin to read a part of a row. Rows lie too far apart for it to do so by itself.
-inline void prefetch_floats(const ggml_tensor* tensor, const char* row, int64_t first, int64_t count) {
-    constexpr size_t kLine = 64;
-    const char* end = row + ggml_row_size(tensor->type, first + count);
-    for (row += ggml_row_size(tensor->type, first); row < end; row += kLine) prefetch(row);
-}
 
 inline const char* row_of(const ggml_tensor* tensor, int64_t i1, int64_t i2, int64_t i3) {
     return static_cast<const char*>(tensor->data) + i1 * tensor->nb[1] + i2 * tensor->nb[2] + i3 * tensor->nb[3];
@@ -74,21 +53,16 @@ public:
 
     void compute(const ggml_compute_params* params) const {
         const int64_t lists = k_->ne[2] * k_->ne[3];
-        const int64_t wanted = params->nth > 1 ? int64_t(kTasksPerThread) * params->nth : 1;
         int64_t each = most_;
-        while (each > 2 * kTileColumns && lists * ((queries_ + each - 1) / each) < wanted) {
+        while (each > 2 * kTileColumns && lists * ((queries_ + each - 1) / each) < wanted_tasks(params)) {
             each = round_up(each / 2, kTileColumns);
         }
         const int64_t blocks = (queries_ + each - 1) / each;
         float* scratch = static_cast<float*>(params->wdata) + floats_per_thread() * params->ith;
-        if (params->ith == 0) {
-            ggml_threadpool_chunk_set(params->threadpool, params->nth);
-        }
-        ggml_barrier(params->threadpool);
-        for (int64_t task = params->ith; task < lists * blocks; task = ggml_threadpool_chunk_add(params->threadpool, 1)) {
+        share_tasks(params, lists * blocks, [&](int64_t task) {
             const int64_t first = task % blocks * each, list = task / blocks;
             attend(list % k_->ne[2], list / k_->ne[2], first, std::min(each, queries_ - first), scratch);
-        }
+        });
     }
 
 private:

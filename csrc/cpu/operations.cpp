@@ -11,6 +11,7 @@
 #include "ggml-cpu.h"
 #include "ggml.h"
 #include "rounded_product.hpp"
+#include "rows.hpp"
 #include "tiled_product.hpp"
 #include "traits.h"
 #include "winograd.hpp"

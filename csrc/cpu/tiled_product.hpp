@@ -36,6 +36,21 @@ constexpr size_t kPackedStrip = size_t(kDepth) * kWidestStrip + kWidth;  // a ve
 // Floats that each thread needs: packed rows, a packed strip, one that is not packed yet, and its converted rows.
 constexpr size_t kThreadFloats = kPackedRows + 2 * kPackedStrip + size_t(kDepth) * kWidestStrip;
 
+// How many tasks a node should have, if it can be cut into so many.
+inline int64_t wanted_tasks(const ggml_compute_params* params) { return params->nth > 1 ? int64_t(kTasksPerThread) * params->nth : 1; }
+
+// Calls function(task) for this thread's share of the tasks from 0 to `count`: a thread that is free takes the next.
+template <class Function>
+void share_tasks(const ggml_compute_params* params, int64_t count, Function function) {
+    if (params->ith == 0) {
+        ggml_threadpool_chunk_set(params->threadpool, params->nth);
+    }
+    ggml_barrier(params->threadpool);
+    for (int64_t task = params->ith; task < count; task = ggml_threadpool_chunk_add(params->threadpool, 1)) {
+        function(task);
+    }
+}
+
 // to[k * strip + i] = rows[i][k]; what is beyond `count` may be anything: its sums are discarded. A block that is wider than
 // the strip writes beyond its rows, over what is written next, and over a few values behind the strip.
 inline void interleave(const float* const* rows, int count, int strip, int depth, float* to) {
@@ -126,10 +141,9 @@ inline void multiply_strip(const float* a, const float* b, int rows, int columns
 struct Tasks {
     int64_t rows, columns, row_blocks, column_blocks;
 
-    Tasks(int64_t all_rows, int64_t all_columns, int64_t batch, int threads) {
+    Tasks(int64_t all_rows, int64_t all_columns, int64_t batch, int64_t wanted) {
         row_blocks    = (all_rows + kMostRows - 1) / kMostRows;
         column_blocks = (all_columns + kMostColumns - 1) / kMostColumns;
-        const int64_t wanted = threads > 1 ? int64_t(kTasksPerThread) * threads : 1;
         while (batch * row_blocks * column_blocks < wanted) {
             const int64_t tall = all_rows / row_blocks, wide = all_columns / column_blocks;
             if (wide >= tall && wide >= 2 * kTileColumns) {
@@ -157,17 +171,13 @@ struct Tasks {
 //     float* result(int64_t item, int64_t row, int64_t column) const
 template <class Arithmetic, class Problem>
 void multiply(const ggml_compute_params* params, const Problem& problem) {
-    const Tasks tasks(problem.rows, problem.columns, problem.batch, params->nth);
+    const Tasks tasks(problem.rows, problem.columns, problem.batch, wanted_tasks(params));
     const int64_t count = problem.batch * tasks.row_blocks * tasks.column_blocks;
     float* a        = static_cast<float*>(params->wdata) + kThreadFloats * params->ith;
     float* b        = a + kPackedRows;
     float* unpacked = b + kPackedStrip;
     float* spare    = unpacked + kPackedStrip;
-    if (params->ith == 0) {
-        ggml_threadpool_chunk_set(params->threadpool, params->nth);
-    }
-    ggml_barrier(params->threadpool);
-    for (int64_t task = params->ith; task < count; task = ggml_threadpool_chunk_add(params->threadpool, 1)) {
+    share_tasks(params, count, [&](int64_t task) {
         const int64_t item = task / (tasks.row_blocks * tasks.column_blocks);
         const int64_t first_row = task / tasks.column_blocks % tasks.row_blocks * tasks.rows;
         const int64_t first = task % tasks.column_blocks * tasks.columns, end = std::min(first + tasks.columns, problem.columns);
@@ -193,7 +203,7 @@ void multiply(const ggml_compute_params* params, const Problem& problem) {
                 }
             }
         }
-    }
+    });
 }
 
 }  // namespace sdcffi

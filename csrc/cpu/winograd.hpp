@@ -99,22 +99,18 @@ public:
           windows_(across_ * ((high_ + kOut - 1) / kOut)), channels_(geometry.image->ne[2]) {}
 
     void compute(const ggml_compute_params* params) const {
-        const int64_t blocks = (windows_ + kWindows - 1) / kWindows, wanted = params->nth > 1 ? int64_t(kTasksPerThread) * params->nth : 1;
+        const int64_t blocks = (windows_ + kWindows - 1) / kWindows;
         int64_t maps = kMaps;
-        while (maps >= 2 * kTileColumns && at_.batch * blocks * ((at_.rows + maps - 1) / maps) < wanted) {
+        while (maps >= 2 * kTileColumns && at_.batch * blocks * ((at_.rows + maps - 1) / maps) < wanted_tasks(params)) {
             maps = round_up(maps / 2, kTileColumns);
         }
         const int64_t map_blocks = (at_.rows + maps - 1) / maps, count = at_.batch * blocks * map_blocks;
         float* scratch = static_cast<float*>(params->wdata) + kFloats * params->ith;
-        if (params->ith == 0) {
-            ggml_threadpool_chunk_set(params->threadpool, params->nth);
-        }
-        ggml_barrier(params->threadpool);
-        for (int64_t task = params->ith; task < count; task = ggml_threadpool_chunk_add(params->threadpool, 1)) {
+        share_tasks(params, count, [&](int64_t task) {
             const int64_t window = task / map_blocks % blocks * kWindows, map = task % map_blocks * maps;
             convolve(task / (map_blocks * blocks), window, int(std::min<int64_t>(kWindows, windows_ - window)), map,
                      int(std::min(maps, at_.rows - map)), scratch);
-        }
+        });
     }
 
 private:
