@@ -3,20 +3,21 @@
 //     for each task (queries of the heads that share keys and values; a thread that is free takes the next)
 //         pack the queries into strips, [depth][strip], and multiply them by the scale
 //         for each kKeys keys
-//             pack keys and values into strips of kTileRows
+//             pack keys and values into strips of the arithmetic's kRows
 //             for each strip of queries
 //                 scores [key][query] = keys . queries, a tile at a time
 //                 weights = 2^(score - the largest score so far), and their sum
 //                 out [element][query] = out * 2^(largest before - largest now) + values . weights
 //
 // A vector holds the same element of several queries, so that nothing is summed across one, and the weights lie as the
-// second product wants them. The strips and the order of each sum do not depend on the tasks, so the result is the same,
+// second product wants them (an arithmetic that rounds packs them). The strips and the order of each sum do not depend on the tasks, so the result is the same,
 // bit for bit, for any number of threads.
 #pragma once
 
 #include <cfloat>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "exponential.hpp"
 #include "ggml.h"
@@ -25,7 +26,7 @@
 
 namespace sdcffi {
 
-constexpr int kKeys         = 96;  // a multiple of every kTileRows; their scores stay in the first-level cache
+constexpr int kKeys         = 96;  // a multiple of every kRows; their scores stay in the first-level cache
 constexpr int kLeastQueries = 64, kMostQueries = 512;  // of a task: they share the packed keys and values
 constexpr int kQueryFloats  = 48 << 10;  // of a task's queries and sums: beside the keys, they stay in the second level
 constexpr float kLog2E      = 1.44269504f;
@@ -35,7 +36,12 @@ inline const char* row_of(const ggml_tensor* tensor, int64_t i1, int64_t i2, int
 }
 
 // What all threads know of a node. The queries of `group` heads, which share keys and values, count as one list.
+template <class Arithmetic>
 class Attention {
+    static constexpr int kRows = Arithmetic::kRows;
+    static constexpr bool kPacksWeights = !std::is_same_v<Arithmetic, InFloats>;  // which are [key][strip] already
+    static_assert(kKeys % kRows == 0 && kKeys <= kDepth, "the packed keys are whole strips");
+
 public:
     explicit Attention(const ggml_tensor* node)
         : q_(node->src[0]), k_(node->src[1]), v_(node->src[2]), mask_(node->src[3]), out_(node),
@@ -47,8 +53,9 @@ public:
     }
 
     size_t floats_per_thread() const {
-        const int64_t keys = kKeys * (deep_ + padded() + 2 * kTileColumns);
-        return size_t(most_ * (deep_ + wide_ + 2) + keys + spare());
+        const size_t queries = size_t(most_) / kTileColumns * packed(kTileColumns, deep_) + most_ * (wide_ + 2);
+        const size_t keys    = kKeys / kRows * packed(kRows, deep_) + padded() / kRows * Arithmetic::packed(kRows, kKeys);
+        return queries + keys + weights() + unpacked() + kKeys * 2 * kTileColumns + spare();
     }
 
     void compute(const ggml_compute_params* params) const {
@@ -59,6 +66,7 @@ public:
         }
         const int64_t blocks = (queries_ + each - 1) / each;
         float* scratch = static_cast<float*>(params->wdata) + floats_per_thread() * params->ith;
+        [[maybe_unused]] const typename Arithmetic::Session session;
         share_tasks(params, lists * blocks, [&](int64_t task) {
             const int64_t first = task % blocks * each, list = task / blocks;
             attend(list % k_->ne[2], list / k_->ne[2], first, std::min(each, queries_ - first), scratch);
@@ -70,7 +78,14 @@ private:
     int64_t deep_, wide_, group_, queries_, most_;
     float scale_;
 
-    int64_t padded() const { return round_up(wide_, kTileRows); }
+    // Floats of a strip of `deep` values, which is packed in parts of kDepth.
+    static size_t packed(int strip, int64_t deep) {
+        return deep / kDepth * Arithmetic::packed(strip, kDepth) + Arithmetic::packed(strip, int(deep % kDepth));
+    }
+
+    int64_t padded() const { return round_up(wide_, kRows); }
+    size_t weights() const { return kPacksWeights ? Arithmetic::packed(kTileColumns, kKeys) : 0; }
+    size_t unpacked() const { return kPacksWeights ? kPackedStrip + kKeys * padded() : 0; }
     int64_t spare() const { return kTileColumns * std::max<int64_t>({kKeys, wide_, kDepth}); }
 
     // Query i of the list is that of head `head(i)` at position `at(i)`.
@@ -79,37 +94,43 @@ private:
 
     void attend(int64_t kv, int64_t item, int64_t first, int64_t count, float* scratch) const {
         float* queries = scratch;
-        float* sums    = queries + most_ * deep_;      // the result before it is divided by the sum of weights
-        float* largest = sums + most_ * wide_;         // score of each query
-        float* total   = largest + most_;              // of the weights of each query
+        float* sums    = queries + most_ / kTileColumns * packed(kTileColumns, deep_);  // before they are divided by `total`
+        float* largest = sums + most_ * wide_;                                          // score of each query
+        float* total   = largest + most_;                                               // of the weights of each query
         float* keys    = total + most_;
-        float* values  = keys + kKeys * deep_;
-        float* scores  = values + kKeys * padded();
+        float* values  = keys + kKeys / kRows * packed(kRows, deep_);
+        float* scores  = values + padded() / kRows * Arithmetic::packed(kRows, kKeys);
         float* masks   = scores + kKeys * kTileColumns;
-        float* spare   = masks + kKeys * kTileColumns;
+        float* weights = masks + kKeys * kTileColumns;
+        float* loose   = weights + this->weights();  // not packed yet
+        float* spare   = loose + unpacked();
+        const auto strip_of_queries = [&](int64_t i) { return queries + i / kTileColumns * packed(kTileColumns, deep_); };
         for (int64_t i = 0; i < count; i += kTileColumns) {
-            pack_queries(kv, item, first + i, int(std::min<int64_t>(kTileColumns, count - i)), queries + i * deep_);
+            pack_queries(kv, item, first + i, int(std::min<int64_t>(kTileColumns, count - i)), loose, strip_of_queries(i));
         }
         std::fill(sums, sums + count_of(count) * wide_, 0.0f);
         std::fill(largest, largest + count_of(count), -FLT_MAX);
         std::fill(total, total + count_of(count), 0.0f);
         for (int64_t key = 0; key < k_->ne[1]; key += kKeys) {
             const int some = int(std::min<int64_t>(kKeys, k_->ne[1] - key));
-            pack_keys(row_of(k_, key, kv, item), some, spare, keys);
-            pack_values(row_of(v_, key, kv, item), some, spare, values);
+            pack_keys(row_of(k_, key, kv, item), some, spare, loose, keys);
+            pack_values(row_of(v_, key, kv, item), some, spare, loose, values);
             for (int64_t i = 0; i < count; i += kTileColumns) {
                 const int strip = strip_width(int(std::min<int64_t>(kTileColumns, count - i)));
                 const int here  = int(std::min<int64_t>(strip, count - i));
                 if (mask_ != nullptr && !pack_masks(kv, item, first + i, here, strip, key, some, spare, masks)) {
                     continue;  // none of these keys counts for any of these queries
                 }
-                score(queries + i * deep_, keys, some, strip, scores);
+                score(strip_of_queries(i), keys, some, strip, scores);
                 if (strip == kTileColumns) {
                     weigh<kTileVectors>(scores, mask_ != nullptr ? masks : nullptr, some, largest + i, total + i, sums + i * wide_);
                 } else {
                     weigh<1>(scores, mask_ != nullptr ? masks : nullptr, some, largest + i, total + i, sums + i * wide_);
                 }
-                multiply_strip(values, scores, int(wide_), strip, some, sums + i * wide_, strip, true);
+                if (kPacksWeights) {
+                    Arithmetic::pack(false, weights, strip, some, loose, [&](float* to, int) { std::copy_n(scores, some * strip, to); });
+                }
+                multiply_strip<Arithmetic>(values, kPacksWeights ? weights : scores, int(wide_), strip, some, sums + i * wide_, strip, true);
             }
         }
         for (int64_t i = 0; i < count; i += kTileColumns) {
@@ -119,46 +140,64 @@ private:
 
     static int64_t count_of(int64_t count) { return round_up(count, kTileColumns); }
 
-    // [depth][strip], in the order of pack_keys; multiplied so that 2^score is the weight.
-    void pack_queries(int64_t kv, int64_t item, int64_t first, int count, float* to) const {
+    // Strips of queries, for each kDepth of the depth; multiplied so that 2^score is the weight.
+    void pack_queries(int64_t kv, int64_t item, int64_t first, int count, float* loose, float* to) const {
         const float* rows[kTileColumns];
         for (int i = 0; i < count; i++) {
             rows[i] = reinterpret_cast<const float*>(row_of(q_, at(first + i), head(kv, first + i), item));
         }
-        const int strip = strip_width(count);
-        interleave(rows, count, strip, int(deep_), to);
         const Vector by = all(scale_ * kLog2E);
-        for (int64_t i = 0; i < deep_ * strip; i += kWidth) store(to + i, times(load(to + i), by));
+        const int strip = strip_width(count);
+        for (int64_t k = 0; k < deep_; k += kDepth, to += Arithmetic::packed(strip, kDepth)) {
+            const int depth = int(std::min<int64_t>(kDepth, deep_ - k));
+            Arithmetic::pack(false, to, strip, depth, loose, [&](float* out, int) {
+                interleave(rows, count, strip, depth, out);
+                for (int i = 0; i < depth * strip; i += kWidth) store(out + i, times(load(out + i), by));
+            });
+            for (int i = 0; i < count; i++) rows[i] += kDepth;
+        }
     }
 
-    // For each kDepth of the depth, strips of kTileRows keys, [depth][kTileRows], one after the other as interleave() needs it.
-    void pack_keys(const char* base, int count, float* spare, float* to) const {
+    // For each kDepth of the depth, strips of kRows keys, one after the other as interleave() needs it.
+    void pack_keys(const char* base, int count, float* spare, float* loose, float* to) const {
         for (int64_t k = 0; k < deep_; k += kDepth) {
             const int depth = int(std::min<int64_t>(kDepth, deep_ - k));
-            for (int first = 0; first < count; first += kTileRows, to += kTileRows * depth) {
-                const int some = std::min(kTileRows, count - first);
-                const float* rows[kTileRows];
+            for (int first = 0; first < count; first += kRows, to += Arithmetic::packed(kRows, depth)) {
+                const int some = std::min(kRows, count - first);
+                const float* rows[kRows];
                 for (int i = 0; i < some; i++) {
                     rows[i] = floats(k_, base + (first + i) * k_->nb[1], k, depth, spare + i * kDepth);
                 }
-                interleave(rows, some, kTileRows, depth, to);
+                Arithmetic::pack(true, to, kRows, depth, loose, [&](float* out, int) { interleave(rows, some, kRows, depth, out); });
             }
         }
     }
 
-    // Strips of kTileRows elements, [key][kTileRows].
-    void pack_values(const char* base, int count, float* spare, float* to) const {
-        constexpr int kStored = int(round_up(kTileRows, kWidth));
+    // Strips of kRows elements.
+    void pack_values(const char* base, int count, float* spare, float* loose, float* to) const {
+        if (!kPacksWeights) {
+            return spread_values(base, count, spare, to);
+        }
+        float* strips = loose + kPackedStrip;
+        spread_values(base, count, spare, strips);
+        for (int64_t i = 0; i < wide_; i += kRows, strips += count * kRows, to += Arithmetic::packed(kRows, count)) {
+            Arithmetic::pack(true, to, kRows, count, loose, [&](float* out, int) { std::copy_n(strips, count * kRows, out); });
+        }
+    }
+
+    // Strips of kRows elements, [key][kRows].
+    void spread_values(const char* base, int count, float* spare, float* to) const {
+        constexpr int kStored = int(round_up(kRows, kWidth));
         for (int j = 0; j < count; j++) {
             const float* row = floats(v_, base + j * v_->nb[1], 0, wide_, spare);
-            float* strip = to + j * kTileRows;
+            float* strip = to + j * kRows;
             int64_t i = 0;
             // What is stored beyond a strip's row is overwritten by the next one, which the last lacks.
-            for (; i + kStored <= wide_ && (kStored == kTileRows || j + 1 < count); i += kTileRows, strip += count * kTileRows) {
+            for (; i + kStored <= wide_ && (kStored == kRows || j + 1 < count); i += kRows, strip += count * kRows) {
                 for (int n = 0; n < kStored; n += kWidth) store(strip + n, load(row + i + n));
             }
-            for (; i < wide_; i += kTileRows, strip += count * kTileRows) {
-                for (int n = 0; n < kTileRows; n++) strip[n] = i + n < wide_ ? row[i + n] : 0.0f;
+            for (; i < wide_; i += kRows, strip += count * kRows) {
+                for (int n = 0; n < kRows; n++) strip[n] = i + n < wide_ ? row[i + n] : 0.0f;
             }
         }
     }
@@ -179,10 +218,12 @@ private:
     }
 
     void score(const float* queries, const float* keys, int count, int strip, float* to) const {
-        const int padded = int(round_up(count, kTileRows));
+        const int strips = (count + kRows - 1) / kRows;
         for (int64_t k = 0; k < deep_; k += kDepth) {
             const int depth = int(std::min<int64_t>(kDepth, deep_ - k));
-            multiply_strip(keys + padded * k, queries + k * strip, count, strip, depth, to, strip, k > 0);
+            multiply_strip<Arithmetic>(keys, queries, count, strip, depth, to, strip, k > 0);
+            keys += strips * Arithmetic::packed(kRows, depth);
+            queries += Arithmetic::packed(strip, depth);
         }
     }
 

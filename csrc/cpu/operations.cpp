@@ -7,6 +7,7 @@
 
 #include "activation.hpp"
 #include "attention.hpp"
+#include "bfloat16_product.hpp"
 #include "ggml-backend.h"
 #include "ggml-cpu.h"
 #include "ggml.h"
@@ -19,7 +20,8 @@
 namespace sdcffi {
 namespace {
 
-// Whether products are computed by rounded_product.hpp: never, where that is faster, or wherever it is possible (a test).
+// Whether products are rounded (bfloat16_product.hpp, rounded_product.hpp): never, where that is faster, or wherever it is
+// possible (a test).
 enum Rounding { kNever, kWhereFaster, kWherePossible };
 std::atomic<int> rounding{kNever};
 
@@ -237,9 +239,24 @@ bool is_computed_here(const ggml_tensor* node) {
     }
 }
 
-// Rounds quantised weights to 8 bits, as most are already, and others to more.
+// Whether rounded products are computed in tiles: so fast that filtered convolutions in single precision are slower.
+bool may_use_tiles() {
+#if defined(SDCFFI_MULTIPLIES_TILES)
+    return rounding != kNever && has_tiles();
+#else
+    return false;
+#endif
+}
+
+// Rounds values to bfloat16 where there are tiles of it; else quantised weights to 8 bits, as most are already, and others to
+// more.
 template <class Problem>
-void compute(const ggml_compute_params* params, const Problem& problem, const ggml_tensor* weights) {
+void compute(const ggml_compute_params* params, const Problem& problem, [[maybe_unused]] const ggml_tensor* weights) {
+#if defined(SDCFFI_MULTIPLIES_TILES)
+    if (may_use_tiles()) {
+        return multiply<InTiles>(params, problem);
+    }
+#endif
 #if defined(SDCFFI_MULTIPLIES_INTEGERS)
     const int where = rounding;
     const bool quantised = ggml_is_quantized(weights->type);
@@ -248,6 +265,42 @@ void compute(const ggml_compute_params* params, const Problem& problem, const gg
     }
 #endif
     multiply<InFloats>(params, problem);
+}
+
+void convolve(const ggml_compute_params* params, const ggml_tensor* node) {
+    const Convolution convolution(node);
+    if (convolution.is_filtered() && !may_use_tiles()) {
+        Winograd<Convolution>(convolution).compute(params);
+    } else {
+        compute(params, convolution, node->src[0]);
+    }
+}
+
+void attend(const ggml_compute_params* params, const ggml_tensor* node) {
+#if defined(SDCFFI_MULTIPLIES_TILES)
+    if (may_use_tiles()) {
+        return Attention<InTiles>(node).compute(params);
+    }
+#endif
+    Attention<InFloats>(node).compute(params);
+}
+
+// Floats that each thread needs, whether values are rounded or not.
+size_t floats_per_thread(const ggml_tensor* node) {
+    switch (node->op) {
+        case GGML_OP_MUL_MAT:
+            return kThreadFloats;
+        case GGML_OP_CONV_2D:
+            return Convolution(node).is_filtered() ? std::max(Winograd<Convolution>::kFloats, kThreadFloats) : kThreadFloats;
+        case GGML_OP_FLASH_ATTN_EXT:
+#if defined(SDCFFI_MULTIPLIES_TILES)
+            return std::max(Attention<InFloats>(node).floats_per_thread(), Attention<InTiles>(node).floats_per_thread());
+#else
+            return Attention<InFloats>(node).floats_per_thread();
+#endif
+        default:
+            return 0;
+    }
 }
 
 // What ggml asks before it computes a node itself. Its work_size is true exactly where compute_forward is.
@@ -262,34 +315,15 @@ public:
         if (node->op == GGML_OP_MUL_MAT) {
             compute(params, MatrixProduct(node), node->src[0]);
         } else if (node->op == GGML_OP_CONV_2D) {
-            const Convolution convolution(node);
-            if (convolution.is_filtered()) {
-                Winograd<Convolution>(convolution).compute(params);
-            } else {
-                compute(params, convolution, node->src[0]);
-            }
+            convolve(params, node);
         } else if (node->op == GGML_OP_FLASH_ATTN_EXT) {
-            Attention(node).compute(params);
+            attend(params, node);
         } else if (node->op == GGML_OP_UNARY) {
             activate(params, node);
         } else {
             combine_by_rows(params, node);
         }
         return true;
-    }
-
-private:
-    static size_t floats_per_thread(const ggml_tensor* node) {
-        switch (node->op) {
-            case GGML_OP_MUL_MAT:
-                return kThreadFloats;
-            case GGML_OP_CONV_2D:
-                return Convolution(node).is_filtered() ? Winograd<Convolution>::kFloats : kThreadFloats;
-            case GGML_OP_FLASH_ATTN_EXT:
-                return Attention(node).floats_per_thread();
-            default:
-                return 0;
-        }
     }
 };
 

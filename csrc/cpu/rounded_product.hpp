@@ -6,7 +6,7 @@
 // infinite, makes its sums so.
 //
 //             worst    normally distributed values
-//     Pairs   -57 dB   -75 dB   (bfloat16: -59 dB)
+//     Pairs   -57 dB   -75 dB   (bfloat16: -59 dB, at no higher rate but in tiles: bfloat16_product.hpp)
 //     Octets  -33 dB   -46 dB   of activations; weights of Q8_0, whose blocks have the same size, stay as they are
 #pragma once
 
@@ -39,7 +39,9 @@ struct Octets {
 // Rows are packed with kOffset added; what that adds to a sum is taken off by the columns' corrections.
 template <class Format>
 struct Rounded {
-    static constexpr int kScaled = Format::kScaled, kGroup = Format::kGroup;
+    static constexpr int kRows = kTileRows, kScaled = Format::kScaled, kGroup = Format::kGroup;
+    struct Session {};
+
     static_assert(int64_t(kScaled) * Format::kMost * (Format::kMost + Format::kOffset) < (int64_t(1) << 31), "a sum could overflow");
     static_assert(kDepth % kScaled == 0 && kScaled % kGroup == 0, "a packed strip has whole scales");
 

@@ -301,6 +301,25 @@ inline Integers joined(Integers a, Integers b) { return each([&](int i) { return
 
 #endif
 
+// Rounds to bfloat16 what stands at the same place of two vectors, and joins it in 32 bits, the first in the lower half. For
+// processors that multiply tiles of such pairs, and for tests on any processor.
+#if defined(__AVX512BF16__) && defined(__AVX512VNNI__)
+
+inline Integers bfloat16_bits(Vector value) { return _mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value))); }
+inline Vector join_bfloat16(Vector a, Vector b) { return from_bits(joined(bfloat16_bits(a), shifted<16>(bfloat16_bits(b)))); }
+
+#elif defined(SDCFFI_PLAIN)
+
+inline Integers bfloat16_bits(Vector value) {
+    return each([&](int i) {
+        const uint32_t all = uint32_t(bits(value).lanes[i]);
+        return value.lanes[i] != value.lanes[i] ? all >> 16 | 0x40 : (all + 0x7fff + (all >> 16 & 1)) >> 16;
+    });
+}
+inline Vector join_bfloat16(Vector a, Vector b) { return from_bits(joined(bfloat16_bits(a), shifted<16>(bfloat16_bits(b)))); }
+
+#endif
+
 // Copies a few vectors at most.
 inline void copy(const float* from, float* to, int count) {
 #if defined(__AVX512F__)

@@ -2,14 +2,14 @@
 //
 //     for each task (rows x columns of c; a thread that is free takes the next)
 //         for each kDepth of k
-//             pack a into strips of kTileRows rows, [k][kTileRows]
+//             pack a into strips of the arithmetic's kRows rows, [k][kRows]
 //             for each kTileColumns columns
 //                 pack b into a strip, [k][kTileColumns]
 //                 for each strip of a: one tile in registers
 //
 // The problem says what a and b are: weights of any type, the pixels under a kernel. The arithmetic says what a packed
-// strip is and how a tile is computed: in floats, or rounded (rounded_product.hpp). The order of each sum does not
-// depend on the tasks, so the result is the same, bit for bit, for any number of threads.
+// strip is and how a tile is computed: in floats, or rounded (rounded_product.hpp, bfloat16_product.hpp). The order of
+// each sum does not depend on the tasks, so the result is the same, bit for bit, for any number of threads.
 #pragma once
 
 #include <algorithm>
@@ -97,6 +97,9 @@ constexpr int strip_width(int columns) { return columns > kWidth ? kTileColumns 
 
 // Arithmetic in single precision. A packed strip is [k][strip].
 struct InFloats {
+    static constexpr int kRows = kTileRows;
+    struct Session {};  // what a thread needs while it multiplies: nothing
+
     static constexpr size_t packed(int strip, int depth) { return size_t(strip) * depth; }
 
     template <class Fill>
@@ -129,11 +132,13 @@ struct InFloats {
     }
 };
 
-// Adds to c, or writes into it, the product of strips of a with one of b, both packed in floats.
-inline void multiply_strip(const float* a, const float* b, int rows, int columns, int depth, float* c, size_t stride, bool sum) {
-    const auto tile = strip_width(columns) == kTileColumns ? InFloats::tile<kTileVectors> : InFloats::tile<1>;
-    for (int row = 0; row < rows; row += kTileRows) {
-        tile(a + size_t(row) * depth, b, depth, c + row * stride, stride, std::min(rows - row, kTileRows), columns, sum);
+// Adds to c, or writes into it, the product of packed strips of a with one of b.
+template <class Arithmetic>
+void multiply_strip(const float* a, const float* b, int rows, int columns, int depth, float* c, size_t stride, bool sum) {
+    constexpr int kRows = Arithmetic::kRows;
+    const auto tile = strip_width(columns) == kTileColumns ? Arithmetic::template tile<kTileVectors> : Arithmetic::template tile<1>;
+    for (int row = 0; row < rows; row += kRows, a += Arithmetic::packed(kRows, depth), c += kRows * stride) {
+        tile(a, b, depth, c, stride, std::min(rows - row, kRows), columns, sum);
     }
 }
 
@@ -141,14 +146,14 @@ inline void multiply_strip(const float* a, const float* b, int rows, int columns
 struct Tasks {
     int64_t rows, columns, row_blocks, column_blocks;
 
-    Tasks(int64_t all_rows, int64_t all_columns, int64_t batch, int64_t wanted) {
+    Tasks(int64_t all_rows, int64_t all_columns, int64_t batch, int64_t tile_rows, int64_t wanted) {
         row_blocks    = (all_rows + kMostRows - 1) / kMostRows;
         column_blocks = (all_columns + kMostColumns - 1) / kMostColumns;
         while (batch * row_blocks * column_blocks < wanted) {
             const int64_t tall = all_rows / row_blocks, wide = all_columns / column_blocks;
             if (wide >= tall && wide >= 2 * kTileColumns) {
                 column_blocks *= 2;
-            } else if (tall >= 4 * kTileRows) {
+            } else if (tall >= 4 * tile_rows) {
                 row_blocks *= 2;
             } else if (wide >= 2 * kTileColumns) {
                 column_blocks *= 2;
@@ -156,7 +161,7 @@ struct Tasks {
                 break;
             }
         }
-        rows    = round_up((all_rows + row_blocks - 1) / row_blocks, kTileRows);
+        rows    = round_up((all_rows + row_blocks - 1) / row_blocks, tile_rows);
         columns = round_up((all_columns + column_blocks - 1) / column_blocks, kTileColumns);
         row_blocks    = (all_rows + rows - 1) / rows;
         column_blocks = (all_columns + columns - 1) / columns;
@@ -171,7 +176,9 @@ struct Tasks {
 //     float* result(int64_t item, int64_t row, int64_t column) const
 template <class Arithmetic, class Problem>
 void multiply(const ggml_compute_params* params, const Problem& problem) {
-    const Tasks tasks(problem.rows, problem.columns, problem.batch, wanted_tasks(params));
+    constexpr int kRows = Arithmetic::kRows;
+    [[maybe_unused]] const typename Arithmetic::Session session;
+    const Tasks tasks(problem.rows, problem.columns, problem.batch, kRows, wanted_tasks(params));
     const int64_t count = problem.batch * tasks.row_blocks * tasks.column_blocks;
     float* a        = static_cast<float*>(params->wdata) + kThreadFloats * params->ith;
     float* b        = a + kPackedRows;
@@ -184,10 +191,10 @@ void multiply(const ggml_compute_params* params, const Problem& problem) {
         const int height = int(std::min(tasks.rows, problem.rows - first_row));
         for (int64_t k = 0; k < problem.depth; k += kDepth) {
             const int depth = int(std::min<int64_t>(kDepth, problem.depth - k));
-            const size_t size = Arithmetic::packed(kTileRows, depth);
-            for (int row = 0; row < height; row += kTileRows) {
-                const int some = std::min(height - row, kTileRows);
-                Arithmetic::pack(true, a + row / kTileRows * size, kTileRows, depth, unpacked, [&](float* to, int strip) {
+            const size_t size = Arithmetic::packed(kRows, depth);
+            for (int row = 0; row < height; row += kRows) {
+                const int some = std::min(height - row, kRows);
+                Arithmetic::pack(true, a + row / kRows * size, kRows, depth, unpacked, [&](float* to, int strip) {
                     problem.fill_rows(to, strip, item, first_row + row, some, k, depth, spare);
                 });
             }
@@ -196,11 +203,7 @@ void multiply(const ggml_compute_params* params, const Problem& problem) {
                 Arithmetic::pack(false, b, strip_width(width), depth, unpacked, [&](float* to, int strip) {
                     problem.fill_columns(to, strip, item, column, width, k, depth, spare);
                 });
-                const auto tile = strip_width(width) == kTileColumns ? Arithmetic::template tile<kTileVectors> : Arithmetic::template tile<1>;
-                float* c = problem.result(item, first_row, column);
-                for (int row = 0; row < height; row += kTileRows, c += kTileRows * problem.stride) {
-                    tile(a + row / kTileRows * size, b, depth, c, problem.stride, std::min(height - row, kTileRows), width, k > 0);
-                }
+                multiply_strip<Arithmetic>(a, b, height, width, depth, problem.result(item, first_row, column), problem.stride, k > 0);
             }
         }
     });
