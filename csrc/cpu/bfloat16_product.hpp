@@ -1,14 +1,17 @@
-// Arithmetic for tiled_product.hpp in bfloat16, for processors that multiply whole tiles of it (Intel's AMX, since Sapphire
-// Rapids): 16 times as many products a second as of floats, with sums in single precision. Each value changes by 2^-9 of
-// itself at most, normally distributed ones by -59 dB.
+// Arithmetic for tiled_product.hpp in bfloat16, with sums in single precision, for processors that multiply whole matrices of
+// it. Each value changes by 2^-9 of itself at most, normally distributed ones by -59 dB.
+//
+//     InTiles    Intel's AMX, since Sapphire Rapids: 16 times as many products a second as of floats
+//     InSquares  Arm's bf16: two to four times as many
 //
 // AMX's tiles of 8 bits have no use here: quantised weights have a scale for each 32 values or fewer, and to take sums out of
-// a tile that often costs more than their products. Without tiles, products of bfloat16 are no faster than those of pairs of
-// integers of 13 bits, which are 16 dB nearer (rounded_product.hpp).
+// a tile that often costs more than their products. Where there is but a product of pairs (AVX512-BF16), it is no faster than
+// that of pairs of integers of 13 bits, which are 16 dB nearer (rounded_product.hpp).
 #pragma once
 
 #include <atomic>
 
+#include "squares.hpp"
 #include "tiled_product.hpp"
 
 #if defined(__AMX_TILE__) && defined(__AVX512BF16__) && defined(__AVX512VNNI__) && defined(__linux__)
@@ -45,7 +48,7 @@ struct alignas(64) TileShapes {
 struct InTiles {
     static constexpr int kSide = kWidth, kRows = 2 * kSide, kTileDepth = 2 * kSide;
     static constexpr size_t kLine = kSide * sizeof(float);
-    static_assert(kDepth % kTileDepth == 0 && kMostRows % kRows == 0 && kRows <= kWidestStrip, "packed rows have room");
+    static_assert(kDepth % kTileDepth == 0 && kMostRows % kRows == 0 && kRows == kTileColumns, "packed rows have room");
 
     // Tiles are this thread's while there is one.
     class Session {
@@ -162,6 +165,50 @@ inline bool has_tiles() {
 }
 
 #endif
+
+}  // namespace sdcffi
+
+#endif
+
+#if defined(SDCFFI_SQUARES_OF_BFLOAT16)
+
+namespace sdcffi {
+
+// A packed strip is [four of k][strip], 64 bits each, with zeros behind the last k.
+struct InSquares {
+    static constexpr int kRows = kTileRows, kFour = 4;
+    static_assert(kRows % kWidth == 0, "a strip has whole vectors");
+    struct Session {};
+
+    static constexpr size_t packed(int strip, int depth) { return size_t(strip) * round_up(depth, kFour) / 2; }
+
+    template <class Fill>
+    static void pack(bool, float* to, int strip, int depth, float* unpacked, Fill fill) {
+        fill(unpacked, strip);
+        for (int k = 0; k < depth; k += kFour, to += 2 * strip) {
+            for (int i = 0; i < strip; i += kWidth) {
+                Vector values[kFour];
+                for (int j = 0; j < kFour; j++) values[j] = k + j < depth ? load(unpacked + (k + j) * strip + i) : all(0.0f);
+                store_zipped(to + 2 * i, join_bfloat16(values[0], values[1]), join_bfloat16(values[2], values[3]));
+            }
+        }
+    }
+
+    template <int vectors>
+    static void tile(const float* a, const float* b, int depth, float* c, size_t stride, int rows, int columns, bool sum) {
+        Vector total[kTileRows][vectors];
+        SDCFFI_UNROLLED
+        for (int i = 0; i < kTileRows; i++) {
+            SDCFFI_UNROLLED
+            for (int j = 0; j < vectors; j++) total[i][j] = all(0.0f);
+        }
+        for (int k = 0; k < depth; k += kFour, a += 2 * kTileRows, b += 2 * vectors * kWidth) {
+            add_squares(total, a, b, [](Vector one, Vector left, Vector right) { return add_square_of_bfloat16(one, left, right); });
+        }
+        sort_squares(total);
+        put_tile<vectors>(total, c, stride, rows, columns, sum);
+    }
+};
 
 }  // namespace sdcffi
 

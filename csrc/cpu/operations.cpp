@@ -239,7 +239,7 @@ bool is_computed_here(const ggml_tensor* node) {
     }
 }
 
-// Whether rounded products are computed in tiles: so fast that filtered convolutions in single precision are slower.
+// Whether rounded products are computed in tiles: so fast that neither integers nor filtered convolutions are faster.
 bool may_use_tiles() {
 #if defined(SDCFFI_MULTIPLIES_TILES)
     return rounding != kNever && has_tiles();
@@ -248,18 +248,27 @@ bool may_use_tiles() {
 #endif
 }
 
-// Rounds values to bfloat16 where there are tiles of it; else quantised weights to 8 bits, as most are already, and others to
-// more.
+// Rounds to bfloat16, or to integers: quantised weights to 8 bits, as most are already, and others to more.
 template <class Problem>
 void compute(const ggml_compute_params* params, const Problem& problem, [[maybe_unused]] const ggml_tensor* weights) {
+    [[maybe_unused]] const int where = rounding;
+    [[maybe_unused]] const bool quantised = ggml_is_quantized(weights->type);
 #if defined(SDCFFI_MULTIPLIES_TILES)
     if (may_use_tiles()) {
         return multiply<InTiles>(params, problem);
     }
 #endif
+#if defined(SDCFFI_SQUARES_OF_BFLOAT16)
+    if (where != kNever && !quantised) {
+        return multiply<InSquares>(params, problem);
+    }
+#endif
+#if defined(SDCFFI_SQUARES_OF_OCTETS)
+    if (where != kNever && quantised) {
+        return multiply<Rounded<SquaresOfOctets>>(params, problem);
+    }
+#endif
 #if defined(SDCFFI_MULTIPLIES_INTEGERS)
-    const int where = rounding;
-    const bool quantised = ggml_is_quantized(weights->type);
     if (where == kWherePossible || (where == kWhereFaster && (quantised ? kOctetsAreFaster : kPairsAreFaster))) {
         return quantised ? multiply<Rounded<Octets>>(params, problem) : multiply<Rounded<Pairs>>(params, problem);
     }
@@ -276,16 +285,22 @@ void convolve(const ggml_compute_params* params, const ggml_tensor* node) {
     }
 }
 
-void attend(const ggml_compute_params* params, const ggml_tensor* node) {
+// Calls function(attention) in the arithmetic of this moment.
+template <class Function>
+auto with_attention(const ggml_tensor* node, Function function) {
 #if defined(SDCFFI_MULTIPLIES_TILES)
     if (may_use_tiles()) {
-        return Attention<InTiles>(node).compute(params);
+        return function(Attention<InTiles>(node));
+    }
+#elif defined(SDCFFI_SQUARES_OF_BFLOAT16)
+    if (rounding != kNever) {
+        return function(Attention<InSquares>(node));
     }
 #endif
-    Attention<InFloats>(node).compute(params);
+    return function(Attention<InFloats>(node));
 }
 
-// Floats that each thread needs, whether values are rounded or not.
+// Floats that each thread needs.
 size_t floats_per_thread(const ggml_tensor* node) {
     switch (node->op) {
         case GGML_OP_MUL_MAT:
@@ -293,11 +308,7 @@ size_t floats_per_thread(const ggml_tensor* node) {
         case GGML_OP_CONV_2D:
             return Convolution(node).is_filtered() ? std::max(Winograd<Convolution>::kFloats, kThreadFloats) : kThreadFloats;
         case GGML_OP_FLASH_ATTN_EXT:
-#if defined(SDCFFI_MULTIPLIES_TILES)
-            return std::max(Attention<InFloats>(node).floats_per_thread(), Attention<InTiles>(node).floats_per_thread());
-#else
-            return Attention<InFloats>(node).floats_per_thread();
-#endif
+            return with_attention(node, [](const auto& attention) { return attention.floats_per_thread(); });
         default:
             return 0;
     }
@@ -317,7 +328,7 @@ public:
         } else if (node->op == GGML_OP_CONV_2D) {
             convolve(params, node);
         } else if (node->op == GGML_OP_FLASH_ATTN_EXT) {
-            attend(params, node);
+            with_attention(node, [&](const auto& attention) { attention.compute(params); });
         } else if (node->op == GGML_OP_UNARY) {
             activate(params, node);
         } else {

@@ -302,11 +302,18 @@ inline Integers joined(Integers a, Integers b) { return each([&](int i) { return
 #endif
 
 // Rounds to bfloat16 what stands at the same place of two vectors, and joins it in 32 bits, the first in the lower half. For
-// processors that multiply tiles of such pairs, and for tests on any processor.
+// processors that multiply whole matrices of such pairs.
 #if defined(__AVX512BF16__) && defined(__AVX512VNNI__)
 
 inline Integers bfloat16_bits(Vector value) { return _mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value))); }
 inline Vector join_bfloat16(Vector a, Vector b) { return from_bits(joined(bfloat16_bits(a), shifted<16>(bfloat16_bits(b)))); }
+
+#elif defined(SDCFFI_NEON) && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+
+inline Vector join_bfloat16(Vector a, Vector b) {
+    const uint16x4_t low = vreinterpret_u16_bf16(vcvt_bf16_f32(a)), high = vreinterpret_u16_bf16(vcvt_bf16_f32(b));
+    return vreinterpretq_f32_u32(vorrq_u32(vmovl_u16(low), vshll_n_u16(high, 16)));
+}
 
 #elif defined(SDCFFI_PLAIN)
 

@@ -96,8 +96,8 @@ class Engine(Handle):
         Weight types by tensor name: ``"regex=type,..."``.
     precision : str, optional
         How the CPU multiplies matrices and convolves: ``"exact"`` in single precision; ``"fast"`` rounds what is
-        multiplied to 13 bits, or to 8 beside quantised weights, where the processor is faster at that, and adds up
-        in single precision. None: ``"exact"``. A GPU has its own way.
+        multiplied to 13 bits, to 8 beside quantised weights, or to bfloat16, as the processor is faster at, and adds
+        up in single precision. None: ``"exact"``. A GPU has its own way.
     threads : int, optional
         Number of CPU threads, 1 to 512. None: one per physical core that the process may use, by its CPU affinity and
         the quotas of its control groups. The result's record has the number.

@@ -85,8 +85,8 @@ class ContextParams(Struct):
         that the process may use, in place of the engine's own count.
     precision : str, optional
         How the CPU multiplies matrices and convolves: ``"exact"`` (in single precision) or ``"fast"`` (values rounded
-        to 13 bits, or to 8 beside quantised weights, where the processor is faster at that; sums in single precision).
-        None: ``"exact"``. A GPU has its own way.
+        to 13 bits, to 8 beside quantised weights, or to bfloat16, as the processor is faster at; sums in single
+        precision). None: ``"exact"``. A GPU has its own way.
     wtype : str, optional
         Weight type to convert to while loading: ``"q8_0"``, ``"f16"``, ... None: as in the file.
     rng_type : str, optional

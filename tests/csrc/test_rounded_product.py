@@ -1,4 +1,4 @@
-"""Products and attention of rounded values as csrc/cpu packs them, in the plain form of what VNNI and AMX compute."""
+"""Products and attention of rounded values as csrc/cpu packs them: what VNNI, AMX and Arm multiply, in plain form."""
 
 from __future__ import annotations
 
@@ -83,9 +83,11 @@ inline void _tile_dpbf16ps(int sum, int a, int b) {
 """
 PROGRAM = r"""
 #undef __SSE2__
+#undef __ARM_NEON
 #include "tiles.hpp"
 #include <cstdio>
 #include <cstdlib>
+#include <string>
 #include <vector>
 #include "cpu/attention.hpp"
 #include "cpu/bfloat16_product.hpp"
@@ -113,7 +115,7 @@ struct Problem {
 };
 
 template <class Arithmetic>
-void attend(int64_t queries, int64_t keys, int64_t depth) {
+int attend(int64_t queries, int64_t keys, int64_t depth) {
     constexpr int64_t kHeads = 2;
     std::vector<float> values[4];
     ggml_tensor tensors[4] = {};  // q, k, v, result
@@ -136,26 +138,26 @@ void attend(int64_t queries, int64_t keys, int64_t depth) {
     ggml_threadpool pool{};
     const ggml_compute_params params{0, 1, scratch.data(), &pool};
     attention.compute(&params);
-    std::fwrite(values[3].data(), 4, values[3].size(), stdout);
+    return std::fwrite(values[3].data(), 4, values[3].size(), stdout) == values[3].size() ? 0 : 1;
 }
 
 int main(int, char** words) {
+    const std::string form = words[1];
     const int64_t rows = std::atoi(words[2]), columns = std::atoi(words[3]), depth = std::atoi(words[4]);
-    if (words[1][0] == 'a') {
-        std::strstr(words[1], "tiles") ? attend<InTiles>(rows, columns, depth) : attend<InFloats>(rows, columns, depth);
-        return 0;
-    }
+    if (form == "attention in floats") return attend<InFloats>(rows, columns, depth);
+    if (form == "attention in tiles") return attend<InTiles>(rows, columns, depth);
+    if (form == "attention in squares") return attend<InSquares>(rows, columns, depth);
     std::vector<float> a(rows * depth), b(columns * depth), c(rows * columns), scratch(kThreadFloats);
     if (std::fread(a.data(), 4, a.size(), stdin) != a.size()) return 1;
     if (std::fread(b.data(), 4, b.size(), stdin) != b.size()) return 1;
     const Problem problem{rows, columns, depth, 1, size_t(columns), a.data(), b.data(), c.data()};
     ggml_threadpool pool{};
     const ggml_compute_params params{0, 1, scratch.data(), &pool};
-    switch (words[1][0]) {
-        case 'p': multiply<Rounded<Pairs>>(&params, problem); break;
-        case 'o': multiply<Rounded<Octets>>(&params, problem); break;
-        case 't': multiply<InTiles>(&params, problem); break;
-    }
+    if (form == "pairs") multiply<Rounded<Pairs>>(&params, problem);
+    if (form == "octets") multiply<Rounded<Octets>>(&params, problem);
+    if (form == "squares of octets") multiply<Rounded<SquaresOfOctets>>(&params, problem);
+    if (form == "tiles") multiply<InTiles>(&params, problem);
+    if (form == "squares") multiply<InSquares>(&params, problem);
     std::fwrite(c.data(), 4, c.size(), stdout);
 }
 """
@@ -182,7 +184,9 @@ def to_bfloat16(values: np.ndarray) -> np.ndarray:
 FORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "pairs": partial(to_integers, block=128, most=4095),
     "octets": partial(to_integers, block=32, most=127),
+    "squares of octets": partial(to_integers, block=32, most=127),
     "tiles": to_bfloat16,
+    "squares": to_bfloat16,
 }
 
 
@@ -217,7 +221,7 @@ def test_what_is_no_number_stays_so(program: Path, form: str, bad: float) -> Non
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 8), (40, 200, 40), (9, 97, 128), (70, 33, 300)], ids=str)
-@pytest.mark.parametrize("form", ["floats", "tiles"])
+@pytest.mark.parametrize("form", ["floats", "tiles", "squares"])
 def test_attention_is_that_of_the_rounded_values(program: Path, form: str, shape: tuple[int, int, int]) -> None:
     queries, keys, depth = shape
     random = np.random.default_rng(3)
@@ -227,7 +231,7 @@ def test_attention_is_that_of_the_rounded_values(program: Path, form: str, shape
     found = np.frombuffer(run.stdout, np.float32).reshape(queries, 2, depth).transpose(1, 0, 2)
     most = 1e-6
     powers = q * np.float32(depth**-0.5 / np.log(2))
-    if form == "tiles":  # the weights are rounded too, by -59 dB
+    if form != "floats":  # the weights are rounded too, by -59 dB
         powers, k, v = map(to_bfloat16, (powers, k, v))
         most = 10 ** (-56 / 20)
     weights = np.exp2(powers.astype(np.float64) @ k.transpose(0, 2, 1))
