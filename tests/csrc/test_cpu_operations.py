@@ -261,32 +261,49 @@ AFTER_NORM = [("mul",), ("mul", "add"), ("add", "silu"), ("mul", "add", "silu"),
 AFTER_NORM += [("mul", "mul"), ("add", "mul"), ("silu", "silu")]
 
 
-@pytest.mark.parametrize("planned", [False, True], ids=["own memory", "shared memory"])
-@pytest.mark.parametrize("inplace", ["", "_inplace"])
-@pytest.mark.parametrize("after", AFTER_NORM, ids="-".join)
-@pytest.mark.parametrize("kind", ["norm", "rms_norm", "group_norm"])
-def test_what_follows_a_norm_is_computed_whether_along_or_not(
-    backend: Backend, random: np.random.Generator, kind: str, after: tuple[str, ...], inplace: str, planned: bool
-) -> None:
+def normed(
+    backend: Backend, random: np.random.Generator, kind: str, after: tuple[str, ...], inplace: bool, planned: bool
+) -> float:
+    """Return the largest error of a norm and what follows it, of the largest value."""
     shape, groups = (2, 12, 9, 21), 4
     x = normal(random, *shape)
     by = (1, shape[1], 1, 1) if kind == "group_norm" else (1, 1, 1, shape[3])
     numbers = [normal(random, *by) for _ in after]
 
     def build(graph: Graph) -> Any:
-        # A node, whose memory others may take, and numbers that nobody needs afterwards.
+        # The norm reads a node, whose memory others may take.
         node = graph.node("add", graph.floats(x), graph.floats(x))
         node = graph.node(kind, node, *((groups,) if kind == "group_norm" else ()), 1e-5)
         for operation, number in zip(after, numbers, strict=True):
             other = [] if operation == "silu" else [graph.floats(number)]
-            node = graph.node(operation + inplace, node, *other)
+            node = graph.node(operation + ("_inplace" if inplace else ""), node, *other)
         return node
 
     expected = group_form(2 * x, groups) if kind == "group_norm" else normal_form(2 * x, (3,), centred=kind == "norm")
     for operation, number in zip(after, numbers, strict=True):
         changed = {"mul": expected * number, "add": expected + number, "silu": silu(expected)}
         expected = changed[operation]
-    assert error(backend.compute(build, shape, planned), expected) < ROUNDING
+    return error(backend.compute(build, shape, planned), expected)
+
+
+@pytest.mark.parametrize("planned", [False, True], ids=["own memory", "shared memory"])
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("after", AFTER_NORM, ids="-".join)
+@pytest.mark.parametrize("kind", ["norm", "rms_norm", "group_norm"])
+def test_what_follows_a_norm_is_computed_whether_along_or_not(
+    backend: Backend, random: np.random.Generator, kind: str, after: tuple[str, ...], inplace: bool, planned: bool
+) -> None:
+    assert normed(backend, random, kind, after, inplace, planned) < ROUNDING
+
+
+def test_a_group_norm_is_rounded_once_with_its_scale(backend: Backend, random: np.random.Generator) -> None:
+    x, scale = normal(random, 1, 8, 30, 40), normal(random, 1, 8, 1, 1)
+
+    def build(graph: Graph) -> Any:
+        return graph.node("mul", graph.node("group_norm", graph.floats(x), 4, 1e-5), graph.floats(scale))
+
+    alone = backend.compute(lambda graph: graph.node("group_norm", graph.floats(x), 4, 1e-5), x.shape)
+    assert not np.array_equal(backend.compute(build, x.shape), alone * scale)
 
 
 @pytest.mark.parametrize("kind", ["norm", "rms_norm", "group_norm"])
@@ -313,18 +330,15 @@ AFTER_CONVOLUTION = [
 ]
 
 
-@pytest.mark.parametrize("planned", [False, True], ids=["own memory", "shared memory"])
-@pytest.mark.parametrize("inplace", [False, True])
-@pytest.mark.parametrize("after", AFTER_CONVOLUTION, ids="-".join)
-@pytest.mark.parametrize("channels", [(20, 37), (3, 8)], ids=str)  # filtered, and not
-def test_what_follows_a_convolution_is_computed_whether_along_or_not(
+def convolved_along(
     backend: Backend,
     random: np.random.Generator,
     channels: tuple[int, int],
     after: tuple[str, ...],
     inplace: bool,
     planned: bool,
-) -> None:
+) -> float:
+    """Return the largest error of a convolution and what follows it, of the largest value."""
     (into, out), size = channels, (13, 18)
     kernel, x = normal(random, out, into, 3, 3), normal(random, 2, into, *size)
     numbers = [normal(random, 1, out, 1, 1) for _ in after]
@@ -344,7 +358,22 @@ def test_what_follows_a_convolution_is_computed_whether_along_or_not(
     for operation, number in zip(after, numbers, strict=True):
         slope = {"relu": 0.0, "leaky_relu": 0.2}.get(operation)
         expected = expected + number if slope is None else np.maximum(expected, 0) + slope * np.minimum(expected, 0)
-    assert error(backend.compute(build, (2, out, *size), planned), expected) < ROUNDING
+    return error(backend.compute(build, (2, out, *size), planned), expected)
+
+
+@pytest.mark.parametrize("planned", [False, True], ids=["own memory", "shared memory"])
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("after", AFTER_CONVOLUTION, ids="-".join)
+@pytest.mark.parametrize("channels", [(20, 37), (3, 8)], ids=str)  # filtered, and not
+def test_what_follows_a_convolution_is_computed_whether_along_or_not(
+    backend: Backend,
+    random: np.random.Generator,
+    channels: tuple[int, int],
+    after: tuple[str, ...],
+    inplace: bool,
+    planned: bool,
+) -> None:
+    assert convolved_along(backend, random, channels, after, inplace, planned) < ROUNDING
 
 
 @pytest.mark.parametrize("axes", [(1, 0, 2, 3), (2, 0, 1, 3), (1, 2, 0, 3), (3, 1, 2, 0), (0, 2, 1, 3), (2, 1, 0, 3)])
@@ -550,6 +579,17 @@ def passed_on(backend: Backend, image: Floats) -> Floats:
 
     channels, high, wide = image.shape[1:]
     return backend.compute(build, (1, high, 4 * wide, 2 * channels))
+
+
+def passing_on(image: Floats) -> np.ndarray[Any, Any]:
+    """Return what `passed_on` should be, in double precision."""
+    x = normal_form(silu(group_form(image, 5)).transpose(0, 2, 3, 1), (3,))
+    return normal_form(np.concatenate([x, x], 2), (3,), centred=False).repeat(2, 2).repeat(2, 3)
+
+
+def test_operations_that_move_an_image_keep_it(backend: Backend, random: np.random.Generator) -> None:
+    image = normal(random, 1, 36, 9, 11)
+    assert error(passed_on(backend, image), passing_on(image)) < ROUNDING
 
 
 @pytest.mark.usefixtures("two_threads_again")
