@@ -1,4 +1,4 @@
-// GELU and its quick form, of which ggml reads 16 bits in a table, one value at a time.
+// GELU and its quick form, of which ggml reads 16 bits in a table, one value at a time; SiLU for what computes it along.
 #pragma once
 
 #include <cstring>
@@ -21,6 +21,8 @@ inline Vector gelu(Vector x) {
     const Vector cubic = multiply_add(times(x, x), all(0.044715f * kScale), all(kScale));
     return gated(x, times(x, cubic));
 }
+
+inline Vector silu(Vector x) { return gated(x, times(x, all(1.44269504f))); }
 
 inline Vector quick_gelu(Vector x) { return gated(x, times(x, all(1.702f * 1.44269504f))); }
 

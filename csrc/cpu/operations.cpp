@@ -1,5 +1,5 @@
-// The CPU backend's operations that sdcffi computes: matrix products, two-dimensional convolutions, attention, GELU and
-// biases.
+// The CPU backend's operations that sdcffi computes: matrix products, two-dimensional convolutions, attention, norms, GELU,
+// biases and copies.
 #include <algorithm>
 #include <atomic>
 #include <cstring>
@@ -8,11 +8,15 @@
 #include "activation.hpp"
 #include "attention.hpp"
 #include "bfloat16_product.hpp"
+#include "chain.hpp"
+#include "copies.hpp"
 #include "ggml-backend.h"
 #include "ggml-cpu.h"
 #include "ggml.h"
+#include "norm.hpp"
 #include "rounded_product.hpp"
 #include "rows.hpp"
+#include "sharing.hpp"
 #include "tiled_product.hpp"
 #include "traits.h"
 #include "winograd.hpp"
@@ -88,6 +92,8 @@ struct Convolution {
     int64_t rows, columns, depth, batch;
     size_t stride;
     int64_t step_x, step_y, pad_x, pad_y, apart_x, apart_y;
+    const float* biases = nullptr;  // one for each map, if only Winograd has to add them
+    float slope = 1.0f;             // what Winograd multiplies negative results by
 
     explicit Convolution(const ggml_tensor* node)
         : kernel(node->src[0]), image(node->src[1]), out(node),
@@ -192,9 +198,12 @@ bool is_by_rows(const ggml_tensor* node) {
 
 void combine_by_rows(const ggml_compute_params* params, const ggml_tensor* node) {
     const ggml_tensor *left = node->src[0], *right = node->src[1];
-    const int64_t rows = ggml_nrows(node), width = node->ne[0];
-    for (int64_t row = rows * params->ith / params->nth; row < rows * (params->ith + 1) / params->nth; row++) {
-        const int64_t i1 = row % node->ne[1], i2 = row / node->ne[1] % node->ne[2], i3 = row / (node->ne[1] * node->ne[2]);
+    const auto has_whole_planes = [](const ggml_tensor* tensor) { return tensor->nb[1] == tensor->ne[0] * sizeof(float); };
+    // Rows that follow each other and get the same number are one.
+    const bool planes = right->ne[1] == 1 && has_whole_planes(node) && has_whole_planes(left);
+    const int64_t high = planes ? 1 : node->ne[1], width = ggml_nelements(node) / (high * node->ne[2] * node->ne[3]);
+    const auto combine = [&](int64_t row) {
+        const int64_t i1 = row % high, i2 = row / high % node->ne[2], i3 = row / (high * node->ne[2]);
         const auto at = [](const ggml_tensor* tensor, int64_t one, int64_t two, int64_t three) {
             char* data = static_cast<char*>(tensor->data) + one * tensor->nb[1] + two * tensor->nb[2] + three * tensor->nb[3];
             return reinterpret_cast<float*>(data);
@@ -207,7 +216,10 @@ void combine_by_rows(const ggml_compute_params* params, const ggml_tensor* node)
         } else {
             for (int64_t i = 0; i < width; i++) to[i] = from[i] * value;
         }
-    }
+    };
+    share_rows(params, high * node->ne[2] * node->ne[3], width, [&](int64_t first, int64_t end) {
+        for (int64_t row = first; row < end; row++) combine(row);
+    });
 }
 
 // ggml computes attention with ALiBi's bias, bounded scores or sinks.
@@ -220,6 +232,35 @@ bool is_our_attention(const ggml_tensor* node) {
            q->ne[2] % k->ne[2] == 0 && k->ne[3] == q->ne[3] && v->ne[3] == q->ne[3] &&
            (mask == nullptr || ((mask->type == GGML_TYPE_F32 || mask->type == GGML_TYPE_F16) && is_readable(mask)));
 }
+
+// Whether rounded products are computed in tiles: so fast that neither integers nor filtered convolutions are faster.
+bool may_use_tiles() {
+#if defined(SDCFFI_MULTIPLIES_TILES)
+    return rounding != kNever && has_tiles();
+#else
+    return false;
+#endif
+}
+
+bool is_computed_filtered(const Convolution& convolution) { return convolution.is_filtered() && !may_use_tiles(); }
+
+bool can_begin_chain(const ggml_tensor* node) {
+    switch (node->op) {
+        case GGML_OP_NORM:
+        case GGML_OP_RMS_NORM:
+        case GGML_OP_GROUP_NORM:
+            return is_our_norm(node);
+        case GGML_OP_CONV_2D:
+            return is_our_convolution(node) && is_computed_filtered(Convolution(node));
+        default:
+            return false;
+    }
+}
+
+// The chain that this thread computes, set before each node of a graph.
+thread_local Chain current;
+
+Chain chain_of(const ggml_tensor* node) { return current.first == node ? current : Chain{node, node}; }
 
 bool is_computed_here(const ggml_tensor* node) {
     switch (node->op) {
@@ -234,18 +275,19 @@ bool is_computed_here(const ggml_tensor* node) {
         case GGML_OP_ADD:
         case GGML_OP_MUL:
             return is_by_rows(node);
+        case GGML_OP_NORM:
+        case GGML_OP_RMS_NORM:
+        case GGML_OP_GROUP_NORM:
+            return is_our_norm(node);
+        case GGML_OP_CONT:
+            return is_our_transposition(node);
+        case GGML_OP_CONCAT:
+            return is_our_concatenation(node);
+        case GGML_OP_UPSCALE:
+            return is_our_enlargement(node);
         default:
             return false;
     }
-}
-
-// Whether rounded products are computed in tiles: so fast that neither integers nor filtered convolutions are faster.
-bool may_use_tiles() {
-#if defined(SDCFFI_MULTIPLIES_TILES)
-    return rounding != kNever && has_tiles();
-#else
-    return false;
-#endif
 }
 
 // Rounds to bfloat16, or to integers: quantised weights to 8 bits, as most are already, and others to more.
@@ -276,12 +318,15 @@ void compute(const ggml_compute_params* params, const Problem& problem, [[maybe_
     multiply<InFloats>(params, problem);
 }
 
-void convolve(const ggml_compute_params* params, const ggml_tensor* node) {
-    const Convolution convolution(node);
-    if (convolution.is_filtered() && !may_use_tiles()) {
+void convolve(const ggml_compute_params* params, const Chain& chain) {
+    Convolution convolution(chain.first);
+    if (is_computed_filtered(convolution)) {
+        convolution.out    = chain.last;
+        convolution.biases = data_of(chain.shift);
+        convolution.slope  = chain.slope;
         Winograd<Convolution>(convolution).compute(params);
     } else {
-        compute(params, convolution, node->src[0]);
+        compute(params, convolution, chain.first->src[0]);
     }
 }
 
@@ -323,16 +368,36 @@ public:
     }
 
     bool compute_forward(ggml_compute_params* params, ggml_tensor* node) override {
-        if (node->op == GGML_OP_MUL_MAT) {
-            compute(params, MatrixProduct(node), node->src[0]);
-        } else if (node->op == GGML_OP_CONV_2D) {
-            convolve(params, node);
-        } else if (node->op == GGML_OP_FLASH_ATTN_EXT) {
-            with_attention(node, [&](const auto& attention) { attention.compute(params); });
-        } else if (node->op == GGML_OP_UNARY) {
-            activate(params, node);
-        } else {
-            combine_by_rows(params, node);
+        const Chain chain = chain_of(node);
+        switch (node->op) {
+            case GGML_OP_MUL_MAT:
+                compute(params, MatrixProduct(node), node->src[0]);
+                break;
+            case GGML_OP_CONV_2D:
+                convolve(params, chain);
+                break;
+            case GGML_OP_FLASH_ATTN_EXT:
+                with_attention(node, [&](const auto& attention) { attention.compute(params); });
+                break;
+            case GGML_OP_UNARY:
+                activate(params, node);
+                break;
+            case GGML_OP_NORM:
+            case GGML_OP_RMS_NORM:
+            case GGML_OP_GROUP_NORM:
+                Norm(node, chain.last, {data_of(chain.scale), data_of(chain.shift), chain.silu}).compute(params);
+                break;
+            case GGML_OP_CONT:
+                transpose(params, node);
+                break;
+            case GGML_OP_CONCAT:
+                concatenate(params, node);
+                break;
+            case GGML_OP_UPSCALE:
+                enlarge(params, node);
+                break;
+            default:
+                combine_by_rows(params, node);
         }
         return true;
     }
@@ -359,10 +424,17 @@ ggml_backend_buffer_type_t our_buffer_type() {
 }  // namespace
 }  // namespace sdcffi
 
-// The main library calls this one by its name.
 extern "C" {
+// The main library calls this one by its name.
 GGML_BACKEND_API void sdcffi_round_products(int where);
 void sdcffi_round_products(int where) { sdcffi::rounding = where; }
+
+// ggml-cpu.c asks, before it computes a node, how many of the following nodes are computed along with it.
+int sdcffi_nodes_along(const ggml_cgraph* graph, int i);
+int sdcffi_nodes_along(const ggml_cgraph* graph, int i) {
+    sdcffi::current = sdcffi::can_begin_chain(graph->nodes[i]) ? sdcffi::chain_from(graph, i) : sdcffi::Chain{};
+    return sdcffi::current.more;
+}
 }
 
 // traits.cpp asks this function, and finds our operations at the end of upstream's list. CMakeLists.txt renames upstream's.

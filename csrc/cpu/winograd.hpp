@@ -75,6 +75,7 @@ inline void transform(const float* from, size_t step, float* to, size_t to_step,
 }
 
 // `Geometry` has image, out, rows (maps), batch, pad_x, pad_y, and
+//     const float* biases, one for each map, or null; float slope, from 0 to 1, which negative results are multiplied by
 //     const float* weights(int64_t map, int64_t k, int depth, float* spare) const
 //     float* result(int64_t item, int64_t map, int64_t pixel) const
 template <class Geometry>
@@ -210,11 +211,24 @@ private:
         }
     }
 
+    // Adds the biases of `count` maps to the pixels of a window, and multiplies what is negative.
+    void finish(float* pixels, int64_t map, int count) const {
+        float biases[kWidth] = {};
+        if (at_.biases != nullptr) copy(at_.biases + map, biases, count);
+        const Vector bias = load(biases), slope = all(at_.slope);
+        for (int i = 0; i < kOut * kOut; i++) {
+            Vector value = add(load(pixels + i * kWidth), bias);
+            if (at_.slope != 1.0f) value = larger(at_.slope == 0.0f ? all(0.0f) : times(value, slope), value);
+            store(pixels + i * kWidth, value);
+        }
+    }
+
     // Writes the pixels of one window, for `count` maps.
     void write(const float* sums, int64_t item, int64_t window, int64_t map, int count) const {
         constexpr int kPixelsOut = kOut * kOut;
         float pixels[kPixelsOut * kWidth], turned[kWidth * kPixelsOut];
         transform<kIn, kOut>(sums, kSums, pixels, kWidth, Filtering::sums);
+        finish(pixels, map, count);
         for (int i = 0; i < kPixelsOut; i += kBlock) {
             const float* from[kBlock];
             for (int n = 0; n < kBlock; n++) from[n] = pixels + (i + n) * kWidth;

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ggml_cpu import TYPES, Backend, Floats
+from ggml_cpu import TYPES, Backend, Floats, Graph
 
 from sdcffi._machine.builds import locate
 
@@ -180,6 +180,245 @@ def test_gelu_of_no_number_is_none(backend: Backend, function: str) -> None:
     assert (found[1] == np.inf).all()
 
 
+def normal_form(x: Floats, axes: tuple[int, ...], epsilon: float = 1e-5, centred: bool = True) -> np.ndarray[Any, Any]:
+    """Return values with a mean of 0, if `centred`, and a mean square of 1 over some axes, in double precision."""
+    wide = x.astype(np.float64)
+    if centred:
+        wide -= wide.mean(axes, keepdims=True)
+    result: np.ndarray[Any, Any] = wide / np.sqrt(np.square(wide).mean(axes, keepdims=True) + epsilon)
+    return result
+
+
+def group_form(x: Floats, groups: int) -> np.ndarray[Any, Any]:
+    each = -(-x.shape[1] // groups)  # the last group may have fewer
+    parts = [normal_form(x[:, i : i + each], (1, 2, 3)) for i in range(0, x.shape[1], each)]
+    return np.concatenate(parts, 1)
+
+
+# The largest rounding errors of values of about 1, which a large mean does not add to: that of the values is in `x`.
+NORM_ROUNDING = 1e-6
+ROWS = [(1, 1, 1, 1), (1, 1, 5, 7), (2, 3, 4, 16), (1, 2, 33, 100), (1, 1, 3, 2048), (1, 1, 3, 5000)]
+IMAGES = [(1, 32, 1, 1), (2, 64, 5, 7), (1, 40, 16, 16), (1, 10, 9, 9), (1, 32, 64, 65), (1, 2, 300, 200)]
+
+
+@pytest.mark.parametrize("mean", [0, 30])
+@pytest.mark.parametrize("shape", ROWS, ids=str)
+@pytest.mark.parametrize("kind", ["norm", "rms_norm"])
+def test_a_norm_of_rows_is_exact_but_for_rounding(
+    backend: Backend, random: np.random.Generator, kind: str, shape: tuple[int, ...], mean: float
+) -> None:
+    x = normal(random, *shape) + np.float32(mean)
+    found = backend.compute(lambda graph: graph.node(kind, graph.floats(x), 1e-5), shape)
+    assert np.abs(found - normal_form(x, (3,), centred=kind == "norm")).max() < NORM_ROUNDING
+
+
+@pytest.mark.parametrize("mean", [0, 30])
+@pytest.mark.parametrize("groups", [32, 4, 1])
+@pytest.mark.parametrize("shape", IMAGES, ids=str)
+def test_a_group_norm_is_exact_but_for_rounding(
+    backend: Backend, random: np.random.Generator, shape: tuple[int, ...], groups: int, mean: float
+) -> None:
+    x = normal(random, *shape) + np.float32(mean)
+    x[:, ::3] *= 2
+    found = backend.compute(lambda graph: graph.node("group_norm", graph.floats(x), groups, 1e-5), shape)
+    assert np.abs(found - group_form(x, groups)).max() < NORM_ROUNDING * (1 if shape != (1, 32, 1, 1) else 30)
+
+
+def test_a_norm_reads_rows_where_they_are(backend: Backend, random: np.random.Generator) -> None:
+    x = normal(random, 2, 5, 3, 40)
+
+    def build(graph: Graph) -> Any:
+        return graph.node("norm", graph.node("permute", graph.floats(x), 0, 2, 1, 3), 1e-5)
+
+    expected = normal_form(x, (3,)).swapaxes(1, 2)
+    assert np.abs(backend.compute(build, (2, 3, 5, 40)) - expected).max() < NORM_ROUNDING
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", ["norm", "group_norm"])
+def test_a_norm_of_what_is_no_number_is_none(
+    backend: Backend, random: np.random.Generator, kind: str, bad: float
+) -> None:
+    x = normal(random, 1, 4, 1, 77)
+    x[0, 2, 0, 5] = bad
+    arguments = (4, 1e-5) if kind == "group_norm" else (1e-5,)
+    found = backend.compute(lambda graph: graph.node(kind, graph.floats(x), *arguments), x.shape)
+    assert np.isnan(found[0, 2]).all()
+    assert np.isfinite(np.delete(found, 2, 1)).all()
+
+
+def test_a_norm_of_equal_values_is_zero(backend: Backend) -> None:
+    x = np.full((1, 4, 3, 5000), 1234.567, np.float32)
+    for kind, arguments in (("norm", (1e-5,)), ("group_norm", (4, 1e-5))):
+        found = backend.compute(lambda graph, k=kind, a=arguments: graph.node(k, graph.floats(x), *a), x.shape)
+        assert np.abs(found).max() < 1e-6
+
+
+def silu(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    result: np.ndarray[Any, Any] = x / (1 + np.exp(-x))
+    return result
+
+
+# What follows a norm or a convolution, as long as it can be computed along, in place and not.
+AFTER_NORM = [("mul",), ("mul", "add"), ("add", "silu"), ("mul", "add", "silu"), ("silu",), ("mul", "silu", "mul")]
+AFTER_NORM += [("mul", "mul"), ("add", "mul"), ("silu", "silu")]
+
+
+def normed(
+    backend: Backend, random: np.random.Generator, kind: str, after: tuple[str, ...], inplace: bool, planned: bool
+) -> float:
+    """Return the largest error of a norm and what follows it, of the largest value."""
+    shape, groups = (2, 12, 9, 21), 4
+    x = normal(random, *shape)
+    by = (1, shape[1], 1, 1) if kind == "group_norm" else (1, 1, 1, shape[3])
+    numbers = [normal(random, *by) for _ in after]
+
+    def build(graph: Graph) -> Any:
+        # The norm reads a node, whose memory others may take.
+        node = graph.node("add", graph.floats(x), graph.floats(x))
+        node = graph.node(kind, node, *((groups,) if kind == "group_norm" else ()), 1e-5)
+        for operation, number in zip(after, numbers, strict=True):
+            other = [] if operation == "silu" else [graph.floats(number)]
+            node = graph.node(operation + ("_inplace" if inplace else ""), node, *other)
+        return node
+
+    expected = group_form(2 * x, groups) if kind == "group_norm" else normal_form(2 * x, (3,), centred=kind == "norm")
+    for operation, number in zip(after, numbers, strict=True):
+        changed = {"mul": expected * number, "add": expected + number, "silu": silu(expected)}
+        expected = changed[operation]
+    return error(backend.compute(build, shape, planned), expected)
+
+
+@pytest.mark.parametrize("planned", [False, True], ids=["own memory", "shared memory"])
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("after", AFTER_NORM, ids="-".join)
+@pytest.mark.parametrize("kind", ["norm", "rms_norm", "group_norm"])
+def test_what_follows_a_norm_is_computed_whether_along_or_not(
+    backend: Backend, random: np.random.Generator, kind: str, after: tuple[str, ...], inplace: bool, planned: bool
+) -> None:
+    assert normed(backend, random, kind, after, inplace, planned) < ROUNDING
+
+
+def test_a_group_norm_is_rounded_once_with_its_scale(backend: Backend, random: np.random.Generator) -> None:
+    x, scale = normal(random, 1, 8, 30, 40), normal(random, 1, 8, 1, 1)
+
+    def build(graph: Graph) -> Any:
+        return graph.node("mul", graph.node("group_norm", graph.floats(x), 4, 1e-5), graph.floats(scale))
+
+    alone = backend.compute(lambda graph: graph.node("group_norm", graph.floats(x), 4, 1e-5), x.shape)
+    assert not np.array_equal(backend.compute(build, x.shape), alone * scale)
+
+
+@pytest.mark.parametrize("kind", ["norm", "rms_norm", "group_norm"])
+def test_a_norm_that_others_read_too_is_written(backend: Backend, random: np.random.Generator, kind: str) -> None:
+    x, numbers = normal(random, 1, 8, 6, 20), normal(random, 1, 8, 1, 1)
+    weights = numbers if kind == "group_norm" else normal(random, 1, 1, 1, 20)
+
+    def build(graph: Graph) -> Any:
+        node = graph.node(kind, graph.floats(x), *((4,) if kind == "group_norm" else ()), 1e-5)
+        return graph.node("add", graph.node("mul", node, graph.floats(weights)), node)
+
+    expected = group_form(x, 4) if kind == "group_norm" else normal_form(x, (3,), centred=kind == "norm")
+    for planned in (False, True):
+        assert error(backend.compute(build, x.shape, planned), expected * weights + expected) < ROUNDING
+
+
+AFTER_CONVOLUTION = [
+    ("add",),
+    ("add", "relu"),
+    ("add", "leaky_relu"),
+    ("relu",),
+    ("add", "add"),
+    ("add", "relu", "add"),
+]
+
+
+def convolved_along(
+    backend: Backend,
+    random: np.random.Generator,
+    channels: tuple[int, int],
+    after: tuple[str, ...],
+    inplace: bool,
+    planned: bool,
+) -> float:
+    """Return the largest error of a convolution and what follows it, of the largest value."""
+    (into, out), size = channels, (13, 18)
+    kernel, x = normal(random, out, into, 3, 3), normal(random, 2, into, *size)
+    numbers = [normal(random, 1, out, 1, 1) for _ in after]
+
+    def build(graph: Graph) -> Any:
+        node = graph.node("add", graph.floats(x), graph.floats(x))
+        node = graph.node("conv_2d_direct", graph.floats(kernel), node, 1, 1, 1, 1, 1, 1)
+        for operation, number in zip(after, numbers, strict=True):
+            if operation == "leaky_relu":
+                node = graph.node(operation, node, 0.2, inplace)
+            else:
+                other = [] if operation == "relu" else [graph.floats(number)]
+                node = graph.node(operation + ("_inplace" if inplace else ""), node, *other)
+        return node
+
+    expected = convolution(kernel, 2 * x, padding=(1, 1))
+    for operation, number in zip(after, numbers, strict=True):
+        slope = {"relu": 0.0, "leaky_relu": 0.2}.get(operation)
+        expected = expected + number if slope is None else np.maximum(expected, 0) + slope * np.minimum(expected, 0)
+    return error(backend.compute(build, (2, out, *size), planned), expected)
+
+
+@pytest.mark.parametrize("planned", [False, True], ids=["own memory", "shared memory"])
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("after", AFTER_CONVOLUTION, ids="-".join)
+@pytest.mark.parametrize("channels", [(20, 37), (3, 8)], ids=str)  # filtered, and not
+def test_what_follows_a_convolution_is_computed_whether_along_or_not(
+    backend: Backend,
+    random: np.random.Generator,
+    channels: tuple[int, int],
+    after: tuple[str, ...],
+    inplace: bool,
+    planned: bool,
+) -> None:
+    assert convolved_along(backend, random, channels, after, inplace, planned) < ROUNDING
+
+
+@pytest.mark.parametrize("axes", [(1, 0, 2, 3), (2, 0, 1, 3), (1, 2, 0, 3), (3, 1, 2, 0), (0, 2, 1, 3), (2, 1, 0, 3)])
+@pytest.mark.parametrize("shape", [(2, 3, 17, 40), (1, 8, 8, 8), (9, 16, 33, 8), (3, 1, 20, 1), (8, 1, 1, 50)], ids=str)
+def test_a_permuted_tensor_is_copied(
+    backend: Backend, random: np.random.Generator, shape: tuple[int, ...], axes: tuple[int, ...]
+) -> None:
+    x = normal(random, *shape)
+    places = [3 - axes.index(3 - i) for i in range(4)]  # of numpy's axes; ggml says where each dimension goes
+    expected = x.transpose(places)
+    found = backend.compute(
+        lambda graph: graph.node("cont", graph.node("permute", graph.floats(x), *axes)), expected.shape
+    )
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("permuted", [False, True])
+@pytest.mark.parametrize("axis", range(4))
+def test_tensors_are_joined(backend: Backend, random: np.random.Generator, axis: int, permuted: bool) -> None:
+    shape = (3, 5, 7, 11)
+    left = normal(random, *shape)
+    right = normal(random, *(size + 2 * (i == axis) for i, size in enumerate(shape)))
+
+    def build(graph: Graph) -> Any:
+        if not permuted:
+            return graph.node("concat", graph.floats(left), graph.floats(right), 3 - axis)
+        stored = (graph.floats(np.ascontiguousarray(array.swapaxes(1, 2))) for array in (left, right))
+        return graph.node("concat", *(graph.node("permute", tensor, 0, 2, 1, 3) for tensor in stored), 3 - axis)
+
+    expected = np.concatenate([left, right], axis)
+    assert np.array_equal(backend.compute(build, expected.shape), expected)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_an_image_is_enlarged_by_repeating_pixels(backend: Backend, random: np.random.Generator, factor: int) -> None:
+    x = normal(random, 2, 3, 7, 9)
+    found = backend.compute(
+        lambda graph: graph.node("upscale", graph.floats(x), factor, 0), (2, 3, 7 * factor, 9 * factor)
+    )
+    assert np.array_equal(found, x.repeat(factor, 2).repeat(factor, 3))
+
+
 def attention(
     queries: Floats, keys: Floats, values: Floats, mask: Floats | None = None, scale: float = 1.0
 ) -> np.ndarray[Any, Any]:
@@ -333,12 +572,36 @@ def two_threads_again(backend: Backend) -> Iterator[None]:
     backend.set_threads(2)
 
 
+def passed_on(backend: Backend, image: Floats) -> Floats:
+    """Norms, and operations that move an image."""
+
+    def build(graph: Graph) -> Any:
+        node = graph.node("silu", graph.node("group_norm", graph.floats(image), 5, 1e-5))
+        node = graph.node("norm", graph.node("cont", graph.node("permute", node, 1, 2, 0, 3)), 1e-5)
+        return graph.node("upscale", graph.node("rms_norm", graph.node("concat", node, node, 1), 1e-5), 2, 0)
+
+    channels, high, wide = image.shape[1:]
+    return backend.compute(build, (1, high, 4 * wide, 2 * channels))
+
+
+def passing_on(image: Floats) -> np.ndarray[Any, Any]:
+    """Return what `passed_on` should be, in double precision."""
+    x = normal_form(silu(group_form(image, 5)).transpose(0, 2, 3, 1), (3,))
+    return normal_form(np.concatenate([x, x], 2), (3,), centred=False).repeat(2, 2).repeat(2, 3)
+
+
+def test_operations_that_move_an_image_keep_it(backend: Backend, random: np.random.Generator) -> None:
+    image = normal(random, 1, 36, 9, 11)
+    assert error(passed_on(backend, image), passing_on(image)) < ROUNDING
+
+
 @pytest.mark.usefixtures("two_threads_again")
 @pytest.mark.parametrize("rounded", [False, True])
 def test_the_number_of_threads_changes_no_bit(backend: Backend, random: np.random.Generator, rounded: bool) -> None:
     weights, values = normal(random, 1, 1, 320, 640), normal(random, 1, 1, 600, 640)
     kernel, pictures = normal(random, 40, 30, 3, 3), normal(random, 1, 30, 50, 41)
     q, k, v = normal(random, 1, 2, 333, 40), normal(random, 1, 2, 500, 40), normal(random, 1, 2, 500, 40)
+    images = normal(random, 1, 36, 9, 11), normal(random, 1, 36, 250, 311)  # threads share large ones as they are free
     found = []
     backend.round_products(rounded)
     for threads in (1, 2, 3, 7):
@@ -348,6 +611,7 @@ def test_the_number_of_threads_changes_no_bit(backend: Backend, random: np.rando
                 backend.multiply(weights, values, "q8_0")[0],
                 backend.convolve(kernel, pictures)[0],
                 backend.attend(q, k, v)[0],
+                *(passed_on(backend, image) for image in images),
             )
         )
     backend.round_products(False)

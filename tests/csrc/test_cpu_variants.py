@@ -13,7 +13,18 @@ import pytest
 from ggml_cpu import Backend, runs_here
 from gpus import copied
 from sdcli import Pixels
-from test_cpu_operations import CONVOLUTIONS, ROUNDING, convolved, error, normal, product
+from test_cpu_operations import (
+    CONVOLUTIONS,
+    ROUNDING,
+    convolved,
+    convolved_along,
+    error,
+    normal,
+    normed,
+    passed_on,
+    passing_on,
+    product,
+)
 from tiny_model import TinyModel
 
 from sdcffi import BackendUnavailableError, Engine, LayoutMismatchError
@@ -44,6 +55,11 @@ def test_operations_are_exact_but_for_rounding(variants: list[Path]) -> None:
             assert error(found, product(held, values)) < ROUNDING, (path.name, kind)
         for case in CONVOLUTIONS:
             assert convolved(backend, random, "f16", case) < ROUNDING, (path.name, case)
+        assert convolved_along(backend, random, (20, 37), ("add", "leaky_relu"), True, True) < ROUNDING, path.name
+        for kind, after in (("group_norm", ("mul", "add", "silu")), ("norm", ("mul", "add")), ("rms_norm", ("mul",))):
+            assert normed(backend, random, kind, after, True, True) < ROUNDING, (path.name, kind)
+        image = normal(random, 1, 36, 9, 11)
+        assert error(passed_on(backend, image), passing_on(image)) < ROUNDING, path.name
 
 
 def test_pictures_are_the_same_whatever_the_number_of_threads(

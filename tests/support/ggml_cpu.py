@@ -5,6 +5,7 @@ The plug-in is opened by itself, past the registry that the engine uses, so seve
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,19 @@ void * ggml_permute(void * ctx, void * a, int axis0, int axis1, int axis2, int a
 void * ggml_mul_mat(void * ctx, void * a, void * b);
 void * ggml_add(void * ctx, void * a, void * b);
 void * ggml_mul(void * ctx, void * a, void * b);
+void * ggml_leaky_relu(void * ctx, void * a, float negative_slope, bool inplace);
+void * ggml_relu(void * ctx, void * a);
+void * ggml_relu_inplace(void * ctx, void * a);
+void * ggml_mul_inplace(void * ctx, void * a, void * b);
+void * ggml_add_inplace(void * ctx, void * a, void * b);
+void * ggml_norm(void * ctx, void * a, float eps);
+void * ggml_rms_norm(void * ctx, void * a, float eps);
+void * ggml_group_norm(void * ctx, void * a, int n_groups, float eps);
+void * ggml_silu(void * ctx, void * a);
+void * ggml_silu_inplace(void * ctx, void * a);
+void * ggml_cont(void * ctx, void * a);
+void * ggml_concat(void * ctx, void * a, void * b, int dim);
+void * ggml_upscale(void * ctx, void * a, int scale_factor, int mode);
 void * ggml_gelu(void * ctx, void * a);
 void * ggml_gelu_quick(void * ctx, void * a);
 void * ggml_flash_attn_ext(void * ctx, void * q, void * k, void * v, void * mask, float scale, float max_bias,
@@ -38,6 +52,10 @@ int64_t ggml_blck_size(int type);
 const char * ggml_type_name(int type);
 size_t ggml_quantize_chunk(int type, const float * src, void * dst, int64_t start, int64_t nrows, int64_t n_per_row,
                            const float * imatrix);
+void * ggml_gallocr_new(void * buft);
+bool ggml_gallocr_alloc_graph(void * galloc, void * graph);
+void ggml_gallocr_free(void * galloc);
+void * ggml_backend_get_default_buffer_type(void * backend);
 void * ggml_backend_alloc_ctx_tensors(void * ctx, void * backend);
 void ggml_backend_buffer_free(void * buffer);
 void ggml_backend_tensor_set(void * tensor, const void * data, size_t offset, size_t size);
@@ -121,6 +139,11 @@ class Backend:
         with Graph(self) as graph:
             a, b = graph.tensor(left, "f32")[0], graph.tensor(right, "f32")[0]
             return graph.run(getattr(self.base, f"ggml_{operation}")(graph.context, a, b), left.shape)
+
+    def compute(self, build: Callable[[Graph], Any], shape: tuple[int, ...], planned: bool = False) -> Floats:
+        """Give the result of the node that `build` makes; `planned` lets nodes share memory, as the engine does."""
+        with Graph(self) as graph:
+            return graph.run(build(graph), shape, planned)
 
     def activate(self, function: str, values: Floats) -> Floats:
         """Give ``gelu`` or ``gelu_quick`` of the values."""
@@ -221,11 +244,26 @@ class Graph:
         self.pending.append((tensor, data))
         return tensor, held
 
-    def run(self, node: Any, shape: tuple[int, ...]) -> Floats:
+    def floats(self, values: Floats) -> Any:
+        """Make a tensor of them."""
+        return self.tensor(values, "f32")[0]
+
+    def node(self, operation: str, *arguments: Any) -> Any:
+        """Make the node of one of ggml's functions."""
+        return getattr(self.of.base, f"ggml_{operation}")(self.context, *arguments)
+
+    def run(self, node: Any, shape: tuple[int, ...], planned: bool = False) -> Floats:
         base, backend = self.of.base, self.of.backend
         graph = base.ggml_new_graph(self.context)
         base.ggml_build_forward_expand(graph, node)
-        buffer = base.ggml_backend_alloc_ctx_tensors(self.context, backend)
+        if planned:
+            buffer, free = (
+                base.ggml_gallocr_new(base.ggml_backend_get_default_buffer_type(backend)),
+                base.ggml_gallocr_free,
+            )
+            assert base.ggml_gallocr_alloc_graph(buffer, graph)
+        else:
+            buffer, free = base.ggml_backend_alloc_ctx_tensors(self.context, backend), base.ggml_backend_buffer_free
         assert buffer
         try:
             for tensor, data in self.pending:
@@ -236,7 +274,7 @@ class Graph:
             base.ggml_backend_tensor_get(node, self.of.ffi.from_buffer(result, require_writable=True), 0, result.nbytes)
             return result
         finally:
-            base.ggml_backend_buffer_free(buffer)
+            free(buffer)
 
 
 def quantised(backend: Backend, values: Floats, kind: str) -> tuple[bytes, Floats]:
