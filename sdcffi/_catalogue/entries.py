@@ -9,11 +9,13 @@ from typing import Any
 
 from .._defaults.metadata import LIMITS
 from .._models.architectures import FAMILIES
+from .._models.weight_types import check_type
 from .._numbers import check_number
 from .._quoting import shown
-from ..params.context import ContextParams
+from ..params.context import PRECISIONS, ContextParams
 from ..params.image import ImageParams
 from ..params.names import Parameter, parameters
+from ..params.other_names import check_known
 from ..params.plain import check_keys
 from ..params.struct import Struct
 from ..params.video import VideoParams
@@ -283,6 +285,11 @@ def _value(parameter: Parameter, value: Any, where: str) -> Any:
         raise ValueError(f"{where} must be of type {kind}, not {shown(value)}")
     if parameter.kind in (int, float):
         check_number(where, value, *LIMITS.get(parameter.name) or ())
+    elif parameter.name == "type":
+        check_type(where, value)
+    elif parameter.name == "precision" and value not in PRECISIONS:
+        raise ValueError(f"{where} must be one of {', '.join(PRECISIONS)}, not {shown(value)}")
+    check_known(where, value, parameter.path[-1])
     return value
 
 

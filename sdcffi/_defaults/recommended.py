@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from .._models.files import Model
@@ -74,13 +74,15 @@ class Recommended:
         changed._warned = self._warned
         return changed
 
-    def known_to(self, names: Mapping[str, Collection[str]]) -> Recommended:
-        """Return these values in an engine's words, without those that it does not have.
+    def known_to(self, names: Mapping[str, Collection[str]], tell: Callable[[str], object]) -> Recommended:
+        """Return these values in an engine's words, without those that only other revisions of the engine have.
 
         Parameters
         ----------
         names : mapping of str to collection of str
             Legal names of each C enumeration.
+        tell : callable
+            Called with a note on each value that is left out.
         """
         enums = {item.name: ENUMS.get(item.path[-1], "") for kind in _CALLS for item in parameters(kind)}
         values = {}
@@ -89,6 +91,8 @@ class Recommended:
             value = meant(default.value, legal) if legal else default.value
             if not legal or value in legal:
                 values[name] = Default(value, default.source)
+            else:
+                tell(f"{default.source}: this engine does not have the {name} {value}, which others have: not used")
         return self._changed(values, self.others)
 
     def updated(self, values: Mapping[str, tuple[Value, str]]) -> Recommended:

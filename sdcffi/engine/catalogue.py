@@ -9,7 +9,7 @@ from .._machine.backends import backend_choice
 from .._machine.builds import locate
 from .._process.calls import run_alone
 from ..errors import ModelLoadError
-from ..events import Listeners, Log
+from ..events import Listeners
 from ..params.context import ContextParams
 from ..params.struct import StrPath
 
@@ -50,7 +50,7 @@ def resolve_names(
         description: Description = run_alone(Opening(library, choice), "describe")
         return room_of(description.device, params)
 
-    params, chosen = with_files(params, room, lambda note: listeners.notify(Log("info", note)))
+    params, chosen = with_files(params, room, listeners.note)
     if chosen is not None:
         _check_engine(chosen, library)
     return params, chosen

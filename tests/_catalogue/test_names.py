@@ -18,6 +18,7 @@ from sdcffi._catalogue.loras import entry_of, with_lora_files
 from sdcffi._catalogue.variants import Room
 from sdcffi._references import parse
 from sdcffi.parameter_files import parse_lora
+from sdcffi.params.enum_names import EVERY_NAME
 
 Capture = pytest.CaptureFixture[str]
 GB = 10**9
@@ -226,6 +227,19 @@ def test_a_call_uses_what_the_catalogue_recommends() -> None:
     with Engine("catalogue:tiny/f16", isolated=False, defaults="engine") as engine:
         assert engine.defaults()["steps"].value == 20
         assert steps(engine, loras=["catalogue:ink"]) == (20, None)
+
+
+def test_a_sampler_that_only_other_engines_have_is_left_out_with_a_note(
+    own: Path, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(EVERY_NAME, "sample_method_t", ("euler", "newest"))
+    own.write_text(own.read_text("utf-8").replace("steps =", 'sampler = "newest"\nsteps ='), "utf-8")
+    missing = "this engine does not have the sampler newest, which others have: not used"
+    with opened("catalogue:tiny/f16", log) as engine:
+        assert log == [f"catalogue: tiny (a test): {missing}"]
+        assert engine.defaults()["sampler"].source == "the engine"
+        engine.generate("a cat", width=64, height=64, cfg_scale=1, loras=["catalogue:ink"])
+    assert log[1:] == [f"catalogue: ink (a test): {missing}"]
 
 
 @pytest.mark.parametrize(
