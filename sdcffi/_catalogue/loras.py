@@ -25,7 +25,7 @@ def with_lora_files(items: Iterable[LoraLike], by_name: bool) -> tuple[Iterable[
     Parameters
     ----------
     items : iterable of Lora, path, or (path, multiplier), or mapping of path to multiplier
-        Where no multiplier is given, it is the catalogue's.
+        Where no multiplier is given, or None, it is the catalogue's.
     by_name : bool
         Whether a string may be a name in a directory of LoRAs.
 
@@ -84,11 +84,9 @@ def _path(item: Any) -> Any:
 
 
 def _with_file(item: LoraLike, entry: LoraEntry) -> LoraLike:
-    path = place(entry.file)
-    if isinstance(item, tuple) and len(item) > 1:
-        item = Lora(*item)
-    lora = replace(item, path=path) if isinstance(item, Lora) else Lora(path, entry.strength)
-    return replace(lora, name=lora.name or entry.name)
+    lora = item if isinstance(item, Lora) else Lora(*item) if isinstance(item, tuple) else Lora(item)
+    strength = entry.strength if lora.multiplier is None else lora.multiplier
+    return replace(lora, path=place(entry.file), multiplier=strength, name=lora.name or entry.name)
 
 
 def _refuse_bare_name(path: Any) -> None:

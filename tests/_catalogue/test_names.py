@@ -17,7 +17,7 @@ from sdcffi._catalogue.expansion import with_files
 from sdcffi._catalogue.loras import entry_of, with_lora_files
 from sdcffi._catalogue.variants import Room
 from sdcffi._references import parse
-from sdcffi.parameter_files import parse_lora
+from sdcffi.parameter_files import as_arguments, parse_lora
 from sdcffi.params.enum_names import EVERY_NAME
 
 Capture = pytest.CaptureFixture[str]
@@ -190,9 +190,18 @@ def test_a_file_with_the_name_of_a_model_is_a_file(tmp_path: Path, monkeypatch: 
 
 def test_a_lora_by_name_has_its_strength(models: dict[str, TinyModel], shared: Engine) -> None:
     path = str(models["f16"].lora)
-    items = ["catalogue:ink", ("catalogue:ink", 0.7), Lora("catalogue:ink", 0.8), ("catalogue:ink",), path]
-    found, values = with_lora_files(items, by_name=False)  # type: ignore[arg-type]
-    assert found == [*(Lora(path, strength, name="ink") for strength in (0.5, 0.7, 0.8, 0.5)), path]
+    given = {
+        "catalogue:ink": 0.5,
+        ("catalogue:ink",): 0.5,
+        ("catalogue:ink", None): 0.5,
+        Lora("catalogue:ink"): 0.5,
+        ("catalogue:ink", 0.7): 0.7,
+        Lora("catalogue:ink", 0.8): 0.8,
+        Lora("catalogue:ink", 1.0): 1.0,
+        Lora("catalogue:ink", 0.0): 0.0,
+    }
+    found, values = with_lora_files([*given, path], by_name=False)  # type: ignore[list-item]
+    assert found == [*(Lora(path, strength, name="ink") for strength in given.values()), path]
     assert values["steps"][0] == 3
     found, _ = with_lora_files({"catalogue:ink": 0.9}, by_name=False)
     assert found == [Lora(path, 0.9, name="ink")]
@@ -261,8 +270,19 @@ def test_with_a_directory_of_loras_a_name_may_be_one_in_it() -> None:
 
 
 def test_on_the_command_line_a_lora_has_its_strength_if_none_is_given() -> None:
-    assert parse_lora("catalogue:ink") == "catalogue:ink"
-    assert parse_lora("catalogue:ink:0.7") == ("catalogue:ink", 0.7)
+    texts = {
+        "ink": 0.5,
+        "ink:1": 1.0,
+        "ink:0.7": 0.7,
+        "ink:lbw=OUTALL": 0.5,
+        "ink:0.7:lbw=OUTALL": 0.7,
+        "ink:te=0": 1.0,
+    }
+    found, _ = with_lora_files([parse_lora(f"catalogue:{text}") for text in texts], by_name=False)
+    assert [lora.multiplier for lora in found if isinstance(lora, Lora)] == list(texts.values())
+    table = as_arguments({"loras": [{"path": "catalogue:ink"}, "catalogue:ink", ["catalogue:ink", 1]]})
+    found, _ = with_lora_files(table.call_values["loras",], by_name=False)
+    assert [lora.multiplier for lora in found if isinstance(lora, Lora)] == [0.5, 0.5, 1.0]
 
 
 def test_generate_takes_names(tmp_path: Path, capfd: Capture) -> None:
