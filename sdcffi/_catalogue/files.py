@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
-from .._files import file_digest
 from .._quoting import shown_path
-from .._references import fetch, is_there, parse
-from ..errors import DownloadError, PathNotFoundError
+from .._references import HubReference, fetch, is_there, parse
+from ..errors import PathNotFoundError
 from .entries import Entry, File, LoraEntry, ModelEntry, Variant
 from .reader import PACKAGE
 
@@ -24,9 +24,12 @@ def is_ours(file: File) -> bool:
 
 
 def place(file: File) -> str:
-    """Return what a parameter takes that takes a path: the path of the file, or its reference."""
+    """Return what a parameter takes that takes a path: the path of the file, or its reference with its digest."""
     if file.reference.startswith(PACKAGE):
         return str(_PACKAGE / file.reference.removeprefix(PACKAGE))
+    reference = parse(file.reference)
+    if isinstance(reference, HubReference) and reference.sha256 is None:
+        return str(replace(reference, sha256=file.sha256))
     return file.reference
 
 
@@ -49,17 +52,10 @@ def pull(file: File) -> Path:
     DownloadError
         If it cannot be downloaded, or has another digest than the catalogue has.
     """
-    if (path := local(file)) is not None:
-        return path
-    reference = parse(file.reference)
-    if reference is None or file.reference.startswith(PACKAGE):
+    if (reference := parse(place(file))) is not None:
+        return fetch(reference)
+    if (path := local(file)) is None:
         raise PathNotFoundError(f"{shown_path(place(file))}, a file of the catalogue, does not exist")
-    path = fetch(reference)
-    if file.sha256 is not None and (digest := file_digest(path)) != file.sha256:
-        raise DownloadError(
-            f"{path} has the sha256 {digest}, but the catalogue has {file.sha256}: the file was replaced at"
-            f" {file.reference}, or damaged. Remove it, or name it by its path if you trust it"
-        )
     return path
 
 

@@ -40,15 +40,19 @@ class HubReference:
         The file or folder in it. Empty: the repository.
     revision : str
         Branch, tag or commit.
+    sha256 : str or None
+        Which the file must have, in hexadecimal, small letters. None: what the Hub has.
     """
 
     repository: str
     path: str = ""
     revision: str = "main"
+    sha256: str | None = None
 
     def __str__(self) -> str:
         path = f"/{self.path}" if self.path else ""
-        return f"{HUB}{self.repository}{path}" + ("" if self.revision == "main" else f"@{self.revision}")
+        digest = "" if self.sha256 is None else f"#sha256={self.sha256}"
+        return f"{HUB}{self.repository}{path}" + ("" if self.revision == "main" else f"@{self.revision}") + digest
 
     @property
     def name(self) -> str:
@@ -109,7 +113,8 @@ def parse(text: str | os.PathLike[str]) -> Reference | None:
     Parameters
     ----------
     text : str or path
-        ``hf://OWNER/REPO[/PATH][@REVISION]``, ``https://...#sha256=HEX`` or ``catalogue:NAME[/VARIANT]``, or a path.
+        ``hf://OWNER/REPO[/PATH][@REVISION][#sha256=HEX]``, ``https://...#sha256=HEX`` or ``catalogue:NAME[/VARIANT]``,
+        or a path.
 
     Returns
     -------
@@ -135,7 +140,8 @@ def parse(text: str | os.PathLike[str]) -> Reference | None:
 
 
 def _hub(text: str) -> HubReference:
-    words = text.removeprefix(HUB).removeprefix("models/")
+    words, _, fragment = text.removeprefix(HUB).removeprefix("models/").partition("#sha256=")
+    digest = _SHA256.fullmatch(f"sha256={fragment}")
     place, _, revision = words.partition("@")
     owner, _, rest = place.partition("/")
     repository, _, path = rest.partition("/")
@@ -151,7 +157,9 @@ def _hub(text: str) -> HubReference:
     path = path.removesuffix("/")
     if path and not _is_inside(path):
         raise ValueError(f"{shown_path(text)}: the path must lead to a file or folder in it, not {shown(path)}")
-    return HubReference(f"{owner}/{repository}", path, revision or "main")
+    if "#sha256=" in text and not (digest and path):
+        raise ValueError(f"{shown_path(text)}: #sha256= must be of a file, and have 64 hexadecimal digits")
+    return HubReference(f"{owner}/{repository}", path, revision or "main", digest[1].lower() if digest else None)
 
 
 def _is_inside(path: str) -> bool:

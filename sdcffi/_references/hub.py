@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote
 
-from .._files import cache_directory, read_kept_json, replacing
+from .._files import cache_directory, file_digest, read_kept_json, replacing
 from .._quoting import shortened
 from .._version import __version__
 from ..errors import DownloadError, PathNotFoundError
@@ -65,16 +65,33 @@ def fetch(reference: HubReference, kind: Kind) -> Path:
     """
     hub = _client()
     if found := is_there(reference, kind):
+        _compare(reference, _cached_digest(found), f"{found} is another version of the file: remove it, or leave")
         return found
     if hub.constants.HF_HUB_OFFLINE:
         return _of_snapshot(reference, kind)
     with _explained(reference):
         listing = _ask(reference)
     wanted, names = chosen(reference, listing.sizes, kind)
+    _compare(reference, listing.digests.get(wanted), "the file was replaced there; if you trust it, leave")
     with _explained(reference):
         folder = _download(reference, listing, names)
     _keep(reference, listing)
-    return _local(folder / wanted)
+    path = _local(folder / wanted)
+    if reference.sha256 is not None and _cached_digest(path) is None:  # it was not compared while it was downloaded
+        _compare(reference, file_digest(path), f"{path} is another file, or damaged: remove it, or leave")
+    return path
+
+
+def _compare(reference: HubReference, digest: str | None, what: str) -> None:
+    """Refuse a file that has another digest than the reference, if that is known."""
+    if reference.sha256 is not None and digest not in (None, reference.sha256):
+        raise DownloadError(f"{reference}: the sha256 is {digest}: {what} out #sha256= and what follows")
+
+
+def _cached_digest(path: Path) -> str | None:
+    """Return the digest of a file of the cache, after which the client calls what a link leads to. None: no link."""
+    name = os.path.basename(os.path.realpath(path))
+    return name if _SHA256.fullmatch(name) else None
 
 
 def is_there(reference: HubReference, kind: Kind) -> Path | None:

@@ -232,6 +232,20 @@ def test_a_disk_that_fills_up_meanwhile_is_named(hub: Hub, one: Reference, monke
     refused(f"hf://o/r/{NAME}", "does not fit in .*No space left on device")
 
 
+def test_a_digest_that_is_given_is_compared_before_the_download(hub: Hub, one: Reference) -> None:
+    digest, wrong = hashlib.sha256(WEIGHTS).hexdigest(), "0" * 64
+    refused(f"hf://o/r/{NAME}#sha256={wrong}", f"#sha256={wrong}: the sha256 is {digest}: the file was replaced there")
+    assert hub.sent == 0
+    path = fetch(read(f"hf://o/r/{NAME}#sha256={digest.upper()}"))
+    assert path.read_bytes() == WEIGHTS
+    refused(
+        f"hf://o/r/{NAME}#sha256={wrong}", "a.safetensors is another version of the file: remove it, or leave out #s"
+    )
+    refused(
+        f"hf://o/r/README.md#sha256={wrong}", "README.md is another file, or damaged"
+    )  # the Hub has no digest of it
+
+
 # What the Hub refuses.
 
 
