@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import json
 import shutil
@@ -313,6 +314,24 @@ def test_generate_takes_names(tmp_path: Path, capfd: Capture) -> None:
     out, err = capfd.readouterr()
     assert "catalogue:tiny: variant f16, the best that fits: about 6." in err
     assert json.loads(out)["loras"][0]["multiplier"] == 0.5
+
+
+def test_a_grid_uses_what_the_catalogue_recommends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generate, seen = Engine.generate, list[tuple[list[float], int | None]]()
+
+    @functools.wraps(generate)
+    def spy(self: Engine, prompt: str, **keywords: Any) -> Any:
+        result = generate(self, prompt, **keywords)
+        assert result.parameters.sample_params is not None
+        strengths = [report.multiplier for report in result.loras]
+        seen.append((strengths, result.parameters.sample_params.sample_steps))
+        return result
+
+    monkeypatch.setattr(Engine, "generate", spy)
+    words = ["lora", "grid", "-m", "catalogue:tiny/f16", "--lora", "catalogue:ink", "--scales", "0.5,1", "-p", "a cat"]
+    words += ["-W", "64", "-H", "64", "--cfg-scale", "1", "-t", "1", "--backend", "cpu", "-o", str(tmp_path / "a.png")]
+    assert cli.main(words) == 0
+    assert seen == [([], 2), ([0.25], 3), ([0.5], 3)]
 
 
 def test_models_list_tells_what_fits_and_what_is_there(hub: Path, capfd: Capture) -> None:
