@@ -16,6 +16,7 @@ from .reader import PACKAGE
 __all__ = ["files_of", "has", "is_ours", "local", "place", "pull", "remove", "size_of", "total"]
 
 _PACKAGE = Path(__file__).resolve().parent.parent
+_BLOBS = "blobs"  # the folder in which the Hub's client keeps files, by their digests
 
 
 def is_ours(file: File) -> bool:
@@ -60,11 +61,11 @@ def pull(file: File) -> Path:
 
 
 def remove(file: File) -> None:
-    """Remove a file that was downloaded, if it is there: a link into a cache, and what it points to."""
+    """Remove a file that was downloaded, if it is there: a link of a cache, and what it points to in that cache."""
     if is_ours(file) and (path := local(file)) is not None:
         target = Path(os.path.realpath(path))
-        path.unlink()
-        if target != path:
+        path.unlink(missing_ok=True)  # another process may remove it too
+        if target.parent.name == _BLOBS and target.parent.parent in path.parents:  # not a file of the user's own
             target.unlink(missing_ok=True)
 
 

@@ -23,7 +23,7 @@ from .._quoting import shortened
 from .._version import __version__
 from ..errors import DownloadError, PathNotFoundError
 from .downloads import check_space, complete, no_space, partial_of, progress
-from .forms import COMMIT, HubReference
+from .forms import COMMIT, LONGEST, HubReference, is_inside
 from .weights import ENDINGS, Kind, chosen, needs_others
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ def fetch(reference: HubReference, kind: Kind) -> Path:
         folder = _download(reference, listing, names)
     _keep(reference, listing)
     path = _local(folder / wanted)
+    if not path.exists():
+        raise DownloadError(f"{reference} was removed while it was downloaded: try again")
     if reference.sha256 is not None and _cached_digest(path) is None:  # it was not compared while it was downloaded
         _compare(reference, file_digest(path), f"{path} is another file, or damaged: remove it, or leave")
     return path
@@ -176,9 +178,14 @@ def _ask(reference: HubReference) -> _Listing:
     info = hub.HfApi(endpoint=hub.constants.ENDPOINT, **_AGENT).model_info(
         reference.repository, revision=revision, files_metadata=True, timeout=hub.constants.HF_HUB_ETAG_TIMEOUT
     )
-    files = info.siblings or ()
-    digests = {file.rfilename: file.lfs.sha256 for file in files if file.lfs and _SHA256.fullmatch(file.lfs.sha256)}
-    return _Listing(str(info.sha), {file.rfilename: file.size for file in files}, digests)
+    files = {file.rfilename: file for file in info.siblings or () if _is_usable(file.rfilename)}
+    digests = {name: file.lfs.sha256 for name, file in files.items() if file.lfs and _SHA256.fullmatch(file.lfs.sha256)}
+    return _Listing(str(info.sha), {name: file.size for name, file in files.items()}, digests)
+
+
+def _is_usable(name: str) -> bool:
+    """Return whether a file can have the name that a repository's owner gave it, within the cache."""
+    return is_inside(name) and all(len(os.fsencode(part)) <= LONGEST for part in name.split("/"))
 
 
 def _place(reference: HubReference, revision: str) -> Path:

@@ -402,6 +402,18 @@ def test_models_remove_keeps_what_another_download_needs(
     assert models["f16"].llm.exists()
 
 
+def test_models_remove_leaves_a_file_that_a_link_in_the_cache_leads_to(
+    hub: Path, tmp_path: Path, capfd: Capture
+) -> None:
+    mine = tmp_path / "mine.gguf"
+    mine.write_bytes(b"abc")
+    (hub / "f16.gguf").symlink_to(mine)
+    assert cli.main(["models", "remove", "away/f16"]) == 0
+    assert capfd.readouterr().out.split() == [str(hub / "f16.gguf")]
+    assert mine.exists()
+    assert not (hub / "f16.gguf").is_symlink()
+
+
 def test_a_file_that_is_nowhere_is_an_error(own: Path, models: dict[str, TinyModel], capfd: Capture) -> None:
     own.write_text(own.read_text("utf-8").replace(str(models["f16"].llm), "/no/llm"), "utf-8")
     with pytest.raises(FileNotFoundError, match="llm: '/no/llm' does not exist"):

@@ -16,6 +16,7 @@ from huggingface_hub import constants
 
 from sdcffi import DownloadError, PathNotFoundError
 from sdcffi._references import HubReference, Reference, downloads, fetch, is_there, parse, reference_of, size
+from sdcffi._references import hub as hub_module
 
 WEIGHTS = bytes(range(256)) * 800  # 200 KiB
 OTHER = WEIGHTS[::-1]
@@ -244,6 +245,47 @@ def test_a_digest_that_is_given_is_compared_before_the_download(hub: Hub, one: R
     refused(
         f"hf://o/r/README.md#sha256={wrong}", "README.md is another file, or damaged"
     )  # the Hub has no digest of it
+
+
+def test_a_file_that_another_process_removes_meanwhile_is_named(
+    hub: Hub, one: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    download = hub_module._download
+
+    def removing(*arguments: Any) -> Path:
+        folder = download(*arguments)
+        (folder / NAME).unlink()
+        return folder
+
+    monkeypatch.setattr(hub_module, "_download", removing)
+    refused(str(one), "was removed while it was downloaded: try again")
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../a.gguf",
+        "/etc/a.gguf",
+        "x/../../a.gguf",
+        "a\\..\\b.gguf",
+        "a\0.gguf",
+        "a\x1b[2J.gguf",
+        "x//a.gguf",
+        "a" * 300 + ".gguf",
+    ],
+)
+def test_a_name_that_no_file_can_have_is_left_out(name: str, hub: Hub) -> None:
+    hub.add("o/evil", {name: OTHER})
+    refused("hf://o/evil", "has no file of weights", ValueError)
+    hub.add("o/evil", {name: OTHER, "good.gguf": WEIGHTS})
+    assert fetch(read("hf://o/evil")).read_bytes() == WEIGHTS
+    assert hub.sent == len(WEIGHTS)
+
+
+def test_names_that_differ_in_case_only_are_two_files(hub: Hub) -> None:
+    hub.add("o/case", {"A.gguf": WEIGHTS, "a.gguf": OTHER})
+    assert [fetch(read(f"hf://o/case/{name}")).read_bytes() for name in ("A.gguf", "a.gguf")] == [WEIGHTS, OTHER]
 
 
 # What the Hub refuses.
