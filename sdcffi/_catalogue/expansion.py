@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +13,7 @@ from ..params.context import ContextParams
 from ..params.names import parameters
 from .entries import LoraEntry, ModelEntry, Variant
 from .files import place
-from .reader import Catalogue, read_catalogue, variant_of
+from .reader import Catalogue, bare_name_hint, read_catalogue, variant_of
 from .variants import Room, choose
 
 __all__ = ["Chosen", "with_files", "with_variants"]
@@ -149,10 +148,5 @@ def _options(entry: ModelEntry, params: ContextParams) -> dict[str, Any]:
 
 def _refuse_bare_name(model: Any) -> None:
     """Refuse the name of a model that is no file, with the word for it."""
-    if not isinstance(model, str) or os.path.basename(model) != model or os.path.exists(model):
-        return
-    name = model.lower()
-    if name in read_catalogue().entries:
-        raise PathNotFoundError(
-            f"model: {shown_path(model)!r} does not exist; for the catalogue's, pass 'catalogue:{name}'"
-        )
+    if hint := bare_name_hint(model, ModelEntry):
+        raise PathNotFoundError(f"model: {shown_path(model)!r} does not exist{hint}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,7 +13,7 @@ from ..errors import LoraNotFoundError
 from ..params.lora import Lora, LoraLike
 from .entries import LoraEntry
 from .files import place
-from .reader import read_catalogue
+from .reader import bare_name_hint, read_catalogue
 
 __all__ = ["entry_of", "with_lora_files"]
 
@@ -90,9 +89,5 @@ def _with_file(item: LoraLike, entry: LoraEntry) -> LoraLike:
 
 
 def _refuse_bare_name(path: Any) -> None:
-    if isinstance(path, str) and os.path.basename(path) == path and not os.path.exists(path):
-        name = path.lower()
-        if isinstance(read_catalogue().entries.get(name), LoraEntry):
-            raise LoraNotFoundError(
-                f"LoRA {shown_path(path)} does not exist; for the catalogue's, pass 'catalogue:{name}'"
-            )
+    if hint := bare_name_hint(path, LoraEntry):
+        raise LoraNotFoundError(f"LoRA {shown_path(path)} does not exist{hint}")

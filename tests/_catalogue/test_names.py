@@ -194,7 +194,11 @@ def test_as_another_file_a_name_stands_for_that_of_its_kind(models: dict[str, Ti
         ("catalogue:", "must be of the form catalogue:NAME"),
         ("tiny", "model: 'tiny' does not exist; for the catalogue's, pass 'catalogue:tiny'"),
         ("SD-Turbo", "pass 'catalogue:sd-turbo'"),
-        ("tinny", "model: 'tinny' does not exist$"),
+        ("tinny", "model: 'tinny' does not exist; for the catalogue's, pass 'catalogue:tiny'$"),
+        ("sdxl-turb", "pass 'catalogue:sdxl-turbo'"),
+        ("tinny.gguf", "model: 'tinny.gguf' does not exist$"),  # a file, whose name is no slip
+        ("no/tinny", "model: 'no/tinny' does not exist$"),
+        ("models", "model: 'models' does not exist$"),
     ],
 )
 def test_a_name_that_is_none_is_refused(name: str, said: str) -> None:
@@ -278,6 +282,8 @@ def test_a_sampler_that_only_other_engines_have_is_left_out_with_a_note(
         ("catalogue:inc", ValueError, "has no 'inc'; did you mean ink"),
         ("catalogue:tiny", ValueError, "tiny is a model, not a LoRA: pass it to Engine as 'catalogue:tiny'"),
         ("catalogue:ink/q8_0", ValueError, "ink has no variants"),
+        ("inkk", LoraError, "LoRA inkk does not exist; for the catalogue's, pass 'catalogue:ink'"),
+        ("inkk.gguf", LoraError, "inkk.gguf does not exist$"),
         ("ink", LoraError, "LoRA .*ink.* does not exist; for the catalogue's, pass 'catalogue:ink'"),
     ],
 )
