@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from .._defaults.recommended import Default
 from .._numbers import items_of
 from .._quoting import shown_path
 from .._references import CatalogueReference, parse
@@ -18,7 +19,7 @@ from .reader import bare_name_hint, read_catalogue
 __all__ = ["entry_of", "with_lora_files"]
 
 
-def with_lora_files(items: Iterable[LoraLike], by_name: bool) -> tuple[Iterable[LoraLike], dict[str, tuple[Any, str]]]:
+def with_lora_files(items: Iterable[LoraLike], by_name: bool) -> tuple[Iterable[LoraLike], dict[str, Default]]:
     """Put files, or references to them, in the places of names of the catalogue.
 
     Parameters
@@ -31,7 +32,7 @@ def with_lora_files(items: Iterable[LoraLike], by_name: bool) -> tuple[Iterable[
     Returns
     -------
     items : iterable of Lora, path, or (path, multiplier)
-    parameters : dict of str to (value, source)
+    parameters : dict of str to Default
         What the catalogue recommends for a call with them, such as few steps. A later one of them wins.
 
     Raises
@@ -45,7 +46,7 @@ def with_lora_files(items: Iterable[LoraLike], by_name: bool) -> tuple[Iterable[
         return items, {}  # refused later
     if isinstance(items, Mapping):
         items = items.items()
-    found, values = list[LoraLike](), dict[str, tuple[Any, str]]()
+    found, values = list[LoraLike](), dict[str, Default]()
     for item in items_of("loras", items):
         entry = entry_of(item)
         if entry is not None:

@@ -95,11 +95,9 @@ class Recommended:
                 tell(f"{default.source}: this engine does not have the {name} {value}, which others have: not used")
         return self._changed(values, self.others)
 
-    def updated(self, values: Mapping[str, tuple[Value, str]]) -> Recommended:
-        """Return these values with others that win over them, such as the catalogue's: value and source."""
-        if not values:
-            return self
-        return self._changed(self.values | {name: Default(*value) for name, value in values.items()}, ())
+    def updated(self, values: Mapping[str, Default]) -> Recommended:
+        """Return these values with others that win over them, such as the catalogue's."""
+        return self._changed(self.values | dict(values), ()) if values else self
 
     def params(self, kind: type[_Params]) -> _Params:
         """Return the values as parameters of a call."""
@@ -212,7 +210,7 @@ def _chosen(value: Any) -> Value | None:
 
 
 def recommend(
-    model: Model, prediction: str | None = None, catalogue: Mapping[str, tuple[Value, str]] | None = None
+    model: Model, prediction: str | None = None, catalogue: Mapping[str, Default] | None = None
 ) -> Recommended:
     """Gather the values for a model.
 
@@ -222,7 +220,7 @@ def recommend(
         The result of `check_context`.
     prediction : str, optional
         What it predicts, as the caller says.
-    catalogue : mapping of str to (value, source), optional
+    catalogue : mapping of str to Default, optional
         What the catalogue of models has of it, by the names of parameter files.
 
     Returns

@@ -29,7 +29,7 @@ from .weights import ENDINGS, Kind, chosen, needs_others
 if TYPE_CHECKING:
     from .downloads import Bar
 
-__all__ = ["fetch", "is_there", "size"]
+__all__ = ["fetch", "is_there"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _AGENT = {"library_name": "sdcffi", "library_version": __version__}
@@ -110,17 +110,6 @@ def is_there(reference: HubReference, kind: Kind) -> Path | None:
     except DownloadError:  # without the client, nothing is known of its cache
         return None
     return _local(folder / wanted) if folder else None
-
-
-def size(reference: HubReference, kind: Kind) -> int | None:
-    """Return the size of the files in bytes; the Hub is asked, unless they were downloaded. None if it is unknown."""
-    listing = _kept(reference)
-    if listing is None or not is_there(reference, kind):
-        with _explained(reference):
-            listing = _ask(reference)
-    sizes = [listing.sizes[name] for name in chosen(reference, listing.sizes, kind)[1]]
-    known = [size for size in sizes if size is not None]
-    return sum(known) if len(known) == len(sizes) else None
 
 
 def _client() -> Any:

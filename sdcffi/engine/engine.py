@@ -870,7 +870,7 @@ class Engine(Handle):
             found: PromptTokens = self._calls.run(call, "tokens", text, comma_backtrack)
         return found
 
-    def _recommended_with(self, values: dict[str, tuple[Any, str]], on_log: LogFunction | None) -> Recommended:
+    def _recommended_with(self, values: dict[str, Default], on_log: LogFunction | None) -> Recommended:
         """Return what a call uses where it says nothing, with what its LoRAs change."""
         if not values or not self._fills:
             return self._recommended

@@ -110,7 +110,7 @@ def test_the_prediction_that_the_caller_names_tells_too(file: Path) -> None:
 def test_a_source_wins_over_those_below_it(file: Path) -> None:
     metadata = {"modelspec.resolution": "768x640", "modelspec.encoder_layer": "2", "sdcffi.steps": "9"}
     metadata |= {"sdcffi.height": "512"}  # ours win over others
-    catalogue = {"steps": (6, "catalogue entry x"), "sampler": ("euler", "catalogue entry x")}
+    catalogue = {"steps": Default(6, "catalogue entry x"), "sampler": Default("euler", "catalogue entry x")}
     found = recommend(model_of(file, unet("sd1"), metadata), catalogue=catalogue)
     assert plain(found) == {
         **{"width": 768, "height": 512, "steps": 6, "cfg_scale": 7.0, "clip_skip": 2, "sampler": "euler"}
