@@ -15,7 +15,7 @@ from ..events import Listeners
 from ..params.context import ContextParams
 from ..params.struct import StrPath
 
-__all__ = ["resolve_names", "resolve_variants"]
+__all__ = ["refuse_open_variants", "resolve_names", "resolve_variants"]
 
 
 def resolve_names(
@@ -56,6 +56,24 @@ def resolve_variants(params: ContextParams, library: StrPath | None, backend: st
     Parameters are those of `resolve_names`, and the names stay names: ``catalogue:NAME/VARIANT``.
     """
     return with_variants(params, partial(_room, params, library, backend), Listeners().note)[0]
+
+
+def refuse_open_variants(params: ContextParams) -> None:
+    """Refuse a name that leaves the variant open, for engines on several machines: their memory would choose.
+
+    Raises
+    ------
+    ValueError
+        If the model of a name has several variants, or there is none.
+    """
+
+    def refuse() -> Room:
+        raise ValueError(
+            f"{params.model_path} leaves the variant to the memory of each machine, so that images would differ: name"
+            " one, as 'catalogue:NAME/VARIANT'"
+        )
+
+    with_variants(params, refuse, str)
 
 
 def _room(params: ContextParams, library: StrPath | None, backend: str) -> Room:
