@@ -151,6 +151,10 @@ class Listeners:
             self.on_preview if on_preview is None else on_preview,
         )
 
+    def note(self, text: str) -> None:
+        """Add a line of our own to the log."""
+        self.notify(Log("info", text))
+
     def notify(self, event: Event) -> None:
         """Call the function for this kind of event; a line of the log goes to Python's `logging` first."""
         if isinstance(event, Log):

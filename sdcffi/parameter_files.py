@@ -270,10 +270,10 @@ def _lora(item: Any, where: str) -> Any:
     return tuple(item) if isinstance(item, list) else item
 
 
-def parse_lora(text: str) -> str | tuple[str, float] | Lora:
+def parse_lora(text: str) -> Lora:
     """Read ``PATH[:SCALE]``, or strengths of parts and blocks: ``PATH:UNET:TE``, ``PATH:SCALE:lbw=OUTALL``.
 
-    Without a scale, it is 1, or that of the catalogue.
+    Without a number, the multiplier is None.
 
     Raises
     ------
@@ -281,12 +281,10 @@ def parse_lora(text: str) -> str | tuple[str, float] | Lora:
         If a preset of blocks is unknown.
     """
     path, strength = split_strength(text)
-    if not strength and text.startswith("catalogue:"):
-        return text
     if not strength or Path(text).exists():
-        return text, 1.0
+        return Lora(text)
     multiplier, weights = parse_strength(strength, text)
-    return (path, multiplier) if weights is None else Lora(path, multiplier, weights=weights)
+    return Lora(path, multiplier, weights=weights)
 
 
 def parse_mask(text: str) -> str | tuple[int, ...]:

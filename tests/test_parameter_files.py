@@ -29,7 +29,7 @@ def test_keywords_of_engine_and_call_are_told_apart_and_made_structs(tmp_path: P
         "prompt": "a cat",
         "params": ImageParams(
             prompt="a cat",
-            loras=[Lora("ink.safetensors", 0.5), ("night.safetensors", 1.0)],
+            loras=[Lora("ink.safetensors", 0.5), Lora("night.safetensors")],
             vae_tiling_params=Tiling(tile_size_x=32),
             cache=Cache(mode="easycache"),
             sample_params=SampleParams(sample_steps=4, custom_sigmas=[14, 1.5, 0]),
@@ -85,10 +85,7 @@ def test_arguments_as_a_table_are_the_same_arguments_again() -> None:
     assert given.call_values["mask_image",] == (1, 2, 3, 4)
     again = as_arguments(json.loads(json.dumps(given.table())))
     assert again.engine == given.engine
-    assert [tuple(lora) if isinstance(lora, tuple) else lora for lora in again.call_values["loras",]] == [
-        ("a.safetensors", 0.5),
-        Lora("b.safetensors", 2, True),
-    ]
+    assert again.call_values["loras",] == [Lora("a.safetensors", 0.5), Lora("b.safetensors", 2, True)]
 
 
 def test_a_table_for_a_video_has_the_videos_names() -> None:

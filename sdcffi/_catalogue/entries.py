@@ -8,17 +8,20 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from .._defaults.metadata import LIMITS
+from .._defaults.recommended import Default
 from .._models.architectures import FAMILIES
+from .._models.weight_types import check_type
 from .._numbers import check_number
 from .._quoting import shown
-from ..params.context import ContextParams
+from ..params.context import PRECISIONS, ContextParams
 from ..params.image import ImageParams
 from ..params.names import Parameter, parameters
+from ..params.other_names import check_known
 from ..params.plain import check_keys
 from ..params.struct import Struct
 from ..params.video import VideoParams
 
-__all__ = ["ROLES", "Entry", "File", "LoraEntry", "ModelEntry", "Recommendation", "Variant", "read_entries"]
+__all__ = ["ROLES", "Entry", "File", "LoraEntry", "ModelEntry", "Variant", "read_entries"]
 
 ROLES = tuple(item.name.removesuffix("_path") for item in fields(ContextParams) if item.name.endswith("_path"))
 """What a file of a model can be: the keywords of `Engine` that take a path."""
@@ -58,14 +61,6 @@ class File:
 
 
 @dataclass(frozen=True)
-class Recommendation:
-    """A recommended value of a parameter, and where it is recommended."""
-
-    value: Any
-    source: str
-
-
-@dataclass(frozen=True)
 class Variant:
     """The files of a model in certain weight types, by the keywords of `Engine` that take them."""
 
@@ -81,7 +76,7 @@ class Entry:
     ----------
     name, title, licence, good_at, page : str
         The name, for people: title, licence, what it is good at, and where to read more.
-    parameters : mapping of str to Recommendation
+    parameters : mapping of str to Default
         Recommended parameters of a call, by the names of `params.names`.
     source : str
         The file that it is from. Empty: the package's.
@@ -92,12 +87,15 @@ class Entry:
     licence: str
     good_at: str
     page: str
-    parameters: Mapping[str, Recommendation]
+    parameters: Mapping[str, Default]
     source: str = ""
 
-    def recommended(self) -> dict[str, tuple[Any, str]]:
-        """Return the recommended parameters, each with where it comes from."""
-        return {name: (item.value, f"catalogue: {self.name} ({item.source})") for name, item in self.parameters.items()}
+    def recommended(self) -> dict[str, Default]:
+        """Return the recommended parameters, each with where it comes from: the catalogue, and its source."""
+        return {
+            name: Default(item.value, f"catalogue: {self.name} ({item.source})")
+            for name, item in self.parameters.items()
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,14 +110,14 @@ class ModelEntry(Entry):
         Revisions of the engine that can run it.
     variants : mapping of str to Variant
         By name, the best first.
-    options : mapping of str to Recommendation
+    options : mapping of str to Default
         Recommended parameters of `Engine`, by the names of `params.names`.
     """
 
     family: str
     engines: tuple[str, ...]
     variants: Mapping[str, Variant]
-    options: Mapping[str, Recommendation]
+    options: Mapping[str, Default]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,7 +260,7 @@ def _file(item: Any, files: Mapping[str, File], where: str) -> File:
 
 def _recommended(
     item: Mapping[str, Any], structs: tuple[type[Struct], ...], where: str
-) -> Iterator[tuple[str, Recommendation]]:
+) -> Iterator[tuple[str, Default]]:
     legal = {parameter.name: parameter for struct in structs for parameter in parameters(struct)}
     legal = {name: parameter for name, parameter in legal.items() if name not in ROLES}
     for part in _typed(item, "recommended", list, where, []):
@@ -273,7 +271,7 @@ def _recommended(
         check_keys(part, {*legal, "source"}, label)
         for name, value in part.items():
             if name != "source":
-                yield name, Recommendation(_value(legal[name], value, f"{label}.{name}"), source)
+                yield name, Default(_value(legal[name], value, f"{label}.{name}"), source)
 
 
 def _value(parameter: Parameter, value: Any, where: str) -> Any:
@@ -283,6 +281,11 @@ def _value(parameter: Parameter, value: Any, where: str) -> Any:
         raise ValueError(f"{where} must be of type {kind}, not {shown(value)}")
     if parameter.kind in (int, float):
         check_number(where, value, *LIMITS.get(parameter.name) or ())
+    elif parameter.name == "type":
+        check_type(where, value)
+    elif parameter.name == "precision" and value not in PRECISIONS:
+        raise ValueError(f"{where} must be one of {', '.join(PRECISIONS)}, not {shown(value)}")
+    check_known(where, value, parameter.path[-1])
     return value
 
 

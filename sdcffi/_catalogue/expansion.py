@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,10 +13,10 @@ from ..params.context import ContextParams
 from ..params.names import parameters
 from .entries import LoraEntry, ModelEntry, Variant
 from .files import place
-from .reader import Catalogue, read_catalogue, variant_of
+from .reader import Catalogue, bare_name_hint, read_catalogue, variant_of
 from .variants import Room, choose
 
-__all__ = ["Chosen", "with_files"]
+__all__ = ["Chosen", "with_files", "with_variants"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,37 @@ class Chosen:
 
     entry: ModelEntry
     variant: Variant
+
+
+def with_variants(
+    params: ContextParams, room: Callable[[], Room], tell: Callable[[str], object]
+) -> tuple[ContextParams, dict[str, Chosen]]:
+    """Put ``catalogue:NAME/VARIANT`` in the places of names without a variant, so that each is chosen once.
+
+    Parameters
+    ----------
+    params, room, tell
+        See `with_files`.
+
+    Returns
+    -------
+    params : ContextParams
+    chosen : dict of str to Chosen
+        What names stand for, by the C field that has one.
+
+    Raises
+    ------
+    ValueError
+        If a name or a variant does not exist, or is that of a LoRA.
+    """
+    paths = {slot: value for slot, value in params.given().items() if slot.endswith("_path")}
+    wanted = {slot: named for slot, value in paths.items() if isinstance(named := parse(value), CatalogueReference)}
+    if not wanted:
+        return params, {}
+    catalogue = read_catalogue()
+    chosen = {slot: _chosen(catalogue, slot, reference, room, tell) for slot, reference in wanted.items()}
+    names = {slot: str(CatalogueReference(found.entry.name, found.variant.name)) for slot, found in chosen.items()}
+    return replace(params, **names), chosen  # type: ignore[arg-type]
 
 
 def with_files(
@@ -61,33 +91,29 @@ def with_files(
         If a name or a variant does not exist, or has no such file. Also for a name without ``catalogue:`` that is no
         file.
     """
-    paths = {slot: value for slot, value in params.given().items() if slot.endswith("_path")}
-    wanted = {slot: named for slot, value in paths.items() if isinstance(named := parse(value), CatalogueReference)}
-    if not wanted:
+    params, named = with_variants(params, room, tell)
+    if not named:
         _refuse_bare_name(params.model_path)
         return params, None
-    catalogue, values = read_catalogue(), dict[str, Any]()
-    chosen: Chosen | None = None
-    for slot, reference in wanted.items():
-        found = _chosen(catalogue, slot, reference, room, tell)
+    values = dict[str, Any]()
+    for slot, found in named.items():
         if slot == "model_path":
-            chosen = found
             values[slot] = None
             values |= _options(found.entry, params)
             values |= {
                 f"{role}_path": place(file)
                 for role, file in found.variant.files.items()
-                if role == "model" or f"{role}_path" not in paths
+                if role == "model" or getattr(params, f"{role}_path") is None
             }
         else:
             role = slot.removesuffix("_path")
             if role not in found.variant.files:
                 raise ValueError(
-                    f"{role}: {reference.name} has no such file in the catalogue; it has"
+                    f"{role}: {found.entry.name} has no such file in the catalogue; it has"
                     f" {', '.join(found.variant.files)}"
                 )
             values[slot] = place(found.variant.files[role])
-    return replace(params, **values), chosen
+    return replace(params, **values), named.get("model_path")
 
 
 def _chosen(
@@ -122,10 +148,5 @@ def _options(entry: ModelEntry, params: ContextParams) -> dict[str, Any]:
 
 def _refuse_bare_name(model: Any) -> None:
     """Refuse the name of a model that is no file, with the word for it."""
-    if not isinstance(model, str) or os.path.basename(model) != model or os.path.exists(model):
-        return
-    name = model.lower()
-    if name in read_catalogue().entries:
-        raise PathNotFoundError(
-            f"model: {shown_path(model)!r} does not exist; for the catalogue's, pass 'catalogue:{name}'"
-        )
+    if hint := bare_name_hint(model, ModelEntry):
+        raise PathNotFoundError(f"model: {shown_path(model)!r} does not exist{hint}")

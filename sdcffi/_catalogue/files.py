@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
-from .._files import file_digest
 from .._quoting import shown_path
-from .._references import fetch, is_there, parse
-from ..errors import DownloadError, PathNotFoundError
+from .._references import HubReference, fetch, is_there, parse
+from ..errors import PathNotFoundError
 from .entries import Entry, File, LoraEntry, ModelEntry, Variant
 from .reader import PACKAGE
 
 __all__ = ["files_of", "has", "is_ours", "local", "place", "pull", "remove", "size_of", "total"]
 
 _PACKAGE = Path(__file__).resolve().parent.parent
+_BLOBS = "blobs"  # the folder in which the Hub's client keeps files, by their digests
 
 
 def is_ours(file: File) -> bool:
@@ -24,9 +25,12 @@ def is_ours(file: File) -> bool:
 
 
 def place(file: File) -> str:
-    """Return what a parameter takes that takes a path: the path of the file, or its reference."""
+    """Return what a parameter takes that takes a path: the path of the file, or its reference with its digest."""
     if file.reference.startswith(PACKAGE):
         return str(_PACKAGE / file.reference.removeprefix(PACKAGE))
+    reference = parse(file.reference)
+    if isinstance(reference, HubReference) and reference.sha256 is None:
+        return str(replace(reference, sha256=file.sha256))
     return file.reference
 
 
@@ -49,26 +53,19 @@ def pull(file: File) -> Path:
     DownloadError
         If it cannot be downloaded, or has another digest than the catalogue has.
     """
-    if (path := local(file)) is not None:
-        return path
-    reference = parse(file.reference)
-    if reference is None or file.reference.startswith(PACKAGE):
+    if (reference := parse(place(file))) is not None:
+        return fetch(reference)
+    if (path := local(file)) is None:
         raise PathNotFoundError(f"{shown_path(place(file))}, a file of the catalogue, does not exist")
-    path = fetch(reference)
-    if file.sha256 is not None and (digest := file_digest(path)) != file.sha256:
-        raise DownloadError(
-            f"{path} has the sha256 {digest}, but the catalogue has {file.sha256}: the file was replaced at"
-            f" {file.reference}, or damaged. Remove it, or name it by its path if you trust it"
-        )
     return path
 
 
 def remove(file: File) -> None:
-    """Remove a file that was downloaded, if it is there: a link into a cache, and what it points to."""
+    """Remove a file that was downloaded, if it is there: a link of a cache, and what it points to in that cache."""
     if is_ours(file) and (path := local(file)) is not None:
         target = Path(os.path.realpath(path))
-        path.unlink()
-        if target != path:
+        path.unlink(missing_ok=True)  # another process may remove it too
+        if target.parent.name == _BLOBS and target.parent.parent in path.parents:  # not a file of the user's own
             target.unlink(missing_ok=True)
 
 

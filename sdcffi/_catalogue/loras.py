@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from .._defaults.recommended import Default
 from .._numbers import items_of
 from .._quoting import shown_path
 from .._references import CatalogueReference, parse
@@ -14,25 +14,25 @@ from ..errors import LoraNotFoundError
 from ..params.lora import Lora, LoraLike
 from .entries import LoraEntry
 from .files import place
-from .reader import read_catalogue
+from .reader import bare_name_hint, read_catalogue
 
 __all__ = ["entry_of", "with_lora_files"]
 
 
-def with_lora_files(items: Iterable[LoraLike], by_name: bool) -> tuple[Iterable[LoraLike], dict[str, tuple[Any, str]]]:
+def with_lora_files(items: Iterable[LoraLike], by_name: bool) -> tuple[Iterable[LoraLike], dict[str, Default]]:
     """Put files, or references to them, in the places of names of the catalogue.
 
     Parameters
     ----------
     items : iterable of Lora, path, or (path, multiplier), or mapping of path to multiplier
-        Where no multiplier is given, it is the catalogue's.
+        Where no multiplier is given, or None, it is the catalogue's.
     by_name : bool
         Whether a string may be a name in a directory of LoRAs.
 
     Returns
     -------
     items : iterable of Lora, path, or (path, multiplier)
-    parameters : dict of str to (value, source)
+    parameters : dict of str to Default
         What the catalogue recommends for a call with them, such as few steps. A later one of them wins.
 
     Raises
@@ -46,7 +46,7 @@ def with_lora_files(items: Iterable[LoraLike], by_name: bool) -> tuple[Iterable[
         return items, {}  # refused later
     if isinstance(items, Mapping):
         items = items.items()
-    found, values = list[LoraLike](), dict[str, tuple[Any, str]]()
+    found, values = list[LoraLike](), dict[str, Default]()
     for item in items_of("loras", items):
         entry = entry_of(item)
         if entry is not None:
@@ -84,17 +84,11 @@ def _path(item: Any) -> Any:
 
 
 def _with_file(item: LoraLike, entry: LoraEntry) -> LoraLike:
-    path = place(entry.file)
-    if isinstance(item, tuple) and len(item) > 1:
-        item = Lora(*item)
-    lora = replace(item, path=path) if isinstance(item, Lora) else Lora(path, entry.strength)
-    return replace(lora, name=lora.name or entry.name)
+    lora = item if isinstance(item, Lora) else Lora(*item) if isinstance(item, tuple) else Lora(item)
+    strength = entry.strength if lora.multiplier is None else lora.multiplier
+    return replace(lora, path=place(entry.file), multiplier=strength, name=lora.name or entry.name)
 
 
 def _refuse_bare_name(path: Any) -> None:
-    if isinstance(path, str) and os.path.basename(path) == path and not os.path.exists(path):
-        name = path.lower()
-        if isinstance(read_catalogue().entries.get(name), LoraEntry):
-            raise LoraNotFoundError(
-                f"LoRA {shown_path(path)} does not exist; for the catalogue's, pass 'catalogue:{name}'"
-            )
+    if hint := bare_name_hint(path, LoraEntry):
+        raise LoraNotFoundError(f"LoRA {shown_path(path)} does not exist{hint}")

@@ -16,15 +16,26 @@ import platformdirs
 from .._files import expanded
 from .._quoting import shown
 from .._references import CatalogueReference, parse
+from .._references.weights import ENDINGS
 from ..errors import PathNotFoundError
 from ..params.plain import parse_toml, read_table
 from .entries import Entry, File, LoraEntry, ModelEntry, Variant, read_entries
 
-__all__ = ["PACKAGE", "Catalogue", "package_catalogue", "parse_name", "read_catalogue", "user_file", "variant_of"]
+__all__ = [
+    "PACKAGE",
+    "Catalogue",
+    "bare_name_hint",
+    "package_catalogue",
+    "parse_name",
+    "read_catalogue",
+    "user_file",
+    "variant_of",
+]
 
 PACKAGE = "package:"
 """How references to files of this package begin."""
 
+_SURELY = 0.8  # how alike names are, of which one is a slip of the other
 _LONGEST_NAME = 200  # characters of a name that similar ones are searched for
 
 
@@ -63,6 +74,32 @@ class Catalogue:
             hint = f"did you mean {' or '.join(near)}?" if near else "sdcffi models list shows all names"
             raise PathNotFoundError(f"the catalogue has no {shown(name)}; {hint}")
         return self.entries[name]
+
+
+def bare_name_hint(text: Any, kind: type[Entry]) -> str:
+    """Return what to pass in place of a text that is no file, but a name of the catalogue, or nearly.
+
+    Parameters
+    ----------
+    text : object
+        What was given as a path.
+    kind : type
+        `ModelEntry` or `LoraEntry`.
+
+    Returns
+    -------
+    str
+        The end of a message. Empty: it is a file, or looks like one.
+    """
+    if not isinstance(text, str) or os.path.basename(text) != text or os.path.exists(text):
+        return ""
+    name = text.lower()
+    names = [one for one, entry in read_catalogue().entries.items() if isinstance(entry, kind)]
+    if name in names:
+        near = [name]
+    else:
+        near = [] if name.endswith(ENDINGS) else difflib.get_close_matches(name[:_LONGEST_NAME], names, 3, _SURELY)
+    return f"; for the catalogue's, pass {' or '.join(repr(f'catalogue:{one}') for one in near)}" if near else ""
 
 
 def variant_of(entry: ModelEntry, name: str) -> Variant:

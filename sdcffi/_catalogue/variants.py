@@ -12,12 +12,13 @@ from .._machine.limits import free_memory
 from .._models.architectures import FAMILIES
 from .._models.files import Model
 from .._models.memory import compute_bytes
+from .._references.weights import size_text
 from ..params.context import ContextParams
 from ..params.image import ImageParams
 from .entries import ModelEntry, Variant
 from .files import files_of, has, total
 
-__all__ = ["Room", "choose", "gigabytes", "needed", "room_of"]
+__all__ = ["Room", "choose", "needed", "room_of"]
 
 _SIDE = 512  # pixels, where no size is recommended
 _ON_CPU = {"clip_l", "clip_g", "t5xxl", "llm", "clip_vision", "llm_vision"}  # with clip_on_cpu
@@ -79,7 +80,7 @@ def needed(entry: ModelEntry, variant: Variant, room: Room) -> int | None:
         return None
     architecture = FAMILIES.get(entry.family)
     width, height = (
-        entry.parameters[name].value if name in entry.parameters else _SIDE for name in ("width", "height")
+        int(entry.parameters[name].value or 0) if name in entry.parameters else _SIDE for name in ("width", "height")
     )
     context = ContextParams(taesd_path="taesd" if "taesd" in variant.files else None)
     image = ImageParams(width=width, height=height)
@@ -110,20 +111,11 @@ def choose(entry: ModelEntry, room: Room) -> tuple[Variant, str]:
     if room.free is None:
         return variants[-1], f"the smallest, because the free memory of {room.place} is unknown"
     fitting = [variant for variant in variants if (size := sizes[variant.name]) is not None and size <= room.free]
-    free = f"of {gigabytes(room.free)} that are free on {room.place}"
+    free = f"of {size_text(room.free)} that are free on {room.place}"
     for variant in fitting:
         if has(files_of(entry, variant)):
             best = "the best that fits" if variant is fitting[0] else "the best of those that are downloaded and fit"
-            return variant, f"{best}: about {gigabytes(sizes[variant.name])} {free}"
+            return variant, f"{best}: about {size_text(sizes[variant.name])} {free}"
     if fitting:
-        return fitting[0], f"the best that fits: about {gigabytes(sizes[fitting[0].name])} {free}"
-    return variants[-1], f"the smallest, but none fits: about {gigabytes(sizes[variants[-1].name])} {free}"
-
-
-def gigabytes(size: int | None) -> str:
-    """Return a number of bytes for people, in decimal units as where files are downloaded."""
-    if size is None:
-        return "an unknown size"
-    if size >= 1e9:
-        return f"{size / 1e9:.1f} GB"
-    return f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+        return fitting[0], f"the best that fits: about {size_text(sizes[fitting[0].name])} {free}"
+    return variants[-1], f"the smallest, but none fits: about {size_text(sizes[variants[-1].name])} {free}"

@@ -22,6 +22,7 @@ from .._numbers import check_integer, check_number
 from .._quoting import shown
 from .._warnings import warn
 from ..params.names import parameters
+from ..params.other_names import check_known
 from ..params.plain import read_table
 from ..params.video import VideoParams
 from .families import Value
@@ -52,7 +53,7 @@ LIMITS: Mapping[str, tuple[float, float] | None] = {
 _TELLING = ("modelspec.architecture", "general.name", "general.basename", "general.finetune")
 _PREDICTIONS = ("modelspec.prediction_type", "modelspec.predict_key")  # the second is ComfyUI's
 _OF_THE_FILE = ("modelspec.hash_sha256", "modelspec.thumbnail")  # the second is an image
-_KINDS = {item.name: item.kind for item in parameters(VideoParams)}
+_PARAMETERS = {item.name: item for item in parameters(VideoParams)}
 _UNET = "diffusion_pytorch_model.safetensors"
 _LATENT = 8  # pixels of a UNet's latent pixel
 
@@ -147,8 +148,9 @@ def _table(path: Path) -> dict[str, Any]:
 
 
 def _legal(name: str, text: Any) -> Value:
-    limits, kind = LIMITS[name], _KINDS[name]
+    limits, kind = LIMITS[name], _PARAMETERS[name].kind
     if limits is None:
+        check_known(name, text, _PARAMETERS[name].path[-1])
         return str(text)
     try:
         value = kind(text)

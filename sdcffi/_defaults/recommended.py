@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from .._models.files import Model
@@ -74,13 +74,15 @@ class Recommended:
         changed._warned = self._warned
         return changed
 
-    def known_to(self, names: Mapping[str, Collection[str]]) -> Recommended:
-        """Return these values in an engine's words, without those that it does not have.
+    def known_to(self, names: Mapping[str, Collection[str]], tell: Callable[[str], object]) -> Recommended:
+        """Return these values in an engine's words, without those that only other revisions of the engine have.
 
         Parameters
         ----------
         names : mapping of str to collection of str
             Legal names of each C enumeration.
+        tell : callable
+            Called with a note on each value that is left out.
         """
         enums = {item.name: ENUMS.get(item.path[-1], "") for kind in _CALLS for item in parameters(kind)}
         values = {}
@@ -89,13 +91,13 @@ class Recommended:
             value = meant(default.value, legal) if legal else default.value
             if not legal or value in legal:
                 values[name] = Default(value, default.source)
+            else:
+                tell(f"{default.source}: this engine does not have the {name} {value}, which others have: not used")
         return self._changed(values, self.others)
 
-    def updated(self, values: Mapping[str, tuple[Value, str]]) -> Recommended:
-        """Return these values with others that win over them, such as the catalogue's: value and source."""
-        if not values:
-            return self
-        return self._changed(self.values | {name: Default(*value) for name, value in values.items()}, ())
+    def updated(self, values: Mapping[str, Default]) -> Recommended:
+        """Return these values with others that win over them, such as the catalogue's."""
+        return self._changed(self.values | dict(values), ()) if values else self
 
     def params(self, kind: type[_Params]) -> _Params:
         """Return the values as parameters of a call."""
@@ -208,7 +210,7 @@ def _chosen(value: Any) -> Value | None:
 
 
 def recommend(
-    model: Model, prediction: str | None = None, catalogue: Mapping[str, tuple[Value, str]] | None = None
+    model: Model, prediction: str | None = None, catalogue: Mapping[str, Default] | None = None
 ) -> Recommended:
     """Gather the values for a model.
 
@@ -218,7 +220,7 @@ def recommend(
         The result of `check_context`.
     prediction : str, optional
         What it predicts, as the caller says.
-    catalogue : mapping of str to (value, source), optional
+    catalogue : mapping of str to Default, optional
         What the catalogue of models has of it, by the names of parameter files.
 
     Returns

@@ -17,7 +17,7 @@ from .._numbers import as_number, as_path, is_finite, items_of
 from .._quoting import shown, shown_path
 from .._references import HubReference, fetch, parse
 from ..errors import LoraError, LoraNotFoundError, PathNotFoundError
-from ..params.lora import Lora, LoraLike
+from ..params.lora import Lora, LoraLike, multiplier_of
 from ..params.lora_tags import Tag, add_weights, parse_tags
 from ..params.lora_weights import check_weights
 from ..params.struct import StrPath
@@ -32,7 +32,7 @@ def as_loras(items: Iterable[LoraLike], lora_dir: StrPath | None = None) -> tupl
     Parameters
     ----------
     items : iterable of Lora, path, or (path, multiplier), or mapping of path to multiplier
-        The multiplier is a finite number, by default 1. A path may be a reference: the file is downloaded.
+        The multiplier is a finite number; None, or none at all, is 1. A path may be a reference, which is downloaded.
     lora_dir : path, optional
         Directory in which a string without the ending of a LoRA file is looked up, as ``"name"`` or
         ``"folder/name"``. A `Path` is never looked up. None: every string is a path.
@@ -40,7 +40,7 @@ def as_loras(items: Iterable[LoraLike], lora_dir: StrPath | None = None) -> tupl
     Returns
     -------
     tuple of Lora
-        With absolute paths.
+        With absolute paths and multipliers.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def _key(lora: Lora) -> tuple[str, bool]:
 
 
 def _added(lora: Lora, tag: Tag) -> Lora:
-    before = lora.multiplier, lora.weights
+    before = multiplier_of(lora), lora.weights
     multiplier, weights = add_weights(before, (tag.multiplier, tag.weights), str(lora.path))
     return replace(lora, multiplier=multiplier, weights=weights)
 
@@ -130,7 +130,7 @@ def _as_lora(item: LoraLike, lora_dir: StrPath | None) -> Lora:
     if not isinstance(item.path, (str, os.PathLike)):
         raise TypeError(f"loras must have Lora, path or (path, multiplier), not {shown(item.path)}")
     item = replace(item, path=as_path("loras", item.path))
-    multiplier = as_number(f"multiplier of LoRA {shown_path(item.path)}", item.multiplier)
+    multiplier = as_number(f"multiplier of LoRA {shown_path(item.path)}", multiplier_of(item))
     if not is_finite(multiplier):
         raise ValueError(f"multiplier of LoRA {shown_path(item.path)} must be finite, not {shown(multiplier)}")
     weights = check_weights(item.weights, f"weights of LoRA {item.path}")

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
 from .._files import expanded
+from .._quoting import shown, shown_path
 from .._references import HubReference, fetch, is_there, parse
 from ..errors import DownloadError, PathNotFoundError
 from ..params.struct import StrPath
 from .digests import file_state, sha256
-from .origin import FileRecord
+from .origin import FileRecord, is_plain
 from .record import Record
 
 __all__ = ["find_files", "find_named", "find_some_files", "is_same"]
+
+_ON_WINDOWS = os.name == "nt"
+_SERVER = re.compile(r"[\\/]{2}|[\\/]\?\?[\\/]")  # begins \\server\share, or a way to write such a path
 
 _SHIPPED = Path(__file__).resolve().parent.parent / "weights"  # the demonstration model
 
@@ -71,8 +76,10 @@ def find_named(
     Raises
     ------
     ValueError
-        If no file has the name.
+        If no file has the name, or it is not a plain one.
     """
+    if not is_plain(name):  # it is of an image that may be anyone's
+        raise ValueError(f"{shown(name)} is not the name of a file: pass the file itself")
     folders = _folders(models)
     names = [name, *(name + ending for ending in endings)]
     found = [path for one in names for path in _candidates(FileRecord(role="", name=one), folders) if path.is_file()]
@@ -124,8 +131,17 @@ def _kind(file: FileRecord) -> Literal["model", "file"]:
     return "model" if file.role == "model_path" else "file"
 
 
+def _asks_a_server(path: str) -> bool:
+    """Return whether this system would ask a server that the path names, and perhaps log in there, to look at it."""
+    return _ON_WINDOWS and _SERVER.match(path) is not None
+
+
 def _named(file: FileRecord) -> str:
-    return file.name if file.reference is None else f"{file.name} ({file.reference})"
+    if file.reference is not None:
+        return f"{file.name} ({file.reference})"
+    if file.path and _asks_a_server(file.path):
+        return f"{file.name} (recorded at {shown_path(file.path)}, where only you can look)"
+    return file.name
 
 
 def _as_paths(models: StrPath | Iterable[StrPath] | None) -> list[StrPath]:
@@ -136,7 +152,7 @@ def _as_paths(models: StrPath | Iterable[StrPath] | None) -> list[StrPath]:
 
 def _candidates(file: FileRecord, folders: Iterable[Path]) -> Iterator[Path]:
     """Yield the files, and directories of models, that have the name; the record may be anyone's."""
-    direct = [Path(file.path)] if file.path else []
+    direct = [Path(file.path)] if file.path and not _asks_a_server(file.path) else []
     if (reference := parse(file.reference or "")) and (there := is_there(reference, _kind(file))):
         direct.append(there)
     for path in (*direct, *(folder / file.name for folder in folders), Path(file.name)):

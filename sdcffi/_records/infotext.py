@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..params.lora import Lora
+from ..params.lora import Lora, multiplier_of
 
 __all__ = ["infotext", "lora_name", "plain_name", "sampler_label", "scheduler_label"]
 
@@ -94,12 +94,13 @@ def _tag(lora: Lora) -> str:
 
 def _strength(lora: Lora) -> str:
     """Return an adapter's strength as in a tag; strengths of blocks that a tag cannot hold are left out."""
+    multiplier = multiplier_of(lora)
     weights: dict[str, Any] = {"lbw": lora.weights} if isinstance(lora.weights, str) else dict(lora.weights or {})
     named = [f"lbw={weights.pop('lbw')}"] if "lbw" in weights else []
     if weights and weights.keys() <= {"unet", "te"} and all(isinstance(value, float) for value in weights.values()):
-        parts = [lora.multiplier * weights.get(part, 1.0) for part in ("unet", "te")]
+        parts = [multiplier * weights.get(part, 1.0) for part in ("unet", "te")]
     else:
-        parts = [lora.multiplier]
+        parts = [multiplier]
     return ":".join([*(f"{number:g}" for number in parts), *named])
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .._machine.devices import Device
 
-__all__ = ["FileRecord", "ImageRecord", "Origin", "Upscaling", "file_record", "image_record"]
+__all__ = ["FileRecord", "ImageRecord", "Origin", "Upscaling", "file_record", "image_record", "is_plain"]
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,11 @@ class ImageRecord:
     role: str
     shape: tuple[int, ...]
     sha256: str
+
+
+def is_plain(name: str) -> bool:
+    """Return whether a name leads nowhere by itself: to no folder, drive or server."""
+    return name not in ("", "..") and "\0" not in name and Path(name).name == name
 
 
 def image_record(role: str, pixels: NDArray[np.uint8]) -> ImageRecord:

@@ -22,12 +22,13 @@ from ..images.pixels import MOST_SIDE
 from ..images.texts import read_texts
 from ..params.context import ContextParams
 from ..params.image import ImageParams
+from ..params.names import flatten, parameters
 from ..params.plain import check_keys, decode, detach, encode, parse_json, read_table
 from ..params.sampling import Guidance, SampleParams
 from ..params.struct import StrPath, Struct
 from ..params.video import VideoParams
 from .infotext import infotext, lora_name, plain_name, sampler_label, scheduler_label
-from .origin import FileRecord, ImageRecord, Origin, file_record, image_record
+from .origin import FileRecord, ImageRecord, Origin, file_record, image_record, is_plain
 
 __all__ = ["Record", "record_of"]
 
@@ -356,6 +357,12 @@ def _decoded(values: Mapping[str, Any], source: str) -> dict[str, Any]:
         "resolved_context": decode(ContextParams, values["resolved_context"], f"{source}: resolved_context"),
         "resolved_params": decode(params, values["resolved_params"], f"{source}: resolved_params"),
     }
+    for struct in (structs["params"], structs["resolved_params"]):
+        given = flatten(struct)  # an image may be a path, also of a server's
+        if image := next(
+            (item for item in parameters(params) if "Pixels" in item.annotation and item.path in given), None
+        ):
+            raise ValueError(f"{source} is damaged: it has {image.name}, but a record has no input images")
     files = tuple(_file(item, source) for item in values["files"])
     named = {role: path for struct in structs.values() for role, path in detach(struct)[1].items()}
     needed = set(named)
@@ -377,7 +384,7 @@ def _file(item: Any, source: str) -> FileRecord:
     texts = file.role, file.name, file.sha256 or "", file.tensors_sha256 or "", file.path or "", file.reference or ""
     if not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{source} is damaged: {shown(item)} must have texts for role, name and digests")
-    if file.name in ("", ".", "..") or set(file.name) & {"/", os.sep, "\0"} or "\0" in (file.path or ""):
+    if not is_plain(file.name) or "\0" in (file.path or ""):
         raise ValueError(f"{source} is damaged: {shown(file.name)} is not the name of a file")
     check_integer(f"{source}: size of {shown(file.name)}", file.size, 0, math.inf)
     if file.reference is not None and parse(file.reference) is None:

@@ -24,7 +24,6 @@ __all__ = [
     "local_path",
     "parse",
     "reference_of",
-    "size",
 ]
 
 _fetched: dict[Path, WebReference] = {}
@@ -74,21 +73,6 @@ def is_there(reference: Reference, kind: Kind = "file") -> Path | None:
     if isinstance(reference, HubReference):
         return hub.is_there(reference, kind)
     return web.is_there(reference) if isinstance(reference, WebReference) else None
-
-
-def size(reference: Reference, kind: Kind = "file") -> int | None:
-    """Return the size of what a reference stands for, in bytes; the server is asked. None if it is unknown.
-
-    Raises
-    ------
-    DownloadError, ValueError
-        As `fetch`.
-    """
-    from . import hub, web
-
-    if isinstance(reference, HubReference):
-        return hub.size(reference, kind)
-    return web.size(reference) if isinstance(reference, WebReference) else None
 
 
 def local_path(path: str | os.PathLike[str], name: str = "", kind: Kind = "file") -> Path:

@@ -11,7 +11,17 @@ from urllib.parse import unquote, urlsplit
 
 from .._quoting import shown, shown_path
 
-__all__ = ["COMMIT", "CatalogueReference", "HubReference", "Reference", "WebReference", "parse", "pinned"]
+__all__ = [
+    "COMMIT",
+    "LONGEST",
+    "CatalogueReference",
+    "HubReference",
+    "Reference",
+    "WebReference",
+    "is_inside",
+    "parse",
+    "pinned",
+]
 
 HUB = "hf://"
 _WEB = ("https://", "http://")  # its digest says that a file is the right one, so the way to it need not be safe
@@ -19,7 +29,9 @@ _CATALOGUE = "catalogue:"
 _IN_A_PATH = re.compile(r"(hf|https?):/[^/]|catalogue:")  # the first is what pathlib leaves of hf://
 _NAME = re.compile(r"[\w.-]{1,96}", re.ASCII)
 _OTHER_KINDS = ("datasets", "spaces", "buckets", "kernels")
-_LONGEST = 255  # bytes of a name, in most file systems
+LONGEST = 255
+"""Bytes of a name, in most file systems."""
+
 _OF_DOWNLOADS = (".incomplete", ".lock")  # names beside a file that is downloaded
 _SHA256 = re.compile(r"sha256=([0-9a-fA-F]{64})")
 _PAGE = re.compile(r"/([\w.-]+/[\w.-]+)/(?:resolve|blob)/([^/]+)/(.+)")  # a file's address on the Hub
@@ -40,15 +52,19 @@ class HubReference:
         The file or folder in it. Empty: the repository.
     revision : str
         Branch, tag or commit.
+    sha256 : str or None
+        Which the file must have, in hexadecimal, small letters. None: what the Hub has.
     """
 
     repository: str
     path: str = ""
     revision: str = "main"
+    sha256: str | None = None
 
     def __str__(self) -> str:
         path = f"/{self.path}" if self.path else ""
-        return f"{HUB}{self.repository}{path}" + ("" if self.revision == "main" else f"@{self.revision}")
+        digest = "" if self.sha256 is None else f"#sha256={self.sha256}"
+        return f"{HUB}{self.repository}{path}" + ("" if self.revision == "main" else f"@{self.revision}") + digest
 
     @property
     def name(self) -> str:
@@ -109,7 +125,8 @@ def parse(text: str | os.PathLike[str]) -> Reference | None:
     Parameters
     ----------
     text : str or path
-        ``hf://OWNER/REPO[/PATH][@REVISION]``, ``https://...#sha256=HEX`` or ``catalogue:NAME[/VARIANT]``, or a path.
+        ``hf://OWNER/REPO[/PATH][@REVISION][#sha256=HEX]``, ``https://...#sha256=HEX`` or ``catalogue:NAME[/VARIANT]``,
+        or a path.
 
     Returns
     -------
@@ -135,7 +152,8 @@ def parse(text: str | os.PathLike[str]) -> Reference | None:
 
 
 def _hub(text: str) -> HubReference:
-    words = text.removeprefix(HUB).removeprefix("models/")
+    words, _, fragment = text.removeprefix(HUB).removeprefix("models/").partition("#sha256=")
+    digest = _SHA256.fullmatch(f"sha256={fragment}")
     place, _, revision = words.partition("@")
     owner, _, rest = place.partition("/")
     repository, _, path = rest.partition("/")
@@ -146,15 +164,18 @@ def _hub(text: str) -> HubReference:
         raise ValueError(f"{shown_path(text)} must be of a repository of models, not of {owner}: {form}")
     if not all(_NAME.fullmatch(name) and name.strip(".") for name in (owner, repository)):
         raise ValueError(f"{shown_path(text)} must be of the form {form}")
-    if "@" in words and not _is_inside(revision):
+    if "@" in words and not is_inside(revision):
         raise ValueError(f"{shown_path(text)}: the revision must be a branch, a tag or a commit, not {shown(revision)}")
     path = path.removesuffix("/")
-    if path and not _is_inside(path):
+    if path and not is_inside(path):
         raise ValueError(f"{shown_path(text)}: the path must lead to a file or folder in it, not {shown(path)}")
-    return HubReference(f"{owner}/{repository}", path, revision or "main")
+    if "#sha256=" in text and not (digest and path):
+        raise ValueError(f"{shown_path(text)}: #sha256= must be of a file, and have 64 hexadecimal digits")
+    return HubReference(f"{owner}/{repository}", path, revision or "main", digest[1].lower() if digest else None)
 
 
-def _is_inside(path: str) -> bool:
+def is_inside(path: str) -> bool:
+    """Return whether a path of a repository leads to a file or folder in it, on any system."""
     parts = path.split("/")
     return path.isprintable() and "\\" not in path and all(part.strip() and part not in (".", "..") for part in parts)
 
@@ -182,13 +203,13 @@ def _web(text: str) -> WebReference:
             " in its place: they are on the page of the file, or sha256sum prints them"
         )
     reference = WebReference(url, match[1].lower())
-    if not url.isprintable() or " " in url or not parts.hostname or not _is_inside(reference.name):
+    if not url.isprintable() or " " in url or not parts.hostname or not is_inside(reference.name):
         raise ValueError(f"{hidden} must be the address of a file")
     if not (parts.path + parts.query).isascii():
         raise ValueError(f"{hidden} must have %XX, as browsers copy it, in place of characters that are not of ASCII")
-    if len(os.fsencode(reference.name)) > _LONGEST or reference.name.endswith(_OF_DOWNLOADS):
+    if len(os.fsencode(reference.name)) > LONGEST or reference.name.endswith(_OF_DOWNLOADS):
         raise ValueError(
-            f"{hidden} must be a file with a name of at most {_LONGEST} bytes, which does not end in"
+            f"{hidden} must be a file with a name of at most {LONGEST} bytes, which does not end in"
             f" {' or '.join(_OF_DOWNLOADS)}"
         )
     return reference

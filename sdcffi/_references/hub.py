@@ -18,18 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote
 
-from .._files import cache_directory, read_kept_json, replacing
+from .._files import cache_directory, file_digest, read_kept_json, replacing
 from .._quoting import shortened
 from .._version import __version__
 from ..errors import DownloadError, PathNotFoundError
 from .downloads import check_space, complete, no_space, partial_of, progress
-from .forms import COMMIT, HubReference
+from .forms import COMMIT, LONGEST, HubReference, is_inside
 from .weights import ENDINGS, Kind, chosen, needs_others
 
 if TYPE_CHECKING:
     from .downloads import Bar
 
-__all__ = ["fetch", "is_there", "size"]
+__all__ = ["fetch", "is_there"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _AGENT = {"library_name": "sdcffi", "library_version": __version__}
@@ -65,16 +65,35 @@ def fetch(reference: HubReference, kind: Kind) -> Path:
     """
     hub = _client()
     if found := is_there(reference, kind):
+        _compare(reference, _cached_digest(found), f"{found} is another version of the file: remove it, or leave")
         return found
     if hub.constants.HF_HUB_OFFLINE:
         return _of_snapshot(reference, kind)
     with _explained(reference):
         listing = _ask(reference)
     wanted, names = chosen(reference, listing.sizes, kind)
+    _compare(reference, listing.digests.get(wanted), "the file was replaced there; if you trust it, leave")
     with _explained(reference):
         folder = _download(reference, listing, names)
     _keep(reference, listing)
-    return _local(folder / wanted)
+    path = _local(folder / wanted)
+    if not path.exists():
+        raise DownloadError(f"{reference} was removed while it was downloaded: try again")
+    if reference.sha256 is not None and _cached_digest(path) is None:  # it was not compared while it was downloaded
+        _compare(reference, file_digest(path), f"{path} is another file, or damaged: remove it, or leave")
+    return path
+
+
+def _compare(reference: HubReference, digest: str | None, what: str) -> None:
+    """Refuse a file that has another digest than the reference, if that is known."""
+    if reference.sha256 is not None and digest not in (None, reference.sha256):
+        raise DownloadError(f"{reference}: the sha256 is {digest}: {what} out #sha256= and what follows")
+
+
+def _cached_digest(path: Path) -> str | None:
+    """Return the digest of a file of the cache, after which the client calls what a link leads to. None: no link."""
+    name = os.path.basename(os.path.realpath(path))
+    return name if _SHA256.fullmatch(name) else None
 
 
 def is_there(reference: HubReference, kind: Kind) -> Path | None:
@@ -91,17 +110,6 @@ def is_there(reference: HubReference, kind: Kind) -> Path | None:
     except DownloadError:  # without the client, nothing is known of its cache
         return None
     return _local(folder / wanted) if folder else None
-
-
-def size(reference: HubReference, kind: Kind) -> int | None:
-    """Return the size of the files in bytes; the Hub is asked, unless they were downloaded. None if it is unknown."""
-    listing = _kept(reference)
-    if listing is None or not is_there(reference, kind):
-        with _explained(reference):
-            listing = _ask(reference)
-    sizes = [listing.sizes[name] for name in chosen(reference, listing.sizes, kind)[1]]
-    known = [size for size in sizes if size is not None]
-    return sum(known) if len(known) == len(sizes) else None
 
 
 def _client() -> Any:
@@ -159,9 +167,14 @@ def _ask(reference: HubReference) -> _Listing:
     info = hub.HfApi(endpoint=hub.constants.ENDPOINT, **_AGENT).model_info(
         reference.repository, revision=revision, files_metadata=True, timeout=hub.constants.HF_HUB_ETAG_TIMEOUT
     )
-    files = info.siblings or ()
-    digests = {file.rfilename: file.lfs.sha256 for file in files if file.lfs and _SHA256.fullmatch(file.lfs.sha256)}
-    return _Listing(str(info.sha), {file.rfilename: file.size for file in files}, digests)
+    files = {file.rfilename: file for file in info.siblings or () if _is_usable(file.rfilename)}
+    digests = {name: file.lfs.sha256 for name, file in files.items() if file.lfs and _SHA256.fullmatch(file.lfs.sha256)}
+    return _Listing(str(info.sha), {name: file.size for name, file in files.items()}, digests)
+
+
+def _is_usable(name: str) -> bool:
+    """Return whether a file can have the name that a repository's owner gave it, within the cache."""
+    return is_inside(name) and all(len(os.fsencode(part)) <= LONGEST for part in name.split("/"))
 
 
 def _place(reference: HubReference, revision: str) -> Path:

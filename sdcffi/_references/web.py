@@ -23,7 +23,7 @@ from .forms import WebReference
 if TYPE_CHECKING:
     from .downloads import Bar
 
-__all__ = ["fetch", "is_there", "size"]
+__all__ = ["fetch", "is_there"]
 
 _SECONDS = 30  # without a byte
 _ATTEMPTS = 5  # without a byte
@@ -41,12 +41,6 @@ def is_there(reference: WebReference) -> Path | None:
 
 def _target(reference: WebReference) -> Path:
     return cache_directory() / "downloads" / reference.sha256 / reference.name
-
-
-def size(reference: WebReference) -> int | None:
-    """Return the size of the file in bytes, which the server is asked for; None if it does not say."""
-    with _explained(reference), _opened(reference, method="HEAD") as response:
-        return _length(response)
 
 
 def fetch(reference: WebReference) -> Path:
@@ -134,12 +128,10 @@ def _length(response: http.client.HTTPResponse) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
-def _opened(
-    reference: WebReference, headers: dict[str, str] | None = None, method: str = "GET"
-) -> http.client.HTTPResponse:
+def _opened(reference: WebReference, headers: dict[str, str]) -> http.client.HTTPResponse:
     always = {"User-Agent": f"sdcffi/{__version__}", "Accept-Encoding": "identity"}
     response: http.client.HTTPResponse = urlopen(
-        Request(reference.url, headers={**always, **(headers or {})}, method=method), timeout=_SECONDS
+        Request(reference.url, headers={**always, **headers}), timeout=_SECONDS
     )
     return response
 

@@ -168,9 +168,10 @@ def _near(path: str, files: Sizes) -> str:
     return f"the repository has {', '.join(map(shown, near))}" if near else "the repository has no file of weights"
 
 
-def size_text(size: int) -> str:
-    """Return a size for people, in the units of the Hub's pages."""
-    for unit, factor in (("GB", 10**9), ("MB", 10**6)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size / 1000:.1f} kB"
+def size_text(size: int | None) -> str:
+    """Return a number of bytes for people, in decimal units as on the Hub's pages."""
+    if size is None:
+        return "an unknown size"
+    if size >= 1e9:
+        return f"{size / 1e9:.1f} GB"
+    return f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .._catalogue.entries import Entry, File, LoraEntry, ModelEntry, Recommendation, Variant
+from .._catalogue.entries import Entry, File, LoraEntry, ModelEntry, Variant
 from .._catalogue.files import files_of, has, is_ours, local, size_of, total
 from .._catalogue.reader import Catalogue
-from .._catalogue.variants import Room, choose, gigabytes, needed
+from .._catalogue.variants import Room, choose, needed
+from .._references.weights import size_text
 
 __all__ = ["catalogue_lines", "describe_catalogue", "describe_entry", "entry_lines", "removable"]
 
@@ -62,12 +63,8 @@ def describe_entry(entry: Entry) -> dict[str, Any]:
         assert isinstance(entry, LoraEntry)
         report["base"], report["strength"] = list(entry.base), entry.strength
         report |= _sizes([("lora", entry.file)])
-        recommended = {**entry.parameters}
-    return {**report, "parameters": {name: _recommended(value) for name, value in recommended.items()}}
-
-
-def _recommended(value: Recommendation) -> dict[str, Any]:
-    return {"value": value.value, "source": value.source}
+        recommended = dict(entry.parameters)
+    return {**report, "parameters": {name: value._asdict() for name, value in recommended.items()}}
 
 
 def _variant(entry: ModelEntry, variant: Variant) -> dict[str, Any]:
@@ -97,7 +94,7 @@ def _file(role: str, file: File) -> dict[str, Any]:
 def catalogue_lines(report: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of a report of `describe_catalogue`, for people."""
     memory = report["memory"]
-    free = "unknown" if memory["free"] is None else gigabytes(memory["free"])
+    free = "unknown" if memory["free"] is None else size_text(memory["free"])
     rows = [("model", "variants (* fits)", "download", "on this machine", "what it is")]
     for model in report["models"]:
         auto = next(variant for variant in model["variants"] if variant["name"] == model["auto"])
@@ -124,7 +121,7 @@ def catalogue_lines(report: dict[str, Any]) -> Iterator[str]:
 
 
 def _download(sizes: dict[str, Any]) -> str:
-    return "?" if sizes["bytes"] is None else gigabytes(sizes["bytes"])
+    return "?" if sizes["bytes"] is None else size_text(sizes["bytes"])
 
 
 def _columns(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
@@ -158,7 +155,7 @@ def entry_lines(report: dict[str, Any]) -> Iterator[str]:
 
 def _file_lines(files: list[dict[str, Any]]) -> Iterator[str]:
     for file in files:
-        size = "size unknown" if file["bytes"] is None else gigabytes(file["bytes"])
+        size = "size unknown" if file["bytes"] is None else size_text(file["bytes"])
         doubt = "" if file["confirmed"] else ", not confirmed"
         yield f"  {file['role']}: {file['reference']} ({size}{doubt})"
         if file["path"]:

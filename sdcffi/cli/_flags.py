@@ -65,7 +65,7 @@ _ALIASES = {
 _REPEATED = {
     "loras": (
         "PATH[:SCALE]",
-        "LoRA file and its strength (default: 1); may be repeated",
+        "LoRA file, or catalogue:NAME, and its strength (default: 1, or the catalogue's); may be repeated",
     ),
     "ref_images": ("PATH", "reference image; may be repeated"),
     "control_frames": ("PATH", "frame that a VACE model follows; may be repeated"),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .._models.lora_about import about, made_for
 from .._models.lora_file import LoraFile, read_lora
 from ..engine.results import check_image_path
+from ..params.lora import multiplier_of
 from ._sheets import generate_sheet
 
 if TYPE_CHECKING:
@@ -274,4 +275,4 @@ def _labels(loras: Sequence[Lora]) -> list[str]:
 
 
 def _scaled(lora: Lora, scale: float) -> Lora:
-    return replace(lora, multiplier=lora.multiplier * scale)
+    return replace(lora, multiplier=multiplier_of(lora) * scale)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+from dataclasses import replace
 from typing import Any
 
 from .._files import expanded
@@ -102,7 +103,7 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _grid(options: argparse.Namespace) -> None:
-    from .._catalogue.loras import with_lora_files
+    from .._catalogue.loras import entry_of, with_lora_files
     from .._models.loras import as_loras
     from ..engine.engine import Engine
     from ..engine.results import check_image_path
@@ -116,8 +117,12 @@ def _grid(options: argparse.Namespace) -> None:
         raise ValueError(f"seeds must be at least 0, not {min(seeds)}: all images of a row need the same seed")
     given = arguments_of(options)
     lora_dir = given.engine.get("lora_dir")
-    files, _ = with_lora_files(map(parse_lora, options.adapters), lora_dir is not None)
-    loras = as_loras(files, lora_dir)
+    wanted = [parse_lora(text) for text in options.adapters]
+    files, _ = with_lora_files(wanted, lora_dir is not None)
+    loras = [  # a name of the catalogue stays one: it brings steps and more
+        lora if entry_of(one) is None else replace(lora, path=one.path)
+        for lora, one in zip(as_loras(files, lora_dir), wanted, strict=True)
+    ]
     keywords = {**given.generate, "prompt": options.prompt or ""}
     with progress_bar() as shown, Engine(**given.engine, on_progress=shown, on_log=logger(options)) as engine:
         generate = functools.partial(engine.generate, **keywords)

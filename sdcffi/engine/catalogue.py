@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from .._bindings.requests import Description, Opening
-from .._catalogue.expansion import Chosen, with_files
+from .._catalogue.expansion import Chosen, with_files, with_variants
 from .._catalogue.variants import Room, room_of
 from .._machine.backends import backend_choice
 from .._machine.builds import locate
 from .._process.calls import run_alone
 from ..errors import ModelLoadError
-from ..events import Listeners, Log
+from ..events import Listeners
 from ..params.context import ContextParams
 from ..params.struct import StrPath
 
-__all__ = ["resolve_names"]
+__all__ = ["refuse_open_variants", "resolve_names", "resolve_variants"]
 
 
 def resolve_names(
@@ -42,18 +44,44 @@ def resolve_names(
     ValueError, SDError
         As in `with_files`, or because the device cannot be used, or the engine cannot run the model.
     """
-
-    def room() -> Room:
-        choice = backend_choice(backend)
-        if choice.name == "cpu":
-            return room_of(None, params)
-        description: Description = run_alone(Opening(library, choice), "describe")
-        return room_of(description.device, params)
-
-    params, chosen = with_files(params, room, lambda note: listeners.notify(Log("info", note)))
+    params, chosen = with_files(params, partial(_room, params, library, backend), listeners.note)
     if chosen is not None:
         _check_engine(chosen, library)
     return params, chosen
+
+
+def resolve_variants(params: ContextParams, library: StrPath | None, backend: str) -> ContextParams:
+    """Choose the variants of models that are given by name, for what is opened later, perhaps with less memory.
+
+    Parameters are those of `resolve_names`, and the names stay names: ``catalogue:NAME/VARIANT``.
+    """
+    return with_variants(params, partial(_room, params, library, backend), Listeners().note)[0]
+
+
+def refuse_open_variants(params: ContextParams) -> None:
+    """Refuse a name that leaves the variant open, for engines on several machines: their memory would choose.
+
+    Raises
+    ------
+    ValueError
+        If the model of a name has several variants, or there is none.
+    """
+
+    def refuse() -> Room:
+        raise ValueError(
+            f"{params.model_path} leaves the variant to the memory of each machine, so that images would differ: name"
+            " one, as 'catalogue:NAME/VARIANT'"
+        )
+
+    with_variants(params, refuse, str)
+
+
+def _room(params: ContextParams, library: StrPath | None, backend: str) -> Room:
+    choice = backend_choice(backend)
+    if choice.name == "cpu":
+        return room_of(None, params)
+    description: Description = run_alone(Opening(library, choice), "describe")
+    return room_of(description.device, params)
 
 
 def _check_engine(chosen: Chosen, library: StrPath | None) -> None:

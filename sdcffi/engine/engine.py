@@ -309,7 +309,7 @@ class Engine(Handle):
         prepare = _Preparation(opening, given, self._memory, states, tuned)
         self._open(opening, isolated, restart, grace, timeout, listeners, prepare)
         self._fills = defaults == "model"
-        self._recommended = recommended.known_to(self._opened.names)
+        self._recommended = recommended.known_to(self._opened.names, listeners.note)
         self._generation = Generation(self._calls, self._model, listeners, directory, states)
 
     if not TYPE_CHECKING:  # to a type checker an engine has neither
@@ -558,7 +558,7 @@ class Engine(Handle):
         )
         defaults = self._opened.defaults.image
         named = with_engine_names(params.updated(keywords), self._opened.names)
-        recommended = self._recommended_with(values)
+        recommended = self._recommended_with(values, on_log)
         whole, sources = recommended.fill(named)
         given = check_image(whole, self._model, defaults, resize, alpha)
         resolved = defaults.updated(given)
@@ -753,7 +753,7 @@ class Engine(Handle):
         )
         defaults = self._opened.defaults.video
         named = with_engine_names(params.updated(keywords), self._opened.names)
-        recommended = self._recommended_with(values)
+        recommended = self._recommended_with(values, on_log)
         whole, sources = recommended.fill(named)
         given = check_video(whole, self._model, defaults, resize, alpha)
         recommended.warn_of_unsuitable(named, requested_size(defaults.updated(given)))
@@ -870,11 +870,11 @@ class Engine(Handle):
             found: PromptTokens = self._calls.run(call, "tokens", text, comma_backtrack)
         return found
 
-    def _recommended_with(self, values: dict[str, tuple[Any, str]]) -> Recommended:
+    def _recommended_with(self, values: dict[str, Default], on_log: LogFunction | None) -> Recommended:
         """Return what a call uses where it says nothing, with what its LoRAs change."""
         if not values or not self._fills:
             return self._recommended
-        return self._recommended.updated(values).known_to(self._opened.names)
+        return self._recommended.updated(values).known_to(self._opened.names, self._listeners.overridden(on_log).note)
 
     def defaults(self) -> dict[str, Default]:
         """Return what a call uses where it says nothing, and where each value comes from.

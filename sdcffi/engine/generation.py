@@ -14,6 +14,7 @@ from .._bindings.requests import Edges, Resolved
 from .._catalogue.loras import with_lora_files
 from .._checks.prompt import MOST_WITH_TAGS, check_text
 from .._checks.sampling import check_preview
+from .._defaults.recommended import Default
 from .._models.files import Model
 from .._models.loras import as_loras, merge_tags
 from .._numbers import as_text, check_flags, check_integer
@@ -116,7 +117,7 @@ class Generation:
         self._calls, self._model, self._listeners = calls, model, listeners
         self._lora_dir, self._states = lora_dir, dict(states)
         self._default_loras: tuple[Lora, ...] = ()
-        self._default_values: dict[str, tuple[Any, str]] = {}
+        self._default_values: dict[str, Default] = {}
         self._planner = Planner(calls)
         self._warned_of_coarse_weights = False
 
@@ -138,7 +139,7 @@ class Generation:
         params: ImageParams | VideoParams | None,
         lora_tags: bool,
         negative_prompt: str | None = None,
-    ) -> tuple[str, tuple[Lora, ...], dict[str, tuple[Any, str]]]:
+    ) -> tuple[str, tuple[Lora, ...], dict[str, Default]]:
         """Return the prompt without LoRA tags, the adapters of a call, and what the catalogue recommends with these.
 
         Raises
@@ -163,7 +164,7 @@ class Generation:
             return (*merge_tags(prompt, wanted, self._lora_dir), values)
         return prompt, as_loras(wanted, self._lora_dir), values
 
-    def _with_files(self, loras: Iterable[LoraLike]) -> tuple[Iterable[LoraLike], dict[str, tuple[Any, str]]]:
+    def _with_files(self, loras: Iterable[LoraLike]) -> tuple[Iterable[LoraLike], dict[str, Default]]:
         return with_lora_files(loras, self._lora_dir is not None)
 
     def call_options(

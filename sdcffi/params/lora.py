@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from .._public import public
 from .struct import StrPath, Struct
 
-__all__ = ["Lora", "LoraLike", "LoraReport"]
+__all__ = ["Lora", "LoraLike", "LoraReport", "multiplier_of"]
 
 LoraWeights: TypeAlias = Mapping[str, Any] | str
 
@@ -23,11 +23,11 @@ class Lora(Struct):
     ----------
     path : path
         The adapter's file (safetensors, gguf, ckpt or pt), or a folder of PEFT or diffusers with one, or a reference:
-        ``"hf://OWNER/REPO"``. With a `lora_dir`, another string without one of these endings is a name that is looked
-        up there.
-    multiplier : float
+        ``"hf://OWNER/REPO"`` or ``"catalogue:NAME"``. With a `lora_dir`, another string without one of these endings is
+        a name that is looked up there.
+    multiplier : float, optional
         Strength m, any finite number: a weight W becomes W + m (W' - W), W' being the weight with the adapter as it
-        was trained. 1 as trained, 0 no effect.
+        was trained. 1 as trained, 0 no effect. None: what the catalogue recommends for one of its own, else 1.
     is_high_noise : bool
         True applies it to the high-noise model of Wan 2.2.
     weights : mapping or str, optional
@@ -44,7 +44,7 @@ class Lora(Struct):
     KEYWORD = "loras"
     TAKEN_LATER = frozenset({"multiplier", "path"})
     path: StrPath
-    multiplier: float = 1.0
+    multiplier: float | None = None
     is_high_noise: bool = False
     name: str | None = None
     weights: LoraWeights | None = field(default=None, hash=False)
@@ -55,6 +55,11 @@ class Lora(Struct):
         for name in ("name", "weights"):  # the engine does not see them
             fields.pop(name, None)
         return fields
+
+
+def multiplier_of(lora: Lora) -> float:
+    """Return an adapter's strength: 1 where none is given."""
+    return 1.0 if lora.multiplier is None else lora.multiplier
 
 
 LoraLike: TypeAlias = "Lora | StrPath | tuple[StrPath, float]"

@@ -82,8 +82,9 @@ def parse_tags(prompt: str) -> tuple[str, list[Tag]]:
         name, _, text = prompt[match.end() : end - 1].partition(":")
         if not name.removeprefix(_HIGH_NOISE).strip():
             raise ValueError(f"tag {whole} names no LoRA: write <lora:name:weight>")
-        multiplier, weights = parse_strength(text, whole) if text else (1.0, None)
-        tags.append(Tag(name.removeprefix(_HIGH_NOISE), multiplier, name.startswith(_HIGH_NOISE), weights))
+        multiplier, weights = parse_strength(text, whole) if text else (None, None)
+        weight = 1.0 if multiplier is None else multiplier
+        tags.append(Tag(name.removeprefix(_HIGH_NOISE), weight, name.startswith(_HIGH_NOISE), weights))
     return "".join(texts) + prompt[end:], tags
 
 
@@ -103,7 +104,7 @@ def refuse_tags(name: str, prompt: Any) -> None:
         )
 
 
-def parse_strength(text: str, where: str) -> tuple[float, Any]:
+def parse_strength(text: str, where: str) -> tuple[float | None, Any]:
     """Read ``weight``, ``unet:te``, ``unet=1:te=0`` or ``weight:lbw=OUTALL``.
 
     Parameters
@@ -115,8 +116,8 @@ def parse_strength(text: str, where: str) -> tuple[float, Any]:
 
     Returns
     -------
-    multiplier : float
-        Strength of the whole.
+    multiplier : float or None
+        Strength of the whole. None: there is no number.
     weights : mapping, str or None
         Strengths of parts and blocks, see `Lora`.
 
@@ -139,8 +140,8 @@ def parse_strength(text: str, where: str) -> tuple[float, Any]:
             raise ValueError(f"{shown(key)} of {where} must be one of {', '.join(_NAMED)}, once")
         else:
             named[key] = value if key == "lbw" else _number(value, where)
-    multiplier = positional[0] if positional else 1.0
-    parts = {"unet": named.get("unet", multiplier), "te": named.get("te", positional[-1] if positional else multiplier)}
+    multiplier = positional[0] if positional else None
+    parts = {"unet": named.get("unet", (positional or [1.0])[0]), "te": named.get("te", (positional or [1.0])[-1])}
     lbw = {"lbw": named["lbw"]} if "lbw" in named else {}
     if "unet" in named or "te" in named or len(positional) == 2:
         weights: Any = parts | lbw

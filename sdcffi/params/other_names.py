@@ -12,12 +12,13 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from .._quoting import shown
+from .enum_names import EVERY_NAME
 from .image import ImageParams
 from .names import Parameter, parameters
 from .struct import Struct
 from .video import VideoParams
 
-__all__ = ["AUTOMATIC", "ENUMS", "keyword_hint", "meant", "with_engine_names"]
+__all__ = ["AUTOMATIC", "ENUMS", "check_known", "keyword_hint", "meant", "with_engine_names"]
 
 _S = TypeVar("_S", bound=Struct)
 
@@ -59,6 +60,13 @@ ENUMS = {
     "upscaler": "sd_hires_upscaler_t",
 }
 """C fields whose values are names of an enumeration."""
+
+_OF_CONTEXT = {  # the same of `Engine`, which are compared with the engine's when it is opened
+    "rng_type": "rng_type_t",
+    "sampler_rng_type": "rng_type_t",
+    "prediction": "prediction_t",
+    "lora_apply_mode": "lora_apply_mode_t",
+}
 
 # What other tools call a keyword; text that is no keyword is said as it is.
 _KEYWORDS = {
@@ -174,6 +182,27 @@ def meant(value: Any, legal: Iterable[str]) -> Any:
     key = _key(value)
     found = [name for name in names if _key(name) == key] or [name for name in names if name == _VALUES.get(key)]
     return found[0] if len(found) == 1 and key else value
+
+
+def check_known(where: str, value: Any, field: str) -> None:
+    """Refuse a name that no revision of the engine has, before one is chosen.
+
+    Parameters
+    ----------
+    where : str
+        Name of the value in messages.
+    value : object
+    field : str
+        Its C field. One whose values are not names is passed over.
+
+    Raises
+    ------
+    ValueError
+        With the value and the legal set.
+    """
+    legal = EVERY_NAME.get({**ENUMS, **_OF_CONTEXT}.get(field, ""), (value,))
+    if meant(value, legal) not in legal:
+        raise ValueError(f"{where} must be one of {', '.join(legal)}, not {shown(value)}")
 
 
 def with_engine_names(params: _S, legal: Mapping[str, tuple[str, ...]]) -> _S:

@@ -25,6 +25,7 @@ from .._files import expanded
 from .._numbers import as_path, check_flags, check_integer, check_number
 from .._quoting import shown
 from .._warnings import warn
+from ..engine.catalogue import refuse_open_variants
 from ..engine.results import check_image_path, image_paths
 from ..engine.streams import image_format
 from ..parameter_files import Arguments, as_arguments, call_names
@@ -198,6 +199,7 @@ def outcomes(rows: Any, given: Arguments, output: StrPath | None, options: Optio
     output, options
         See `generate`.
     """
+    refuse_open_variants(given.engine["context"])
     target = None if output is None else _target(output)
     if target is not None:
         refuse_unrecorded(target, check_image_path(target))

@@ -21,6 +21,7 @@ from ray.serve.exceptions import RayServeException
 from .._files import expanded
 from .._numbers import check_integer
 from .._warnings import collecting, warn
+from ..engine.catalogue import refuse_open_variants
 from ..errors import NativeCrashError
 from ..events import Preview, Progress
 from ..serve.config import ModelConfig, ServeConfig
@@ -65,6 +66,8 @@ def application(
             "there are no keys, and Ray may listen on an address that other machines reach: add keys= to the"
             " ServeConfig, or insecure=True if everybody who can reach it may use it"
         )
+    for model in config.models:
+        refuse_open_variants(model.arguments.engine["context"])
     least, most = replicas
     check_integer("replicas[0]", least, 0, 1 << 20)
     check_integer("replicas[1]", most, max(least, 1), 1 << 20)

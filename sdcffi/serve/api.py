@@ -20,7 +20,7 @@ from .._warnings import collecting
 from ..images.texts import read_texts
 from ..params.context import ContextParams
 from ..params.image import ImageParams
-from ..params.lora import Lora
+from ..params.lora import Lora, multiplier_of
 from ..params.names import flatten, parameters
 from ..params.plain import plain
 from .exchange import MOST_LISTED, AttendingStream, client_of, finished, image_bytes, json_body, service_of
@@ -139,7 +139,7 @@ def _lora(item: Any) -> Lora:
         raise Rejected(400, "invalid_request", message, param="loras")
     rest = dict(given)
     try:
-        return Lora(path=rest.pop("name"), multiplier=rest.pop("strength", 1.0), **rest)
+        return Lora(path=rest.pop("name"), multiplier=rest.pop("strength", None), **rest)
     except (TypeError, ValueError) as error:
         raise Rejected(400, "invalid_request", f"loras: {error}", param="loras") from error
 
@@ -298,7 +298,7 @@ def _read(content: bytes) -> dict[str, Any]:
 
 
 def _lora_json(lora: Any) -> dict[str, Any]:
-    told = {"name": Path(lora.path).stem, "strength": lora.multiplier}
+    told = {"name": Path(lora.path).stem, "strength": multiplier_of(lora)}
     return {**told, "weights": plain(lora.weights)} if lora.weights is not None else told
 
 

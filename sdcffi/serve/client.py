@@ -343,11 +343,10 @@ def _base64(name: str, value: Any) -> str:
 
 
 def _lora_json(lora: str | tuple[str, float] | Lora) -> dict[str, Any]:
-    if isinstance(lora, Lora):
-        told = {"name": str(lora.path), "strength": lora.multiplier, "is_high_noise": lora.is_high_noise}
-        return {**told, "weights": lora.weights} if lora.weights is not None else told
-    name, strength = (lora, 1.0) if isinstance(lora, str) else lora
-    return {"name": name, "strength": strength}
+    one = lora if isinstance(lora, Lora) else Lora(lora) if isinstance(lora, str) else Lora(*lora)
+    told = {"name": str(one.path), "is_high_noise": one.is_high_noise}
+    others = {"strength": one.multiplier, "weights": one.weights}
+    return told | {name: value for name, value in others.items() if value is not None}
 
 
 def _events(lines: Iterator[str]) -> Iterator[tuple[str, RemoteEvent]]:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,12 +18,13 @@ from .._models.upscaler_file import read_network
 from .._process.aio import in_thread
 from .._references import local_path
 from ..engine.capabilities import Capabilities
-from ..engine.catalogue import resolve_names
+from ..engine.catalogue import resolve_names, resolve_variants
 from ..engine.engine import USABLE, Engine
 from ..engine.upscaler import Upscaler
 from ..errors import OutOfMemoryError
 from ..events import Listeners
 from ..params.image import ImageParams
+from ..params.names import flatten
 from .config import ModelConfig
 
 if TYPE_CHECKING:
@@ -80,7 +81,9 @@ class _Entry:
         else:
             engine = config.arguments.engine
             where = engine.get("library"), engine.get("backend", "auto")
-            context, _ = resolve_names(USABLE.updated(engine["context"]), *where, Listeners())
+            context = resolve_variants(engine["context"], *where)
+            self.config = replace(config, arguments=replace(config.arguments, context_values=flatten(context)))
+            context, _ = resolve_names(USABLE.updated(context), *where, Listeners())
             context, self.files = check_context(context)
             self.folders = {file.path.parent.absolute() for file in self.files.files}
             self.size = weight_bytes(self.files, context)

@@ -17,6 +17,7 @@ from sdcffi._catalogue.reader import Catalogue, package_catalogue, parse_name, r
 from sdcffi._catalogue.variants import Room, needed
 from sdcffi._models.architectures import FAMILIES
 from sdcffi._references import parse
+from sdcffi.params.enum_names import EVERY_NAME
 from sdcffi.params.plain import parse_toml
 
 CATALOGUE = package_catalogue()
@@ -99,6 +100,15 @@ def test_recommended_names_are_the_engines(shared: Engine) -> None:
             assert item.value in legal.get(name, (item.value,)), entry.name
 
 
+def test_names_of_the_engine_and_of_other_tools_may_be_recommended(shared: Engine) -> None:
+    for enum, known in EVERY_NAME.items():
+        assert set(shared._opened.names[enum]) <= set(known), enum
+    table: dict[str, Any] = parse_toml(MODEL)
+    for sampler in (*shared._opened.names["sample_method_t"], "euler_cfg_pp", "DPM++ 2M"):
+        table["model"][0]["recommended"] = [{"source": "a", "sampler": sampler}]
+        assert read_entries(table, {}, "here")[0][0].parameters["sampler"].value == sampler
+
+
 def test_the_demonstration_is_the_first_entry() -> None:
     entry = CATALOGUE.models[0]
     assert {name: item.value for name, item in entry.parameters.items()} == demo.SETTINGS
@@ -163,6 +173,33 @@ def test_the_users_file_is_in_the_configuration_directory(monkeypatch: pytest.Mo
         ),
         ("[model.variants", 'recommended = [{ source = "I", steps = -1 }]\n[model.variants', "steps must be from 1"),
         ("[model.variants", 'recommended = [{ source = "I", eta = nan }]\n[model.variants', "eta must be finite"),
+        (
+            "[model.variants",
+            'recommended = [{ source = "I", sampler = "eulr" }]\n[model.variants',
+            "model 'mine': recommended.sampler must be one of euler, .*, deis, .*, not 'eulr'",
+        ),
+        (
+            "[model.variants",
+            'recommended = [{ source = "I", high_noise_sampler = "x" }]\n[model.variants',
+            "recommended.high_noise_sampler must be one of euler",
+        ),
+        (
+            "[model.variants",
+            'recommended = [{ source = "I", scheduler = "euler" }]\n[model.variants',
+            "recommended.scheduler must be one of discrete, .*, not 'euler'",
+        ),
+        (
+            "[model.variants",
+            'recommended = [{ source = "I", cache_mode = "x" }]\n[model.variants',
+            "recommended.cache_mode must be one of disabled",
+        ),
+        ("[model.variants", 'recommended = [{ source = "I", rng = "x" }]\n[model.variants', "rng must be one of std_"),
+        ("[model.variants", 'recommended = [{ source = "I", type = "x" }]\n[model.variants', "type must be one of"),
+        (
+            "[model.variants",
+            'recommended = [{ source = "I", precision = "x" }]\n[model.variants',
+            "precision must be one of exact, fast, not 'x'",
+        ),
         ('"dit.safetensors"', '""', "reference must be .* or a path, not ''"),
         ('"dit.safetensors"', '"a\\u0000b"', "reference must be .* or a path"),
         ('"dit.safetensors"', '"catalogue:mine"', "reference must be .* or a path, not 'catalogue:mine'"),

@@ -12,27 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from sdcli import Pixels
+from small_catalogue import small_catalogue
 from tiny_model import TinyModel
 
-CATALOGUE = """
-[[model]]
-name = "tiny"
-title = "A tiny model"
-family = "flux2"
-licence = "MIT"
-good_at = "tests"
-page = "nowhere"
-engines = ["2026-05", "2026-08"]
-files = {{ llm = {{ reference = "hf://o/tiny/{llm}" }}, taesd = {{ reference = "hf://o/tiny/{taesd}" }} }}
-[model.variants.f16]
-diffusion_model = {{ reference = "hf://o/tiny/{diffusion_model}" }}
-[[model.recommended]]
-source = "a test"
-steps = 2
-width = 64
-height = 64
-cfg_scale = 1
-"""
+RECOMMENDED = {"steps": 2, "width": 64, "height": 64, "cfg_scale": 1}
 
 
 @pytest.mark.parametrize("word", ["generate", "pull"])
@@ -41,7 +24,8 @@ def test_one_line_downloads_loads_and_generates_and_then_offline(
 ) -> None:
     parts = {name: Path(path) for name, path in tiny_model.engine_arguments().items()}
     own = tmp_path / "own.toml"
-    own.write_text(CATALOGUE.format(**{name: path.name for name, path in parts.items()}), "utf-8")
+    files = {name: f"hf://o/tiny/{path.name}" for name, path in parts.items()}
+    own.write_text(small_catalogue(files, recommended=RECOMMENDED), "utf-8")
     with hub_server.running() as hub:
         hub.add("o/tiny", {path.name: path.read_bytes() for path in parts.values()})
         environment = {**hub_server.environment(tmp_path, hub), "SDCFFI_CATALOGUE": str(own)}

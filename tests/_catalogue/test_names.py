@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import hashlib
 import json
 import shutil
@@ -16,8 +18,9 @@ from sdcffi._catalogue import files, variants
 from sdcffi._catalogue.expansion import with_files
 from sdcffi._catalogue.loras import entry_of, with_lora_files
 from sdcffi._catalogue.variants import Room
-from sdcffi._references import parse
-from sdcffi.parameter_files import parse_lora
+from sdcffi._references import HubReference, parse
+from sdcffi.parameter_files import as_arguments, parse_lora
+from sdcffi.params.enum_names import EVERY_NAME
 
 Capture = pytest.CaptureFixture[str]
 GB = 10**9
@@ -90,12 +93,14 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     (folder / "blobs").mkdir(parents=True)
 
-    def place(reference: object) -> Path:
-        return folder / str(reference).rpartition("/")[2]
+    def place(reference: HubReference) -> Path:
+        return folder / reference.name
 
-    def fetch(reference: object) -> Path:
+    def fetch(reference: HubReference) -> Path:
+        if place(reference).exists():
+            return place(reference)
         blob = folder / "blobs" / place(reference).name
-        blob.write_bytes(b"abc" if "q8_0" not in str(reference) else b"abd")
+        blob.write_bytes(b"abc")
         place(reference).symlink_to(blob)
         return place(reference)
 
@@ -143,6 +148,23 @@ def test_less_memory_takes_a_smaller_variant(
     assert log[0].startswith("catalogue:tiny: variant q8_0, the best that fits: about 3.")
 
 
+def test_a_server_chooses_the_variant_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fastapi")
+    from sdcffi.serve.config import ModelConfig
+    from sdcffi.serve.models import Models
+
+    models = Models((ModelConfig.of("a", {"model": "catalogue:tiny", "threads": 1, "backend": "cpu"}),))
+    monkeypatch.setattr(variants, "free_memory", lambda: 4 * GB)
+
+    async def load() -> str:
+        async with models.use("a") as engine:
+            name: str = engine._chosen.variant.name
+        await models.close()
+        return name
+
+    assert asyncio.run(load()) == "f16"
+
+
 def test_what_is_given_besides_wins(models: dict[str, TinyModel], log: list[str], tmp_path: Path) -> None:
     other = Path(shutil.copy(models["f16"].llm, tmp_path))
     with opened("catalogue:tiny/q8_0", log, load_weights=False, llm=other, diffusion_fa=False) as engine:
@@ -172,7 +194,11 @@ def test_as_another_file_a_name_stands_for_that_of_its_kind(models: dict[str, Ti
         ("catalogue:", "must be of the form catalogue:NAME"),
         ("tiny", "model: 'tiny' does not exist; for the catalogue's, pass 'catalogue:tiny'"),
         ("SD-Turbo", "pass 'catalogue:sd-turbo'"),
-        ("tinny", "model: 'tinny' does not exist$"),
+        ("tinny", "model: 'tinny' does not exist; for the catalogue's, pass 'catalogue:tiny'$"),
+        ("sdxl-turb", "pass 'catalogue:sdxl-turbo'"),
+        ("tinny.gguf", "model: 'tinny.gguf' does not exist$"),  # a file, whose name is no slip
+        ("no/tinny", "model: 'no/tinny' does not exist$"),
+        ("models", "model: 'models' does not exist$"),
     ],
 )
 def test_a_name_that_is_none_is_refused(name: str, said: str) -> None:
@@ -189,9 +215,18 @@ def test_a_file_with_the_name_of_a_model_is_a_file(tmp_path: Path, monkeypatch: 
 
 def test_a_lora_by_name_has_its_strength(models: dict[str, TinyModel], shared: Engine) -> None:
     path = str(models["f16"].lora)
-    items = ["catalogue:ink", ("catalogue:ink", 0.7), Lora("catalogue:ink", 0.8), ("catalogue:ink",), path]
-    found, values = with_lora_files(items, by_name=False)  # type: ignore[arg-type]
-    assert found == [*(Lora(path, strength, name="ink") for strength in (0.5, 0.7, 0.8, 0.5)), path]
+    given = {
+        "catalogue:ink": 0.5,
+        ("catalogue:ink",): 0.5,
+        ("catalogue:ink", None): 0.5,
+        Lora("catalogue:ink"): 0.5,
+        ("catalogue:ink", 0.7): 0.7,
+        Lora("catalogue:ink", 0.8): 0.8,
+        Lora("catalogue:ink", 1.0): 1.0,
+        Lora("catalogue:ink", 0.0): 0.0,
+    }
+    found, values = with_lora_files([*given, path], by_name=False)  # type: ignore[list-item]
+    assert found == [*(Lora(path, strength, name="ink") for strength in given.values()), path]
     assert values["steps"][0] == 3
     found, _ = with_lora_files({"catalogue:ink": 0.9}, by_name=False)
     assert found == [Lora(path, 0.9, name="ink")]
@@ -228,12 +263,27 @@ def test_a_call_uses_what_the_catalogue_recommends() -> None:
         assert steps(engine, loras=["catalogue:ink"]) == (20, None)
 
 
+def test_a_sampler_that_only_other_engines_have_is_left_out_with_a_note(
+    own: Path, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(EVERY_NAME, "sample_method_t", ("euler", "newest"))
+    own.write_text(own.read_text("utf-8").replace("steps =", 'sampler = "newest"\nsteps ='), "utf-8")
+    missing = "this engine does not have the sampler newest, which others have: not used"
+    with opened("catalogue:tiny/f16", log) as engine:
+        assert log == [f"catalogue: tiny (a test): {missing}"]
+        assert engine.defaults()["sampler"].source == "the engine"
+        engine.generate("a cat", width=64, height=64, cfg_scale=1, loras=["catalogue:ink"])
+    assert log[1:] == [f"catalogue: ink (a test): {missing}"]
+
+
 @pytest.mark.parametrize(
     ("item", "error", "said"),
     [
         ("catalogue:inc", ValueError, "has no 'inc'; did you mean ink"),
         ("catalogue:tiny", ValueError, "tiny is a model, not a LoRA: pass it to Engine as 'catalogue:tiny'"),
         ("catalogue:ink/q8_0", ValueError, "ink has no variants"),
+        ("inkk", LoraError, "LoRA inkk does not exist; for the catalogue's, pass 'catalogue:ink'"),
+        ("inkk.gguf", LoraError, "inkk.gguf does not exist$"),
         ("ink", LoraError, "LoRA .*ink.* does not exist; for the catalogue's, pass 'catalogue:ink'"),
     ],
 )
@@ -247,8 +297,19 @@ def test_with_a_directory_of_loras_a_name_may_be_one_in_it() -> None:
 
 
 def test_on_the_command_line_a_lora_has_its_strength_if_none_is_given() -> None:
-    assert parse_lora("catalogue:ink") == "catalogue:ink"
-    assert parse_lora("catalogue:ink:0.7") == ("catalogue:ink", 0.7)
+    texts = {
+        "ink": 0.5,
+        "ink:1": 1.0,
+        "ink:0.7": 0.7,
+        "ink:lbw=OUTALL": 0.5,
+        "ink:0.7:lbw=OUTALL": 0.7,
+        "ink:te=0": 1.0,
+    }
+    found, _ = with_lora_files([parse_lora(f"catalogue:{text}") for text in texts], by_name=False)
+    assert [lora.multiplier for lora in found if isinstance(lora, Lora)] == list(texts.values())
+    table = as_arguments({"loras": [{"path": "catalogue:ink"}, "catalogue:ink", ["catalogue:ink", 1]]})
+    found, _ = with_lora_files(table.call_values["loras",], by_name=False)
+    assert [lora.multiplier for lora in found if isinstance(lora, Lora)] == [0.5, 0.5, 1.0]
 
 
 def test_generate_takes_names(tmp_path: Path, capfd: Capture) -> None:
@@ -259,6 +320,24 @@ def test_generate_takes_names(tmp_path: Path, capfd: Capture) -> None:
     out, err = capfd.readouterr()
     assert "catalogue:tiny: variant f16, the best that fits: about 6." in err
     assert json.loads(out)["loras"][0]["multiplier"] == 0.5
+
+
+def test_a_grid_uses_what_the_catalogue_recommends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generate, seen = Engine.generate, list[tuple[list[float], int | None]]()
+
+    @functools.wraps(generate)
+    def spy(self: Engine, prompt: str, **keywords: Any) -> Any:
+        result = generate(self, prompt, **keywords)
+        assert result.parameters.sample_params is not None
+        strengths = [report.multiplier for report in result.loras]
+        seen.append((strengths, result.parameters.sample_params.sample_steps))
+        return result
+
+    monkeypatch.setattr(Engine, "generate", spy)
+    words = ["lora", "grid", "-m", "catalogue:tiny/f16", "--lora", "catalogue:ink", "--scales", "0.5,1", "-p", "a cat"]
+    words += ["-W", "64", "-H", "64", "--cfg-scale", "1", "-t", "1", "--backend", "cpu", "-o", str(tmp_path / "a.png")]
+    assert cli.main(words) == 0
+    assert seen == [([], 2), ([0.25], 3), ([0.5], 3)]
 
 
 def test_models_list_tells_what_fits_and_what_is_there(hub: Path, capfd: Capture) -> None:
@@ -298,7 +377,7 @@ def test_models_show_has_files_and_sources(capfd: Capture, models: dict[str, Tin
     assert "did you mean tiny" in capfd.readouterr().err
 
 
-def test_models_pull_downloads_once_and_compares_digests(hub: Path, capfd: Capture) -> None:
+def test_models_pull_downloads_once(hub: Path, capfd: Capture) -> None:
     assert cli.main(["models", "pull", "away/f16"]) == 0
     assert capfd.readouterr().out.split() == [str(hub / "f16.gguf"), str(hub / "vae.gguf")]
     shutil.rmtree(hub / "blobs")  # what is there is not downloaded again
@@ -307,8 +386,6 @@ def test_models_pull_downloads_once_and_compares_digests(hub: Path, capfd: Captu
         (hub / "blobs" / name).write_bytes(b"changed")
     assert cli.main(["models", "pull", "away"]) == 0
     assert "variant f16" in capfd.readouterr().err
-    assert cli.main(["models", "pull", "away/q8_0"]) == 1
-    assert "but the catalogue has" in capfd.readouterr().err
 
 
 def test_models_remove_keeps_what_another_download_needs(
@@ -316,7 +393,7 @@ def test_models_remove_keeps_what_another_download_needs(
 ) -> None:
     for name in ("f16.gguf", "vae.gguf", "q8_0.gguf"):
         reference = parse(f"hf://me/away/{name}")
-        assert reference is not None
+        assert isinstance(reference, HubReference)
         files.fetch(reference)
     assert cli.main(["models", "remove", "away/q8_0"]) == 0
     out, err = capfd.readouterr()
@@ -329,6 +406,18 @@ def test_models_remove_keeps_what_another_download_needs(
     assert cli.main(["models", "remove", "tiny"]) == 0  # files of the user's own, which were not downloaded
     assert "nothing of tiny is downloaded" in capfd.readouterr().err
     assert models["f16"].llm.exists()
+
+
+def test_models_remove_leaves_a_file_that_a_link_in_the_cache_leads_to(
+    hub: Path, tmp_path: Path, capfd: Capture
+) -> None:
+    mine = tmp_path / "mine.gguf"
+    mine.write_bytes(b"abc")
+    (hub / "f16.gguf").symlink_to(mine)
+    assert cli.main(["models", "remove", "away/f16"]) == 0
+    assert capfd.readouterr().out.split() == [str(hub / "f16.gguf")]
+    assert mine.exists()
+    assert not (hub / "f16.gguf").is_symlink()
 
 
 def test_a_file_that_is_nowhere_is_an_error(own: Path, models: dict[str, TinyModel], capfd: Capture) -> None:
@@ -348,6 +437,7 @@ def test_a_model_of_another_engine_is_refused_before_its_download(own: Path) -> 
 
 def test_what_is_elsewhere_is_given_by_reference() -> None:
     params, chosen = with_files(ContextParams(model_path="catalogue:away/q8_0"), lambda: Room(None, ""), print)
-    assert (params.model_path, params.vae_path) == ("hf://me/away/q8_0.gguf", "hf://me/away/vae.gguf")
+    digest = hashlib.sha256(b"abc").hexdigest()
+    assert (params.model_path, params.vae_path) == (f"hf://me/away/q8_0.gguf#sha256={digest}", "hf://me/away/vae.gguf")
     assert chosen is not None
     assert chosen.variant.name == "q8_0"

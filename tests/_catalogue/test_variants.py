@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from sdcffi import ContextParams, Device
+from sdcffi import ContextParams, Default, Device
 from sdcffi._catalogue import variants as module
 from sdcffi._catalogue.entries import File, ModelEntry, Variant
-from sdcffi._catalogue.variants import Room, choose, gigabytes, needed, room_of
+from sdcffi._catalogue.variants import Room, choose, needed, room_of
 
 GB = 10**9
 GPU = Device("CUDA0", "A GPU", "cuda", "gpu", 8 * GB, 16 * GB)
@@ -64,14 +64,12 @@ def test_one_of_unknown_size_does_not_fit(tmp_path: Path) -> None:
 def test_an_image_counts_where_its_family_is_known(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from sdcffi._catalogue.entries import Recommendation
-
     room = Room(None, "")
     model = entry(tmp_path, f16=10 * GB)
     assert needed(model, model.variants["f16"], room) == 11 * GB
     known = replace(model, family="flux2")
     small = needed(known, model.variants["f16"], room)
-    size = {name: Recommendation(1024, "") for name in ("width", "height")}
+    size = {name: Default(1024, "") for name in ("width", "height")}
     large = needed(replace(known, parameters=size), model.variants["f16"], room)
     assert 11 * GB < (small or 0) < (large or 0) < 15 * GB
 
@@ -86,7 +84,3 @@ def test_the_memory_is_that_of_the_device_that_keeps_the_weights(
     room = room_of(GPU, ContextParams(keep_clip_on_cpu=True))
     model = entry(tmp_path, f16=5 * GB)
     assert needed(model, model.variants["f16"], room) == 5 * GB  # without the language model
-
-
-def test_sizes_are_written_as_where_files_are_downloaded() -> None:
-    assert [gigabytes(size) for size in (50_976, 246_144_152, 6_577_440_704)] == ["51 kB", "246 MB", "6.6 GB"]

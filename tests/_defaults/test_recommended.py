@@ -21,6 +21,7 @@ from sdcffi._models.files import Model, examine
 from sdcffi._models.headers import add_metadata, read_header, read_metadata
 from sdcffi.params.image import ImageParams
 from sdcffi.params.names import parameters
+from sdcffi.params.other_names import check_known
 from sdcffi.params.sampling import Guidance, SampleParams
 from sdcffi.params.video import VideoParams
 
@@ -109,7 +110,7 @@ def test_the_prediction_that_the_caller_names_tells_too(file: Path) -> None:
 def test_a_source_wins_over_those_below_it(file: Path) -> None:
     metadata = {"modelspec.resolution": "768x640", "modelspec.encoder_layer": "2", "sdcffi.steps": "9"}
     metadata |= {"sdcffi.height": "512"}  # ours win over others
-    catalogue = {"steps": (6, "catalogue entry x"), "sampler": ("euler", "catalogue entry x")}
+    catalogue = {"steps": Default(6, "catalogue entry x"), "sampler": Default("euler", "catalogue entry x")}
     found = recommend(model_of(file, unet("sd1"), metadata), catalogue=catalogue)
     assert plain(found) == {
         **{"width": 768, "height": 512, "steps": 6, "cfg_scale": 7.0, "clip_skip": 2, "sampler": "euler"}
@@ -142,7 +143,7 @@ def test_what_others_write_wrongly_is_ignored(metadata: Mapping[str, str], file:
 def test_a_value_of_ours_that_is_not_legal_is_named(name: str, text: str, file: Path) -> None:
     model = model_of(file, unet("sd1"), {f"sdcffi.{name}": text})
     with pytest.warns(UserWarning, match=rf"sdcffi\.{name} in its metadata is ignored: {name} must be"):
-        assert plain(recommend(model))[name] in (20, 512, 7.0)
+        assert plain(recommend(model)).get(name) in (20, 512, 7.0, None)
 
 
 def test_a_folder_of_diffusers_states_its_size(tmp_path: Path) -> None:
@@ -180,12 +181,14 @@ def test_an_image_decides_the_size_and_noise_levels_the_steps() -> None:
     assert sources == {"width": "a"}
 
 
-def test_names_that_an_engine_lacks_are_left_to_it() -> None:
+def test_names_that_only_other_engines_have_are_left_to_it_with_a_note() -> None:
     found = Recommended(
-        {"sampler": Default("Euler a", "x"), "scheduler": Default("new", "x"), "steps": Default(3, "x")}
+        {"sampler": Default("Euler a", "x"), "scheduler": Default("ltx2", "a file"), "steps": Default(3, "x")}
     )
-    known = found.known_to({"sample_method_t": ("euler", "euler_a"), "scheduler_t": ("beta",)})
+    notes: list[str] = []
+    known = found.known_to({"sample_method_t": ("euler", "euler_a"), "scheduler_t": ("beta",)}, notes.append)
     assert plain(known) == {"sampler": "euler_a", "steps": 3}
+    assert notes == ["a file: this engine does not have the scheduler ltx2, which others have: not used"]
 
 
 def test_a_model_that_may_be_distilled_has_a_note(file: Path) -> None:
@@ -241,12 +244,11 @@ def test_what_a_model_can_do_is_not_warned_of(
 def test_every_row_can_be_used() -> None:
     for row in families():
         assert row.architecture in _TABLE
-        legal = {
-            item.name: item.kind for item in parameters(VideoParams if "video_frames" in row.values else ImageParams)
-        }
+        legal = {item.name: item for item in parameters(VideoParams if "video_frames" in row.values else ImageParams)}
         for name, value in row.values.items():
-            assert isinstance(value, legal[name]), (row.title, name)
+            assert isinstance(value, legal[name].kind), (row.title, name)
             assert (limits := LIMITS[name]) is None or limits[0] <= value <= limits[1]  # type: ignore[operator]
+            check_known(row.title, value, legal[name].path[-1])
         assert row.source
     general = [row.architecture for row in families() if row.is_general]
     assert len(set(general)) == len(general)

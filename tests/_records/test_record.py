@@ -32,6 +32,7 @@ from sdcffi import (
     Tiling,
 )
 from sdcffi._machine.devices import Device
+from sdcffi._records import finding
 from sdcffi._records.finding import find_files
 from sdcffi._records.origin import Origin
 from sdcffi.params.context import Embedding
@@ -276,6 +277,11 @@ def test_names_of_files_that_are_no_text_can_be_written(make_result: MakeResult,
         (lambda data: data["resolved_context"].update(vae_path="x", llm_path="/x"), "its files have no llm_path"),
         (lambda data: data["params"].update(sample_params={"sample_steps": "x"}), "steps must be an integer, not 'x'"),
         (lambda data: data["files"][0].update(name="../a"), "'../a' is not the name of a file"),
+        (
+            lambda data: data["params"].update(init_image="//server/a.png"),
+            "it has init_image, but a record has no input",
+        ),
+        (lambda data: data["resolved_params"].update(ref_images=["/x.png"]), "it has ref_images, but a record has no"),
         (lambda data: data["files"][0].update(name="."), "'.' is not the name of a file"),
         (lambda data: data["files"][0].update(name="a\0"), r"'a\\x00' is not the name of a file"),
         (lambda data: data["files"][0].update(sha256=7), "must have texts for role, name and digests"),
@@ -362,6 +368,32 @@ def test_of_the_paths_of_a_record_only_files_are_looked_at(
     os.mkfifo(models / "cat, v1.5.safetensors")
     with pytest.raises(ValueError, match=r"not found: cat, v1\.5\.safetensors"):
         find_files(record, models)
+
+
+@pytest.mark.parametrize(
+    "path", ["//server/share/a", r"\\server\share\a", r"\\?\UNC\server\share\a", r"/\server/a", r"\??\UNC\s\a"]
+)
+def test_on_windows_a_record_names_no_server(
+    path: str, make_result: MakeResult, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Path] = []
+    state = finding.file_state
+    monkeypatch.setattr(finding, "_ON_WINDOWS", True)
+    monkeypatch.setattr(finding, "file_state", lambda path: looked.append(path) or state(path))
+    data = make_result(prompt="a").record().to_dict()
+    data["files"][0].update(path=path)
+    record = Record.from_dict(data)
+    assert find_files(record, models)["model_path"] == models / "cat, v1.5.safetensors"
+    assert Path(path) not in looked
+    (models / "cat, v1.5.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"not found: cat, v1\.5\.safetensors \(recorded at .*where only you can look"):
+        find_files(record, models)
+
+
+@pytest.mark.parametrize("name", ["//server/share/a", "/etc/passwd", "../a", "", ".."])
+def test_the_text_of_a_web_interface_names_no_place(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not the name of a file"):
+        finding.find_named(name, None, (), tmp_path)
 
 
 def toml(value: Any) -> str:

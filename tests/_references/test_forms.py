@@ -25,6 +25,9 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
         (f"hf://owner/repo/a/b.gguf@{COMMIT}", HubReference("owner/repo", "a/b.gguf", COMMIT)),
         ("hf://owner/repo/a.gguf@refs/pr/1", HubReference("owner/repo", "a.gguf", "refs/pr/1")),
         ("hf://owner/repo@refs/pr/1", HubReference("owner/repo", "", "refs/pr/1")),
+        (f"hf://o/r/a.gguf#sha256={'A1' * 32}", HubReference("o/r", "a.gguf", "main", "a1" * 32)),
+        (f"hf://o/r/a.gguf@v1#sha256={'a1' * 32}", HubReference("o/r", "a.gguf", "v1", "a1" * 32)),
+        ("hf://o/r/a#b.gguf", HubReference("o/r", "a#b.gguf")),
         ("hf://owner/repo@v1/sub/a.gguf", HubReference("owner/repo", "sub/a.gguf", "v1")),  # as huggingface_hub writes
         (f"https://host/a%20b.gguf#sha256={DIGEST.upper()}", WebReference("https://host/a%20b.gguf", DIGEST)),
         (f"http://host:80/x/a.gguf?key=1#sha256={DIGEST}", WebReference("http://host:80/x/a.gguf?key=1", DIGEST)),
@@ -55,6 +58,8 @@ def test_everything_else_is_a_path(text: str) -> None:
         ("hf://owner/repo/a//b.gguf", "the path must lead"),
         ("hf://owner/repo/a\\b.gguf", "the path must lead"),
         ("hf://owner/repo/a\nb.gguf", "the path must lead"),
+        ("hf://o/r/a.gguf#sha256=12", "#sha256= must be of a file, and have 64 hexadecimal digits"),
+        (f"hf://o/r#sha256={'a1' * 32}", "#sha256= must be of a file"),
         ("hf://owner/repo/a.gguf@", "the revision must be a branch, a tag or a commit, not ''"),
         ("hf://owner/repo/a.gguf@../../x", "the revision must be"),
         ("https://host/a.gguf", "must end in #sha256= and the 64 digits .* so that nobody can put another file"),
@@ -98,7 +103,10 @@ def test_a_reference_in_a_path_is_refused() -> None:
         parse(Path("catalogue:a/b"))
 
 
-@pytest.mark.parametrize("text", ["hf://owner/repo", "hf://o/r/a.gguf@v1", "hf://o/r/a@refs/pr/1", "catalogue:a/b"])
+@pytest.mark.parametrize(
+    "text",
+    ["hf://owner/repo", "hf://o/r/a.gguf@v1", "hf://o/r/a@refs/pr/1", "hf://o/r/a#sha256=" + "0" * 64, "catalogue:a/b"],
+)
 def test_the_text_of_a_reference_is_one(text: str) -> None:
     assert str(parse(text)) == text
     assert parse(str(parse(text))) == parse(text)

@@ -85,17 +85,17 @@ def test_of_a_diffusers_directory_only_what_is_read() -> None:
             "",
             "model",
             {"a.gguf": 3_500_000_000, "b.gguf": 12_300_000},
-            r"2 files .*: name one of them. There are a.gguf \(3.5 GB\), b.gguf \(12.3 MB\)$",
+            r"2 files .*: name one of them. There are a.gguf \(3.5 GB\), b.gguf \(12 MB\)$",
         ),
         ("", "file", dict.fromkeys(FLUX), "6 files of weights: name one of them"),
         ("", "lora", {"a.safetensors": 1, "b.safetensors": 1}, "2 files of weights"),
-        ("", "model", {f"{number:02}.gguf": 1 for number in range(30)}, r"19.gguf \(0.0 kB\) and 10 more$"),
+        ("", "model", {f"{number:02}.gguf": 1 for number in range(30)}, r"19.gguf \(0 kB\) and 10 more$"),
         ("", "model", {"README.md": 1}, r"has no file of weights \(.safetensors, .gguf"),
         (
             "",
             "model",
             {"model_index.json": 1, "prior/a.safetensors": 5000},
-            r"without unet/.* There are prior/a.safetensors \(5.0 kB\)",
+            r"without unet/.* There are prior/a.safetensors \(5 kB\)",
         ),
     ],
 )
@@ -134,7 +134,8 @@ def test_variants_give_way_to_what_they_are_variants_of() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "text"), [(0, "0.0 kB"), (1500, "1.5 kB"), (10**6, "1.0 MB"), (5_210_000_000, "5.2 GB")]
+    ("size", "text"),
+    [(0, "0 kB"), (50_976, "51 kB"), (10**6, "1 MB"), (5_210_000_000, "5.2 GB"), (None, "an unknown size")],
 )
 def test_sizes_are_those_of_the_hubs_pages(size: int, text: str) -> None:
     assert size_text(size) == text

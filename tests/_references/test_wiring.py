@@ -11,11 +11,22 @@ import hub_server
 import numpy as np
 import pytest
 from hub_server import Hub
+from small_catalogue import small_catalogue
 from tiny_model import TinyModel
 from upscaling_networks import random_weights, write_network
 
 import sdcffi
-from sdcffi import ContextParams, Embedding, Engine, Hires, LoraNotFoundError, PathNotFoundError, Record, cli
+from sdcffi import (
+    ContextParams,
+    DownloadError,
+    Embedding,
+    Engine,
+    Hires,
+    LoraNotFoundError,
+    PathNotFoundError,
+    Record,
+    cli,
+)
 from sdcffi._checks.context import check_context
 from sdcffi._models.loras import as_loras, merge_tags
 from sdcffi._records.finding import find_files, find_some_files
@@ -239,17 +250,32 @@ def test_a_server_takes_references_and_keeps_where_they_are_to_itself(
     assert all(any(commit in folder for folder in folders) for commit in commits)
 
 
+def test_a_file_of_the_catalogue_has_its_digest_whoever_downloads_it(
+    hub: Hub, tiny: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own.toml"
+    monkeypatch.setenv("SDCFFI_CATALOGUE", str(own))
+    own.write_text(small_catalogue(tiny, digests={"llm": "0" * 64}))
+    with pytest.raises(DownloadError, match=r"llm.safetensors#sha256=0+: the sha256 is .*the file was replaced there"):
+        Engine("catalogue:tiny", load_weights=False)
+    assert cli.main(["models", "pull", "tiny"]) == 1
+    assert "the file was replaced there" in capfd.readouterr().err
+    assert not any(
+        "llm" in request.path for request in hub.seen if request.method == "GET" and "resolve" in request.path
+    )
+    right = hub_server.sha256(hub.repositories["o/tiny"].files["parts/llm.safetensors"])
+    own.write_text(small_catalogue(tiny, digests={"llm": right}))
+    assert cli.main(["models", "pull", "tiny"]) == 0
+    Engine("catalogue:tiny", load_weights=False).close()
+    own.write_text(small_catalogue(tiny, digests={"llm": "0" * 64}))
+    with pytest.raises(DownloadError, match=r"is another version of the file: remove it"):
+        Engine("catalogue:tiny", load_weights=False)
+
+
 def test_a_batch_goes_on_with_names_of_the_catalogue(
     hub: Hub, tiny: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    entry = {"title": "A tiny one", "licence": "MIT", "good_at": "tests", "page": "nowhere"}
-    both = "\n".join(f'{key} = "{value}"' for key, value in entry.items())
-    places = "\n".join(f'{role} = {{ reference = "{reference}" }}' for role, reference in tiny.items())
-    (tmp_path / "own.toml").write_text(
-        f'[[model]]\nname = "tiny"\nfamily = "flux2"\nengines = ["2026-05", "2026-08"]\n{both}\n[model.variants.f32]\n'
-        f'{places}\n[[lora]]\nname = "ink"\nbase = ["tiny"]\nstrength = 0.5\n{both}\n'
-        'file = { reference = "hf://o/lora/pytorch_lora_weights.safetensors" }\n'
-    )
+    (tmp_path / "own.toml").write_text(small_catalogue(tiny, "hf://o/lora/pytorch_lora_weights.safetensors"))
     monkeypatch.setenv("SDCFFI_CATALOGUE", str(tmp_path / "own.toml"))
     (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
     words = ["generate", "-m", "catalogue:tiny", "--lora", "catalogue:ink", "-W", "64", "-H", "64", "--steps", "1"]

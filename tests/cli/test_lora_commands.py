@@ -123,7 +123,7 @@ def test_a_grid_draws_each_adapter_strength_and_seed_once(tmp_path: Path) -> Non
     a, b = Lora("/x/a.safetensors"), Lora("/x/b.safetensors", 2.0, name="bee")
     generate = Recorder()
     output = make_grid(generate, [a, b], [0.5, 0, 1.0], [7, 8], tmp_path / "grid.png")
-    drawn = [((Lora(lora.path, lora.multiplier * scale, name=lora.name),), seed)
+    drawn = [((Lora(lora.path, (lora.multiplier or 1) * scale, name=lora.name),), seed)
              for lora in (a, b) for scale in (0.5, 1.0) for seed in (7, 8)]  # fmt: skip
     assert generate.calls == [((), 7), ((), 8), *drawn]
     sheet = Image.open(output)

@@ -233,13 +233,15 @@ def test_strengths_of_one_adapter_add_up() -> None:
 
 
 def test_an_argument_may_have_them(tmp_path: Path) -> None:
-    assert parse_lora("a.safetensors:0.5") == ("a.safetensors", 0.5)
+    assert parse_lora("a.safetensors:0.5") == Lora("a.safetensors", 0.5)
+    assert parse_lora("a.safetensors:lbw=INS") == Lora("a.safetensors", weights="INS")
     assert parse_lora("a.safetensors:0.5:0") == Lora("a.safetensors", 1.0, weights={"unet": 0.5, "te": 0.0})
     assert parse_lora("C:a.safetensors:1:lbw=INS") == Lora("C:a.safetensors", 1.0, weights="INS")
-    assert parse_lora("C:a.safetensors") == ("C:a.safetensors", 1.0)
+    assert parse_lora("C:a.safetensors") == Lora("C:a.safetensors")
     named = tmp_path / "a:0.5"
     named.touch()
-    assert parse_lora(str(named)) == (str(named), 1.0)
+    assert parse_lora(str(named)) == Lora(str(named))
+    assert infotext("a cat", "", [Lora("a.safetensors")], {}) == "a cat <lora:a:1>"
 
 
 @pytest.mark.parametrize("weights", [BLOCKS, "OUTALL", {"unet": 0.5, "te": 0.0, "lbw": "INS"}])

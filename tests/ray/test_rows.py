@@ -12,9 +12,11 @@ import pytest
 
 pytest.importorskip("ray.data", reason="needs Ray: pip install 'sdcffi[ray]'")
 
+from sdcffi import ContextParams
+from sdcffi.engine.catalogue import refuse_open_variants
 from sdcffi.parameter_files import as_arguments
 from sdcffi.ray.actor import Generator, Task
-from sdcffi.ray.batches import Options, rows_of
+from sdcffi.ray.batches import Options, outcomes, rows_of
 from sdcffi.ray.rows import packed, read_row, seed_of, unpacked
 
 
@@ -92,6 +94,12 @@ def test_edges_of_an_image_in_memory_are_refused_where_a_second_run_would_not_kn
     )
     others = [said("a.png"), said(Path("a.png")), said(pixels, ""), said(pixels, canny=False)]
     assert {*others, said(pixels, overwrite=True)} == {"LookupError: it would be generated"}
+
+
+def test_a_model_whose_variant_each_machine_would_choose_is_refused() -> None:
+    with pytest.raises(ValueError, match="catalogue:sd-turbo leaves the variant to the memory of each machine"):
+        outcomes([], as_arguments({"model": "catalogue:sd-turbo"}), None, Options())
+    refuse_open_variants(ContextParams(model_path="catalogue:sd-turbo/q8_0", vae_path="catalogue:demo"))
 
 
 @pytest.mark.parametrize(

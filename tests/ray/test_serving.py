@@ -54,6 +54,12 @@ def test_wrong_numbers_of_replicas_are_refused(
         application(config_of(tiny_model, tmp_path), replicas=replicas)
 
 
+def test_a_model_whose_variant_each_machine_would_choose_is_refused(tmp_path: Path) -> None:
+    model = ModelConfig.of("a", {"model": "catalogue:sd-turbo"})
+    with pytest.raises(ValueError, match="name one, as 'catalogue:NAME/VARIANT'"):
+        application(ServeConfig(models=(model,), keys=KEYS, store=tmp_path))
+
+
 def test_a_server_without_keys_must_be_asked_for(tiny_model: TinyModel, tmp_path: Path) -> None:
     config = replace(config_of(tiny_model, tmp_path), keys={})  # which listens on this machine alone, outside Ray
     with pytest.raises(ValueError, match=r"there are no keys, and Ray may listen .* insecure=True"):

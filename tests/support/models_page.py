@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from places import ROOT
 from tables import put_between, table
 
-from sdcffi._catalogue.entries import Entry, ModelEntry, Recommendation, Variant
+from sdcffi._catalogue.entries import Entry, ModelEntry, Variant
 from sdcffi._catalogue.files import files_of, total
 from sdcffi._catalogue.reader import package_catalogue
-from sdcffi._catalogue.variants import gigabytes
+from sdcffi._defaults.recommended import Default
 from sdcffi._files import replacing
+from sdcffi._references.weights import size_text
 
 PAGE = ROOT / "sdcffi" / "docs" / "models.md"
 _BEGINNING = "sdcffi/"  # of a page that is part of the package
@@ -76,10 +77,10 @@ def _size(entry: Entry, variant: Variant | None = None) -> str:
     files = files_of(entry, variant)
     size = total(files)
     doubt = "" if all(file.confirmed for file in files) else ", not confirmed"
-    return (gigabytes(size) if size is not None else "(size unknown)") + doubt
+    return (size_text(size) if size is not None else "(size unknown)") + doubt
 
 
-def _recommended(values: Mapping[str, Recommendation]) -> str:
+def _recommended(values: Mapping[str, Default]) -> str:
     """The values, with width and height in one."""
     texts = {
         name: str(item.value).lower() if isinstance(item.value, bool) else f"{item.value}"
