@@ -1,12 +1,12 @@
 // Arithmetic for tiled_product.hpp in bfloat16, with sums in single precision, for processors that multiply whole matrices of
-// it. Each value changes by 2^-9 of itself at most, normally distributed ones by -59 dB.
+// it. Each value changes by 2^-8 of itself at most, normally distributed ones by -56 dB.
 //
 //     InTiles    Intel's AMX, since Sapphire Rapids: 16 times as many products a second as of floats
 //     InSquares  Arm's bf16: two to four times as many
 //
 // AMX's tiles of 8 bits have no use here: quantised weights have a scale for each 32 values or fewer, and to take sums out of
 // a tile that often costs more than their products. Where there is but a product of pairs (AVX512-BF16), it is no faster than
-// that of pairs of integers of 13 bits, which are 16 dB nearer (rounded_product.hpp).
+// that of pairs of integers of 13 bits, which are 18 dB nearer (rounded_product.hpp).
 #pragma once
 
 #include <atomic>

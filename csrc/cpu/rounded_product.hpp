@@ -6,7 +6,7 @@
 // infinite, makes its sums so.
 //
 //             worst    normally distributed values
-//     Pairs   -57 dB   -75 dB   (bfloat16: -59 dB, at no higher rate but in tiles: bfloat16_product.hpp)
+//     Pairs   -57 dB   -75 dB   (bfloat16: -56 dB, at no higher rate but in tiles: bfloat16_product.hpp)
 //     Octets  -33 dB   -46 dB   of activations; weights of Q8_0, whose blocks have the same size, stay as they are
 #pragma once
 

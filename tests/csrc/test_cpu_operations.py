@@ -17,8 +17,8 @@ ROUNDING = 2e-6
 # Whether products are rounded to bfloat16 (csrc/cpu/bfloat16_product.hpp), and not to integers.
 TILES = Path("/proc/cpuinfo").exists() and "amx_bf16" in Path("/proc/cpuinfo").read_text("utf-8")
 # What rounding to 13 bits changes, see csrc/cpu/rounded_product.hpp: -75 dB for each factor if values are normally
-# distributed, which sums keep, and the worst. To bfloat16: -59 dB.
-ROUNDED, WORST_ROUNDED = 10 ** ((-53 if TILES else -66) / 20), 10 ** (-54 / 20)
+# distributed, which sums keep, and the worst. To bfloat16: -56 dB.
+ROUNDED, WORST_ROUNDED = (10 ** (-51 / 20), 10 ** (-45 / 20)) if TILES else (10 ** (-66 / 20), 10 ** (-54 / 20))
 # What rounding to 8 bits changes, of normally distributed activations and of the weights' values.
 ROUNDED_QUANTISED = 10 ** (-41 / 20)
 # Fewer rows than these are ggml's own, which takes the activations in eight bits beside quantised weights.
