@@ -35,6 +35,7 @@ from .compiling import compiled
 from .works import WORKS
 
 PHASES = ("encode", "sample", "decode")
+PROFILED = [name for name, work in WORKS.items() if work.model != "upscaler"]  # whose calls have phases
 THREADS = 256
 _NODE = np.dtype(
     [("wall", "i8"), ("sizes", "i8", (4, 4)), ("op", "i4"), ("unary", "i4"), ("types", "i4", 4)], align=True
@@ -234,7 +235,7 @@ def shown(groups: dict[str, Spent], rounds: int, most: int) -> str:
 def main() -> int:
     """Profile a work."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.profile", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("work", choices=WORKS, metavar="WORK", help=", ".join(WORKS))
+    parser.add_argument("work", choices=PROFILED, metavar="WORK", help=", ".join(PROFILED))
     parser.add_argument("--phase", choices=PHASES, default="sample", help="default: sample")
     parser.add_argument("--rounds", type=int, default=3, help="calls after the one that warms up (default 3)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: the engine's own)")
