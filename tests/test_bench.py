@@ -13,6 +13,7 @@ from bench.profile import Node, Spent, profile, shown, summed
 from bench.roofline import best_rates, measure_roofline, rate
 from bench.rounds import Runs, median, ratios
 from bench.works import AIMS, WORKS, Aim, Lane, Work
+from sdcli import SdCli
 
 LOG = """\
 [INFO ] stable-diffusion.cpp:3106 - encode_first_stage completed, taking 0.25s
@@ -195,3 +196,8 @@ def test_the_page_is_rewritten_between_its_marks(tmp_path: Path, monkeypatch: py
 
 def test_the_median_of_nothing_is_none() -> None:
     assert (median([]), median([3.0, 1.0, 2.0])) == (None, 2.0)
+
+
+def test_sd_cli_keeps_its_own_number_of_threads_where_none_is_given() -> None:
+    words = SdCli(Path("sd-cli")).words({"threads": None, "steps": 2, "vae_tiling": True}, Path("image.png"))
+    assert words == ["sd-cli", "--steps", "2", "--vae-tiling", "--output", "image.png"]

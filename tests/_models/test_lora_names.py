@@ -58,7 +58,7 @@ def test_a_name_stands_for_a_file_of_each_ending(ending: str, lora_dir: Path, ad
 def test_names_take_folders_dots_multipliers_and_labels(lora_dir: Path, add: AddFile) -> None:
     path, dotted = add("style/foo.safetensors"), add("bar.v1.5.safetensors")
     assert resolve(("style/foo", 0.5), lora_dir) == Lora(str(path), 0.5)
-    assert resolve("bar.v1.5", lora_dir) == Lora(str(dotted))
+    assert resolve("bar.v1.5", lora_dir) == Lora(str(dotted), 1.0)
     named = Lora("style/foo", -1, is_high_noise=True, name="mine")
     assert resolve(named, lora_dir) == Lora(str(path), -1.0, True, "mine")
 
@@ -66,7 +66,7 @@ def test_names_take_folders_dots_multipliers_and_labels(lora_dir: Path, add: Add
 def test_a_path_is_no_name(lora_dir: Path, add: AddFile) -> None:
     add("foo.safetensors")
     here = write(Path("foo.safetensors"))
-    assert resolve("foo.safetensors", lora_dir) == Lora(str(here))
+    assert resolve("foo.safetensors", lora_dir) == Lora(str(here), 1.0)
     with pytest.raises(LoraError, match="LoRA foo does not exist"):
         as_loras([Path("foo")], lora_dir)
     with pytest.raises(LoraError, match="LoRA foo does not exist"):

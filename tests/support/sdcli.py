@@ -41,9 +41,10 @@ class SdCli:
     path: Path
 
     def words(self, parameters: Mapping[str, Any], output: Path) -> list[str]:
-        """The command line for parameters named as for `Engine` and its calls; True makes a flag alone."""
+        """The command line for parameters named as for `Engine` and its calls; True makes a flag alone, None none."""
         words = [str(self.path)]
-        for name, value in {"threads": THREADS, **parameters, "output": output}.items():
+        given = {"threads": THREADS, **parameters, "output": output}
+        for name, value in ((name, value) for name, value in given.items() if value is not None):
             words.append(FLAGS.get(name, "--" + name.replace("_", "-")))
             if value is not True:
                 words.append(str(value))
