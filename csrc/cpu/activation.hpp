@@ -1,11 +1,12 @@
 // GELU and its quick form, of which ggml reads 16 bits in a table, one value at a time; SiLU for what computes it along.
 #pragma once
 
-#include <cstring>
+#include <algorithm>
 
 #include "exponential.hpp"
 #include "ggml-cpu-impl.h"
 #include "ggml.h"
+#include "rows.hpp"
 
 namespace sdcffi {
 
@@ -37,17 +38,9 @@ void activate(const ggml_compute_params* params, const ggml_tensor* node) {
     const int64_t count = ggml_nelements(node), vectors = (count + kWidth - 1) / kWidth;
     const float* from = static_cast<const float*>(node->src[0]->data);
     float* to = static_cast<float*>(node->data);
-    for (int64_t i = vectors * params->ith / params->nth; i < vectors * (params->ith + 1) / params->nth; i++) {
-        const int64_t first = i * kWidth;
-        if (first + kWidth <= count) {
-            store(to + first, function(load(from + first)));
-            continue;
-        }
-        float last[kWidth] = {};
-        std::memcpy(last, from + first, (count - first) * sizeof(float));
-        store(last, function(load(last)));
-        std::memcpy(to + first, last, (count - first) * sizeof(float));
-    }
+    const int64_t first = vectors * params->ith / params->nth * kWidth;
+    const int64_t end   = std::min(count, vectors * (params->ith + 1) / params->nth * kWidth);
+    map_row(from + first, to + first, end - first, [](Vector x, int64_t) { return function(x); });
 }
 
 inline void activate(const ggml_compute_params* params, const ggml_tensor* node) {

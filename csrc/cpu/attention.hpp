@@ -31,10 +31,6 @@ constexpr int kLeastQueries = 64, kMostQueries = 512;  // of a task: they share 
 constexpr int kQueryFloats  = 48 << 10;  // of a task's queries and sums: beside the keys, they stay in the second level
 constexpr float kLog2E      = 1.44269504f;
 
-inline const char* row_of(const ggml_tensor* tensor, int64_t i1, int64_t i2, int64_t i3) {
-    return static_cast<const char*>(tensor->data) + i1 * tensor->nb[1] + i2 * tensor->nb[2] + i3 * tensor->nb[3];
-}
-
 // What all threads know of a node. The queries of `group` heads, which share keys and values, count as one list.
 template <class Arithmetic>
 class Attention {

@@ -197,11 +197,7 @@ struct InSquares {
     template <int vectors>
     static void tile(const float* a, const float* b, int depth, float* c, size_t stride, int rows, int columns, bool sum) {
         Vector total[kTileRows][vectors];
-        SDCFFI_UNROLLED
-        for (int i = 0; i < kTileRows; i++) {
-            SDCFFI_UNROLLED
-            for (int j = 0; j < vectors; j++) total[i][j] = all(0.0f);
-        }
+        fill_tile(total, all(0.0f));
         for (int k = 0; k < depth; k += kFour, a += 2 * kTileRows, b += 2 * vectors * kWidth) {
             add_squares(total, a, b, [](Vector one, Vector left, Vector right) { return add_square_of_bfloat16(one, left, right); });
         }

@@ -4,18 +4,13 @@
 #include <cstring>
 
 #include "ggml.h"
+#include "rows.hpp"
 #include "sharing.hpp"
 
 namespace sdcffi {
 
 inline bool has_floats_in_rows(const ggml_tensor* tensor) {
     return tensor->type == GGML_TYPE_F32 && tensor->nb[0] == sizeof(float);
-}
-
-// Where row i of a tensor begins, counted over its second to fourth dimension as `shape` has them.
-inline char* row_at(const ggml_tensor* tensor, const ggml_tensor* shape, int64_t i) {
-    const int64_t i1 = i % shape->ne[1], i2 = i / shape->ne[1] % shape->ne[2], i3 = i / (shape->ne[1] * shape->ne[2]);
-    return static_cast<char*>(tensor->data) + i1 * tensor->nb[1] + i2 * tensor->nb[2] + i3 * tensor->nb[3];
 }
 
 // The dimension of a permuted tensor whose elements follow each other; 0 if it is the first or none.

@@ -12,6 +12,7 @@
 
 #include "activation.hpp"
 #include "ggml.h"
+#include "rows.hpp"
 #include "sharing.hpp"
 
 namespace sdcffi {
@@ -27,14 +28,6 @@ inline double sum_of_lanes(Vector value) {
         for (int i = 0; i < half; i++) sums[i] += sums[i + half];
     }
     return sums[0];
-}
-
-// The last floats of a row, and `fill`.
-inline Vector load_some(const float* from, int64_t count, float fill) {
-    float lanes[kWidth];
-    std::fill(lanes, lanes + kWidth, fill);
-    std::memcpy(lanes, from, count * sizeof(float));
-    return load(lanes);
 }
 
 // function(Vector* sums, Vector x) adds to the sums what x counts; of `fill` that is nothing.
@@ -94,18 +87,6 @@ inline double mean_square_of(const float* x, int64_t count) {
         })[0];
     }
     return sum / count;
-}
-
-// to[i] = function(from[i], i) in vectors.
-template <class Function>
-void map_row(const float* from, float* to, int64_t count, Function function) {
-    int64_t i = 0;
-    for (; i + kWidth <= count; i += kWidth) store(to + i, function(load(from + i), i));
-    if (i < count) {
-        float last[kWidth];
-        store(last, function(load_some(from + i, count - i, 0.0f), i));
-        std::memcpy(to + i, last, (count - i) * sizeof(float));
-    }
 }
 
 // What is done to a norm's result: one number for each plane of group norms, or for each element of the other norms' rows.
@@ -169,10 +150,8 @@ private:
     }
 
     void normalise_row(int64_t row) const {
-        const int64_t wide = node_->ne[0], i2 = row / node_->ne[1];
-        const char* line = static_cast<const char*>(from_->data) + row % node_->ne[1] * from_->nb[1] +
-                           i2 % node_->ne[2] * from_->nb[2] + i2 / node_->ne[2] * from_->nb[3];
-        const float* x = reinterpret_cast<const float*>(line);
+        const int64_t wide = node_->ne[0];
+        const float* x = reinterpret_cast<const float*>(row_at(from_, node_, row));
         float mean = 0, rest = 0, by = 0;
         if (node_->op == GGML_OP_NORM) {
             const Moments moments = moments_of(x, wide);

@@ -204,13 +204,9 @@ void combine_by_rows(const ggml_compute_params* params, const ggml_tensor* node)
     const int64_t high = planes ? 1 : node->ne[1], width = ggml_nelements(node) / (high * node->ne[2] * node->ne[3]);
     const auto combine = [&](int64_t row) {
         const int64_t i1 = row % high, i2 = row / high % node->ne[2], i3 = row / (high * node->ne[2]);
-        const auto at = [](const ggml_tensor* tensor, int64_t one, int64_t two, int64_t three) {
-            char* data = static_cast<char*>(tensor->data) + one * tensor->nb[1] + two * tensor->nb[2] + three * tensor->nb[3];
-            return reinterpret_cast<float*>(data);
-        };
-        const float* from = at(left, i1, i2, i3);
-        const float value = *at(right, i1 % right->ne[1], i2 % right->ne[2], i3 % right->ne[3]);
-        float* to = at(node, i1, i2, i3);
+        const float* from = reinterpret_cast<const float*>(row_of(left, i1, i2, i3));
+        const float value = *reinterpret_cast<const float*>(row_of(right, i1 % right->ne[1], i2 % right->ne[2], i3 % right->ne[3]));
+        float* to = reinterpret_cast<float*>(row_of(node, i1, i2, i3));
         if (node->op == GGML_OP_ADD) {
             for (int64_t i = 0; i < width; i++) to[i] = from[i] + value;
         } else {

@@ -146,11 +146,7 @@ struct Rounded {
         b += heads(strip, depth);
         for (int first = 0; first < depth; first += kScaled, a_scales += kTileRows, b_scales += strip, corrections += strip) {
             Integers total[kTileRows][vectors];
-            SDCFFI_UNROLLED
-            for (int i = 0; i < kTileRows; i++) {
-                SDCFFI_UNROLLED
-                for (int j = 0; j < vectors; j++) total[i][j] = zeros();
-            }
+            fill_tile(total, zeros());
             for (int k = first; k < std::min(depth, first + kScaled); k += kGroup) {
                 Format::multiply(total, a, b);
                 a += kTileRows * kFloats;

@@ -1,13 +1,24 @@
-// Rows of tensors of any type, as floats.
+// Rows of tensors: where they begin, those of any type as floats, and functions of their vectors.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <cstring>
 
 #include "ggml-cpu.h"
 #include "ggml.h"
 #include "simd.hpp"
 
 namespace sdcffi {
+
+inline char* row_of(const ggml_tensor* tensor, int64_t i1, int64_t i2, int64_t i3) {
+    return static_cast<char*>(tensor->data) + i1 * tensor->nb[1] + i2 * tensor->nb[2] + i3 * tensor->nb[3];
+}
+
+// Where row i of a tensor begins, counted over its second to fourth dimension as `shape` has them.
+inline char* row_at(const ggml_tensor* tensor, const ggml_tensor* shape, int64_t i) {
+    return row_of(tensor, i % shape->ne[1], i / shape->ne[1] % shape->ne[2], i / (shape->ne[1] * shape->ne[2]));
+}
 
 // Returns `count` floats of a row from `first` on, which `spare` holds if they have another type.
 inline const float* floats(const ggml_tensor* tensor, const char* row, int64_t first, int64_t count, float* spare) {
@@ -28,6 +39,26 @@ inline void prefetch_floats(const ggml_tensor* tensor, const char* row, int64_t 
     constexpr size_t kLine = 64;
     const char* end = row + ggml_row_size(tensor->type, first + count);
     for (row += ggml_row_size(tensor->type, first); row < end; row += kLine) prefetch(row);
+}
+
+// The last floats of a row, and `fill`.
+inline Vector load_some(const float* from, int64_t count, float fill) {
+    float lanes[kWidth];
+    std::fill(lanes, lanes + kWidth, fill);
+    std::memcpy(lanes, from, count * sizeof(float));
+    return load(lanes);
+}
+
+// to[i] = function(from[i], i) in vectors.
+template <class Function>
+void map_row(const float* from, float* to, int64_t count, Function function) {
+    int64_t i = 0;
+    for (; i + kWidth <= count; i += kWidth) store(to + i, function(load(from + i), i));
+    if (i < count) {
+        float last[kWidth];
+        store(last, function(load_some(from + i, count - i, 0.0f), i));
+        std::memcpy(to + i, last, (count - i) * sizeof(float));
+    }
 }
 
 }  // namespace sdcffi

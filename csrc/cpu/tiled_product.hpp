@@ -68,6 +68,15 @@ inline void interleave(const float* const* rows, int count, int strip, int depth
     }
 }
 
+template <int vectors, class Sums>
+inline void fill_tile(Sums (&total)[kTileRows][vectors], Sums value) {
+    SDCFFI_UNROLLED
+    for (int i = 0; i < kTileRows; i++) {
+        SDCFFI_UNROLLED
+        for (int j = 0; j < vectors; j++) total[i][j] = value;
+    }
+}
+
 // Writes a tile of sums into c, or adds it. Values outside of c were computed too, and are discarded.
 template <int vectors>
 inline void put_tile(const Vector (&total)[kTileRows][vectors], float* c, size_t stride, int rows, int columns, bool sum) {
@@ -109,11 +118,7 @@ struct InFloats {
     template <int vectors, int step = kTileRows>
     static void tile(const float* a, const float* b, int depth, float* c, size_t stride, int rows, int columns, bool sum) {
         Vector total[kTileRows][vectors];
-        SDCFFI_UNROLLED
-        for (int i = 0; i < kTileRows; i++) {
-            SDCFFI_UNROLLED
-            for (int j = 0; j < vectors; j++) total[i][j] = all(0.0f);
-        }
+        fill_tile(total, all(0.0f));
         for (int k = 0; k < depth; k++) {
             Vector right[vectors];
             SDCFFI_UNROLLED

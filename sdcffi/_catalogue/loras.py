@@ -11,7 +11,7 @@ from .._numbers import items_of
 from .._quoting import shown_path
 from .._references import CatalogueReference, parse
 from ..errors import LoraNotFoundError
-from ..params.lora import Lora, LoraLike
+from ..params.lora import Lora, LoraLike, lora_of
 from .entries import LoraEntry
 from .files import place
 from .reader import bare_name_hint, read_catalogue
@@ -84,7 +84,7 @@ def _path(item: Any) -> Any:
 
 
 def _with_file(item: LoraLike, entry: LoraEntry) -> LoraLike:
-    lora = item if isinstance(item, Lora) else Lora(*item) if isinstance(item, tuple) else Lora(item)
+    lora = lora_of(item)
     strength = entry.strength if lora.multiplier is None else lora.multiplier
     return replace(lora, path=place(entry.file), multiplier=strength, name=lora.name or entry.name)
 

@@ -17,7 +17,7 @@ from .._numbers import as_number, as_path, is_finite, items_of
 from .._quoting import shown, shown_path
 from .._references import HubReference, fetch, parse
 from ..errors import LoraError, LoraNotFoundError, PathNotFoundError
-from ..params.lora import Lora, LoraLike, multiplier_of
+from ..params.lora import Lora, LoraLike, lora_of, multiplier_of
 from ..params.lora_tags import Tag, add_weights, parse_tags
 from ..params.lora_weights import check_weights
 from ..params.struct import StrPath
@@ -121,12 +121,9 @@ def _added(lora: Lora, tag: Tag) -> Lora:
 
 
 def _as_lora(item: LoraLike, lora_dir: StrPath | None) -> Lora:
-    if isinstance(item, tuple):
-        if not 1 <= len(item) <= len(fields(Lora)):
-            raise TypeError(f"loras must have Lora, path or (path, multiplier), not {shown(item)}")
-        item = Lora(*item)
-    elif not isinstance(item, Lora):
-        item = Lora(item)
+    if isinstance(item, tuple) and not 1 <= len(item) <= len(fields(Lora)):
+        raise TypeError(f"loras must have Lora, path or (path, multiplier), not {shown(item)}")
+    item = lora_of(item)
     if not isinstance(item.path, (str, os.PathLike)):
         raise TypeError(f"loras must have Lora, path or (path, multiplier), not {shown(item.path)}")
     item = replace(item, path=as_path("loras", item.path))

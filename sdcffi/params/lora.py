@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from .._public import public
 from .struct import StrPath, Struct
 
-__all__ = ["Lora", "LoraLike", "LoraReport", "multiplier_of"]
+__all__ = ["Lora", "LoraLike", "LoraReport", "lora_of", "multiplier_of"]
 
 LoraWeights: TypeAlias = Mapping[str, Any] | str
 
@@ -63,6 +63,13 @@ def multiplier_of(lora: Lora) -> float:
 
 
 LoraLike: TypeAlias = "Lora | StrPath | tuple[StrPath, float]"
+
+
+def lora_of(item: LoraLike) -> Lora:
+    """Return what was given for an adapter as a `Lora`, unchecked."""
+    if isinstance(item, Lora):
+        return item
+    return Lora(*item) if isinstance(item, tuple) else Lora(item)
 
 
 @public
