@@ -252,7 +252,7 @@ def test_it_generates_and_shows_previews_and_progress(open_page: Callable[..., P
     expect(page.locator("#stage-text")).to_have_text(re.compile(r"One image in [\d.]+ seconds"))
     expect(page.get_by_role("status").first).to_have_text("Finished: One image")
     assert (page.get_attribute("#stage-image", "src") or "").startswith(page.url + "api/images/")
-    assert page.evaluate("document.querySelector('#stage-image').naturalWidth") == 128
+    expect(page.locator("#stage-image")).to_have_js_property("naturalWidth", 128)
     assert re.fullmatch(f"{PROMPT}, seed \\d+", page.get_attribute("#gallery img", "alt") or "")
     expect(page.locator("#cancel")).to_be_hidden()
 
@@ -438,7 +438,7 @@ def test_an_image_of_the_gallery_is_the_next_input_and_is_upscaled(
     page.locator("#gallery button").last.click()
     page.click("#viewer-upscale")
     expect(page.locator("#gallery img")).to_have_count(3, timeout=60_000)
-    assert page.locator("#stage-image").evaluate("image => image.decode().then(() => image.naturalWidth)") == 256
+    expect(page.locator("#stage-image")).to_have_js_property("naturalWidth", 256)
 
 
 def test_what_is_removed_stays_away(open_page: Callable[..., Page]) -> None:
@@ -557,7 +557,7 @@ def test_a_key_is_asked_for(open_page: Callable[..., Page], key: str) -> None:
     expect(dialog).to_be_hidden()
     expect(page.locator("#model")).to_have_value("demo")
     generate(page, steps=2)
-    assert page.locator("#stage-image").evaluate("image => image.decode().then(() => image.naturalWidth)") == 128
+    expect(page.locator("#stage-image")).to_have_js_property("naturalWidth", 128)
     assert key not in page.evaluate("JSON.stringify([localStorage, sessionStorage, document.cookie])")
     page.reload()
     expect(page.locator("#gallery img")).to_have_count(1)  # the cookie is kept
