@@ -61,7 +61,7 @@ public:
             each = round_up(each / 2, kTileColumns);
         }
         const int64_t blocks = (queries_ + each - 1) / each;
-        float* scratch = static_cast<float*>(params->wdata) + floats_per_thread() * params->ith;
+        float* scratch = scratch_of(params, floats_per_thread());
         [[maybe_unused]] const typename Arithmetic::Session session;
         share_tasks(params, lists * blocks, [&](int64_t task) {
             const int64_t first = task % blocks * each, list = task / blocks;

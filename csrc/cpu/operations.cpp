@@ -35,15 +35,24 @@ constexpr int64_t kLeastRows = 8, kLeastRowsQuantised = 16, kLeastColumns = 8;
 // winograd.hpp computes no convolution with fewer pixels, or fewer channels: to transform its kernels would not pay.
 constexpr int64_t kLeastPixels = 64, kLeastChannels = 16;
 
-// Writes a few rows of a tensor, of any type, as [k][strip]; what is beyond `count` as 0.
-void fill(const ggml_tensor* tensor, const char* base, int count, int strip, int64_t k, int depth, float* spare, float* to) {
-    const float* rows[kWidestStrip];
-    for (int i = 0; i < count; i++) {
-        const char* row = base + i * tensor->nb[1];
-        prefetch_floats(tensor, row + count * tensor->nb[1], k, depth);  // of the next strip
-        rows[i] = floats(tensor, row, k, depth, spare + size_t(i) * kDepth);
+// Writes a few rows of a tensor, of any type and `step` bytes apart, as [k][strip]; what is beyond `count` as 0.
+void fill(const ggml_tensor* tensor, const char* base, size_t step, int count, int strip, int64_t k, int depth, float* spare, float* to) {
+    const auto interleave_rows = [&](auto* rows, auto read) {
+        for (int i = 0; i < count; i++) {
+            const char* row = base + i * step;
+            prefetch_floats(tensor, row + count * step, k, depth);  // of the next strip
+            rows[i] = read(row, i);
+        }
+        interleave(rows, count, strip, depth, to);
+    };
+#if defined(SDCFFI_READS_HALVES)
+    if (tensor->type == GGML_TYPE_F16) {
+        const ggml_fp16_t* halves[kWidestStrip];
+        return interleave_rows(halves, [&](const char* row, int) { return reinterpret_cast<const ggml_fp16_t*>(row) + k; });
     }
-    interleave(rows, count, strip, depth, to);
+#endif
+    const float* rows[kWidestStrip];
+    interleave_rows(rows, [&](const char* row, int i) { return floats(tensor, row, k, depth, spare + size_t(i) * kDepth); });
 }
 
 // dst[i1][i0] = src1[i1] . src0[i0]: the rows are those of src1, the columns those of src0.
@@ -59,13 +68,13 @@ struct MatrixProduct {
 
     void fill_rows(float* to, int strip, int64_t item, int64_t row, int count, int64_t k, int some, float* spare) const {
         const char* base = static_cast<const char*>(left->data) + item % out->ne[2] * left->nb[2] + item / out->ne[2] * left->nb[3];
-        fill(left, base + row * left->nb[1], count, strip, k, some, spare, to);
+        fill(left, base + row * left->nb[1], left->nb[1], count, strip, k, some, spare, to);
     }
 
     void fill_columns(float* to, int strip, int64_t item, int64_t column, int count, int64_t k, int some, float* spare) const {
         const int64_t i2 = item % out->ne[2] / (out->ne[2] / right->ne[2]), i3 = item / out->ne[2] / (out->ne[3] / right->ne[3]);
         const char* base = static_cast<const char*>(right->data) + i2 * right->nb[2] + i3 * right->nb[3];
-        fill(right, base + column * right->nb[1], count, strip, k, some, spare, to);
+        fill(right, base + column * right->nb[1], right->nb[1], count, strip, k, some, spare, to);
     }
 
     float* result(int64_t item, int64_t row, int64_t column) const {
@@ -103,9 +112,8 @@ struct Convolution {
           apart_x(node->op_params[4]), apart_y(node->op_params[5]) {}
 
     void fill_rows(float* to, int strip, int64_t, int64_t row, int count, int64_t k, int some, float* spare) const {
-        ggml_tensor flat = *kernel;  // one row for each output channel
-        flat.nb[1] = kernel->nb[3];
-        fill(&flat, static_cast<const char*>(kernel->data) + row * kernel->nb[3], count, strip, k, some, spare, to);
+        const char* base = static_cast<const char*>(kernel->data) + row * kernel->nb[3];
+        fill(kernel, base, kernel->nb[3], count, strip, k, some, spare, to);
     }
 
     // Returns `depth` weights of a map of the result from `k` on, which `spare` holds if they have another type.
@@ -121,48 +129,52 @@ struct Convolution {
             const char* from = static_cast<const char*>(image->data) + item * image->nb[3] + k * image->nb[2] + column * sizeof(float);
             for (int i = 0; i < some; i++, to += strip, from += image->nb[2]) {
                 copy(reinterpret_cast<const float*>(from), to, count);
-                std::fill(to + count, to + strip, 0.0f);
+                for (int j = count; j < strip; j++) to[j] = 0.0f;
             }
             return;
         }
-        const int64_t across = kernel->ne[0], down = kernel->ne[1], wide = out->ne[0];
-        const int64_t x0 = column % wide, y0 = column / wide;
-        int64_t kx = k % across, ky = k / across % down;
-        const char* plane = static_cast<const char*>(image->data) + item * image->nb[3] + k / (across * down) * image->nb[2];
-        for (int i = 0; i < some; i++, to += strip) {
-            int64_t x = x0, y = y0;
-            for (int done = 0; done < count; x = 0, y++) {
-                const int here = int(std::min<int64_t>(wide - x, count - done));
-                copy_line(plane, x * step_x + kx * apart_x - pad_x, y * step_y + ky * apart_y - pad_y, here, to + done);
-                done += here;
-            }
-            for (int j = count; j < strip; j++) to[j] = 0.0f;
-            if (++kx == across) {
-                kx = 0;
-                if (++ky == down) {
-                    ky = 0;
-                    plane += image->nb[2];
+        // The same pixels of each channel are under an element, so they are looked up once for each element.
+        const char* planes = static_cast<const char*>(image->data) + item * image->nb[3];
+        const int64_t elements = kernel->ne[0] * kernel->ne[1];
+        for (int first = 0; first < std::min<int64_t>(elements, some); first++) {
+            Piece pieces[kWidestStrip];
+            const int64_t element = (k + first) % elements;
+            const int found = find_pieces(element % kernel->ne[0], element / kernel->ne[0], column, count, pieces);
+            const char* plane = planes + (k + first) / elements * image->nb[2];
+            for (int64_t i = first; i < some; i += elements, plane += image->nb[2]) {
+                float* line = to + i * strip;
+                if (found != 1 || pieces[0].count != strip) clear(line, strip);
+                for (const Piece* piece = pieces; piece < pieces + found; piece++) {
+                    copy(reinterpret_cast<const float*>(plane + piece->from), line + piece->to, piece->count);
                 }
             }
         }
     }
 
-    // Copies `count` values of a line from x on, step_x apart. Values outside of the image are 0.
-    void copy_line(const char* plane, int64_t x, int64_t y, int count, float* to) const {
-        const int64_t wide = image->ne[0];
-        if (y < 0 || y >= image->ne[1]) {
-            for (int i = 0; i < count; i++) to[i] = 0.0f;
-            return;
+    // Pixels of a line that follow each other, here and there.
+    struct Piece {
+        int64_t from;  // bytes from the beginning of the channel
+        int to, count;
+    };
+
+    // Finds what is under an element of the kernel for the pixels from `column` on. The rest is outside of the image, and 0.
+    int find_pieces(int64_t kernel_x, int64_t kernel_y, int64_t column, int count, Piece* pieces) const {
+        const int64_t wide = out->ne[0];
+        int found = 0;
+        for (int done = 0; done < count;) {
+            const int64_t out_x = (column + done) % wide, out_y = (column + done) / wide;
+            const int here = int(std::min<int64_t>(wide - out_x, count - done));
+            const int64_t y = out_y * step_y + kernel_y * apart_y - pad_y, x = out_x * step_x + kernel_x * apart_x - pad_x;
+            const int many = step_x == 1 ? here : 1;  // of one piece
+            for (int i = 0; y >= 0 && y < image->ne[1] && i < here; i += many) {
+                const int64_t left = x + i * step_x, begin = std::max<int64_t>(left, 0), end = std::min(left + many, image->ne[0]);
+                if (begin < end) {
+                    pieces[found++] = {int64_t(y * image->nb[1] + begin * sizeof(float)), done + i + int(begin - left), int(end - begin)};
+                }
+            }
+            done += here;
         }
-        const float* line = reinterpret_cast<const float*>(plane + y * image->nb[1]);
-        if (step_x != 1) {
-            for (int i = 0; i < count; i++, x += step_x) to[i] = x >= 0 && x < wide ? line[x] : 0.0f;
-            return;
-        }
-        int begin = 0, end = count;
-        for (; begin < end && x + begin < 0; begin++) to[begin] = 0.0f;
-        for (; end > begin && x + end > wide; end--) to[end - 1] = 0.0f;
-        copy(line + x + begin, to + begin, end - begin);
+        return found;
     }
 
     float* result(int64_t item, int64_t row, int64_t column) const {
@@ -359,7 +371,7 @@ size_t floats_per_thread(const ggml_tensor* node) {
 class OurOperations : public ggml::cpu::tensor_traits {
 public:
     bool work_size(int threads, const ggml_tensor* node, size_t& size) override {
-        size = floats_per_thread(node) * sizeof(float) * threads;
+        size = scratch_bytes(floats_per_thread(node), threads);
         return true;
     }
 

@@ -20,9 +20,21 @@ inline char* row_at(const ggml_tensor* tensor, const ggml_tensor* shape, int64_t
     return row_of(tensor, i % shape->ne[1], i / shape->ne[1] % shape->ne[2], i / (shape->ne[1] * shape->ne[2]));
 }
 
+// Bytes that `count` values of a row take. What is computed most is not asked of another library.
+inline size_t bytes_of(const ggml_tensor* tensor, int64_t count) {
+    switch (tensor->type) {
+        case GGML_TYPE_F32:
+            return count * sizeof(float);
+        case GGML_TYPE_F16:
+            return count * sizeof(ggml_fp16_t);
+        default:
+            return ggml_row_size(tensor->type, count);
+    }
+}
+
 // Returns `count` floats of a row from `first` on, which `spare` holds if they have another type.
 inline const float* floats(const ggml_tensor* tensor, const char* row, int64_t first, int64_t count, float* spare) {
-    row += ggml_row_size(tensor->type, first);
+    row += bytes_of(tensor, first);
     if (tensor->type == GGML_TYPE_F32) {
         return reinterpret_cast<const float*>(row);
     }
@@ -36,9 +48,8 @@ inline const float* floats(const ggml_tensor* tensor, const char* row, int64_t f
 
 // Has the processor begin to read a part of a row. Rows lie too far apart for it to do so by itself.
 inline void prefetch_floats(const ggml_tensor* tensor, const char* row, int64_t first, int64_t count) {
-    constexpr size_t kLine = 64;
-    const char* end = row + ggml_row_size(tensor->type, first + count);
-    for (row += ggml_row_size(tensor->type, first); row < end; row += kLine) prefetch(row);
+    const char* end = row + bytes_of(tensor, first + count);
+    for (row += bytes_of(tensor, first); row < end; row += kLine) prefetch(row);
 }
 
 // The last floats of a row, and `fill`.

@@ -28,6 +28,8 @@
 
 namespace sdcffi {
 
+constexpr int kLine = 64;  // bytes of a cache line
+
 // Has the processor begin to read what will be needed.
 inline void prefetch(const void* from) {
 #if defined(__GNUC__) || defined(__clang__)
@@ -327,6 +329,11 @@ inline Vector join_bfloat16(Vector a, Vector b) { return from_bits(joined(bfloat
 
 #endif
 
+// Writes zeros into whole vectors. A compiler makes a slower loop out of std::fill().
+inline void clear(float* to, int count) {
+    for (int i = 0; i < count; i += kWidth) store(to + i, all(0.0f));
+}
+
 // Copies a few vectors at most.
 inline void copy(const float* from, float* to, int count) {
 #if defined(__AVX512F__)
@@ -351,13 +358,23 @@ inline void copy(const float* from, float* to, int count) {
 #endif
 }
 
-// to[column * stride + row] = rows[row][column], for kBlock rows and as many columns, the first column first.
+inline float as_float(float value) { return value; }
+
+// to[column * stride + row] = rows[row][column], for kBlock rows and as many columns, the first column first. With
+// SDCFFI_READS_HALVES the rows may be numbers of 16 bits (IEEE 754's half precision).
 #if defined(__AVX__)
 
 constexpr int kBlock = 8;
-inline void transpose_block(const float* const* rows, int column, float* to, int stride) {
+inline __m256 load_block(const float* from) { return _mm256_loadu_ps(from); }
+#if defined(__F16C__)
+#define SDCFFI_READS_HALVES
+inline __m256 load_block(const uint16_t* from) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))); }
+inline float as_float(uint16_t value) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(value))); }
+#endif
+template <class Number>
+inline void transpose_block(const Number* const* rows, int column, float* to, int stride) {
     __m256 in[8], pairs[8], fours[8];
-    for (int i = 0; i < 8; i++) in[i] = _mm256_loadu_ps(rows[i] + column);
+    for (int i = 0; i < 8; i++) in[i] = load_block(rows[i] + column);
     for (int i = 0; i < 8; i += 2) {
         pairs[i]     = _mm256_unpacklo_ps(in[i], in[i + 1]);
         pairs[i + 1] = _mm256_unpackhi_ps(in[i], in[i + 1]);
@@ -375,7 +392,8 @@ inline void transpose_block(const float* const* rows, int column, float* to, int
 #else
 
 constexpr int kBlock = 4;
-inline void transpose_block(const float* const* rows, int column, float* to, int stride) {
+template <class Number>
+inline void transpose_block(const Number* const* rows, int column, float* to, int stride) {
 #if defined(SDCFFI_SSE2)
     __m128 a = _mm_loadu_ps(rows[0] + column), b = _mm_loadu_ps(rows[1] + column);
     __m128 c = _mm_loadu_ps(rows[2] + column), d = _mm_loadu_ps(rows[3] + column);

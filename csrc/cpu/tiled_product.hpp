@@ -36,6 +36,17 @@ constexpr size_t kPackedStrip = size_t(kDepth) * kWidestStrip + kWidth;  // a ve
 // Floats that each thread needs: packed rows, a packed strip, one that is not packed yet, and its converted rows.
 constexpr size_t kThreadFloats = kPackedRows + 2 * kPackedStrip + size_t(kDepth) * kWidestStrip;
 
+// The work memory of threads that need `floats` floats each, and where this thread's begins: with a cache line, since a
+// vector that lies in two is read and written at half the rate.
+constexpr int64_t kLineFloats = kLine / sizeof(float);
+constexpr size_t scratch_bytes(size_t floats, int threads) {
+    return floats == 0 ? 0 : round_up(floats, kLineFloats) * sizeof(float) * threads + kLine;
+}
+inline float* scratch_of(const ggml_compute_params* params, size_t floats) {
+    const uintptr_t begin = (reinterpret_cast<uintptr_t>(params->wdata) + kLine - 1) / kLine * kLine;
+    return reinterpret_cast<float*>(begin) + round_up(floats, kLineFloats) * params->ith;
+}
+
 // How many tasks a node should have, if it can be cut into so many.
 inline int64_t wanted_tasks(const ggml_compute_params* params) { return params->nth > 1 ? int64_t(kTasksPerThread) * params->nth : 1; }
 
@@ -53,14 +64,15 @@ void share_tasks(const ggml_compute_params* params, int64_t count, Function func
 
 // to[k * strip + i] = rows[i][k]; what is beyond `count` may be anything: its sums are discarded. A block that is wider than
 // the strip writes beyond its rows, over what is written next, and over a few values behind the strip.
-inline void interleave(const float* const* rows, int count, int strip, int depth, float* to) {
+template <class Number>
+inline void interleave(const Number* const* rows, int count, int strip, int depth, float* to) {
     for (int first = 0; first < count; first += kBlock) {
-        const float* block[kBlock];
+        const Number* block[kBlock];
         for (int i = 0; i < kBlock; i++) block[i] = rows[std::min(first + i, count - 1)];
         int k = 0;
         for (; k + kBlock <= depth; k += kBlock) transpose_block(block, k, to + k * strip + first, strip);
         for (; k < depth; k++) {
-            for (int i = 0; i < std::min(kBlock, strip - first); i++) to[k * strip + first + i] = block[i][k];
+            for (int i = 0; i < std::min(kBlock, strip - first); i++) to[k * strip + first + i] = as_float(block[i][k]);
         }
     }
     for (int i = int(round_up(count, kBlock)); i < strip; i++) {
@@ -90,7 +102,7 @@ inline void put_tile(const Vector (&total)[kTileRows][vectors], float* c, size_t
         }
         return;
     }
-    float tile[kTileRows][vectors * kWidth];
+    alignas(kLine) float tile[kTileRows][vectors * kWidth];
     SDCFFI_UNROLLED
     for (int i = 0; i < kTileRows; i++) {
         SDCFFI_UNROLLED
@@ -119,6 +131,7 @@ struct InFloats {
     static void tile(const float* a, const float* b, int depth, float* c, size_t stride, int rows, int columns, bool sum) {
         Vector total[kTileRows][vectors];
         fill_tile(total, all(0.0f));
+        for (int i = 0; sum && i < kTileRows; i++) prefetch(c + i * stride);  // rows of c lie too far apart to stay in the cache
         for (int k = 0; k < depth; k++) {
             Vector right[vectors];
             SDCFFI_UNROLLED
@@ -185,7 +198,7 @@ void multiply(const ggml_compute_params* params, const Problem& problem) {
     [[maybe_unused]] const typename Arithmetic::Session session;
     const Tasks tasks(problem.rows, problem.columns, problem.batch, kRows, wanted_tasks(params));
     const int64_t count = problem.batch * tasks.row_blocks * tasks.column_blocks;
-    float* a        = static_cast<float*>(params->wdata) + kThreadFloats * params->ith;
+    float* a        = scratch_of(params, kThreadFloats);
     float* b        = a + kPackedRows;
     float* unpacked = b + kPackedStrip;
     float* spare    = unpacked + kPackedStrip;

@@ -106,7 +106,7 @@ public:
             maps = round_up(maps / 2, kTileColumns);
         }
         const int64_t map_blocks = (at_.rows + maps - 1) / maps, count = at_.batch * blocks * map_blocks;
-        float* scratch = static_cast<float*>(params->wdata) + kFloats * params->ith;
+        float* scratch = scratch_of(params, kFloats);
         share_tasks(params, count, [&](int64_t task) {
             const int64_t window = task / map_blocks % blocks * kWindows, map = task % map_blocks * maps;
             convolve(task / (map_blocks * blocks), window, int(std::min<int64_t>(kWindows, windows_ - window)), map,
@@ -153,7 +153,7 @@ private:
     void transform_pixels(int64_t item, int64_t window, int count, int64_t channel, int depth, float* to) const {
         const ggml_tensor* image = at_.image;
         const char* plane = static_cast<const char*>(image->data) + item * image->nb[3] + channel * image->nb[2];
-        float borders[kWidth * kWindowFloats], lanes[kIn * kWindowLine * kWidth];
+        alignas(kLine) float borders[kWidth * kWindowFloats], lanes[kIn * kWindowLine * kWidth];
         for (int first = 0; first < count; first += kWidth) {
             for (int c = 0; c < depth; c++) {
                 const float* lines[kWidth];
@@ -183,11 +183,11 @@ private:
             step = image->nb[1] / sizeof(float);
             return;
         }
-        std::fill(border, border + kWindowFloats, 0.0f);
+        clear(border, kWindowFloats);
         const int64_t begin = std::max<int64_t>(0, -x), end = std::min<int64_t>(kIn, image->ne[0] - x);
         for (int64_t j = std::max<int64_t>(0, -y); j < std::min<int64_t>(kIn, image->ne[1] - y); j++) {
             const float* from = reinterpret_cast<const float*>(plane + (y + j) * image->nb[1]) + x;
-            for (int64_t i = begin; i < end; i++) border[j * kWindowLine + i] = from[i];
+            copy(from + begin, border + j * kWindowLine + begin, int(std::max<int64_t>(0, end - begin)));
         }
         line = border;
         step = kWindowLine;
@@ -226,7 +226,7 @@ private:
     // Writes the pixels of one window, for `count` maps.
     void write(const float* sums, int64_t item, int64_t window, int64_t map, int count) const {
         constexpr int kPixelsOut = kOut * kOut;
-        float pixels[kPixelsOut * kWidth], turned[kWidth * kPixelsOut];
+        alignas(kLine) float pixels[kPixelsOut * kWidth], turned[kWidth * kPixelsOut];
         transform<kIn, kOut>(sums, kSums, pixels, kWidth, Filtering::sums);
         finish(pixels, map, count);
         for (int i = 0; i < kPixelsOut; i += kBlock) {

@@ -134,7 +134,7 @@ int attend(int64_t queries, int64_t keys, int64_t depth) {
     std::memcpy(tensors[3].op_params, &scale, sizeof(scale));
     for (int i = 0; i < 3; i++) tensors[3].src[i] = &tensors[i];
     const Attention<Arithmetic> attention(&tensors[3]);
-    std::vector<float> scratch(attention.floats_per_thread());
+    std::vector<char> scratch(scratch_bytes(attention.floats_per_thread(), 1));
     ggml_threadpool pool{};
     const ggml_compute_params params{0, 1, scratch.data(), &pool};
     attention.compute(&params);
@@ -147,7 +147,8 @@ int main(int, char** words) {
     if (form == "attention in floats") return attend<InFloats>(rows, columns, depth);
     if (form == "attention in tiles") return attend<InTiles>(rows, columns, depth);
     if (form == "attention in squares") return attend<InSquares>(rows, columns, depth);
-    std::vector<float> a(rows * depth), b(columns * depth), c(rows * columns), scratch(kThreadFloats);
+    std::vector<float> a(rows * depth), b(columns * depth), c(rows * columns);
+    std::vector<char> scratch(scratch_bytes(kThreadFloats, 1));
     if (std::fread(a.data(), 4, a.size(), stdin) != a.size()) return 1;
     if (std::fread(b.data(), 4, b.size(), stdin) != b.size()) return 1;
     const Problem problem{rows, columns, depth, 1, size_t(columns), a.data(), b.data(), c.data()};
