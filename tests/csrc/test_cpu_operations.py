@@ -379,6 +379,23 @@ def test_what_follows_a_convolution_is_computed_whether_along_or_not(
     assert convolved_along(backend, random, channels, after, inplace, planned) < ROUNDING
 
 
+def test_a_filtered_convolution_is_written_once_with_its_bias(backend: Backend, random: np.random.Generator) -> None:
+    """Only the memory of the convolution tells: in a pass of its own, the bias would give the same result."""
+    kernel, x, bias = normal(random, 20, 20, 3, 3), normal(random, 1, 20, 13, 18), normal(random, 1, 20, 1, 1)
+    before = normal(random, *x.shape)
+    after = np.empty_like(before)
+
+    def build(graph: Graph) -> Any:
+        node = graph.node("conv_2d_direct", graph.floats(kernel), graph.floats(x), 1, 1, 1, 1, 1, 1)
+        graph.pending.append((node, before.tobytes()))
+        graph.watched.append((node, after))
+        return graph.node("add", node, graph.floats(bias))
+
+    result = backend.compute(build, x.shape)
+    assert error(result, convolution(kernel, x, padding=(1, 1)) + bias) < ROUNDING
+    assert np.array_equal(after, before)
+
+
 @pytest.mark.parametrize("axes", [(1, 0, 2, 3), (2, 0, 1, 3), (1, 2, 0, 3), (3, 1, 2, 0), (0, 2, 1, 3), (2, 1, 0, 3)])
 @pytest.mark.parametrize("shape", [(2, 3, 17, 40), (1, 8, 8, 8), (9, 16, 33, 8), (3, 1, 20, 1), (8, 1, 1, 50)], ids=str)
 def test_a_permuted_tensor_is_copied(

@@ -222,6 +222,7 @@ class Graph:
 
     def __init__(self, backend: Backend) -> None:
         self.of, self.pending = backend, list[tuple[Any, bytes]]()
+        self.watched = list[tuple[Any, Floats]]()  # nodes, and where their memory is copied to when all is computed
 
     def __enter__(self) -> Graph:
         parameters = self.of.ffi.new("struct ggml_init_params *", {"mem_size": 1 << 20, "no_alloc": True})
@@ -271,7 +272,9 @@ class Graph:
             assert base.ggml_backend_graph_compute(backend, graph) == 0
             result = np.empty(shape, np.float32)
             assert base.ggml_nbytes(node) == result.nbytes
-            base.ggml_backend_tensor_get(node, self.of.ffi.from_buffer(result, require_writable=True), 0, result.nbytes)
+            for tensor, values in ((node, result), *self.watched):
+                data = self.of.ffi.from_buffer(values, require_writable=True)
+                base.ggml_backend_tensor_get(tensor, data, 0, values.nbytes)
             return result
         finally:
             free(buffer)
