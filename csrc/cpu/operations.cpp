@@ -35,7 +35,7 @@ constexpr int64_t kLeastRows = 8, kLeastRowsQuantised = 16, kLeastColumns = 8;
 // winograd.hpp computes no convolution with fewer pixels, or fewer channels: to transform its kernels would not pay.
 constexpr int64_t kLeastPixels = 64, kLeastChannels = 16;
 
-// Writes a few rows of a tensor, of any type and `step` bytes apart, as [k][strip]; what is beyond `count` as 0.
+// Writes a few rows of a tensor, of any type and `step` bytes apart, as [k][strip]; see interleave().
 void fill(const ggml_tensor* tensor, const char* base, size_t step, int count, int strip, int64_t k, int depth, float* spare, float* to) {
     const auto interleave_rows = [&](auto* rows, auto read) {
         for (int i = 0; i < count; i++) {

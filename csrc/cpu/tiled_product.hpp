@@ -190,7 +190,7 @@ struct Tasks {
 //     rows, columns, depth, batch, and stride: floats from one row of c to the next
 //     void fill_rows(float* to, int strip, int64_t item, int64_t row, int count, int64_t k, int depth, float* spare) const
 //     void fill_columns(float* to, int strip, int64_t item, int64_t column, int count, int64_t k, int depth, float* spare) const
-//         write `count` rows of a, or columns of b, as [k][strip]; what is beyond `count` as 0
+//         write `count` rows of a, or columns of b, as [k][strip]; what is beyond `count` may be anything
 //     float* result(int64_t item, int64_t row, int64_t column) const
 template <class Arithmetic, class Problem>
 void multiply(const ggml_compute_params* params, const Problem& problem) {
